@@ -1,0 +1,53 @@
+"""Tell the genre of music with Keras 3: waveform in, probabilities out.
+
+```python
+import genrekeras as gk
+
+model = gk.GenreClassifier(backbone="efficientnet_b0")
+```
+
+The backend is the one of `KERAS_BACKEND` or of an already imported Keras; then the one of Keras' config file, unless that says
+tensorflow (Keras writes this by itself on its first import, so nobody chose it); else PyTorch.
+"""
+
+import importlib
+import json
+import os
+import sys
+
+
+def _choose_backend():
+    """Set `KERAS_BACKEND` where nobody chose; must run before Keras is imported."""
+    if "keras" in sys.modules or os.environ.get("KERAS_BACKEND"):
+        return
+    home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
+    try:
+        with open(os.path.join(home, "keras.json"), encoding="utf-8") as file:
+            configured = json.load(file).get("backend", "tensorflow")
+    except (OSError, ValueError, AttributeError):  # no file, or one that Keras ignores too
+        configured = "tensorflow"
+    if configured == "tensorflow":
+        os.environ["KERAS_BACKEND"] = "torch"
+
+
+_choose_backend()
+
+from genrekeras import callbacks, layers  # noqa: E402
+from genrekeras.classifier import GenreClassifier  # noqa: E402
+from genrekeras.genres import GENRES  # noqa: E402
+
+__version__ = "0.1.0"
+__all__ = ["GENRES", "GenreClassifier", "audio", "callbacks", "datasets", "evaluation", "layers"]
+
+# What brings an audio codec, dataset code or scikit-learn with it is imported when it is first used.
+_LAZY_MODULES = ("audio", "datasets", "evaluation")
+
+
+def __getattr__(name):
+    if name in _LAZY_MODULES:
+        return importlib.import_module(f"genrekeras.{name}")
+    raise AttributeError(f"module 'genrekeras' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(set(globals()) | set(_LAZY_MODULES))

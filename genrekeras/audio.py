@@ -1,0 +1,198 @@
+"""From an audio file to a waveform: `(samples,)` float32, mono, at the rate that was asked for.
+
+The only module that decodes. libsndfile (package soundfile) reads mp3, wav, flac, ogg and more; soxr resamples.
+"""
+
+import math
+import os
+import re
+
+import numpy as np
+import soundfile
+import soxr
+
+# soxr's HQ filter reaches 128 samples of the lower of the two rates to each side; a part that is decoded with this
+# margin around it equals the same part of the whole file to 5e-7.
+_MARGIN_SAMPLES = 512
+_BLOCK_SAMPLES = 1 << 20
+# A decoder may end a file a frame early or late (an mp3 frame has 1,152 samples); what is missing beyond this was cut off.
+_CUT_SHORT_SECONDS = 0.1
+
+
+class AudioError(ValueError):
+    """A file that cannot be read as audio.
+
+    Attributes:
+        path: str, the file.
+        reason: str, what is wrong with it.
+    """
+
+    def __init__(self, path, reason):
+        super().__init__(f"{os.fspath(path)}: {reason}")
+        self.path = os.fspath(path)
+        self.reason = reason
+
+
+def load(path, sample_rate=22050, offset=0.0, duration=None):
+    """Read a file as a mono waveform.
+
+    Only the asked-for seconds are decoded. They are resampled from the file's own rate, together with a margin at each
+    side, so that a part equals the same part of the whole file. Channels are averaged.
+
+    Args:
+        path: str or path-like, a file that libsndfile reads (mp3, wav, flac, ogg, aiff, ...).
+        sample_rate: int > 0, in Hz, of the result.
+        offset: float >= 0, in seconds, where to begin.
+        duration: float > 0, in seconds, or `None` for all that follows. A file that ends earlier gives a shorter waveform
+            (`to_length` brings it to length).
+
+    Returns:
+        `(samples,)` float32, nominally in [-1, 1]: lossy formats may overshoot, and nothing is clipped.
+
+    Raises:
+        AudioError: the file is missing, empty, not audio, has no samples at the place asked for, holds numbers that are
+            not finite, or is cut short: its header promises seconds that were asked for and are not there.
+        ValueError: an argument is out of range.
+    """
+    _check_arguments(sample_rate, offset, duration)
+    _check_file(path)
+    try:
+        with soundfile.SoundFile(path) as file:
+            waveform = _read(file, path, sample_rate, offset, duration)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(path, "not audio in a format that libsndfile can read") from error
+    if not np.isfinite(waveform).all():
+        raise AudioError(path, "holds samples that are not finite numbers")
+    return waveform
+
+
+def to_length(waveform, samples):
+    """Bring a waveform to a length: cut at the end, or reflected at both ends.
+
+    A clip that is too short is continued by its own mirror image, as much before it as behind it (one sample more
+    behind it where the number is odd), again and again if it must be; this is what the original system does.
+
+    Args:
+        waveform: `(samples,)` array with at least one sample.
+        samples: int > 0, the length of the result.
+
+    Returns:
+        `(samples,)` array of the same dtype.
+    """
+    missing = samples - len(waveform)
+    if missing <= 0:
+        return waveform[:samples]
+    if len(waveform) == 0:
+        raise ValueError("`waveform` must have at least one sample. Received: shape=(0,)")
+    return np.pad(waveform, (missing // 2, missing - missing // 2), mode="reflect")
+
+
+def _check_arguments(sample_rate, offset, duration):
+    if int(sample_rate) != sample_rate or sample_rate <= 0:
+        raise ValueError(f"`sample_rate` must be a positive integer, in Hz. Received: sample_rate={sample_rate}")
+    if not (math.isfinite(offset) and offset >= 0):
+        raise ValueError(f"`offset` must be >= 0, in seconds. Received: offset={offset}")
+    if duration is not None and not (math.isfinite(duration) and duration > 0):
+        raise ValueError(f"`duration` must be > 0, in seconds, or None. Received: duration={duration}")
+
+
+def _check_file(path):
+    if not os.path.exists(path):
+        raise AudioError(path, "missing: there is no such file")
+    if os.path.isdir(path):
+        raise AudioError(path, "a folder, not an audio file")
+    if os.path.getsize(path) == 0:
+        raise AudioError(path, "empty: the file has 0 bytes")
+
+
+def _read(file, path, sample_rate, offset, duration):
+    # Input and output samples fall on the same instant every `block_in` input samples; a part begins at such an instant.
+    common = math.gcd(file.samplerate, sample_rate)
+    block_in, block_out = file.samplerate // common, sample_rate // common
+    margin = math.ceil(_MARGIN_SAMPLES * file.samplerate / min(file.samplerate, sample_rate))
+    first_out = round(offset * sample_rate)
+    blocks = max(0, (first_out * block_in // block_out - margin) // block_in)
+    skip_out = first_out - blocks * block_out
+
+    wanted = stop = None
+    if duration is not None:
+        wanted = round(duration * sample_rate)
+        stop = math.ceil((first_out + wanted) * block_in / block_out)  # in samples of the file
+
+    start = blocks * block_in
+    channels = _decode(file, path, start, None if stop is None else stop + margin)
+    _check_not_cut(file, path, start + len(channels), stop)
+    mono = channels.mean(axis=1)
+    waveform = soxr.resample(mono, file.samplerate, sample_rate)[skip_out:]
+    if len(waveform) == 0:
+        raise AudioError(path, f"no samples at {offset:g} s: the file ends at {file.frames / file.samplerate:.2f} s")
+    return np.ascontiguousarray(waveform[:wanted])
+
+
+def _decode(file, path, start, stop):
+    if file.samplerate <= 0 or file.channels <= 0:
+        raise AudioError(path, f"not audio: {file.channels} channels at {file.samplerate} Hz")
+    if start >= file.frames > 0:
+        return np.zeros((0, file.channels), "float32")
+    if start:
+        file.seek(start)
+    # The length in the header may be far too large; it is not believed, a file is read block by block.
+    blocks, left = [], math.inf if stop is None else stop - start
+    while left > 0:
+        try:
+            block = file.read(int(min(left, _BLOCK_SAMPLES)), dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            seconds = (start + sum(map(len, blocks))) / file.samplerate
+            raise AudioError(path, f"damaged or cut short: cannot be decoded behind {seconds:.1f} s") from error
+        if len(block) == 0:
+            break
+        blocks.append(block)
+        left -= len(block)
+    if not blocks:
+        if start == 0:
+            raise AudioError(path, "no samples: nothing can be decoded")
+        return np.zeros((0, file.channels), "float32")
+    return np.concatenate(blocks)
+
+
+def _check_not_cut(file, path, decoded, stop):
+    """Raise if seconds that were asked for are promised by the header and are not there."""
+    promised = _promised_samples(file, path)
+    asked = promised if stop is None else min(stop, promised)
+    if asked - decoded > _CUT_SHORT_SECONDS * file.samplerate:
+        promise = f"{promised / file.samplerate:.1f} s" if math.isfinite(promised) else "more"
+        raise AudioError(
+            path,
+            f"cut short: the header promises {promise}, only {decoded / file.samplerate:.1f} s can be decoded",
+        )
+
+
+def _promised_samples(file, path):
+    """How many samples the whole file had, as far as it tells; infinity where it tells only that more must follow."""
+    promised = file.frames
+    if "lacks an end-of-stream bit" in file.extra_info:  # libsndfile's log of an ogg file
+        return math.inf
+    if file.format == "MP3":
+        promised = max(promised, _mp3_promised_samples(path, file.samplerate))
+    else:
+        # libsndfile repairs the sizes in the headers of wav and aiff, and notes it in its log.
+        found = re.search(r"(?:data|SSND) : (\d+) \(should be (\d+)\)", file.extra_info)
+        if found:
+            promised_bytes, actual_bytes = (int(size) for size in found.groups())
+            if actual_bytes < promised_bytes < 0x7FFFFF00:  # writers that stream leave the largest number there
+                promised = file.frames * promised_bytes // max(1, actual_bytes)
+    return promised
+
+
+def _mp3_promised_samples(path, sample_rate):
+    """The length in the Xing or Info header of an mp3 file, which the decoder drops if the file is shorter; 0 without one."""
+    with open(path, "rb") as file:
+        head = file.read(10)
+        if head[:3] == b"ID3":
+            size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]  # four times seven bits
+            file.seek(10 + size)
+        head = file.read(4096)
+    found = re.search(rb"(?:Xing|Info)\x00\x00\x00([\x00-\x0f])(.{4})", head, re.DOTALL)
+    if not found or not found[1][0] & 1:  # bit 0: the number of frames follows
+        return 0
+    return int.from_bytes(found[2], "big") * (1152 if sample_rate >= 32000 else 576)

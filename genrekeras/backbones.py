@@ -1,0 +1,268 @@
+"""The networks that see a spectrogram: `keras.applications` with a stem for one gray channel.
+
+A backbone is a row of `BACKBONES`. `build` makes it without weights for the backend that runs; `load_pretrained` brings the weights of its
+RGB original into it. The two stems for one channel:
+
+- `"fold"` equals feeding the gray image as three equal channels. What the RGB network does to its input before the first convolution is
+  the same affine map everywhere, a factor and an offset for each channel, so that both go into the kernel; but the convolution pads
+  with zeros after that map, hence the offsets must end where the image ends. The kernel therefore sees two channels, the gray
+  value and a constant, both padded alike. Exact, borders included.
+- `"new"` is a fresh convolution over the gray value alone, scaled as ImageNet's mean gray would be.
+"""
+
+import contextlib
+import os
+import socket
+from typing import NamedTuple
+
+import h5py
+import keras
+import numpy as np
+from keras import ops
+
+STEMS = ("fold", "new")
+FINE_TUNE = ("head", "stem", "all")
+# Mean and standard deviation of ImageNet's gray values, in 0..255, from its channel means (0.485, 0.456, 0.406) and deviations
+# (0.229, 0.224, 0.225).
+_IMAGENET_MEAN, _IMAGENET_DEVIATION = 114.5, 57.6
+
+
+class Backbone(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        constructor: a function of `keras.applications`.
+        preprocess_input: what its RGB network expects to be done to (batch, height, width, 3) images in 0..255.
+        stem: str, name of its first convolution.
+        new_stem_scale, new_stem_offset: float, what the one-channel network does to gray values for a new stem, such that the
+            stem sees them as widely spread as in the RGB network.
+        weights_file: str, name of the ImageNet weights in Keras' cache folder.
+    """
+
+    constructor: object
+    preprocess_input: object
+    stem: str
+    new_stem_scale: float
+    new_stem_offset: float
+    weights_file: str
+
+
+BACKBONES = {
+    "efficientnet_b0": Backbone(
+        keras.applications.EfficientNetB0,
+        keras.applications.efficientnet.preprocess_input,
+        stem="stem_conv",
+        # its own first layer divides by 255
+        new_stem_scale=255.0 / _IMAGENET_DEVIATION,
+        new_stem_offset=-255.0 * _IMAGENET_MEAN / _IMAGENET_DEVIATION,
+        weights_file="efficientnetb0_notop.h5",
+    ),
+    "resnet50": Backbone(
+        keras.applications.ResNet50,
+        keras.applications.resnet.preprocess_input,
+        stem="conv1_conv",
+        new_stem_scale=1.0,
+        new_stem_offset=-_IMAGENET_MEAN,
+        weights_file="resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    ),
+}
+
+
+class PretrainedWeightsError(RuntimeError):
+    """Pretrained weights cannot be had; the message says what to do."""
+
+
+@keras.saving.register_keras_serializable("genrekeras")
+class AppendConstant(keras.layers.Layer):
+    """Puts a channel of 255 beside the gray channel, along `axis`; see the module's text."""
+
+    def __init__(self, axis, **kwargs):
+        super().__init__(**kwargs)
+        self.axis = axis
+
+    def call(self, image):
+        return ops.concatenate([image, ops.full_like(image, 255.0)], axis=self.axis)
+
+    def compute_output_shape(self, input_shape):
+        shape = list(input_shape)
+        shape[self.axis] = 2
+        return tuple(shape)
+
+    def get_config(self):
+        return {**super().get_config(), "axis": self.axis}
+
+
+def build(name, image_shape, stem="fold"):
+    """A backbone for gray images, with random weights.
+
+    On torch the network is built channels_first, where convolutions run without copying; the image stays `(mels, frames, 1)`, and weights
+    have the same shapes and names either way.
+
+    Args:
+        name: str, a key of `BACKBONES`.
+        image_shape: `(mels, frames, 1)`.
+        stem: `"fold"` or `"new"`.
+
+    Returns:
+        A `keras.Model`, images `(batch, mels, frames, 1)` in [0, 255] -> features `(batch, feature_dim)`.
+
+    Raises:
+        ValueError: an unknown name or stem, or an image of fewer than 32 mels or frames.
+    """
+    backbone = get(name)
+    if stem not in STEMS:
+        raise ValueError(f"`stem` must be one of {STEMS}. Received: stem={stem!r}")
+    if min(image_shape[:2]) < 32:
+        raise ValueError(f"A backbone needs images of at least 32 mels and 32 frames. Received: image_shape={image_shape}")
+    channels_first = keras.backend.backend() == "torch"
+    with _image_data_format("channels_first" if channels_first else "channels_last"):
+        image = keras.Input(image_shape, name="image")
+        x = keras.layers.Permute((3, 1, 2))(image) if channels_first else image
+        if stem == "fold":
+            x = AppendConstant(axis=1 if channels_first else -1)(x)
+        else:
+            x = keras.layers.Rescaling(backbone.new_stem_scale, backbone.new_stem_offset)(x)
+        network = backbone.constructor(include_top=False, weights=None, input_tensor=x, pooling="avg")
+    return keras.Model(image, network.output, name="feature_extractor")
+
+
+def get(name):
+    """The row of a backbone; `ValueError` for an unknown name."""
+    if name not in BACKBONES:
+        raise ValueError(f"`backbone` must be one of {tuple(BACKBONES)}. Received: backbone={name!r}")
+    return BACKBONES[name]
+
+
+def load_pretrained(network, name, stem, pretrained):
+    """Bring the weights of the RGB network into a network from `build`.
+
+    Args:
+        network: `keras.Model` from `build(name, ..., stem)`.
+        name: str, a key of `BACKBONES`.
+        stem: `"fold"` or `"new"`; a new stem keeps its random weights.
+        pretrained: `"imagenet"`, or the path of a `.weights.h5` file that was saved from the RGB application built with
+            `weights=None, include_top=False`.
+
+    Raises:
+        PretrainedWeightsError: the ImageNet weights cannot be downloaded, or the file is missing or not of this network.
+    """
+    backbone = get(name)
+    with _image_data_format("channels_last"):
+        rgb = _rgb_imagenet(name) if pretrained == "imagenet" else _rgb_from_file(name, pretrained)
+    for layer in network.layers:
+        # Normalization stays the identity: what the RGB network's does is folded into the stem.
+        if layer.weights and layer.name != backbone.stem and not isinstance(layer, keras.layers.Normalization):
+            layer.set_weights(rgb.get_layer(layer.name).get_weights())
+    if stem == "fold":
+        _fold_stem(network, rgb, backbone)
+
+
+def set_trainable(network, name, fine_tune):
+    """Freeze what `fine_tune` leaves out, and keep it still.
+
+    A frozen layer's weights stand still; its BatchNorm uses the moving statistics without changing them (Keras does so
+    for `trainable=False`), and the drop-connect of frozen blocks is switched off, which Keras does not.
+
+    Args:
+        network: `keras.Model` from `build`.
+        name: str, a key of `BACKBONES`.
+        fine_tune: `"all"`, `"stem"` (the first convolution) or `"head"` (nothing of the backbone).
+    """
+    if fine_tune == "all":
+        return
+    for layer in network.layers:
+        layer.trainable = fine_tune == "stem" and layer.name == get(name).stem
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+
+
+def set_batch_norm_momentum(network, momentum):
+    """Let moving statistics follow faster, for a network that is trained from scratch in few steps."""
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = momentum
+
+
+def _fold_stem(network, rgb, backbone):
+    factor, offset = _stem_input(rgb, backbone, channels=3)  # of r, g, b
+    (scale, _), (_, constant) = _stem_input(network, backbone, channels=1)  # of the gray value and the constant
+    kernel, *bias = rgb.get_layer(backbone.stem).get_weights()  # (height, width, 3, filters)
+    gray = np.einsum("hwcf,c->hwf", kernel, factor / scale)
+    constant = np.einsum("hwcf,c->hwf", kernel, offset / constant)
+    network.get_layer(backbone.stem).set_weights([np.stack([gray, constant], axis=2).astype("float32"), *bias])
+
+
+def _stem_input(network, backbone, channels):
+    """Factor and offset from a gray value to each channel that the stem sees, measured: the map is affine."""
+    black_and_white = np.zeros((2, 32, 32, channels), "float32")
+    black_and_white[1] = 255.0
+    if channels == 3:
+        black_and_white = backbone.preprocess_input(black_and_white, data_format="channels_last")
+    stem = network.get_layer(backbone.stem)
+    probe = keras.Model(network.inputs[0], stem.input)
+    if channels == 1:  # the network's own size
+        black_and_white = np.broadcast_to(black_and_white[:, :1, :1], (2, *network.input_shape[1:]))
+    seen = ops.convert_to_numpy(probe(black_and_white, training=False))
+    if stem.data_format == "channels_first":
+        seen = np.moveaxis(seen, 1, -1)
+    black, white = seen[:, seen.shape[1] // 2, seen.shape[2] // 2].astype("float64")  # the middle is not padding
+    return (white - black) / 255.0, black
+
+
+def _rgb_imagenet(name):
+    backbone = get(name)
+    timeout = socket.getdefaulttimeout()
+    try:
+        socket.setdefaulttimeout(30.0)  # seconds; a network that swallows packets would hang the download for minutes
+        return backbone.constructor(include_top=False, weights="imagenet")
+    except Exception as error:  # Keras raises a plain Exception when a download fails
+        raise PretrainedWeightsError(
+            f"The ImageNet weights of {name} cannot be had: {error}\n"
+            "What to do, any of:\n"
+            f"- without a network, put Keras' published file {backbone.weights_file} into {_keras_cache()};\n"
+            "- pass `pretrained=` the path of a .weights.h5 file saved from this RGB network built with weights=None;\n"
+            '- pass `pretrained=None, fine_tune="all"` to train from random weights.'
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _rgb_from_file(name, path):
+    path = os.fspath(path)
+    backbone = get(name)
+    if not path.endswith(".weights.h5"):
+        raise PretrainedWeightsError(
+            f'`pretrained` must be "imagenet", None or the path of a .weights.h5 file. Received: pretrained={path!r}. '
+            f"Keras' own published file ({backbone.weights_file}) must not be passed as a path, its network has another "
+            f'input: put it into {_keras_cache()} and pass pretrained="imagenet".'
+        )
+    if not os.path.isfile(path):
+        raise PretrainedWeightsError(f"`pretrained` names a file that does not exist. Received: pretrained={path!r}")
+    rgb = backbone.constructor(include_top=False, weights=None)
+    try:
+        # Keras loads by class and position and does not miss a layer that has no weights.
+        with h5py.File(path) as file:
+            saved_layers = len(file["layers"])
+        if saved_layers != len(rgb.layers):
+            raise ValueError(
+                f"it holds {saved_layers} layers, the network has {len(rgb.layers)}. Save it from the network built with "
+                'weights=None, include_top=False (one built with weights="imagenet" may have another input)'
+            )
+        rgb.load_weights(path)
+    except (OSError, KeyError, ValueError) as error:
+        raise PretrainedWeightsError(f"{path} is not of the RGB network of {name}: {error}") from error
+    return rgb
+
+
+def _keras_cache():
+    return os.path.join(os.environ.get("KERAS_HOME") or os.path.expanduser(os.path.join("~", ".keras")), "models")
+
+
+@contextlib.contextmanager
+def _image_data_format(data_format):
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format(data_format)
+    try:
+        yield
+    finally:
+        keras.config.set_image_data_format(before)

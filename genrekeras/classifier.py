@@ -1,0 +1,262 @@
+"""GenreClassifier: a waveform in, probabilities out, and everything between them inside one `.keras` file."""
+
+import keras
+import numpy as np
+
+from genrekeras import backbones
+from genrekeras.genres import GENRES
+from genrekeras.layers import MelSpectrogram, PowerToDecibels, SpectrogramToImage
+
+# With Keras' 0.99, moving statistics of a network that is trained from random weights lag hundreds of steps behind it.
+_MOMENTUM_FROM_SCRATCH = 0.9
+
+
+class _Restored(str):
+    """The name of pretrained weights that a saved model already holds: kept for its config, not loaded again."""
+
+
+@keras.saving.register_keras_serializable("genrekeras")
+class GenreClassifier(keras.Model):
+    """Tells the genre of a clip of music.
+
+    The model consists of public parts, each a `keras.Model`, that share their weights with it:
+
+    - `front_end`: waveform -> image, with the waveform augmentation before it;
+    - `feature_extractor`: image -> features, the backbone;
+    - `head`: features -> probabilities, dropout and a dense layer;
+    - `image_model`: image -> probabilities, the image augmentation, `feature_extractor` and `head`.
+
+    Args:
+        backbone: str, `"efficientnet_b0"` or `"resnet50"`.
+        genres: sequence of distinct str, at least two; the label of a genre is its index.
+        clip_seconds: float > 0, length of the clips that the model hears.
+        front_end: sequence of layers (or a `keras.Sequential`), waveform `(batch, samples)` -> image
+            `(batch, mels, frames, 1)` in [0, 255], one of them a `MelSpectrogram`, which knows the sample rate; `None` is
+            `[MelSpectrogram(), PowerToDecibels(), SpectrogramToImage()]`.
+        stem: `"fold"`, the backbone's own first convolution folded to one channel, which equals feeding it the gray image as
+            three equal channels; or `"new"`, a fresh one.
+        fine_tune: what is trained: `"head"`, the last layer; `"stem"`, the first convolution and the last layer; `"all"`.
+        pretrained: `"imagenet"`, `None` (random weights), or the path of a `.weights.h5` file that was saved from the RGB
+            `keras.applications` network built with `weights=None, include_top=False`.
+        dropout: float in [0, 1), before the last layer.
+        waveform_augmentation: sequence of layers, `(batch, samples)` -> same shape, active in training.
+        image_augmentation: sequence of layers, `(batch, mels, frames, 1)` -> same shape, active in training.
+
+    Attributes:
+        genres, clip_seconds, backbone, ...: the arguments.
+        sample_rate: int, in Hz, from the front end.
+        front_end, feature_extractor, head, image_model: the parts.
+
+    Input shape: `(batch, clip_seconds * sample_rate)` float32 in [-1, 1].
+
+    Output shape: `(batch, len(genres))` float32, rows sum to 1.
+
+    Raises:
+        ValueError: an argument is unknown or out of range; a waveform has another rank or length; labels are out of range;
+            data has another sample rate or other genres.
+        genrekeras.backbones.PretrainedWeightsError: the pretrained weights cannot be had.
+
+    Example:
+
+    >>> model = GenreClassifier(pretrained=None, fine_tune="all", clip_seconds=1.0)
+    >>> model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    >>> waveforms, labels = np.random.uniform(-1, 1, (8, 22050)).astype("float32"), np.arange(8)
+    >>> history = model.fit(waveforms, labels, verbose=0)
+    >>> model.predict(waveforms, verbose=0).shape
+    (8, 8)
+    """
+
+    def __init__(
+        self,
+        backbone="efficientnet_b0",
+        genres=GENRES,
+        clip_seconds=10.0,
+        front_end=None,
+        stem="fold",
+        fine_tune="head",
+        pretrained="imagenet",
+        dropout=0.5,
+        waveform_augmentation=(),
+        image_augmentation=(),
+        name=None,
+    ):
+        genres = _checked_genres(genres)
+        if fine_tune not in backbones.FINE_TUNE:
+            raise ValueError(f"`fine_tune` must be one of {backbones.FINE_TUNE}. Received: fine_tune={fine_tune!r}")
+        if stem == "new" and fine_tune == "head":
+            raise ValueError(
+                'A new stem has random weights and must be trained: `stem="new"` needs `fine_tune="stem"` or "all". '
+                f"Received: stem={stem!r}, fine_tune={fine_tune!r}"
+            )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"`dropout` must lie in [0, 1). Received: dropout={dropout}")
+        if not clip_seconds > 0:
+            raise ValueError(f"`clip_seconds` must be > 0. Received: clip_seconds={clip_seconds}")
+        backbones.get(backbone)
+        front_end_layers = _default_front_end() if front_end is None else _as_layers(front_end)
+        waveform_augmentation, image_augmentation = _as_layers(waveform_augmentation), _as_layers(image_augmentation)
+        sample_rate = _sample_rate(front_end_layers)
+
+        waveform = keras.Input((round(clip_seconds * sample_rate),), name="waveform")
+        front_end_model = _chain(waveform, waveform_augmentation + front_end_layers, "front_end")
+        if len(front_end_model.output_shape) != 4 or front_end_model.output_shape[-1] != 1:
+            raise ValueError(
+                "`front_end` must end in images of shape (batch, mels, frames, 1). "
+                f"Received: front_end with output shape {front_end_model.output_shape}"
+            )
+
+        feature_extractor = backbones.build(backbone, front_end_model.output_shape[1:], stem)
+        if pretrained is None:
+            backbones.set_batch_norm_momentum(feature_extractor, _MOMENTUM_FROM_SCRATCH)
+        elif not isinstance(pretrained, _Restored):
+            backbones.load_pretrained(feature_extractor, backbone, stem, pretrained)
+        backbones.set_trainable(feature_extractor, backbone, fine_tune)
+
+        head = _chain(
+            keras.Input(feature_extractor.output_shape[1:], name="features"),
+            [
+                keras.layers.Dropout(dropout, name="dropout"),
+                keras.layers.Dense(len(genres), activation="softmax", dtype="float32", name="probabilities"),
+            ],
+            "head",
+        )
+        image = keras.Input(front_end_model.output_shape[1:], name="image")
+        image_model = _chain(image, [*image_augmentation, feature_extractor, head], "image_model")
+        super().__init__(waveform, image_model(front_end_model(waveform)), name=name)
+
+        self.backbone = backbone
+        self.genres = genres
+        self.clip_seconds = clip_seconds
+        self.stem = stem
+        self.fine_tune = fine_tune
+        self.pretrained = pretrained
+        self.dropout = dropout
+        self.sample_rate = sample_rate
+        self.front_end = front_end_model
+        self.feature_extractor = feature_extractor
+        self.head = head
+        self.image_model = image_model
+        self._config_layers = {
+            "front_end": None if front_end is None else front_end_layers,
+            "waveform_augmentation": waveform_augmentation,
+            "image_augmentation": image_augmentation,
+        }
+
+    @property
+    def input_spec(self):
+        """None: `call` says more about a wrong shape than Keras would."""
+        return None
+
+    def call(self, waveform, training=None, mask=None):
+        self._check_waveform_shape(waveform.shape)
+        return super().call(waveform, training=training, mask=mask)
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.fit`; data that does not belong to this model is refused before the first step."""
+        self._check_data(x, y)
+        validation = kwargs.get("validation_data")
+        if validation is not None:
+            self._check_data(*(validation[:2] if isinstance(validation, (tuple, list)) else (validation, None)))
+        if isinstance(x, keras.utils.PyDataset):
+            kwargs.setdefault("shuffle", False)  # it shuffles itself; Keras would from Python's global random state
+        return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.evaluate`; data that does not belong to this model is refused."""
+        self._check_data(x, y)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        """As `keras.Model.predict`; data that does not belong to this model is refused."""
+        self._check_data(x, None)
+        return super().predict(x, *args, **kwargs)
+
+    def get_config(self):
+        return {
+            "backbone": self.backbone,
+            "genres": list(self.genres),
+            "clip_seconds": self.clip_seconds,
+            "stem": self.stem,
+            "fine_tune": self.fine_tune,
+            "pretrained": self.pretrained,
+            "dropout": self.dropout,
+            **{key: keras.saving.serialize_keras_object(value) for key, value in self._config_layers.items()},
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """A model with random weights: those of a saved model come from its file, pretrained ones are not loaded."""
+        config = dict(config)
+        for key in ("front_end", "waveform_augmentation", "image_augmentation"):
+            config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)
+        if config["pretrained"] is not None:
+            config["pretrained"] = _Restored(config["pretrained"])
+        return cls(**config)
+
+    def get_compile_config(self):
+        """Names optimizers by their public names: on torch Keras records a class of that backend, which others lack."""
+        return _with_public_optimizers(super().get_compile_config())
+
+    def _check_waveform_shape(self, shape):
+        samples = self.input_shape[1]
+        if len(shape) != 2 or shape[1] not in (None, samples):
+            raise ValueError(
+                f"`waveform` must have the shape (batch, {samples}): {self.clip_seconds:g} s at {self.sample_rate} Hz. "
+                f"Received: shape={tuple(shape)}"
+            )
+
+    def _check_data(self, x, y):
+        for name in ("sample_rate", "genres", "clip_seconds"):
+            theirs, ours = getattr(x, name, None), getattr(self, name)
+            if theirs is not None and theirs != ours:
+                raise ValueError(f"The data's `{name}` is not the model's {ours}. Received: {name}={theirs}")
+        if isinstance(x, np.ndarray):
+            self._check_waveform_shape(x.shape)
+        y = np.asarray(y) if isinstance(y, (np.ndarray, list, tuple)) else None
+        if y is not None and y.size and np.issubdtype(y.dtype, np.integer) and y.shape[1:] in ((), (1,)):
+            if y.min() < 0 or y.max() >= len(self.genres):
+                wrong = y.min() if y.min() < 0 else y.max()
+                raise ValueError(
+                    f"Labels must lie in 0..{len(self.genres) - 1}, one for each of `genres`. Received: a label {wrong}"
+                )
+
+
+def _default_front_end():
+    return [MelSpectrogram(), PowerToDecibels(), SpectrogramToImage()]
+
+
+def _as_layers(layers):
+    return list(layers.layers) if isinstance(layers, keras.Sequential) else list(layers)
+
+
+def _sample_rate(front_end):
+    rates = {layer.sample_rate for layer in front_end if hasattr(layer, "sample_rate")}
+    if len(rates) != 1:
+        raise ValueError(f"`front_end` must hold one MelSpectrogram, which knows the sample rate. Received: {front_end}")
+    return rates.pop()
+
+
+def _checked_genres(genres):
+    names = () if isinstance(genres, str) else tuple(genres)
+    if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"`genres` must be at least two distinct names. Received: genres={genres!r}")
+    return names
+
+
+def _chain(x, layers, name):
+    inputs = x
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(inputs, x, name=name)
+
+
+def _with_public_optimizers(config):
+    if isinstance(config, list):
+        return [_with_public_optimizers(value) for value in config]
+    if not isinstance(config, dict):
+        return config
+    config = {key: _with_public_optimizers(value) for key, value in config.items()}
+    if ".optimizers" in (config.get("module") or "") and hasattr(keras.optimizers, config.get("class_name", "")):
+        config["module"] = "keras.optimizers"
+    return config

@@ -1,0 +1,97 @@
+"""Batches of waveforms for `model.fit`."""
+
+import grain
+import keras
+import numpy as np
+
+from genrekeras import audio
+
+CROPS = ("start", "center", "random")
+
+
+def batches(split, batch_size, clip_seconds, crop="start", shuffle=False, seed=0, mixup=0.0, workers=1):
+    """What `model.fit` takes: batches of clips of equal length with their labels.
+
+    Args:
+        split: `Split`, or any sequence of such elements with the attributes `sample_rate` and `genres`.
+        batch_size: int > 0; the last batch of an epoch may be smaller.
+        clip_seconds: float > 0; longer clips are cropped, shorter ones brought to length by `genrekeras.audio.to_length`.
+        crop: `"start"`, `"center"` or `"random"`, anew in each epoch.
+        shuffle: bool, a new order in each epoch.
+        seed: int; the same seed gives the same batches, epoch by epoch, and epochs differ.
+        mixup: float >= 0; if positive, each clip of a batch is mixed with another one of it, `m * clip + (1 - m) * other` with m drawn
+            from Beta(mixup, mixup), and labels are one-hot rows mixed likewise (train with `categorical_crossentropy`).
+            Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
+        workers: int > 0, threads that read; with more than one, batches are read ahead.
+
+    Returns:
+        `Batches`, a `keras.utils.PyDataset` of `(waveforms, labels)`: `(batch, clip_seconds * sample_rate)` float32, and `(batch,)` int32 or,
+        under mixup, `(batch, len(genres))` float32.
+
+    Raises:
+        ValueError: an option is out of range; the split is empty.
+    """
+    return Batches(split, batch_size, clip_seconds, crop, shuffle, seed, mixup, workers)
+
+
+class Batches(keras.utils.PyDataset):
+    """See `batches`.
+
+    Attributes:
+        sample_rate, genres, clip_seconds: of the data; `GenreClassifier.fit` compares them with the model's.
+        epoch: int, the epoch that the next batches belong to; counts up when an epoch ends.
+    """
+
+    def __init__(self, split, batch_size, clip_seconds, crop, shuffle, seed, mixup, workers):
+        if crop not in CROPS:
+            raise ValueError(f"`crop` must be one of {CROPS}. Received: crop={crop!r}")
+        if int(batch_size) != batch_size or batch_size <= 0:
+            raise ValueError(f"`batch_size` must be a positive integer. Received: batch_size={batch_size}")
+        if not clip_seconds > 0:
+            raise ValueError(f"`clip_seconds` must be > 0. Received: clip_seconds={clip_seconds}")
+        if not mixup >= 0:
+            raise ValueError(f"`mixup` must be >= 0. Received: mixup={mixup}")
+        if len(split) == 0:
+            raise ValueError(f"`split` has no clips. Received: split={split!r}")
+        super().__init__(workers=workers)
+        self.sample_rate = split.sample_rate
+        self.genres = tuple(split.genres)
+        self.clip_seconds = clip_seconds
+        self.epoch = 0
+        self._crop = crop
+        self._mixup = mixup
+        self._steps = -(-len(split) // batch_size)
+
+        # An epoch is a repetition with its own seed, so that batch i of epoch e is element e * steps + i.
+        clips = grain.MapDataset.source(split).seed(seed)
+        if shuffle:
+            clips = clips.shuffle()
+        clips = clips.random_map(self._clip).batch(batch_size)
+        if mixup:
+            clips = clips.random_map(self._mix)
+        self._clips = clips.repeat()
+
+    def __len__(self):
+        return self._steps
+
+    def __getitem__(self, index):
+        if not 0 <= index < self._steps:
+            raise IndexError(f"Batch {index} of {self._steps}")
+        return self._clips[self.epoch * self._steps + index]
+
+    def on_epoch_end(self):
+        self.epoch += 1
+
+    def _clip(self, element, rng):
+        waveform = element["audio"]
+        samples = round(self.clip_seconds * self.sample_rate)
+        spare = max(0, len(waveform) - samples)
+        start = {"start": 0, "center": spare // 2, "random": int(rng.integers(spare + 1))}[self._crop]
+        return audio.to_length(waveform[start:], samples), np.int32(element["genre"])
+
+    def _mix(self, batch, rng):
+        waveforms, labels = batch
+        other = rng.permutation(len(labels))
+        part = rng.beta(self._mixup, self._mixup, (len(labels), 1)).astype("float32")
+        labels = np.eye(len(self.genres), dtype="float32")[labels]
+        return part * waveforms + (1 - part) * waveforms[other], part * labels + (1 - part) * labels[other]

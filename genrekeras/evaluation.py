@@ -1,0 +1,179 @@
+"""Evaluation: what a model makes of a split, and the figures of it."""
+
+import dataclasses
+import json
+import math
+import os
+
+import numpy as np
+from sklearn import metrics
+
+from genrekeras.datasets.batches import batches
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Labels and probabilities of a split, and the figures that follow from them.
+
+    Attributes:
+        genres: tuple of str.
+        split: str, such as "validation".
+        protocol: str, how clips were dealt to splits.
+        track_ids: `(n,)` int64.
+        labels: `(n,)` int32.
+        probabilities: `(n, len(genres))` float.
+    """
+
+    genres: tuple
+    split: str
+    protocol: str
+    track_ids: np.ndarray
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+    def __post_init__(self):
+        count, genres = len(self.labels), len(self.genres)
+        if count == 0:
+            raise ValueError("A report needs at least one clip. Received: labels=[]")
+        if self.probabilities.shape != (count, genres) or len(self.track_ids) != count:
+            raise ValueError(
+                f"`probabilities` must have the shape ({count}, {genres}) and `track_ids` the length {count}. "
+                f"Received: {self.probabilities.shape} and {len(self.track_ids)}"
+            )
+        if self.labels.min() < 0 or self.labels.max() >= genres:
+            raise ValueError(f"`labels` must lie in 0..{genres - 1}. Received: {self.labels.min()}..{self.labels.max()}")
+        if not np.isfinite(self.probabilities).all():
+            raise ValueError("`probabilities` must be finite numbers.")
+
+    @property
+    def predictions(self):
+        """`(n,)`, the most probable label of each clip."""
+        return self.probabilities.argmax(axis=1)
+
+    @property
+    def accuracy(self):
+        """Share of the clips whose genre was found."""
+        return float((self.predictions == self.labels).mean())
+
+    @property
+    def accuracy_interval(self):
+        """95 % interval of `accuracy` (Wilson's), as if clips were independent of each other: `(low, high)`."""
+        return wilson_interval(int((self.predictions == self.labels).sum()), len(self.labels))
+
+    @property
+    def macro_f1(self):
+        """Mean F1 of the genres that occur, among labels or predictions."""
+        return float(metrics.f1_score(self.labels, self.predictions, average="macro"))
+
+    @property
+    def genre_accuracy(self):
+        """dict, genre -> share of its clips that were found; `None` for a genre without clips."""
+        return {
+            genre: float((self.predictions[own] == label).mean()) if own.any() else None
+            for label, genre, own in self._clips_by_genre()
+        }
+
+    @property
+    def genre_accuracy_interval(self):
+        """dict, genre -> 95 % interval of its accuracy; `None` for a genre without clips."""
+        return {
+            genre: wilson_interval(int((self.predictions[own] == label).sum()), int(own.sum())) if own.any() else None
+            for label, genre, own in self._clips_by_genre()
+        }
+
+    @property
+    def confusion_matrix(self):
+        """`(genres, genres)` int: rows are the true genre, columns the predicted one."""
+        return metrics.confusion_matrix(self.labels, self.predictions, labels=range(len(self.genres)))
+
+    @property
+    def log_loss(self):
+        """Mean of -log of the probability of the true genre, in nats."""
+        return float(metrics.log_loss(self.labels, self.probabilities, labels=range(len(self.genres))))
+
+    @property
+    def calibration_error(self):
+        """Expected calibration error: how far confidence is from accuracy, over 15 bins of confidence.
+
+        Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+        """
+        confidence = self.probabilities.max(axis=1)
+        hit = self.predictions == self.labels
+        bins = np.minimum((confidence * 15).astype(int), 14)
+        gaps = [abs(hit[bins == b].mean() - confidence[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)]
+        return float(sum(gaps))
+
+    def to_dict(self):
+        """All figures, and each clip's truth and probabilities, of plain Python types."""
+        return {
+            "split": self.split,
+            "protocol": self.protocol,
+            "clips": len(self.labels),
+            "accuracy": self.accuracy,
+            "accuracy_interval_95": list(self.accuracy_interval),
+            "macro_f1": self.macro_f1,
+            "log_loss": self.log_loss,
+            "calibration_error": self.calibration_error,
+            "genre_accuracy": self.genre_accuracy,
+            "genre_accuracy_interval_95": self.genre_accuracy_interval,
+            "confusion_matrix": self.confusion_matrix.tolist(),
+            "genres": list(self.genres),
+            "track_ids": self.track_ids.tolist(),
+            "labels": self.labels.tolist(),
+            "predictions": self.predictions.tolist(),
+            "probabilities": self.probabilities.tolist(),
+        }
+
+    def to_json(self, path):
+        """Write `to_dict` as a JSON file, whole or not at all."""
+        temporary = f"{os.fspath(path)}.tmp"
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(self.to_dict(), file, indent=1)
+        os.replace(temporary, path)
+
+    def plot(self, path=None):
+        """The confusion matrix as a `matplotlib.figure.Figure`, saved if `path` is given."""
+        from genrekeras.report import confusion_matrix
+
+        return confusion_matrix(self, path)
+
+    def __str__(self):
+        low, high = self.accuracy_interval
+        return (
+            f"{self.split} ({self.protocol} protocol, {len(self.labels)} clips): accuracy {100 * self.accuracy:.1f} % "
+            f"[{100 * low:.1f}, {100 * high:.1f}], macro-F1 {self.macro_f1:.3f}, log-loss {self.log_loss:.3f}, "
+            f"calibration error {self.calibration_error:.3f}"
+        )
+
+    def _clips_by_genre(self):
+        return [(label, genre, self.labels == label) for label, genre in enumerate(self.genres)]
+
+
+def evaluate(model, split, batch_size=16, crop="start"):
+    """Predict each clip of a split.
+
+    Args:
+        model: `GenreClassifier`.
+        split: `genrekeras.datasets.Split`.
+        batch_size: int > 0.
+        crop: which `model.clip_seconds` of each clip are heard: `"start"` or `"center"`.
+
+    Returns:
+        `Report`, clips in the order of the split.
+
+    Raises:
+        ValueError: the split is empty, or has another sample rate or other genres than the model.
+    """
+    probabilities = model.predict(batches(split, batch_size, model.clip_seconds, crop), verbose=0)
+    return Report(tuple(model.genres), split.name, split.protocol, split.track_ids, split.labels, probabilities)
+
+
+def wilson_interval(hits, count, z=1.959964):
+    """Interval of a share of `hits` among `count` trials, by default of 95 %: `(low, high)`.
+
+    Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 1927.
+    """
+    share = hits / count
+    center = share + z * z / (2 * count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, (center - half) / (1 + z * z / count)), min(1.0, (center + half) / (1 + z * z / count))

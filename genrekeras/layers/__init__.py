@@ -1,0 +1,24 @@
+"""The front end and the augmentations, as Keras layers."""
+
+from genrekeras.layers.augmentation import (
+    ImageNoise,
+    PowerGain,
+    RandomGain,
+    RandomNoise,
+    RandomTimeShift,
+    SpecAugment,
+)
+from genrekeras.layers.spectrogram import MelSpectrogram, PowerToDecibels, SampleFrames, SpectrogramToImage
+
+__all__ = [
+    "ImageNoise",
+    "MelSpectrogram",
+    "PowerGain",
+    "PowerToDecibels",
+    "RandomGain",
+    "RandomNoise",
+    "RandomTimeShift",
+    "SampleFrames",
+    "SpecAugment",
+    "SpectrogramToImage",
+]

@@ -1,0 +1,387 @@
+"""The front end: waveform -> mel power -> decibels -> image.
+
+Each layer works on a clip alone: no statistic is taken over the batch, so a clip gives the same image whatever stands beside it. All of it is
+computed in float32, under mixed precision too: the squares of a quiet spectrum are below the smallest float16.
+"""
+
+import math
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+
+class Float32Layer(keras.layers.Layer):
+    """A layer that computes in float32 whatever the global dtype policy is, and refuses another one."""
+
+    def __init__(self, **kwargs):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        if self.compute_dtype != "float32" or self.variable_dtype != "float32":
+            raise ValueError(f"`dtype` of {type(self).__name__} must be float32. Received: dtype={self.dtype_policy.name}")
+
+
+@keras.saving.register_keras_serializable("genrekeras")
+class MelSpectrogram(Float32Layer):
+    """Mel power spectrogram, equal to `librosa.feature.melspectrogram` with its defaults.
+
+    The waveform is padded with `n_fft // 2` zeros at both ends, cut into frames of `n_fft` samples, weighted with a periodic
+    Hann window and transformed; the squared magnitudes are summed in triangular mel bands.
+
+    `keras.layers.MelSpectrogram` is not used because its decibels depend on the other clips of the batch, it knows the
+    HTK scale only and its filterbank is built anew at each call.
+
+    Args:
+        sample_rate: int > 0, in Hz, of the waveform.
+        n_fft: int > 0 and even, in samples, length of a frame.
+        hop_length: int > 0, in samples, from a frame to the next.
+        n_mels: int > 0, number of mel bands.
+        f_min: float >= 0, in Hz, lower edge of the lowest band.
+        f_max: float > `f_min` and <= `sample_rate / 2`, in Hz, upper edge of the highest band; `None` is `sample_rate / 2`.
+        mel_scale: `"slaney"` (linear below 1 kHz, logarithmic above) or `"htk"` (logarithmic).
+        norm: `"slaney"` (each band has the same area) or `None` (each band has the peak 1).
+        dft: `"fft"`, or `"matmul"`: the same transform from matrix products of real numbers, which formats without complex
+            numbers (ONNX, OpenVINO, LiteRT) can hold.
+
+    Input shape: `(batch, samples)`, at least one sample.
+
+    Output shape: `(batch, n_mels, frames)`, >= 0, with `frames = 1 + samples // hop_length`.
+
+    Raises:
+        ValueError: an option is out of range; a waveform has no samples or another rank.
+
+    Example:
+
+    >>> power = MelSpectrogram()(np.zeros((2, 220500), "float32"))
+    >>> tuple(power.shape)
+    (2, 128, 431)
+    """
+
+    def __init__(
+        self,
+        sample_rate=22050,
+        n_fft=2048,
+        hop_length=512,
+        n_mels=128,
+        f_min=0.0,
+        f_max=None,
+        mel_scale="slaney",
+        norm="slaney",
+        dft="fft",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        for name, value in {"sample_rate": sample_rate, "n_fft": n_fft, "hop_length": hop_length, "n_mels": n_mels}.items():
+            _check_positive_integer(name, value)
+        if n_fft % 2:
+            raise ValueError(f"`n_fft` must be even. Received: n_fft={n_fft}")
+        highest = sample_rate / 2 if f_max is None else f_max
+        if not 0 <= f_min < highest <= sample_rate / 2:
+            raise ValueError(
+                "`f_min` and `f_max` must satisfy 0 <= f_min < f_max <= sample_rate / 2. "
+                f"Received: f_min={f_min}, f_max={f_max}, sample_rate={sample_rate}"
+            )
+        _check_option("mel_scale", mel_scale, ("slaney", "htk"))
+        _check_option("norm", norm, ("slaney", None))
+        _check_option("dft", dft, ("fft", "matmul"))
+        self.sample_rate = sample_rate
+        self.n_fft = n_fft
+        self.hop_length = hop_length
+        self.n_mels = n_mels
+        self.f_min = f_min
+        self.f_max = f_max
+        self.mel_scale = mel_scale
+        self.norm = norm
+        self.dft = dft
+        self.input_spec = keras.layers.InputSpec(ndim=2)
+
+        self._window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype("float32")
+        self._filterbank = mel_filterbank(sample_rate, n_fft, n_mels, f_min, highest, mel_scale, norm)  # (bins, mels)
+        if dft == "matmul":
+            self._fft_inner, self._fft_twiddle, self._fft_outer, bins = real_fft_factors(n_fft)
+            self._filterbank = _rows_in_order(self._filterbank, bins)
+
+    def call(self, waveform):
+        self.compute_output_shape(waveform.shape)
+        padded = ops.pad(waveform, [[0, 0], [self.n_fft // 2, self.n_fft // 2]])
+        squares = self._squares_fft(padded) if self.dft == "fft" else self._squares_matmul(padded)
+        power = ops.matmul(squares, self._filterbank)  # (batch, frames, mels)
+        return ops.transpose(power, (0, 2, 1))  # (batch, mels, frames)
+
+    def _squares_fft(self, padded):
+        real, imaginary = ops.stft(padded, self.n_fft, self.hop_length, self.n_fft, window=self._window, center=False)
+        return ops.square(real) + ops.square(imaginary)  # (batch, frames, bins)
+
+    def _squares_matmul(self, padded):
+        frames = self._frames(padded) * self._window  # (batch, frames, n_fft)
+        batch, count = ops.shape(frames)[0], ops.shape(frames)[1]
+        rows, columns = self._fft_inner.shape[1], self._fft_twiddle.shape[-1]
+        frames = ops.reshape(frames, (batch, count, rows, columns))
+        inner = ops.matmul(self._fft_inner, frames)  # (batch, frames, real and imaginary x half_rows, columns)
+        half = self._fft_twiddle.shape[1]
+        real, imaginary = inner[:, :, :half], inner[:, :, half:]  # (batch, frames, half_rows, columns) each
+        cosine, sine = self._fft_twiddle
+        turned = ops.concatenate([real * cosine - imaginary * sine, real * sine + imaginary * cosine], axis=-1)
+        outer = ops.matmul(turned, self._fft_outer)  # (batch, frames, half_rows, real and imaginary x columns)
+        return ops.reshape(ops.square(outer), (batch, count, half * 2 * columns))
+
+    def _frames(self, padded):
+        """`(batch, samples)` -> `(batch, frames, n_fft)`."""
+        count = 1 + (ops.shape(padded)[1] - self.n_fft) // self.hop_length
+        if self.n_fft % self.hop_length:
+            starts = ops.expand_dims(ops.arange(count) * self.hop_length, 1)
+            return ops.take(padded, starts + np.arange(self.n_fft), axis=1)
+        # A frame is a row of whole hops: slices of the hops beside each other, which costs no gathering.
+        hops_in_frame = self.n_fft // self.hop_length
+        hops = padded[:, : (count + hops_in_frame - 1) * self.hop_length]
+        hops = ops.reshape(hops, (ops.shape(padded)[0], count + hops_in_frame - 1, self.hop_length))
+        return ops.concatenate([hops[:, i : i + count] for i in range(hops_in_frame)], axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        batch, samples = input_shape
+        if samples == 0:
+            raise ValueError(f"A waveform must have at least one sample. Received: shape={tuple(input_shape)}")
+        return batch, self.n_mels, None if samples is None else 1 + samples // self.hop_length
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "sample_rate": self.sample_rate,
+            "n_fft": self.n_fft,
+            "hop_length": self.hop_length,
+            "n_mels": self.n_mels,
+            "f_min": self.f_min,
+            "f_max": self.f_max,
+            "mel_scale": self.mel_scale,
+            "norm": self.norm,
+            "dft": self.dft,
+        }
+
+
+@keras.saving.register_keras_serializable("genrekeras")
+class PowerToDecibels(Float32Layer):
+    """Decibels of a power spectrogram, equal to `librosa.power_to_db` of each clip.
+
+    Args:
+        ref: `"max"`, decibels below the clip's own maximum, or a float > 0, the power that is 0 dB.
+        amin: float > 0, the smallest power that is told apart.
+        top_db: float > 0, in dB: what lies further below the clip's maximum is lifted to there; `None` lifts nothing.
+
+    Input shape: `(batch, mels, frames)`, >= 0.
+
+    Output shape: the same.
+
+    Raises:
+        ValueError: an option is out of range.
+
+    The system of 2023 took `amplitude_to_db(..., top_db=80)` of a power spectrogram; in true decibels this is `top_db=40, amin=1e-5`.
+    """
+
+    def __init__(self, ref="max", amin=1e-10, top_db=80.0, **kwargs):
+        super().__init__(**kwargs)
+        if ref != "max" and not (isinstance(ref, (int, float)) and ref > 0):
+            raise ValueError(f'`ref` must be "max" or a float > 0. Received: ref={ref!r}')
+        if not amin > 0:
+            raise ValueError(f"`amin` must be > 0. Received: amin={amin}")
+        if top_db is not None and not top_db > 0:
+            raise ValueError(f"`top_db` must be > 0, in dB, or None. Received: top_db={top_db}")
+        self.ref = ref
+        self.amin = amin
+        self.top_db = top_db
+        self.input_spec = keras.layers.InputSpec(ndim=3)
+
+    def call(self, power):
+        reference = _clip_max(power) if self.ref == "max" else self.ref
+        decibels = self._decibels(power) - self._decibels(reference)
+        if self.top_db is not None:
+            decibels = ops.maximum(decibels, _clip_max(decibels) - self.top_db)
+        return decibels
+
+    def _decibels(self, power):
+        return 10.0 * ops.log10(ops.maximum(power, self.amin))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "ref": self.ref, "amin": self.amin, "top_db": self.top_db}
+
+
+@keras.saving.register_keras_serializable("genrekeras")
+class SampleFrames(Float32Layer):
+    """Keep `k` frames, spread evenly: those at `int((i + 0.5) / k * frames)` for i from 0 to k - 1.
+
+    A clip with fewer than `k` frames repeats some of them.
+
+    Args:
+        k: int > 0, number of frames to keep.
+
+    Input shape: `(batch, mels, frames)`.
+
+    Output shape: `(batch, mels, k)`.
+    """
+
+    def __init__(self, k, **kwargs):
+        super().__init__(**kwargs)
+        _check_positive_integer("k", k)
+        self.k = k
+        self.input_spec = keras.layers.InputSpec(ndim=3)
+
+    def call(self, spectrogram):
+        # In integers, so that it is exact on each backend.
+        index = (2 * ops.arange(self.k, dtype="int32") + 1) * ops.shape(spectrogram)[2] // (2 * self.k)
+        return ops.take(spectrogram, index, axis=2)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:2], self.k)
+
+    def get_config(self):
+        return {**super().get_config(), "k": self.k}
+
+
+@keras.saving.register_keras_serializable("genrekeras")
+class SpectrogramToImage(Float32Layer):
+    """A spectrogram as a gray image with values in [0, 255].
+
+    Args:
+        scale: `"clip"`, the clip's own minimum..maximum becomes 0..255, and a clip of one value (silence) becomes zeros; or
+            `"decibels"`, `-top_db`..0 becomes 0..255 and what lies outside is cut.
+        top_db: float > 0, in dB, for `scale="decibels"`.
+        flip: bool, put the highest band into the first row.
+
+    Input shape: `(batch, mels, frames)`.
+
+    Output shape: `(batch, mels, frames, 1)`.
+
+    Raises:
+        ValueError: an option is unknown or out of range.
+    """
+
+    def __init__(self, scale="clip", top_db=80.0, flip=False, **kwargs):
+        super().__init__(**kwargs)
+        _check_option("scale", scale, ("clip", "decibels"))
+        if not top_db > 0:
+            raise ValueError(f"`top_db` must be > 0, in dB. Received: top_db={top_db}")
+        self.scale = scale
+        self.top_db = top_db
+        self.flip = flip
+        self.input_spec = keras.layers.InputSpec(ndim=3)
+
+    def call(self, spectrogram):
+        image = self._scale_clip(spectrogram) if self.scale == "clip" else self._scale_decibels(spectrogram)
+        if self.flip:
+            image = ops.flip(image, axis=1)
+        return ops.expand_dims(image, -1)
+
+    def _scale_clip(self, spectrogram):
+        lowest = ops.min(spectrogram, axis=(1, 2), keepdims=True)
+        extent = _clip_max(spectrogram) - lowest
+        return (spectrogram - lowest) * (255.0 / ops.where(extent > 0, extent, 1.0))
+
+    def _scale_decibels(self, decibels):
+        return ops.clip(decibels / self.top_db + 1.0, 0.0, 1.0) * 255.0
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape, 1)
+
+    def get_config(self):
+        return {**super().get_config(), "scale": self.scale, "top_db": self.top_db, "flip": self.flip}
+
+
+def mel_filterbank(sample_rate, n_fft, n_mels, f_min, f_max, mel_scale, norm):
+    """Triangular mel filters, as `librosa.filters.mel` makes them.
+
+    Source: Slaney, "Auditory Toolbox", 1998; Young et al., "The HTK Book", 2006.
+
+    Returns:
+        `(n_fft // 2 + 1, n_mels)` float32, >= 0; warns where a band holds no bin.
+    """
+    edges = _mel_to_hz(np.linspace(*_hz_to_mel(np.array([f_min, f_max]), mel_scale), n_mels + 2), mel_scale)
+    bins = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
+    rising = (bins[:, None] - edges[:-2]) / np.diff(edges)[:-1]
+    falling = (edges[2:] - bins[:, None]) / np.diff(edges)[1:]
+    filters = np.maximum(0.0, np.minimum(rising, falling))  # (bins, mels)
+    empty = np.flatnonzero(~filters.any(axis=0) & (edges[:-2] > 0))
+    if len(empty):
+        warnings.warn(
+            f"{len(empty)} of {n_mels} mel bands hold no frequency bin and are always 0, the first one is {empty[0]}: "
+            f"take a larger n_fft ({n_fft}) or a smaller n_mels.",
+            stacklevel=4,
+        )
+    if norm == "slaney":
+        filters *= 2.0 / (edges[2:] - edges[:-2])
+    return filters.astype("float32")
+
+
+def real_fft_factors(n_fft):
+    """The Fourier transform of `n_fft` real samples as two small matrix products with a rotation between them.
+
+    Source: Cooley and Tukey, 1965. With `n_fft = rows * columns`, sample `columns * r + c` in row r and column c, the transform at
+    `k = p + rows * q` is the sum over c of `turn(c * p / n_fft) * turn(c * q / columns)` times the sum over r of
+    `turn(r * p / rows) * sample`. Samples are real, so p runs to `rows // 2` only: what lies above mirrors what lies below.
+
+    Returns:
+        inner: `(2 * half_rows, rows)` float32, real parts above imaginary parts, applied from the left.
+        twiddle: `(2, half_rows, columns)` float32, cosines and sines.
+        outer: `(2 * columns, 2 * columns)` float32, applied from the right to real parts beside imaginary parts.
+        bins: `(half_rows, columns)` int, which of the bins 0..n_fft // 2 comes out where; -1 where one comes a second time.
+    """
+    rows = min((d for d in range(2, n_fft + 1, 2) if n_fft % d == 0), key=lambda d: (d + n_fft // d, -d))
+    columns = n_fft // rows
+    p, q, c = np.arange(rows // 2 + 1), np.arange(columns), np.arange(columns)
+
+    inner = np.exp(-2j * np.pi * np.outer(p, np.arange(rows)) / rows)
+    twiddle = np.exp(-2j * np.pi * np.outer(p, c) / n_fft)
+    outer = np.exp(-2j * np.pi * np.outer(c, q) / columns)
+
+    bins = p[:, None] + rows * q
+    bins = np.minimum(bins, n_fft - bins)
+    _, first = np.unique(bins, return_index=True)
+    again = np.ones(bins.size, bool)
+    again[first] = False
+    bins[again.reshape(bins.shape)] = -1
+    return (
+        np.concatenate([inner.real, inner.imag]).astype("float32"),
+        np.stack([twiddle.real, twiddle.imag]).astype("float32"),
+        np.block([[outer.real, outer.imag], [-outer.imag, outer.real]]).astype("float32"),
+        bins,
+    )
+
+
+def _rows_in_order(filterbank, bins):
+    """Filters for the squares as `_squares_matmul` leaves them: (half_rows, real and imaginary x columns), flattened."""
+    ordered = filterbank[bins] * (bins >= 0)[..., None]  # (half_rows, columns, mels)
+    return np.concatenate([ordered, ordered], axis=1).reshape(-1, filterbank.shape[1]).astype("float32")
+
+
+# Slaney's scale: 3 mel for 200 Hz up to 1 kHz, then 27 mel for each factor of 6.4.
+_LINEAR_HZ, _LINEAR_MEL, _LOG_STEP = 1000.0, 15.0, math.log(6.4) / 27.0
+
+
+def _hz_to_mel(hz, mel_scale):
+    if mel_scale == "htk":
+        return 2595.0 * np.log10(1.0 + hz / 700.0)
+    logarithmic = _LINEAR_MEL + np.log(np.maximum(hz, _LINEAR_HZ) / _LINEAR_HZ) / _LOG_STEP
+    return np.where(hz < _LINEAR_HZ, hz * 3.0 / 200.0, logarithmic)
+
+
+def _mel_to_hz(mel, mel_scale):
+    if mel_scale == "htk":
+        return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
+    logarithmic = _LINEAR_HZ * np.exp(_LOG_STEP * (np.maximum(mel, _LINEAR_MEL) - _LINEAR_MEL))
+    return np.where(mel < _LINEAR_MEL, mel * 200.0 / 3.0, logarithmic)
+
+
+def _clip_max(spectrogram):
+    return ops.max(spectrogram, axis=(1, 2), keepdims=True)
+
+
+def _check_positive_integer(name, value):
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value <= 0:
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+
+
+def _check_option(name, value, options):
+    if value not in options:
+        raise ValueError(f"`{name}` must be one of {options}. Received: {name}={value!r}")

@@ -1,0 +1,106 @@
+"""Confusion matrix and learning curves, as figures for a paper."""
+
+import os
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+_TRAINING, _VALIDATION = "#8a8f98", "#1f5fa8"
+
+
+def confusion_matrix(report, path=None):
+    """Rows are the true genres, each in percent of its clips; the number of clips stands below the percentage.
+
+    Args:
+        report: `genrekeras.evaluation.Report`.
+        path: str or path-like, where to save it (png, pdf or svg), or `None`.
+
+    Returns:
+        `matplotlib.figure.Figure`.
+    """
+    counts = report.confusion_matrix
+    clips = counts.sum(axis=1, keepdims=True)
+    shares = np.where(clips > 0, 100 * counts / np.maximum(clips, 1), np.nan)
+    size = 2.6 + 0.62 * len(report.genres)
+    figure = Figure(figsize=(size + 0.5, size), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            share = shares[row, column]
+            color = "white" if share > 55 else "black"
+            axes.text(column, row - 0.12, f"{share:.0f}", ha="center", va="center", color=color, fontsize=10)
+            axes.text(column, row + 0.24, f"{count}", ha="center", va="center", color=color, fontsize=6.5, alpha=0.75)
+    names = range(len(report.genres))
+    axes.set_xticks(names, report.genres, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(names, [f"{genre}  ({n})" for genre, n in zip(report.genres, clips[:, 0], strict=True)])
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true (clips)")
+    low, high = report.accuracy_interval
+    axes.set_title(
+        f"{report.split}, {report.protocol} protocol, {len(report.labels)} clips\n"
+        f"accuracy {100 * report.accuracy:.1f} %  (95 %: {100 * low:.1f} to {100 * high:.1f})",
+        fontsize=10,
+    )
+    axes.set_xticks(np.arange(len(report.genres) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(report.genres) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="#d8dce2", linewidth=0.6)
+    axes.tick_params(which="both", length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    figure.colorbar(image, ax=axes, label="% of the true genre's clips", shrink=0.8).outline.set_visible(False)
+    return _saved(figure, path)
+
+
+def learning_curves(history, path=None, title=None):
+    """Loss, accuracy and learning rate over the epochs, training and validation.
+
+    Args:
+        history: dict of lists, as `model.fit(...).history`.
+        path: str or path-like, where to save it, or `None`.
+        title: str or `None`.
+
+    Returns:
+        `matplotlib.figure.Figure`.
+    """
+    panels = [key for key in ("loss", "accuracy", "learning_rate") if key in history]
+    figure = Figure(figsize=(4.0 * len(panels), 3.2), layout="constrained")
+    for axes, key in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+        percent = 100 if key == "accuracy" else 1
+        epochs = np.arange(1, len(history[key]) + 1)
+        if key == "learning_rate":
+            axes.step(epochs, history[key], where="mid", color=_TRAINING)
+            axes.set_yscale("log")
+        else:
+            axes.plot(epochs, percent * np.asarray(history[key]), color=_TRAINING, label="training", marker=".")
+        if f"val_{key}" in history:
+            validation = percent * np.asarray(history[f"val_{key}"])
+            axes.plot(epochs, validation, color=_VALIDATION, label="validation", marker=".")
+            best = validation.argmin() if key == "loss" else validation.argmax()
+            axes.annotate(
+                f"{validation[best]:.3g}",
+                (epochs[best], validation[best]),
+                textcoords="offset points",
+                xytext=(0, 7),
+                ha="center",
+                fontsize=8,
+                color=_VALIDATION,
+            )
+            axes.legend(frameon=False, fontsize=8)
+        axes.set_title({"accuracy": "accuracy in %", "learning_rate": "learning rate"}.get(key, key), fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(y=0.12)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return _saved(figure, path)
+
+
+def _saved(figure, path):
+    if path is not None:
+        stem, extension = os.path.splitext(os.fspath(path))
+        figure.savefig(f"{stem}.tmp{extension}", dpi=160)
+        os.replace(f"{stem}.tmp{extension}", path)
+    return figure
