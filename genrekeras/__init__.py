@@ -6,8 +6,8 @@ import genrekeras as gk
 model = gk.GenreClassifier(backbone="efficientnet_b0")
 ```
 
-The backend is the one of `KERAS_BACKEND` or of an already imported Keras; then the one of Keras' config file, unless that says
-tensorflow (Keras writes this by itself on its first import, so nobody chose it); else PyTorch.
+The backend is the one of `KERAS_BACKEND` or of an already imported Keras; then the one of Keras' config file, unless
+that says tensorflow (Keras writes this by itself on its first import, so nobody chose it); else PyTorch.
 """
 
 import importlib

@@ -15,7 +15,8 @@ import soxr
 # margin around it equals the same part of the whole file to 5e-7.
 _MARGIN_SAMPLES = 512
 _BLOCK_SAMPLES = 1 << 20
-# A decoder may end a file a frame early or late (an mp3 frame has 1,152 samples); what is missing beyond this was cut off.
+# A decoder may end a file a frame early or late (an mp3 frame has 1,152 samples); what is missing beyond this was cut
+# off.
 _CUT_SHORT_SECONDS = 0.1
 
 
@@ -43,8 +44,8 @@ def load(path, sample_rate=22050, offset=0.0, duration=None):
         path: str or path-like, a file that libsndfile reads (mp3, wav, flac, ogg, aiff, ...).
         sample_rate: int > 0, in Hz, of the result.
         offset: float >= 0, in seconds, where to begin.
-        duration: float > 0, in seconds, or `None` for all that follows. A file that ends earlier gives a shorter waveform
-            (`to_length` brings it to length).
+        duration: float > 0, in seconds, or `None` for all that follows. A file that ends earlier gives a shorter
+            waveform (`to_length` brings it to length).
 
     Returns:
         `(samples,)` float32, nominally in [-1, 1]: lossy formats may overshoot, and nothing is clipped.
@@ -106,7 +107,8 @@ def _check_file(path):
 
 
 def _read(file, path, sample_rate, offset, duration):
-    # Input and output samples fall on the same instant every `block_in` input samples; a part begins at such an instant.
+    # Input and output samples fall on the same instant every `block_in` input samples; a part begins at such an
+    # instant.
     common = math.gcd(file.samplerate, sample_rate)
     block_in, block_out = file.samplerate // common, sample_rate // common
     margin = math.ceil(_MARGIN_SAMPLES * file.samplerate / min(file.samplerate, sample_rate))
@@ -185,7 +187,7 @@ def _promised_samples(file, path):
 
 
 def _mp3_promised_samples(path, sample_rate):
-    """The length in the Xing or Info header of an mp3 file, which the decoder drops if the file is shorter; 0 without one."""
+    """The length in the Xing or Info header of an mp3 file, which the decoder drops if less is there; 0 without one."""
     with open(path, "rb") as file:
         head = file.read(10)
         if head[:3] == b"ID3":

@@ -1,12 +1,13 @@
 """The networks that see a spectrogram: `keras.applications` with a stem for one gray channel.
 
-A backbone is a row of `BACKBONES`. `build` makes it without weights for the backend that runs; `load_pretrained` brings the weights of its
-RGB original into it. The two stems for one channel:
+A backbone is a row of `BACKBONES`. `build` makes it without weights for the backend that runs; `load_pretrained` brings
+the weights of its RGB original into it. The two stems for one channel:
 
-- `"fold"` equals feeding the gray image as three equal channels. What the RGB network does to its input before the first convolution is
-  the same affine map everywhere, a factor and an offset for each channel, so that both go into the kernel; but the convolution pads
-  with zeros after that map, hence the offsets must end where the image ends. The kernel therefore sees two channels, the gray
-  value and a constant, both padded alike. Exact, borders included.
+- `"fold"` equals feeding the gray image as three equal channels. What the RGB network does to its input before the
+first convolution is
+  the same affine map everywhere, a factor and an offset for each channel, so that both go into the kernel; but the
+  convolution pads with zeros after that map, hence the offsets must end where the image ends. The kernel therefore sees
+  two channels, the gray value and a constant, both padded alike. Exact, borders included.
 - `"new"` is a fresh convolution over the gray value alone, scaled as ImageNet's mean gray would be.
 """
 
@@ -22,8 +23,8 @@ from keras import ops
 
 STEMS = ("fold", "new")
 FINE_TUNE = ("head", "stem", "all")
-# Mean and standard deviation of ImageNet's gray values, in 0..255, from its channel means (0.485, 0.456, 0.406) and deviations
-# (0.229, 0.224, 0.225).
+# Mean and standard deviation of ImageNet's gray values, in 0..255, from its channel means (0.485, 0.456, 0.406) and
+# deviations (0.229, 0.224, 0.225).
 _IMAGENET_MEAN, _IMAGENET_DEVIATION = 114.5, 57.6
 
 
@@ -34,8 +35,8 @@ class Backbone(NamedTuple):
         constructor: a function of `keras.applications`.
         preprocess_input: what its RGB network expects to be done to (batch, height, width, 3) images in 0..255.
         stem: str, name of its first convolution.
-        new_stem_scale, new_stem_offset: float, what the one-channel network does to gray values for a new stem, such that the
-            stem sees them as widely spread as in the RGB network.
+        new_stem_scale, new_stem_offset: float, what the one-channel network does to gray values for a new stem, such
+            that the stem sees them as widely spread as in the RGB network.
         weights_file: str, name of the ImageNet weights in Keras' cache folder.
     """
 
@@ -95,8 +96,8 @@ class AppendConstant(keras.layers.Layer):
 def build(name, image_shape, stem="fold"):
     """A backbone for gray images, with random weights.
 
-    On torch the network is built channels_first, where convolutions run without copying; the image stays `(mels, frames, 1)`, and weights
-    have the same shapes and names either way.
+    On torch the network is built channels_first, where convolutions run without copying; the image stays `(mels,
+    frames, 1)`, and weights have the same shapes and names either way.
 
     Args:
         name: str, a key of `BACKBONES`.
@@ -113,7 +114,9 @@ def build(name, image_shape, stem="fold"):
     if stem not in STEMS:
         raise ValueError(f"`stem` must be one of {STEMS}. Received: stem={stem!r}")
     if min(image_shape[:2]) < 32:
-        raise ValueError(f"A backbone needs images of at least 32 mels and 32 frames. Received: image_shape={image_shape}")
+        raise ValueError(
+            f"A backbone needs images of at least 32 mels and 32 frames. Received: image_shape={image_shape}"
+        )
     channels_first = keras.backend.backend() == "torch"
     with _image_data_format("channels_first" if channels_first else "channels_last"):
         image = keras.Input(image_shape, name="image")
@@ -144,7 +147,8 @@ def load_pretrained(network, name, stem, pretrained):
             `weights=None, include_top=False`.
 
     Raises:
-        PretrainedWeightsError: the ImageNet weights cannot be downloaded, or the file is missing or not of this network.
+        PretrainedWeightsError: the ImageNet weights cannot be downloaded, or the file is missing or not of this
+            network.
     """
     backbone = get(name)
     with _image_data_format("channels_last"):
@@ -233,8 +237,8 @@ def _rgb_from_file(name, path):
     if not path.endswith(".weights.h5"):
         raise PretrainedWeightsError(
             f'`pretrained` must be "imagenet", None or the path of a .weights.h5 file. Received: pretrained={path!r}. '
-            f"Keras' own published file ({backbone.weights_file}) must not be passed as a path, its network has another "
-            f'input: put it into {_keras_cache()} and pass pretrained="imagenet".'
+            f"Keras' own published file ({backbone.weights_file}) must not be passed as a path, its network has "
+            f'another input: put it into {_keras_cache()} and pass pretrained="imagenet".'
         )
     if not os.path.isfile(path):
         raise PretrainedWeightsError(f"`pretrained` names a file that does not exist. Received: pretrained={path!r}")
@@ -245,8 +249,8 @@ def _rgb_from_file(name, path):
             saved_layers = len(file["layers"])
         if saved_layers != len(rgb.layers):
             raise ValueError(
-                f"it holds {saved_layers} layers, the network has {len(rgb.layers)}. Save it from the network built with "
-                'weights=None, include_top=False (one built with weights="imagenet" may have another input)'
+                f"it holds {saved_layers} layers, the network has {len(rgb.layers)}. Save it from the network built "
+                'with weights=None, include_top=False (one built with weights="imagenet" may have another input)'
             )
         rgb.load_weights(path)
     except (OSError, KeyError, ValueError) as error:

@@ -8,13 +8,14 @@ import warnings
 
 import keras
 import numpy as np
+from genrekeras.files import whole_file
 
 
 class StepDecay(keras.callbacks.LearningRateScheduler):
     """Multiplies the learning rate by `factor` every `every` epochs; the optimizer keeps its state.
 
-    A pure function of the epoch, `initial_learning_rate * factor ** (epoch // every)`: a run that is resumed goes on with
-    the rate that it had.
+    A pure function of the epoch, `initial_learning_rate * factor ** (epoch // every)`: a run that is resumed goes on
+    with the rate that it had.
 
     Args:
         initial_learning_rate: float > 0, of the first epoch.
@@ -45,8 +46,8 @@ class StepDecay(keras.callbacks.LearningRateScheduler):
 class BestCheckpoint(keras.callbacks.Callback):
     """Saves the model after each epoch that is better than all before it, whole or not at all.
 
-    The file is written beside its place and moved there, so that the one before it stays until the new one is complete. If
-    it cannot be written (a full disk), a warning says so and training goes on.
+    The file is written beside its place and moved there, so that the one before it stays until the new one is complete.
+    If it cannot be written (a full disk), a warning says so and training goes on.
 
     `keras.callbacks.ModelCheckpoint` writes over the previous file.
 
@@ -86,25 +87,21 @@ class BestCheckpoint(keras.callbacks.Callback):
         return value > self.best if self.mode == "max" else value < self.best
 
     def _save(self):
-        folder, name = os.path.split(self.path)
-        temporary = os.path.join(folder, f".{os.getpid()}-{name}")
         try:
-            self.model.save(temporary)
-            os.replace(temporary, self.path)
+            with whole_file(self.path) as temporary:
+                self.model.save(temporary)
         except OSError as error:
             warnings.warn(f"The model could not be saved as {self.path}: {error}. Training goes on.", stacklevel=2)
             return False
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)
         return True
 
 
 class WandbLogger(keras.callbacks.Callback):
     """Logs a run to Weights & Biases: config, each epoch's figures, the learning rate, a confusion matrix.
 
-    Online where the environment sets WANDB_API_KEY or the netrc file has a key, or as WANDB_MODE says; else offline, into
-    `folder`, from where `wandb sync` uploads it. It never asks, and goes on offline if the server does not answer within 10 s.
+    Online where the environment sets WANDB_API_KEY or the netrc file has a key, or as WANDB_MODE says; else offline,
+    into `folder`, from where `wandb sync` uploads it. It never asks, and goes on offline if the server does not answer
+    within 10 s.
 
     wandb's own Keras callbacks import TensorFlow.
 

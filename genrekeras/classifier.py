@@ -2,7 +2,6 @@
 
 import keras
 import numpy as np
-
 from genrekeras import backbones
 from genrekeras.genres import GENRES
 from genrekeras.layers import MelSpectrogram, PowerToDecibels, SpectrogramToImage
@@ -31,13 +30,14 @@ class GenreClassifier(keras.Model):
         genres: sequence of distinct str, at least two; the label of a genre is its index.
         clip_seconds: float > 0, length of the clips that the model hears.
         front_end: sequence of layers (or a `keras.Sequential`), waveform `(batch, samples)` -> image
-            `(batch, mels, frames, 1)` in [0, 255], one of them a `MelSpectrogram`, which knows the sample rate; `None` is
-            `[MelSpectrogram(), PowerToDecibels(), SpectrogramToImage()]`.
-        stem: `"fold"`, the backbone's own first convolution folded to one channel, which equals feeding it the gray image as
-            three equal channels; or `"new"`, a fresh one.
-        fine_tune: what is trained: `"head"`, the last layer; `"stem"`, the first convolution and the last layer; `"all"`.
-        pretrained: `"imagenet"`, `None` (random weights), or the path of a `.weights.h5` file that was saved from the RGB
-            `keras.applications` network built with `weights=None, include_top=False`.
+            `(batch, mels, frames, 1)` in [0, 255], one of them a `MelSpectrogram`, which knows the sample rate; `None`
+            is `[MelSpectrogram(), PowerToDecibels(), SpectrogramToImage()]`.
+        stem: `"fold"`, the backbone's own first convolution folded to one channel, which equals feeding it the gray
+            image as three equal channels; or `"new"`, a fresh one.
+        fine_tune: what is trained: `"head"`, the last layer; `"stem"`, the first convolution and the last layer;
+            `"all"`.
+        pretrained: `"imagenet"`, `None` (random weights), or the path of a `.weights.h5` file that was saved from the
+            RGB `keras.applications` network built with `weights=None, include_top=False`.
         dropout: float in [0, 1), before the last layer.
         waveform_augmentation: sequence of layers, `(batch, samples)` -> same shape, active in training.
         image_augmentation: sequence of layers, `(batch, mels, frames, 1)` -> same shape, active in training.
@@ -52,8 +52,8 @@ class GenreClassifier(keras.Model):
     Output shape: `(batch, len(genres))` float32, rows sum to 1.
 
     Raises:
-        ValueError: an argument is unknown or out of range; a waveform has another rank or length; labels are out of range;
-            data has another sample rate or other genres.
+        ValueError: an argument is unknown or out of range; a waveform has another rank or length; labels are out of
+            range; data has another sample rate or other genres.
         genrekeras.backbones.PretrainedWeightsError: the pretrained weights cannot be had.
 
     Example:
@@ -233,7 +233,9 @@ def _as_layers(layers):
 def _sample_rate(front_end):
     rates = {layer.sample_rate for layer in front_end if hasattr(layer, "sample_rate")}
     if len(rates) != 1:
-        raise ValueError(f"`front_end` must hold one MelSpectrogram, which knows the sample rate. Received: {front_end}")
+        raise ValueError(
+            f"`front_end` must hold one MelSpectrogram, which knows the sample rate. Received: {front_end}"
+        )
     return rates.pop()
 
 

@@ -3,12 +3,11 @@
 import dataclasses
 import json
 import math
-import os
 
 import numpy as np
-from sklearn import metrics
-
 from genrekeras.datasets.batches import batches
+from genrekeras.files import whole_file
+from sklearn import metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +40,9 @@ class Report:
                 f"Received: {self.probabilities.shape} and {len(self.track_ids)}"
             )
         if self.labels.min() < 0 or self.labels.max() >= genres:
-            raise ValueError(f"`labels` must lie in 0..{genres - 1}. Received: {self.labels.min()}..{self.labels.max()}")
+            raise ValueError(
+                f"`labels` must lie in 0..{genres - 1}. Received: {self.labels.min()}..{self.labels.max()}"
+            )
         if not np.isfinite(self.probabilities).all():
             raise ValueError("`probabilities` must be finite numbers.")
 
@@ -126,10 +127,8 @@ class Report:
 
     def to_json(self, path):
         """Write `to_dict` as a JSON file, whole or not at all."""
-        temporary = f"{os.fspath(path)}.tmp"
-        with open(temporary, "w", encoding="utf-8") as file:
+        with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             json.dump(self.to_dict(), file, indent=1)
-        os.replace(temporary, path)
 
     def plot(self, path=None):
         """The confusion matrix as a `matplotlib.figure.Figure`, saved if `path` is given."""

@@ -1,10 +1,12 @@
 """Batches of waveforms for `model.fit`."""
 
-import grain
 import keras
 import numpy as np
-
 from genrekeras import audio
+from genrekeras.datasets.quiet import quiet_absl
+
+with quiet_absl():
+    import grain
 
 CROPS = ("start", "center", "random")
 
@@ -15,18 +17,20 @@ def batches(split, batch_size, clip_seconds, crop="start", shuffle=False, seed=0
     Args:
         split: `Split`, or any sequence of such elements with the attributes `sample_rate` and `genres`.
         batch_size: int > 0; the last batch of an epoch may be smaller.
-        clip_seconds: float > 0; longer clips are cropped, shorter ones brought to length by `genrekeras.audio.to_length`.
+        clip_seconds: float > 0; longer clips are cropped, shorter ones brought to length by
+            `genrekeras.audio.to_length`.
         crop: `"start"`, `"center"` or `"random"`, anew in each epoch.
         shuffle: bool, a new order in each epoch.
         seed: int; the same seed gives the same batches, epoch by epoch, and epochs differ.
-        mixup: float >= 0; if positive, each clip of a batch is mixed with another one of it, `m * clip + (1 - m) * other` with m drawn
-            from Beta(mixup, mixup), and labels are one-hot rows mixed likewise (train with `categorical_crossentropy`).
+        mixup: float >= 0; if positive, each clip of a batch is mixed with another one of it, `m * clip + (1 - m) *
+            other` with m drawn from Beta(mixup, mixup), and labels are one-hot rows mixed likewise (train with
+            `categorical_crossentropy`).
             Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
         workers: int > 0, threads that read; with more than one, batches are read ahead.
 
     Returns:
-        `Batches`, a `keras.utils.PyDataset` of `(waveforms, labels)`: `(batch, clip_seconds * sample_rate)` float32, and `(batch,)` int32 or,
-        under mixup, `(batch, len(genres))` float32.
+        `Batches`, a `keras.utils.PyDataset` of `(waveforms, labels)`: `(batch, clip_seconds * sample_rate)` float32,
+        and `(batch,)` int32 or, under mixup, `(batch, len(genres))` float32.
 
     Raises:
         ValueError: an option is out of range; the split is empty.

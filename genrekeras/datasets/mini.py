@@ -3,7 +3,8 @@
 It is made, not recorded: eight "genres" that differ in rhythm, timbre, harmony and noise, each clip with its own key,
 tempo, level and background, from a fixed seed. It shows that a pipeline works. A score on it says nothing about music.
 
-208 clips of 4 s, 8 genres x 26 (16 training, 5 validation, 5 test), mp3 at 44,100 Hz, every third one stereo; and, as in
+208 clips of 4 s, 8 genres x 26 (16 training, 5 validation, 5 test), mp3 at 44,100 Hz, every third one stereo; and, as
+in
 FMA, two that are broken: one holds no audio, one is cut short. Both are listed as training.
 """
 
@@ -17,7 +18,6 @@ import numpy as np
 import platformdirs
 import soundfile
 import tqdm
-
 from genrekeras.datasets.fma.load import load_folder_of_tracks
 
 MINI_GENRES = (
@@ -87,7 +87,7 @@ def _rows():
     """(track id, genre, split, broken) of each clip; ids spread over FMA's folders."""
     track_id = 2
     for split, clips in CLIPS.items():
-        for clip in range(clips):
+        for _ in range(clips):
             for genre in range(len(MINI_GENRES)):
                 yield track_id, genre, split, None
                 track_id += 37
@@ -217,7 +217,8 @@ def _voice(rng):
     phase = 2 * np.pi * np.cumsum(hz) / RATE
     formants = rng.uniform(400, 900), rng.uniform(1100, 2400)
     voice = sum(
-        np.sin(k * phase) / k * sum(np.exp(-(((k * hz - formant) / 250) ** 2)) for formant in formants) for k in range(1, 16)
+        np.sin(k * phase) / k * sum(np.exp(-(((k * hz - formant) / 250) ** 2)) for formant in formants)
+        for k in range(1, 16)
     )
     chords = [(0.0, _hz(key - 12 + step)) for step in _MINOR] + [(2.0, _hz(key - 7 + step)) for step in _MINOR]
     return voice + 0.1 * _notes(chords, lambda hz, t: _harmonics(hz, t, 3, 2.0), 2.0)

@@ -40,6 +40,28 @@ class Split:
     def __len__(self):
         return len(self._rows)
 
+    def select(self, positions):
+        """A split of some of its clips.
+
+        Args:
+            positions: sequence of int, in the order wanted.
+
+        Returns:
+            `Split`.
+        """
+        positions = np.asarray(positions, "int64")
+        return Split(
+            self.name,
+            self._source,
+            self._rows[positions],
+            self.track_ids[positions],
+            self.labels[positions],
+            self.sample_rate,
+            self.genres,
+            self.protocol,
+            self.fingerprint,
+        )
+
     def __getitem__(self, index):
         record = self._source[int(self._rows[index])]
         audio = record["audio"].astype("float32") * (record["scale"] / np.float32(32767))
@@ -56,12 +78,13 @@ class Dataset:
     Attributes:
         name: str.
         protocol: str, `"official"` or `"random"`.
-        train, validation, test: `Split`. Under `"random"` the test split is the validation split, as in the 2023 system,
-            and the figures on it are too good for two reasons: it chose the epoch, and artists stand on both sides.
+        train, validation, test: `Split`. Under `"random"` the test split is the validation split, as in the 2023
+            system, and the figures on it are too good for two reasons: it chose the epoch, and artists stand on both
+                sides.
         genres: tuple of str.
         sample_rate: int, in Hz.
-        counts: dict of ints: `tracks` that were asked for, `missing` files, `broken` files, `readable` clips, and those of
-            `train`, `validation` and `test`.
+        counts: dict of ints: `tracks` that were asked for, `missing` files, `broken` files, `readable` clips, and those
+            of `train`, `validation` and `test`.
         broken: dict, track id -> reason.
     """
 
@@ -88,9 +111,9 @@ def deal(protocol, track_ids, official, seed=0):
     """Give each track a split.
 
     Args:
-        protocol: `"official"`, the splits that come with the collection (FMA's: no artist on two sides); or `"random"`, the
-            2023 system's: 80/20 by lot within each folder of the collection (a folder holds a thousand track ids), where the
-            20 % are validation and test at once.
+        protocol: `"official"`, the splits that come with the collection (FMA's: no artist on two sides); or `"random"`,
+            the 2023 system's: 80/20 by lot within each folder of the collection (a folder holds a thousand track ids),
+            where the 20 % are validation and test at once.
         track_ids: `(n,)` int array.
         official: `(n,)` array of "train", "validation" or "test", or `None` where the collection has no splits.
         seed: int, for `"random"`.

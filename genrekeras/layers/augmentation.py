@@ -1,26 +1,25 @@
 """Augmentation: changes that a clip's genre survives, made in training only, anew at each step.
 
-Layers for `waveform_augmentation` take `(batch, samples)`, those for `image_augmentation` `(batch, mels, frames, 1)`. Which of the two
-is said first in each docstring. Each draws for every clip on its own, from a seed.
+Layers for `waveform_augmentation` take `(batch, samples)`, those for `image_augmentation` `(batch, mels, frames, 1)`.
+Which of the two is said first in each docstring. Each draws for every clip on its own, from a seed.
 """
 
 import math
 
 import keras
 import numpy as np
-from keras import ops
-
 from genrekeras.layers.spectrogram import Float32Layer
+from keras import ops
 
 
 class RandomLayer(Float32Layer):
     """Changes a share of the clips in training and none otherwise; subclasses say how in `augment`.
 
     Args:
-        share: float in [0, 1], share of the clips that are changed; each clip draws a number in [0, 1) and is changed if it is
-            below `share`. Or a pair `(start, stop)`: it is changed if its number lies in [start, stop). Layers that are called
-            equally often and have the same seed draw the same numbers, so that with shares (0, 0.2) and (0.2, 0.4) no clip
-            is changed by both.
+        share: float in [0, 1], share of the clips that are changed; each clip draws a number in [0, 1) and is changed
+            if it is below `share`. Or a pair `(start, stop)`: it is changed if its number lies in [start, stop). Layers
+            that are called equally often and have the same seed draw the same numbers, so that with shares (0, 0.2) and
+            (0.2, 0.4) no clip is changed by both.
         seed: int, or `None` for another one each time.
     """
 
@@ -96,7 +95,8 @@ class RandomNoise(RandomLayer):
     """Waveform: white noise at a signal-to-noise ratio drawn for each clip. Silence stays silent.
 
     Args:
-        min_snr_db, max_snr_db: float, in dB, ratio of the clip's mean power to that of the noise, drawn evenly between them.
+        min_snr_db, max_snr_db: float, in dB, ratio of the clip's mean power to that of the noise, drawn evenly between
+            them.
         share, seed: as in `RandomLayer`.
     """
 

@@ -1,6 +1,7 @@
 """The front end: waveform -> mel power -> decibels -> image.
 
-Each layer works on a clip alone: no statistic is taken over the batch, so a clip gives the same image whatever stands beside it. All of it is
+Each layer works on a clip alone: no statistic is taken over the batch, so a clip gives the same image whatever stands
+beside it. All of it is
 computed in float32, under mixed precision too: the squares of a quiet spectrum are below the smallest float16.
 """
 
@@ -19,15 +20,17 @@ class Float32Layer(keras.layers.Layer):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         if self.compute_dtype != "float32" or self.variable_dtype != "float32":
-            raise ValueError(f"`dtype` of {type(self).__name__} must be float32. Received: dtype={self.dtype_policy.name}")
+            raise ValueError(
+                f"`dtype` of {type(self).__name__} must be float32. Received: dtype={self.dtype_policy.name}"
+            )
 
 
 @keras.saving.register_keras_serializable("genrekeras")
 class MelSpectrogram(Float32Layer):
     """Mel power spectrogram, equal to `librosa.feature.melspectrogram` with its defaults.
 
-    The waveform is padded with `n_fft // 2` zeros at both ends, cut into frames of `n_fft` samples, weighted with a periodic
-    Hann window and transformed; the squared magnitudes are summed in triangular mel bands.
+    The waveform is padded with `n_fft // 2` zeros at both ends, cut into frames of `n_fft` samples, weighted with a
+    periodic Hann window and transformed; the squared magnitudes are summed in triangular mel bands.
 
     `keras.layers.MelSpectrogram` is not used because its decibels depend on the other clips of the batch, it knows the
     HTK scale only and its filterbank is built anew at each call.
@@ -38,11 +41,12 @@ class MelSpectrogram(Float32Layer):
         hop_length: int > 0, in samples, from a frame to the next.
         n_mels: int > 0, number of mel bands.
         f_min: float >= 0, in Hz, lower edge of the lowest band.
-        f_max: float > `f_min` and <= `sample_rate / 2`, in Hz, upper edge of the highest band; `None` is `sample_rate / 2`.
+        f_max: float > `f_min` and <= `sample_rate / 2`, in Hz, upper edge of the highest band; `None` is `sample_rate /
+            2`.
         mel_scale: `"slaney"` (linear below 1 kHz, logarithmic above) or `"htk"` (logarithmic).
         norm: `"slaney"` (each band has the same area) or `None` (each band has the peak 1).
-        dft: `"fft"`, or `"matmul"`: the same transform from matrix products of real numbers, which formats without complex
-            numbers (ONNX, OpenVINO, LiteRT) can hold.
+        dft: `"fft"`, or `"matmul"`: the same transform from matrix products of real numbers, which formats without
+            complex numbers (ONNX, OpenVINO, LiteRT) can hold.
 
     Input shape: `(batch, samples)`, at least one sample.
 
@@ -72,7 +76,12 @@ class MelSpectrogram(Float32Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        for name, value in {"sample_rate": sample_rate, "n_fft": n_fft, "hop_length": hop_length, "n_mels": n_mels}.items():
+        for name, value in {
+            "sample_rate": sample_rate,
+            "n_fft": n_fft,
+            "hop_length": hop_length,
+            "n_mels": n_mels,
+        }.items():
             _check_positive_integer(name, value)
         if n_fft % 2:
             raise ValueError(f"`n_fft` must be even. Received: n_fft={n_fft}")
@@ -175,7 +184,8 @@ class PowerToDecibels(Float32Layer):
     Raises:
         ValueError: an option is out of range.
 
-    The system of 2023 took `amplitude_to_db(..., top_db=80)` of a power spectrogram; in true decibels this is `top_db=40, amin=1e-5`.
+    The system of 2023 took `amplitude_to_db(..., top_db=80)` of a power spectrogram; in true decibels this is
+    `top_db=40, amin=1e-5`.
     """
 
     def __init__(self, ref="max", amin=1e-10, top_db=80.0, **kwargs):
@@ -245,8 +255,8 @@ class SpectrogramToImage(Float32Layer):
     """A spectrogram as a gray image with values in [0, 255].
 
     Args:
-        scale: `"clip"`, the clip's own minimum..maximum becomes 0..255, and a clip of one value (silence) becomes zeros; or
-            `"decibels"`, `-top_db`..0 becomes 0..255 and what lies outside is cut.
+        scale: `"clip"`, the clip's own minimum..maximum becomes 0..255, and a clip of one value (silence) becomes
+            zeros; or `"decibels"`, `-top_db`..0 becomes 0..255 and what lies outside is cut.
         top_db: float > 0, in dB, for `scale="decibels"`.
         flip: bool, put the highest band into the first row.
 
@@ -317,15 +327,18 @@ def mel_filterbank(sample_rate, n_fft, n_mels, f_min, f_max, mel_scale, norm):
 def real_fft_factors(n_fft):
     """The Fourier transform of `n_fft` real samples as two small matrix products with a rotation between them.
 
-    Source: Cooley and Tukey, 1965. With `n_fft = rows * columns`, sample `columns * r + c` in row r and column c, the transform at
+    Source: Cooley and Tukey, 1965. With `n_fft = rows * columns`, sample `columns * r + c` in row r and column c, the
+        transform at
     `k = p + rows * q` is the sum over c of `turn(c * p / n_fft) * turn(c * q / columns)` times the sum over r of
-    `turn(r * p / rows) * sample`. Samples are real, so p runs to `rows // 2` only: what lies above mirrors what lies below.
+    `turn(r * p / rows) * sample`. Samples are real, so p runs to `rows // 2` only: what lies above mirrors what lies
+    below.
 
     Returns:
         inner: `(2 * half_rows, rows)` float32, real parts above imaginary parts, applied from the left.
         twiddle: `(2, half_rows, columns)` float32, cosines and sines.
         outer: `(2 * columns, 2 * columns)` float32, applied from the right to real parts beside imaginary parts.
-        bins: `(half_rows, columns)` int, which of the bins 0..n_fft // 2 comes out where; -1 where one comes a second time.
+        bins: `(half_rows, columns)` int, which of the bins 0..n_fft // 2 comes out where; -1 where one comes a second
+            time.
     """
     rows = min((d for d in range(2, n_fft + 1, 2) if n_fft % d == 0), key=lambda d: (d + n_fft // d, -d))
     columns = n_fft // rows
@@ -350,7 +363,7 @@ def real_fft_factors(n_fft):
 
 
 def _rows_in_order(filterbank, bins):
-    """Filters for the squares as `_squares_matmul` leaves them: (half_rows, real and imaginary x columns), flattened."""
+    """Filters for the squares as `_squares_matmul` leaves them: (half_rows, real and imaginary x columns) in a row."""
     ordered = filterbank[bins] * (bins >= 0)[..., None]  # (half_rows, columns, mels)
     return np.concatenate([ordered, ordered], axis=1).reshape(-1, filterbank.shape[1]).astype("float32")
 

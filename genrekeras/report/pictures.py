@@ -1,8 +1,7 @@
 """Confusion matrix and learning curves, as figures for a paper."""
 
-import os
-
 import numpy as np
+from genrekeras.files import whole_file
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -49,7 +48,7 @@ def confusion_matrix(report, path=None):
     axes.tick_params(which="both", length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    figure.colorbar(image, ax=axes, label="% of the true genre's clips", shrink=0.8).outline.set_visible(False)
+    figure.colorbar(image, ax=axes, label="% of the true genre's clips", fraction=0.046).outline.set_visible(False)
     return _saved(figure, path)
 
 
@@ -93,6 +92,8 @@ def learning_curves(history, path=None, title=None):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(y=0.12)
+        if key == "accuracy":
+            axes.set_ylim(0, 105)
     if title:
         figure.suptitle(title, fontsize=10)
     return _saved(figure, path)
@@ -100,7 +101,6 @@ def learning_curves(history, path=None, title=None):
 
 def _saved(figure, path):
     if path is not None:
-        stem, extension = os.path.splitext(os.fspath(path))
-        figure.savefig(f"{stem}.tmp{extension}", dpi=160)
-        os.replace(f"{stem}.tmp{extension}", path)
+        with whole_file(path) as temporary:
+            figure.savefig(temporary, dpi=160)
     return figure

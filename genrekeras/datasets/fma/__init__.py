@@ -1,8 +1,8 @@
 """FMA: a dataset for music analysis.
 
-8,000 clips of 30 s (fma_small), 8 genres of 1,000 each, mp3; tracks by their artists under their own licences, most of them non-commercial,
-metadata CC BY 4.0. Official splits of 6,400 / 800 / 800 without a shared artist. Three clips hold no audio (99134, 108925, 133297) and three
-are cut short (98565, 98567, 98569); they are found by decoding.
+8,000 clips of 30 s (fma_small), 8 genres of 1,000 each, mp3; tracks by their artists under their own licences, most of
+them non-commercial, metadata CC BY 4.0. Official splits of 6,400 / 800 / 800 without a shared artist. Three clips hold
+no audio (99134, 108925, 133297) and three are cut short (98565, 98567, 98569); they are found by decoding.
 
 Source: Defferrard, Benzi, Vandergheynst, Bresson, "FMA: A Dataset For Music Analysis", ISMIR 2017.
 """

@@ -8,7 +8,6 @@ import os
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
-
 from genrekeras import audio
 
 # A clip that is shorter than this says nothing about its genre; FMA's three clips that are cut short have 0.5 to 1.6 s.
@@ -31,9 +30,9 @@ class FmaConfig(tfds.core.BuilderConfig):
 class Fma(tfds.core.GeneratorBasedBuilder):
     """Clips and labels of a table from `find_tracks`.
 
-    An example is `audio`, `(samples,)` int16, the whole clip, mono; `scale`, float32, what 32,767 stands for (1, or the peak of a clip that
-    overshoots 1); `genre`, the label; `track_id`. Examples are stored in the order of their ids. Which clips were left out and why, and the ids
-    and labels of all that are stored, stand in `info.metadata`.
+    An example is `audio`, `(samples,)` int16, the whole clip, mono; `scale`, float32, what 32,767 stands for (1, or the
+    peak of a clip that overshoots 1); `genre`, the label; `track_id`. Examples are stored in the order of their ids.
+    Which clips were left out and why, and the ids and labels of all that are stored, stand in `info.metadata`.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -49,9 +48,7 @@ class Fma(tfds.core.GeneratorBasedBuilder):
             description="Clips of music with their genre.",
             features=tfds.features.FeaturesDict(
                 {
-                    "audio": tfds.features.Tensor(
-                        shape=(None,), dtype=np.int16, encoding=tfds.features.Encoding.BYTES
-                    ),
+                    "audio": tfds.features.Tensor(shape=(None,), dtype=np.int16, encoding=tfds.features.Encoding.BYTES),
                     "scale": tfds.features.Scalar(dtype=np.float32),
                     "genre": tfds.features.ClassLabel(names=list(self.builder_config.genres)),
                     "track_id": tfds.features.Scalar(dtype=np.int64),
@@ -100,11 +97,12 @@ class Fma(tfds.core.GeneratorBasedBuilder):
         if not stored["track_ids"]:
             first = next(iter(self.info.metadata["broken"].items()))
             raise ValueError(
-                f"None of the {len(tracks)} clips of the split {split!r} can be read. The first: track {first[0]}: {first[1]}"
+                f"None of the {len(tracks)} clips of the split {split!r} can be read. "
+                f"The first, track {first[0]}: {first[1]}"
             )
 
     def _decoded(self, tracks):
-        """(track id, genre, waveform or AudioError) in the order of `tracks`, decoded in threads, few at a time in memory."""
+        """(track id, genre, waveform or AudioError) in the order of `tracks`; threads decode, a few clips ahead."""
         rows = zip(tracks.index, tracks["genre"], tracks["path"], strict=True)
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             waiting = collections.deque()

@@ -1,35 +1,34 @@
 """An FMA folder as splits: built once with TFDS, then read at random."""
 
 import bisect
-import contextlib
 import hashlib
-import io
 import itertools
 import os
 import warnings
 
 import tensorflow_datasets as tfds
-
 from genrekeras.datasets.fma.builder import Fma, FmaConfig
 from genrekeras.datasets.fma.tracks import SUBSETS, find_tracks
+from genrekeras.datasets.quiet import quiet_absl
 from genrekeras.datasets.splits import PROTOCOLS, Dataset, Split, deal
 
 
 def load_fma(data_dir, subset="small", protocol="official", sample_rate=22050, seed=0, prepared_dir=None):
     """FMA, from a folder with its metadata and clips.
 
-    The first call decodes all clips (with a progress bar) and stores them as ArrayRecord files; later calls read these. Audio is stored once for
-    all protocols. Clips that cannot be decoded, or that are shorter than 2 s, are left out, named in one warning and counted.
+    The first call decodes all clips (with a progress bar) and stores them as ArrayRecord files; later calls read these.
+    Audio is stored once for all protocols. Clips that cannot be decoded, or that are shorter than 2 s, are left out,
+    named in one warning and counted.
 
     Args:
-        data_dir: str or path-like, the folder that holds `fma_metadata/tracks.csv` and `fma_small/000/000002.mp3` ... (other layouts that
-            are found: `genrekeras.datasets.fma.tracks.find_tracks`).
+        data_dir: str or path-like, the folder that holds `fma_metadata/tracks.csv` and `fma_small/000/000002.mp3` ...
+            (other layouts that are found: `genrekeras.datasets.fma.tracks.find_tracks`).
         subset: str, "small".
         protocol: `"official"` or `"random"`: see `genrekeras.datasets.splits.deal`.
         sample_rate: int > 0, in Hz, at which clips are stored.
         seed: int, of the random protocol.
-        prepared_dir: str or path-like, where to store the decoded clips (30 s at 22,050 Hz: 1.3 MB a clip, 10.6 GB for fma_small);
-            `None` is the folder `prepared` in `data_dir`.
+        prepared_dir: str or path-like, where to store the decoded clips (30 s at 22,050 Hz: 1.3 MB a clip, 10.6 GB for
+            fma_small); `None` is the folder `prepared` in `data_dir`.
 
     Returns:
         `Dataset`.
@@ -55,9 +54,10 @@ def load_folder_of_tracks(name, data_dir, subset, genres, protocol, sample_rate,
     fingerprint = _fingerprint(tracks, genres, sample_rate)
     config = FmaConfig(name=f"{subset}_{sample_rate}hz", sample_rate=sample_rate, genres=tuple(genres))
     # A folder that changed gets a new dataset; the old one is left alone.
-    builder = Fma(tracks=tracks, config=config, data_dir=os.path.join(prepared_dir, fingerprint))
-    if not builder.is_prepared():
-        _prepare(builder, prepared_dir)
+    with quiet_absl():
+        builder = Fma(tracks=tracks, config=config, data_dir=os.path.join(prepared_dir, fingerprint))
+        if not builder.is_prepared():
+            _prepare(builder, prepared_dir)
     metadata = builder.info.metadata
     broken = {int(track_id): reason for track_id, reason in metadata["broken"].items()}
     _warn_of_lost_clips(data_dir, metadata["tracks"], metadata["missing"], broken)
@@ -95,7 +95,9 @@ def load_folder_of_tracks(name, data_dir, subset, genres, protocol, sample_rate,
         "readable": len(track_ids),
         **{split: len(clips) for split, clips in splits.items()},
     }
-    return Dataset(name, protocol, **splits, genres=tuple(genres), sample_rate=sample_rate, counts=counts, broken=broken)
+    return Dataset(
+        name, protocol, **splits, genres=tuple(genres), sample_rate=sample_rate, counts=counts, broken=broken
+    )
 
 
 class _Joined:
@@ -119,8 +121,7 @@ def _prepare(builder, prepared_dir):
     except OSError as error:
         raise OSError(f"`prepared_dir` cannot be written: {error}. Pass another `prepared_dir`.") from error
     tfds.disable_progress_bar()  # one bar is enough: the builder's own, in clips
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download that there is none of
-        builder.download_and_prepare()
+    builder.download_and_prepare()
 
 
 def _fingerprint(tracks, genres, sample_rate):

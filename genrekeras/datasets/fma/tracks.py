@@ -4,7 +4,7 @@ import os
 import warnings
 
 import pandas as pd
-
+from genrekeras.files import whole_file
 from genrekeras.genres import GENRES
 
 # Genres of each subset, in the order of their labels.
@@ -15,9 +15,9 @@ _TFDS_SPLITS = {"training": "train", "validation": "validation", "test": "test"}
 def find_tracks(data_dir, subset, genres):
     """The tracks of a subset that an FMA folder should have, and where their files would be.
 
-    Found are, below `data_dir` or (if `data_dir` is the audio folder) beside it: the table `fma_metadata/tracks.csv`, `tracks.csv` or
-    `train_labels.csv`, and the clips as `fma_small/000/000002.mp3` or `000/000002.mp3`; archives that were unpacked into a folder of
-    their own name are found too.
+    Found are, below `data_dir` or (if `data_dir` is the audio folder) beside it: the table `fma_metadata/tracks.csv`,
+    `tracks.csv` or `train_labels.csv`, and the clips as `fma_small/000/000002.mp3` or `000/000002.mp3`; archives that
+    were unpacked into a folder of their own name are found too.
 
     Args:
         data_dir: str or path-like.
@@ -25,8 +25,8 @@ def find_tracks(data_dir, subset, genres):
         genres: sequence of str, in the order of their labels.
 
     Returns:
-        `pandas.DataFrame` indexed by `track_id`, sorted, with `genre` (str), `split` ("train", "validation", "test"; missing if only
-        labels are known), `path` (str) and `bytes` (int; -1 for a missing file).
+        `pandas.DataFrame` indexed by `track_id`, sorted, with `genre` (str), `split` ("train", "validation", "test";
+        missing if only labels are known), `path` (str) and `bytes` (int; -1 for a missing file).
 
     Raises:
         FileNotFoundError: there is no folder, no table, or no clip at all.
@@ -55,7 +55,8 @@ def read_tracks(path, subset="small"):
     """FMA's tracks.csv, the rows of a subset.
 
     Returns:
-        `pandas.DataFrame` indexed by `track_id`, sorted, with `genre` (str) and `split` ("train", "validation", "test").
+        `pandas.DataFrame` indexed by `track_id`, sorted, with `genre` (str) and `split` ("train", "validation",
+        "test").
 
     Raises:
         ValueError: the file is not FMA's tracks.csv, or holds no track of the subset.
@@ -93,9 +94,8 @@ def read_labels(path):
 
 def write_labels(tracks, path):
     """Write `track_id` and `genre` of a table from `read_tracks` as train_labels.csv."""
-    temporary = f"{os.fspath(path)}.tmp"
-    tracks[["genre"]].to_csv(temporary, index_label="track_id")
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        tracks[["genre"]].to_csv(temporary, index_label="track_id")
 
 
 def _are_integers(ids):

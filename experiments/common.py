@@ -1,0 +1,271 @@
+"""What the experiments share: flags, data, the run's folder, training and its figures."""
+
+import argparse
+import csv
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import sys
+
+import genrekeras as gk  # before keras: it chooses the backend
+import keras
+from genrekeras import backbones, report
+from genrekeras.files import whole_file
+
+BATCH_SIZE = 16
+EPOCHS = 20
+
+
+def start(doc, network=True):
+    """Read the flags, load the data, make the run's folder and say what will be done.
+
+    Args:
+        doc: str, the experiment's docstring, shown by --help.
+        network: bool, take the flags of a neural network too.
+
+    Returns:
+        `Run`.
+    """
+    flags = _parser(doc, network).parse_args()
+    keras.utils.set_random_seed(flags.seed)
+    try:
+        data = _load_data(flags)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"The data cannot be used: {error}") from error
+    run = Run(flags, data, _make_folder(flags), clip_seconds=_clip_seconds(flags))
+    if flags.smoke:
+        run.data = _small(data)
+    print(f"Data:    {run.data}")
+    print(f"Folder:  {run.folder}")
+    if len(data.validation) == 0:
+        print("NOTE:    the validation split is empty: the last epoch is kept, and nothing tells how good it is.")
+    if data.protocol == "random":
+        print("NOTE:    random protocol: artists on both sides, the test clips choose the epoch: scores are too good.")
+    return run
+
+
+@dataclasses.dataclass
+class Run:
+    """A run: its flags, data and folder.
+
+    Attributes:
+        flags: `argparse.Namespace`.
+        data: `genrekeras.datasets.Dataset`.
+        folder: str.
+        clip_seconds: float, of the clips that the model hears.
+        model_file: str, where the best model is saved.
+    """
+
+    flags: argparse.Namespace
+    data: gk.datasets.Dataset
+    folder: str
+    clip_seconds: float
+
+    @property
+    def model_file(self):
+        return os.path.join(self.folder, "model.keras")
+
+    def classifier(self, backbone, dropout, waveform_augmentation=(), image_augmentation=()):
+        """A `GenreClassifier` as the flags say.
+
+        If no weights were asked for by name and those of ImageNet cannot be had, one with random weights, all of it to
+        be trained.
+        """
+        arguments = {
+            "backbone": backbone,
+            "genres": self.data.genres,
+            "clip_seconds": self.clip_seconds,
+            "stem": self.flags.stem,
+            "fine_tune": self.flags.fine_tune or ("stem" if self.flags.stem == "new" else "head"),
+            "pretrained": None if self.flags.pretrained == "none" else self.flags.pretrained or "imagenet",
+            "dropout": dropout,
+            "waveform_augmentation": waveform_augmentation,
+            "image_augmentation": image_augmentation,
+        }
+        try:
+            model = gk.GenreClassifier(**arguments)
+        except ValueError as error:
+            raise SystemExit(str(error)) from error
+        except backbones.PretrainedWeightsError as error:
+            if self.flags.pretrained:
+                raise SystemExit(str(error)) from error
+            rule = "!" * 100
+            print(f"{rule}\n{error}\n")
+            print(f"GOING ON WITHOUT THEM: all of a randomly initialized {backbone} is trained.\n{rule}")
+            model = gk.GenreClassifier(**{**arguments, "pretrained": None, "fine_tune": "all"})
+        print(
+            f"Model:   {backbone} on {keras.backend.backend()}, pretrained {model.pretrained}, stem {model.stem}, "
+            f"trained: {model.fine_tune}, dropout {dropout}, clips of {self.clip_seconds:g} s"
+        )
+        return model
+
+    def train(self, model, callbacks=()):
+        """Fit the compiled model, keep the best epoch, and leave config, history and curves in the folder."""
+        self._save_json("config.json", self._config(model))
+        train, validation = self._batches(self.data.train, model, shuffle=True), None
+        if len(self.data.validation):
+            validation = self._batches(self.data.validation, model)
+        callbacks = list(callbacks)
+        if validation:
+            callbacks.append(gk.callbacks.BestCheckpoint(self.model_file, monitor="val_accuracy"))
+        if self.flags.wandb:
+            self.wandb = gk.callbacks.WandbLogger(
+                name=os.path.basename(self.folder), config=self._config(model), folder=self.folder
+            )
+            callbacks.append(self.wandb)
+        epochs = self._epochs()
+        print(f"To do:   {epochs} epochs of {len(train)} steps of {BATCH_SIZE} clips\n")
+        history = model.fit(
+            train,
+            validation_data=validation,
+            epochs=epochs,
+            callbacks=callbacks,
+            verbose=1 if sys.stdout.isatty() else 2,
+        ).history
+        if not validation:
+            with whole_file(self.model_file) as temporary:
+                model.save(temporary)
+        self._save_history(history)
+        report.learning_curves(history, os.path.join(self.folder, "learning_curves.png"), title=self._title(model))
+
+    def evaluate(self):
+        """Score the saved model on validation and test; leave figures and pictures in the folder."""
+        model = keras.saving.load_model(self.model_file)
+        self.save_reports([gk.evaluation.evaluate(model, split) for split in self.splits_to_score()])
+        if self.flags.wandb:
+            self.wandb.finish()
+
+    def save_reports(self, reports):
+        """Print each report and leave it as JSON and as a picture; all their figures go into metrics.json."""
+        print()
+        metrics = {}
+        for scores in reports:
+            scores.to_json(os.path.join(self.folder, f"{scores.split}.json"))
+            scores.plot(os.path.join(self.folder, f"confusion_{scores.split}.png"))
+            details = ("genres", "track_ids", "labels", "predictions", "probabilities")
+            metrics[scores.split] = {key: value for key, value in scores.to_dict().items() if key not in details}
+            if self.flags.wandb:
+                self.wandb.log_report(scores)
+            print(scores)
+        self._save_json("metrics.json", metrics)
+        print(f"\nAll of it is in {self.folder}")
+
+    def splits_to_score(self):
+        """Validation and test, without those that are empty."""
+        same = self.data.protocol == "random"  # its test split is its validation split
+        return [split for split in [self.data.validation, *([] if same else [self.data.test])] if len(split)]
+
+    def _epochs(self):
+        return self.flags.epochs or (2 if self.flags.smoke else EPOCHS)
+
+    def _batches(self, split, model, shuffle=False):
+        return gk.datasets.batches(split, BATCH_SIZE, model.clip_seconds, shuffle=shuffle, seed=self.flags.seed)
+
+    def _title(self, model):
+        return f"{os.path.basename(sys.argv[0])}: {model.backbone} on {self.data.name}, {self.data.protocol} protocol"
+
+    def _config(self, model):
+        packages = ("genrekeras", "keras", keras.backend.backend(), "librosa", "numpy", "tensorflow-datasets")
+        return {
+            "command": [os.path.basename(sys.executable), *sys.argv],
+            "flags": vars(self.flags),
+            "backend": keras.backend.backend(),
+            "versions": {package: _version(package) for package in packages},
+            "data": {"name": self.data.name, "protocol": self.data.protocol, "counts": self.data.counts},
+            "fingerprint": self.data.train.fingerprint,
+            "epochs": self._epochs(),
+            "batch_size": BATCH_SIZE,
+            "model": model.get_config(),
+            "optimizer": model.optimizer.get_config(),
+        }
+
+    def _save_json(self, name, content):
+        with whole_file(os.path.join(self.folder, name)) as path, open(path, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1, default=str)
+
+    def _save_history(self, history):
+        path = os.path.join(self.folder, "history.csv")
+        with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["epoch", *history])
+            writer.writerows(zip(range(1, len(history["loss"]) + 1), *history.values(), strict=True))
+
+
+def augmentation_of_2023(seed):
+    """The 2023 augmentation, as arguments of `Run.classifier`: 40 % of the clips, half by gain, half by noise."""
+    return {
+        "waveform_augmentation": [gk.layers.PowerGain(factors=(1.5, 0.5), share=(0.0, 0.2), seed=seed)],
+        "image_augmentation": [gk.layers.ImageNoise(sigma=0.1, share=(0.2, 0.4), seed=seed)],
+    }
+
+
+def _parser(doc, network):
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data-dir", help="folder with FMA's metadata and clips (default: a small synthetic corpus)")
+    add("--protocol", default="official", choices=("official", "random"), help="splits (default: official)")
+    add("--seed", type=int, default=0, help="of weights, order, dropout and the random protocol (default: 0)")
+    add("--output", help="folder of the run, new or empty (default: runs/EXPERIMENT-TIME)")
+    add("--smoke", action="store_true", help="few clips, short ones, 2 epochs: does it run?")
+    if not network:
+        parser.set_defaults(wandb=False)
+        return parser
+    add("--epochs", type=_positive, help=f"default: {EPOCHS}")
+    add(
+        "--pretrained",
+        help="imagenet, none, or a .weights.h5 file (default: imagenet, and if it cannot be had, none: train all)",
+    )
+    add("--stem", default="fold", choices=backbones.STEMS, help="first convolution (default: fold)")
+    add("--fine-tune", choices=backbones.FINE_TUNE, help="what is trained (default: head; stem with --stem new)")
+    add("--wandb", action="store_true", help="log to Weights & Biases; offline where no key is set")
+    return parser
+
+
+def _positive(text):
+    if int(text) <= 0:
+        raise argparse.ArgumentTypeError(f"must be > 0, not {text}")
+    return int(text)
+
+
+def _clip_seconds(flags):
+    if flags.smoke:
+        return 1.0
+    return 10.0 if flags.data_dir else 3.0
+
+
+def _load_data(flags):
+    if flags.data_dir:
+        return gk.datasets.load_fma(flags.data_dir, protocol=flags.protocol, seed=flags.seed)
+    print(
+        "No --data-dir: a small SYNTHETIC corpus stands in for music, its genres are made-up sounds.\n"
+        "It shows that everything works; its scores say nothing about music.\n"
+    )
+    return gk.datasets.load_mini(protocol=flags.protocol, seed=flags.seed)
+
+
+def _small(data, clips=32):
+    splits = {name: getattr(data, name) for name in ("train", "validation", "test")}
+    small = {name: split.select(range(0, len(split), -(-len(split) // clips) or 1)) for name, split in splits.items()}
+    counts = {**data.counts, **{name: len(split) for name, split in small.items()}}
+    return dataclasses.replace(data, **small, counts=counts)
+
+
+def _make_folder(flags):
+    name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+    folder = flags.output or os.path.join("runs", f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        if os.listdir(folder):
+            raise SystemExit(f"--output must be a new or empty folder, and {folder} holds files.")
+    except OSError as error:
+        raise SystemExit(f"The run's folder cannot be made: {error}") from error
+    return folder
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

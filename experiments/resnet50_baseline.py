@@ -1,0 +1,25 @@
+"""How good is ResNet50 with RMSprop, without dropout, augmentation or decay? The first run of the 2023 system: 49.55 %
+there.
+
+    python experiments/resnet50_baseline.py                  # a small synthetic corpus
+    python experiments/resnet50_baseline.py --data-dir FMA   # fma_small
+
+Data and weights as in 2023: `--data-dir FMA --protocol random --stem new --fine-tune stem`.
+
+EXPECTED
+"""
+
+import common  # before keras: it chooses the backend
+import keras
+
+
+def main():
+    run = common.start(__doc__)
+    model = run.classifier("resnet50", dropout=0.0)
+    model.compile(keras.optimizers.RMSprop(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    run.train(model)
+    run.evaluate()
+
+
+if __name__ == "__main__":
+    main()
