@@ -27,7 +27,7 @@ class GenreClassifier(keras.Model):
 
     Args:
         backbone: str, `"efficientnet_b0"` or `"resnet50"`.
-        genres: sequence of distinct str, at least two; the label of a genre is its index.
+        genres: list or tuple of distinct str, at least two; the label of a genre is its index.
         clip_seconds: float > 0, length of the clips that the model hears.
         front_end: sequence of layers (or a `keras.Sequential`), waveform `(batch, samples)` -> image
             `(batch, mels, frames, 1)` in [0, 255], one of them a `MelSpectrogram`, which knows the sample rate; `None`
@@ -151,15 +151,34 @@ class GenreClassifier(keras.Model):
         self._check_waveform_shape(waveform.shape)
         return super().call(waveform, training=training, mask=mask)
 
-    def fit(self, x=None, y=None, *args, **kwargs):
-        """As `keras.Model.fit`; data that does not belong to this model is refused before the first step."""
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        **kwargs,
+    ):
+        """As `keras.Model.fit`; data that does not belong to this model is refused before the first step.
+
+        `genrekeras.datasets.Batches` keep their own order: that of their seed and of the epoch, also after `initial_epoch`.
+        """
         self._check_data(x, y)
-        validation = kwargs.get("validation_data")
-        if validation is not None:
-            self._check_data(*(validation[:2] if isinstance(validation, (tuple, list)) else (validation, None)))
-        if isinstance(x, keras.utils.PyDataset):
-            kwargs.setdefault("shuffle", False)  # it shuffles itself; Keras would from Python's global random state
-        return super().fit(x, y, *args, **kwargs)
+        if isinstance(validation_data, (tuple, list)):
+            self._check_data(*validation_data[:2])
+        elif validation_data is not None:
+            self._check_data(validation_data, None)
+        if hasattr(x, "epoch"):
+            shuffle = False  # Keras would shuffle the batches, from Python's global random state
+            callbacks = [*(callbacks or []), _FollowEpoch(x)]
+        return super().fit(
+            x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle, **kwargs
+        )
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.evaluate`; data that does not belong to this model is refused."""
@@ -222,6 +241,17 @@ class GenreClassifier(keras.Model):
                 )
 
 
+class _FollowEpoch(keras.callbacks.Callback):
+    """Tells the data which epoch begins: it cannot count, as Keras reads a batch to build a model and calls it an epoch."""
+
+    def __init__(self, data):
+        super().__init__()
+        self.data = data
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.data.epoch = epoch
+
+
 def _default_front_end():
     return [MelSpectrogram(), PowerToDecibels(), SpectrogramToImage()]
 
@@ -240,7 +270,7 @@ def _sample_rate(front_end):
 
 
 def _checked_genres(genres):
-    names = () if isinstance(genres, str) else tuple(genres)
+    names = tuple(genres) if isinstance(genres, (list, tuple)) else ()
     if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"`genres` must be at least two distinct names. Received: genres={genres!r}")
     return names

@@ -43,7 +43,8 @@ class Batches(keras.utils.PyDataset):
 
     Attributes:
         sample_rate, genres, clip_seconds: of the data; `GenreClassifier.fit` compares them with the model's.
-        epoch: int, the epoch that the next batches belong to; counts up when an epoch ends.
+        epoch: int, the epoch that the next batches belong to; counts up when an epoch ends, and `GenreClassifier.fit`
+            sets it as each epoch begins.
     """
 
     def __init__(self, split, batch_size, clip_seconds, crop, shuffle, seed, mixup, workers):

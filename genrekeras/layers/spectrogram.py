@@ -123,14 +123,14 @@ class MelSpectrogram(Float32Layer):
         return ops.square(real) + ops.square(imaginary)  # (batch, frames, bins)
 
     def _squares_matmul(self, padded):
-        frames = self._frames(padded) * self._window  # (batch, frames, n_fft)
-        batch, count = ops.shape(frames)[0], ops.shape(frames)[1]
         rows, columns = self._fft_inner.shape[1], self._fft_twiddle.shape[-1]
+        cosine, sine = ops.convert_to_tensor(self._fft_twiddle[0]), ops.convert_to_tensor(self._fft_twiddle[1])
+        frames = self._frames(padded) * ops.convert_to_tensor(self._window)  # (batch, frames, n_fft)
+        batch, count = ops.shape(frames)[0], ops.shape(frames)[1]
         frames = ops.reshape(frames, (batch, count, rows, columns))
         inner = ops.matmul(self._fft_inner, frames)  # (batch, frames, real and imaginary x half_rows, columns)
         half = self._fft_twiddle.shape[1]
         real, imaginary = inner[:, :, :half], inner[:, :, half:]  # (batch, frames, half_rows, columns) each
-        cosine, sine = self._fft_twiddle
         turned = ops.concatenate([real * cosine - imaginary * sine, real * sine + imaginary * cosine], axis=-1)
         outer = ops.matmul(turned, self._fft_outer)  # (batch, frames, half_rows, real and imaginary x columns)
         return ops.reshape(ops.square(outer), (batch, count, half * 2 * columns))
@@ -140,7 +140,7 @@ class MelSpectrogram(Float32Layer):
         count = 1 + (ops.shape(padded)[1] - self.n_fft) // self.hop_length
         if self.n_fft % self.hop_length:
             starts = ops.expand_dims(ops.arange(count) * self.hop_length, 1)
-            return ops.take(padded, starts + np.arange(self.n_fft), axis=1)
+            return ops.take(padded, starts + ops.arange(self.n_fft), axis=1)
         # A frame is a row of whole hops: slices of the hops beside each other, which costs no gathering.
         hops_in_frame = self.n_fft // self.hop_length
         hops = padded[:, : (count + hops_in_frame - 1) * self.hop_length]

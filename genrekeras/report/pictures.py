@@ -81,7 +81,7 @@ def learning_curves(history, path=None, title=None):
                 f"{validation[best]:.3g}",
                 (epochs[best], validation[best]),
                 textcoords="offset points",
-                xytext=(0, 7),
+                xytext=(0, -14 if key == "accuracy" and validation[best] > 90 else 7),
                 ha="center",
                 fontsize=8,
                 color=_VALIDATION,

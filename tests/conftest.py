@@ -1,0 +1,104 @@
+"""What tests share: a seeded generator, real clips where they are, the synthetic corpus, small FMA folders."""
+
+import csv
+import os
+import pathlib
+
+import genrekeras as gk
+import keras
+import numpy as np
+import pytest
+import soundfile
+from genrekeras.datasets.mini import make_mini
+
+SHARED_CLIPS = pathlib.Path(__file__).parents[2] / "shared" / "data" / "fma_clips"
+REAL_CLIPS = {2: "Hip-Hop", 5: "Hip-Hop", 10: "Pop", 140: "Folk"} | {
+    1039: "Rock",
+    1040: "Rock",
+    1082: "International",
+    1083: "Experimental",
+}
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20231122)
+
+
+@pytest.fixture
+def real_clips():
+    """dict, track id -> path of a genuine FMA clip."""
+    if not SHARED_CLIPS.is_dir():
+        pytest.skip("the real FMA clips (shared/data/fma_clips beside this checkout) are not here")
+    return {track_id: SHARED_CLIPS / f"{track_id:06d}.mp3" for track_id in REAL_CLIPS}
+
+
+@pytest.fixture(scope="session")
+def mini_cache(tmp_path_factory):
+    """A cache folder with the synthetic corpus, made once for all tests."""
+    cache = tmp_path_factory.mktemp("cache")
+    make_mini(str(cache / "mini-1"))
+    return cache
+
+
+@pytest.fixture(scope="session")
+def mini(mini_cache):
+    with pytest.warns(UserWarning, match="2 cannot be read"):
+        return gk.datasets.load_mini(cache_dir=mini_cache)
+
+
+def write_fma(folder, tracks, audio=True):
+    """An FMA folder: `tracks` are (track id, genre, split); clips are 3 s of a sine of a frequency by genre."""
+    os.makedirs(folder / "fma_metadata")
+    with open(folder / "fma_metadata" / "tracks.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["", "set", "set", "track"])
+        writer.writerow(["", "split", "subset", "genre_top"])
+        writer.writerow(["track_id", "", "", ""])
+        writer.writerows([track_id, split, "small", genre] for track_id, genre, split in tracks)
+    if audio:
+        for track_id, genre, _ in tracks:
+            path = folder / "fma_small" / f"{track_id // 1000:03d}" / f"{track_id:06d}.mp3"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_sine(path, 200 * (1 + gk.GENRES.index(genre)) + track_id % 7)
+    return folder
+
+
+def write_sine(path, hz, seconds=3.0, rate=44100):
+    time = np.arange(int(seconds * rate)) / rate
+    options = {"format": "MP3", "subtype": "MPEG_LAYER_III"} if str(path).endswith(".mp3") else {}
+    soundfile.write(path, 0.5 * np.sin(2 * np.pi * hz * time), rate, **options)
+    return path
+
+
+def tones(rng, count, samples, rate=22050):
+    """`(count, samples)` float32: clips that differ from each other, chords over noise."""
+    time = np.arange(samples) / rate
+    clips = [
+        sum(rng.uniform(0.1, 0.5) * np.sin(2 * np.pi * rng.uniform(60, 6000) * time) for _ in range(4))
+        + rng.uniform(0.001, 0.3) * rng.standard_normal(samples)
+        for _ in range(count)
+    ]
+    return np.stack(clips).astype("float32")
+
+
+def small_model(**kwargs):
+    """A GenreClassifier with random weights that hears 1 s."""
+    arguments = {"pretrained": None, "fine_tune": "all", "clip_seconds": 1.0, **kwargs}
+    return gk.GenreClassifier(**arguments)
+
+
+def calibrate(model, waveforms):
+    """Give BatchNorm the statistics of these clips: an untrained network maps all clips to the same probabilities."""
+    norms = [x for x in model.feature_extractor.layers if isinstance(x, keras.layers.BatchNormalization)]
+    frozen = [(norm, norm.momentum, norm.trainable) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.trainable = 0.0, True
+    model.feature_extractor(model.front_end(waveforms), training=True)
+    for norm, momentum, trainable in frozen:
+        norm.momentum, norm.trainable = momentum, trainable
+    return model
+
+
+def numpy(tensor):
+    return keras.ops.convert_to_numpy(tensor)

@@ -1,0 +1,150 @@
+"""audio.load and to_length."""
+
+import librosa
+import numpy as np
+import pytest
+import soundfile
+from conftest import write_sine
+from genrekeras import audio
+
+
+@pytest.mark.parametrize("extension", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize("rate", [22050, 44100, 48000])
+def test_formats_and_rates(tmp_path, extension, rate):
+    path = write_sine(tmp_path / f"sine.{extension}", 440, rate=rate)
+    waveform = audio.load(path, sample_rate=22050)
+    assert waveform.dtype == np.float32 and waveform.ndim == 1
+    assert abs(len(waveform) - 3 * 22050) < 0.1 * 22050
+    spectrum = np.abs(np.fft.rfft(waveform[22050 : 2 * 22050]))
+    assert spectrum.argmax() == 440  # 1 s: a bin is 1 Hz
+    assert np.abs(waveform[22050 : 2 * 22050]).max() == pytest.approx(0.5, abs=0.02)
+
+
+def test_channels_are_averaged(tmp_path, rng):
+    channels = rng.uniform(-0.5, 0.5, (22050, 3)).astype("float32")
+    soundfile.write(tmp_path / "three.wav", channels, 22050, subtype="FLOAT")
+    np.testing.assert_allclose(audio.load(tmp_path / "three.wav", 22050), channels.mean(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("sample_rate", [22050, 16000, 44100, 48000, 7919])
+def test_a_part_equals_the_same_part_of_the_whole(tmp_path, rng, sample_rate):
+    path = tmp_path / "noise.flac"
+    soundfile.write(path, rng.uniform(-0.9, 0.9, 5 * 44100), 44100, subtype="PCM_24")
+    whole = audio.load(path, sample_rate)
+    for offset, duration in ((0.0, 1.0), (1.23456, 2.0), (3.0, 1.0), (4.5, None), (4.5, 2.0), (0.001, 0.01)):
+        part = audio.load(path, sample_rate, offset=offset, duration=duration)
+        start = round(offset * sample_rate)
+        if duration is not None and offset + duration <= 5:
+            assert len(part) == round(duration * sample_rate)
+        np.testing.assert_allclose(part, whole[start : start + len(part)], atol=2e-6)
+
+
+def test_only_the_asked_for_seconds_are_decoded(tmp_path, monkeypatch):
+    path = write_sine(tmp_path / "long.wav", 440, seconds=60)
+    read = []
+    original = soundfile.SoundFile.read
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda self, n=-1, **kw: read.append(n) or original(self, n, **kw))
+    audio.load(path, offset=20, duration=10)
+    assert sum(read) < 10.2 * 44100
+
+
+def test_real_clips_equal_librosa(real_clips):
+    for path in list(real_clips.values())[:2]:
+        ours = audio.load(path, duration=10)
+        theirs, _ = librosa.load(path, sr=22050, duration=10.5)
+        assert ours.shape == (220500,)
+        np.testing.assert_allclose(ours, theirs[:220500], atol=1e-5)
+
+
+def test_a_short_file_gives_a_short_waveform(tmp_path):
+    assert len(audio.load(write_sine(tmp_path / "s.wav", 440, seconds=2), duration=10)) == 2 * 22050
+
+
+def _missing(path):
+    pass
+
+
+def _empty(path):
+    path.write_bytes(b"")
+
+
+def _text(path):
+    path.write_text("this is not music " * 100)
+
+
+def _no_samples(path):
+    soundfile.write(path, np.zeros(0), 44100, format="WAV")
+
+
+def _not_finite(path):
+    soundfile.write(path, np.array([0.1, np.nan, 0.2] * 1000), 44100, format="WAV", subtype="FLOAT")
+
+
+@pytest.mark.parametrize(
+    "make, reason",
+    [
+        (_missing, "missing"),
+        (_empty, "empty"),
+        (_text, "not audio"),
+        (_no_samples, "no samples"),
+        (_not_finite, "finite"),
+    ],
+)
+def test_bad_files_are_named_with_their_reason(tmp_path, make, reason):
+    path = tmp_path / "bad.wav"
+    make(path)
+    with pytest.raises(audio.AudioError, match=reason) as caught:
+        audio.load(path)
+    assert caught.value.path == str(path) and str(path) in str(caught.value)
+
+
+def test_a_folder_is_not_a_file(tmp_path):
+    with pytest.raises(audio.AudioError, match="folder"):
+        audio.load(tmp_path)
+
+
+@pytest.mark.parametrize("extension", ["wav", "aiff", "mp3", "ogg", "flac"])
+def test_a_file_that_was_cut_short(tmp_path, rng, extension):
+    path = tmp_path / f"whole.{extension}"
+    options = {"format": "MP3", "subtype": "MPEG_LAYER_III"} if extension == "mp3" else {}
+    soundfile.write(path, rng.uniform(-0.5, 0.5, 8 * 44100), 44100, **options)
+    whole = path.read_bytes()
+    cut = tmp_path / f"cut.{extension}"
+    cut.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(audio.AudioError, match="cut short"):
+        audio.load(cut)
+    if extension != "flac":  # libsndfile does not decode any of it
+        assert len(audio.load(cut, duration=1.0)) == 22050  # what is asked for is there
+
+
+def test_a_real_clip_that_was_cut_short(tmp_path, real_clips):
+    data = real_clips[2].read_bytes()
+    (tmp_path / "cut.mp3").write_bytes(data[: len(data) // 3])
+    with pytest.raises(audio.AudioError, match=r"the header promises 30.0 s, only 9.9 s"):
+        audio.load(tmp_path / "cut.mp3")
+
+
+def test_behind_the_end(tmp_path):
+    path = write_sine(tmp_path / "s.wav", 440, seconds=2)
+    with pytest.raises(audio.AudioError, match=r"no samples at 5 s: the file ends at 2\.00 s"):
+        audio.load(path, offset=5.0)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"sample_rate": 0}, {"sample_rate": 22050.5}, {"offset": -1}, {"duration": 0}, {"duration": np.nan}]
+)
+def test_bad_arguments_are_named(tmp_path, arguments):
+    path = write_sine(tmp_path / "s.wav", 440, seconds=1)
+    with pytest.raises(ValueError, match=f"`{next(iter(arguments))}`"):
+        audio.load(path, **arguments)
+
+
+def test_to_length_reflects_at_both_ends():
+    clip = np.array([1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(audio.to_length(clip, 2), [1, 2])
+    np.testing.assert_array_equal(audio.to_length(clip, 3), [1, 2, 3])
+    np.testing.assert_array_equal(audio.to_length(clip, 6), [2, 1, 2, 3, 2, 1])
+    assert len(audio.to_length(clip, 100)) == 100
+    np.testing.assert_array_equal(audio.to_length(np.array([5.0]), 4), [5, 5, 5, 5])
+    with pytest.raises(ValueError, match="at least one sample"):
+        audio.to_length(np.zeros(0), 4)

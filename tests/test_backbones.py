@@ -1,0 +1,158 @@
+"""Backbones: the folded stem equals the RGB network on gray images, frozen means still, weights come from files."""
+
+import genrekeras as gk
+import keras
+import numpy as np
+import pytest
+from conftest import numpy
+from genrekeras import backbones
+
+SHAPE = (64, 50, 1)
+
+
+@pytest.fixture(params=list(backbones.BACKBONES))
+def rgb(request, rng, tmp_path):
+    """(name, RGB network, its weights file): random weights, non-trivial normalization and BatchNorm statistics."""
+    name = request.param
+    network = _rgb_network(name, rng)
+    path = str(tmp_path / "rgb.weights.h5")
+    saved = backbones.BACKBONES[name].constructor(include_top=False, weights=None)
+    saved.set_weights(network.get_weights())
+    saved.save_weights(path)
+    return name, network, path
+
+
+def _rgb_network(name, rng):
+    network = backbones.BACKBONES[name].constructor(
+        include_top=False, weights=None, input_shape=(*SHAPE[:2], 3), pooling="avg"
+    )
+    for layer in network.layers:
+        weights = layer.get_weights()
+        if isinstance(layer, keras.layers.BatchNormalization):
+            gamma, beta, mean, variance = (w.shape for w in weights)
+            layer.set_weights(
+                [
+                    rng.uniform(0.8, 1.2, gamma),
+                    rng.normal(0, 0.2, beta),
+                    rng.normal(0, 0.2, mean),
+                    rng.uniform(0.5, 1.5, variance),
+                ]
+            )
+        if isinstance(layer, keras.layers.Normalization):
+            layer.set_weights([np.array([0.485, 0.456, 0.406]), np.array([0.05, 0.06, 0.04]), weights[2]])
+            layer.finalize_state()
+    return network
+
+
+def test_the_folded_stem_equals_gray_as_three_channels(rgb, rng):
+    name, network, path = rgb
+    gray = backbones.build(name, SHAPE, "fold")
+    backbones.load_pretrained(gray, name, "fold", path)
+    images = rng.uniform(0, 255, (3, *SHAPE)).astype("float32")
+    three = np.repeat(images, 3, axis=-1)
+    preprocess = backbones.BACKBONES[name].preprocess_input
+    reference = numpy(network(preprocess(three.copy(), data_format="channels_last"), training=False))
+    features = numpy(gray(images, training=False))
+    scale = np.abs(reference).max()
+    np.testing.assert_allclose(features, reference, atol=1e-4 * scale)
+    # and the comparison can fail: clips differ by more than its tolerance
+    assert np.abs(reference[0] - reference[1]).max() > 5e-4 * scale
+
+
+def test_the_folded_stem_is_exact_at_the_borders(rgb, rng):
+    """The first convolution alone, every pixel: zero padding comes after the normalization."""
+    name, network, path = rgb
+    stem = backbones.BACKBONES[name].stem
+    gray = backbones.build(name, SHAPE, "fold")
+    backbones.load_pretrained(gray, name, "fold", path)
+    images = rng.uniform(0, 255, (2, *SHAPE)).astype("float32")
+    preprocess = backbones.BACKBONES[name].preprocess_input
+    three = preprocess(np.repeat(images, 3, axis=-1), data_format="channels_last")
+    reference = numpy(keras.Model(network.inputs[0], network.get_layer(stem).output)(three))
+    seen = numpy(keras.Model(gray.inputs[0], gray.get_layer(stem).output)(images))
+    if gray.get_layer(stem).data_format == "channels_first":
+        seen = np.moveaxis(seen, 1, -1)
+    np.testing.assert_allclose(seen, reference, atol=1e-4 * np.abs(reference).max())
+
+
+def test_a_new_stem_keeps_its_own_weights_and_takes_the_rest(rgb):
+    name, network, path = rgb
+    gray = backbones.build(name, SHAPE, "new")
+    stem = gray.get_layer(backbones.BACKBONES[name].stem)
+    before = stem.get_weights()[0]
+    backbones.load_pretrained(gray, name, "new", path)
+    assert before.shape[2] == 1
+    np.testing.assert_array_equal(stem.get_weights()[0], before)
+    other = [layer for layer in gray.layers if isinstance(layer, keras.layers.BatchNormalization)][3]
+    np.testing.assert_array_equal(other.get_weights()[2], network.get_layer(other.name).get_weights()[2])
+
+
+@pytest.mark.parametrize("name", list(backbones.BACKBONES))
+def test_channels_first_on_torch_and_portable_weights(name):
+    gray = backbones.build(name, SHAPE, "fold")
+    convolutions = [layer for layer in gray.layers if isinstance(layer, keras.layers.Conv2D)]
+    expected = "channels_first" if keras.backend.backend() == "torch" else "channels_last"
+    assert {layer.data_format for layer in convolutions} == {expected}
+    assert keras.config.image_data_format() == "channels_last"  # the global setting is as it was
+    # height, width, in, out: the same in both formats
+    assert gray.get_layer(backbones.BACKBONES[name].stem).kernel.shape[2] == 2
+
+
+@pytest.mark.parametrize("fine_tune, trained", [("head", 0), ("stem", 1)])
+def test_frozen_means_still(rng, fine_tune, trained):
+    network = backbones.build("efficientnet_b0", SHAPE, "fold")
+    backbones.set_trainable(network, "efficientnet_b0", fine_tune)
+    assert len(network.trainable_variables) == trained
+    images = rng.uniform(0, 255, (4, *SHAPE)).astype("float32")
+    before = [numpy(variable) for variable in network.non_trainable_variables]
+    still = numpy(network(images, training=False))
+    for _ in range(2):  # drop-connect would differ from call to call, BatchNorm from both
+        np.testing.assert_array_equal(numpy(network(images, training=True)), still)
+    for variable, value in zip(network.non_trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(numpy(variable), value)
+
+
+def test_unreachable_imagenet_weights_say_what_to_do(monkeypatch):
+    def unreachable(**arguments):
+        raise Exception("URL fetch failure on https://example.invalid: Name or service not known")
+
+    row = backbones.BACKBONES["resnet50"]._replace(constructor=unreachable)
+    monkeypatch.setitem(backbones.BACKBONES, "resnet50", row)
+    with pytest.raises(backbones.PretrainedWeightsError) as caught:
+        backbones._rgb_imagenet("resnet50")
+    for part in ("URL fetch failure", row.weights_file, "models", 'pretrained=None, fine_tune="all"', ".weights.h5"):
+        assert part in str(caught.value)
+
+
+def test_a_weights_file_of_another_network(rng, tmp_path):
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    network.save_weights(tmp_path / "other.weights.h5")
+    for path, reason in (
+        (tmp_path / "other.weights.h5", "is not of the RGB network of efficientnet_b0"),
+        (tmp_path / "missing.weights.h5", "does not exist"),
+        ("efficientnetb0_notop.h5", "must not be passed as a path"),
+    ):
+        with pytest.raises(backbones.PretrainedWeightsError, match=reason):
+            gk.GenreClassifier(pretrained=path, clip_seconds=1.0)
+    (tmp_path / "broken.weights.h5").write_bytes(b"not hdf5")
+    with pytest.raises(backbones.PretrainedWeightsError, match="is not of the RGB network"):
+        gk.GenreClassifier(pretrained=str(tmp_path / "broken.weights.h5"), clip_seconds=1.0)
+
+
+def test_a_file_of_the_imagenet_graph_is_refused(tmp_path):
+    """It has one Rescaling more, which Keras would not miss, and features would be far off."""
+    rgb = backbones.BACKBONES["efficientnet_b0"].constructor(include_top=False, weights=None)
+    longer = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Rescaling(1.0)])
+    graph = keras.Model(rgb.input, [rgb.output, keras.layers.Rescaling(2.0)(longer(rgb.input))])
+    graph.save_weights(tmp_path / "longer.weights.h5")
+    with pytest.raises(backbones.PretrainedWeightsError, match="layers, the network has"):
+        gk.GenreClassifier(pretrained=str(tmp_path / "longer.weights.h5"), clip_seconds=1.0)
+
+
+def test_bad_options():
+    with pytest.raises(ValueError, match="`backbone` must be one of"):
+        backbones.build("vgg", SHAPE)
+    with pytest.raises(ValueError, match="`stem` must be one of"):
+        backbones.build("resnet50", SHAPE, "middle")
+    with pytest.raises(ValueError, match="at least 32 mels and 32 frames"):
+        backbones.build("resnet50", (128, 20, 1))

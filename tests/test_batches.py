@@ -1,0 +1,170 @@
+"""Batches: order, crops, mixup, and that epochs differ while runs do not."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import small_model
+from genrekeras.datasets import batches
+
+RATE = 100
+
+
+class Clips:
+    """Clips of 3 s that count up, so that a batch tells which clip and where it was cropped."""
+
+    sample_rate, genres = RATE, ("a", "b", "c")
+
+    def __init__(self, count=10, samples=3 * RATE):
+        self.count, self.samples = count, samples
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        waveform = 1000.0 * index + np.arange(self.samples)
+        return {"audio": waveform.astype("float32"), "genre": index % 3, "track_id": index}
+
+
+def clips_of(batch):
+    return [int(first // 1000) for first in batch[0][:, 0]]
+
+
+def starts_of(batch):
+    return [int(first % 1000) for first in batch[0][:, 0]]
+
+
+def test_shapes_and_order():
+    data = batches(Clips(), 4, 2.0)
+    assert isinstance(data, keras.utils.PyDataset) and len(data) == 3
+    shapes = [(data[i][0].shape, data[i][1].shape) for i in range(3)]
+    assert shapes == [((4, 200), (4,)), ((4, 200), (4,)), ((2, 200), (2,))]
+    assert data[0][0].dtype == np.float32 and data[0][1].dtype == np.int32
+    assert [clip for i in range(3) for clip in clips_of(data[i])] == list(range(10))
+    np.testing.assert_array_equal(data[1][1], [1, 2, 0, 1])
+    with pytest.raises(IndexError):
+        data[3]
+
+
+def test_crops():
+    assert set(starts_of(batches(Clips(), 10, 2.0)[0])) == {0}
+    assert set(starts_of(batches(Clips(), 10, 2.0, crop="center")[0])) == {50}
+    starts = starts_of(batches(Clips(200), 200, 2.0, crop="random")[0])
+    assert min(starts) == 0 and max(starts) == 100 and 40 < np.mean(starts) < 60
+
+
+def test_short_clips_are_reflected():
+    waveform = batches(Clips(1, samples=100), 1, 2.0)[0][0][0]
+    assert len(waveform) == 200 and waveform[0] == 50 and waveform[50] == 0 and waveform[149] == 99
+
+
+def epoch_of(data):
+    epoch = [data[i] for i in range(len(data))]
+    data.on_epoch_end()
+    return [clips_of(b) for b in epoch], [starts_of(b) for b in epoch]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_epochs_differ_and_runs_with_a_seed_are_the_same(workers):
+    def run(seed):
+        data = batches(Clips(), 4, 2.0, crop="random", shuffle=True, seed=seed, workers=workers)
+        return [epoch_of(data) for _ in range(3)]
+
+    first = run(0)
+    for order, _ in first:
+        assert sorted(clip for batch in order for clip in batch) == list(range(10))  # each clip once an epoch
+    assert first[0] != first[1] != first[2]
+    assert run(0) == first and run(1) != first
+
+
+def test_fit_sees_each_epoch_anew_in_the_order_of_the_seed():
+    """Keras would shuffle a PyDataset's batches from Python's global state; GenreClassifier.fit does not let it."""
+    seen = []
+
+    class Watched(Clips):
+        sample_rate = 22050
+
+        def __getitem__(self, index):
+            seen.append(index)
+            rng = np.random.default_rng(index)
+            return {"audio": rng.uniform(-1, 1, 22050).astype("float32"), "genre": index % 3, "track_id": index}
+
+    def train(**arguments):
+        seen.clear()
+        model = small_model(genres=("a", "b", "c"), fine_tune="head")
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        model.fit(batches(Watched(4), 2, 1.0, shuffle=True, seed=5), verbose=0, **arguments)
+        return list(seen)
+
+    data = batches(Watched(4), 2, 1.0, shuffle=True, seed=5)
+    expected = []
+    for _ in range(3):
+        seen.clear()
+        for i in range(len(data)):
+            data[i]
+        expected.append(list(seen))
+        data.on_epoch_end()
+    assert expected[0] != expected[1] != expected[2]
+    # before that, batches are read to build the model and, by tensorflow, to learn their shapes
+    assert train(epochs=3)[-12:] == expected[0] + expected[1] + expected[2]
+    assert train(epochs=3, initial_epoch=2)[-4:] == expected[2]
+
+
+def test_mixup():
+    data = batches(Clips(30), 30, 3.0, mixup=0.4, seed=1)
+    waveforms, labels = data[0]
+    assert labels.shape == (30, 3) and labels.dtype == np.float32
+    np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-6)
+    assert (labels.max(axis=1) < 1).any()
+    # clip i of the batch is m * clip i + (1 - m) * clip j: m and j from the label and the waveform agree
+    for i, (waveform, label) in enumerate(zip(waveforms, labels, strict=True)):
+        part = label[i % 3]
+        if part < 0.999:  # else the other clip has the same genre
+            other = (waveform[0] - part * 1000 * i) / (1 - part) / 1000
+            assert abs(other - round(other)) < 0.05 and label[round(other) % 3] == pytest.approx(1 - part, abs=1e-5)
+    np.testing.assert_array_equal(batches(Clips(30), 30, 3.0, mixup=0.4, seed=1)[0][0], waveforms)
+    data.on_epoch_end()
+    assert not np.array_equal(data[0][0], waveforms)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"crop": "end"}, "`crop` must be one of"),
+        ({"batch_size": 0}, "`batch_size` must be"),
+        ({"clip_seconds": -1.0}, "`clip_seconds` must be"),
+        ({"mixup": -0.1}, "`mixup` must be"),
+        ({"split": Clips(0)}, "`split` has no clips"),
+    ],
+)
+def test_bad_options_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        batches(**{"split": Clips(), "batch_size": 4, "clip_seconds": 2.0, **arguments})
+
+
+@pytest.mark.parametrize(
+    "data, name",
+    [
+        ({"sample_rate": 44100}, "sample_rate"),
+        ({"genres": ("a", "b")}, "genres"),
+        ({"clip_seconds": 2.0}, "clip_seconds"),
+    ],
+)
+def test_data_that_is_not_the_models_is_refused(data, name):
+    model = small_model(genres=("a", "b", "c"), fine_tune="head")
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    split = Clips(4)
+    split.sample_rate = data.get("sample_rate", 22050)
+    split.genres = data.get("genres", model.genres)
+    wrong = batches(split, 2, data.get("clip_seconds", 1.0))
+    for use in (model.fit, model.evaluate, model.predict):
+        with pytest.raises(ValueError, match=f"The data's `{name}` is not the model's"):
+            use(wrong)
+    good = batches(_valid(), 2, 1.0)
+    with pytest.raises(ValueError, match=f"The data's `{name}`"):
+        model.fit(good, validation_data=wrong)
+
+
+def _valid():
+    split = Clips(4)
+    split.sample_rate = 22050
+    return split

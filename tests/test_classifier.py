@@ -1,0 +1,205 @@
+"""GenreClassifier: its parts, training, saving, and what it refuses."""
+
+import json
+
+import genrekeras as gk
+import keras
+import numpy as np
+import pytest
+from conftest import calibrate, numpy, small_model, tones
+
+
+@pytest.fixture
+def waveforms(rng):
+    return tones(rng, 8, 22050)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A model whose outputs differ from clip to clip; tests must not train it."""
+    rng = np.random.default_rng(1)
+    return calibrate(small_model(), tones(rng, 16, 22050))
+
+
+def compiled(model):
+    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def test_the_whole_is_its_parts(model, waveforms):
+    image = model.front_end(waveforms)
+    assert tuple(image.shape) == (8, 128, 44, 1)
+    image_array = numpy(image)
+    assert image_array.min() >= 0 and image_array.max() <= 255.001
+    features = model.feature_extractor(image)
+    assert tuple(features.shape) == (8, 1280)
+    probabilities = numpy(model.head(features))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(numpy(model.image_model(image)), probabilities, atol=1e-6)
+    np.testing.assert_allclose(numpy(model(waveforms)), probabilities, atol=1e-6)
+    assert np.abs(probabilities[0] - probabilities[1]).max() > 1e-3
+    assert len(model.weights) == len({id(weight) for weight in model.weights})
+    for part in (model.front_end, model.feature_extractor, model.head, model.image_model):
+        assert isinstance(part, keras.Model)
+
+
+def test_a_clip_alone_equals_the_clip_in_a_batch(model, waveforms):
+    waveforms = waveforms * np.float32([[1], [1e-3], [1], [5], [1], [0.1], [1], [1]])
+    together = numpy(model(waveforms))
+    alone = np.concatenate([numpy(model(clip[None])) for clip in waveforms])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("compile_it", [False, True])
+def test_keras_file_round_trip(model, waveforms, tmp_path, compile_it):
+    if compile_it:
+        compiled(model)
+    model.save(tmp_path / "genre.keras")
+    loaded = keras.saving.load_model(tmp_path / "genre.keras")
+    assert type(loaded) is gk.GenreClassifier and loaded.compiled == model.compiled
+    probabilities = numpy(model(waveforms))
+    np.testing.assert_allclose(numpy(loaded(waveforms)), probabilities, atol=1e-4)
+    assert np.abs(probabilities - probabilities[0]).max() > 1e-2
+    assert (loaded.genres, loaded.sample_rate, loaded.clip_seconds) == (gk.GENRES, 22050, 1.0)
+
+
+def test_config_keeps_all_arguments(tmp_path):
+    model = small_model(
+        backbone="resnet50",
+        genres=["a", "b", "c"],
+        front_end=[
+            gk.layers.MelSpectrogram(sample_rate=16000, n_fft=1024, hop_length=256, n_mels=64, f_max=7600.0),
+            gk.layers.PowerToDecibels(ref=1.0, top_db=60.0),
+            gk.layers.SampleFrames(48),
+            gk.layers.SpectrogramToImage(scale="decibels", top_db=60.0, flip=True),
+        ],
+        stem="new",
+        fine_tune="stem",
+        dropout=0.25,
+        waveform_augmentation=[gk.layers.RandomNoise(5.0, 20.0, seed=3)],
+        image_augmentation=[gk.layers.SpecAugment(time_width=4, share=0.5, seed=4)],
+        name="mine",
+    )
+    assert model.sample_rate == 16000 and model.input_shape == (None, 16000)
+    assert model.front_end.output_shape == (None, 64, 48, 1)
+    model.save(tmp_path / "genre.keras")
+    loaded = keras.saving.load_model(tmp_path / "genre.keras")
+    again = gk.GenreClassifier.from_config(model.get_config())
+    as_json = json.loads(json.dumps(model.get_config()))  # a tuple becomes a list
+    for restored in (loaded, again):
+        assert json.loads(json.dumps(restored.get_config())) == as_json
+        assert restored.name == "mine"
+
+
+def test_from_config_loads_no_pretrained_weights(monkeypatch, model, tmp_path):
+    config = {**model.get_config(), "pretrained": "imagenet"}
+    monkeypatch.setattr("genrekeras.backbones.load_pretrained", lambda *a: pytest.fail("weights were loaded"))
+    restored = gk.GenreClassifier.from_config(config)
+    assert restored.pretrained == "imagenet"
+    restored.save(tmp_path / "genre.keras")
+    assert keras.saving.load_model(tmp_path / "genre.keras").get_config()["pretrained"] == "imagenet"
+
+
+def test_fine_tuning_trains_what_it_says(waveforms):
+    labels = np.arange(8) % 2
+    counts = {"head": 2, "stem": 3}  # kernel and bias of the last layer; and the kernel of the stem
+    for fine_tune, count in counts.items():
+        model = compiled(small_model(fine_tune=fine_tune, genres=("a", "b")))
+        assert len(model.trainable_variables) == count
+        before = [numpy(variable) for variable in model.non_trainable_variables]
+        names = [variable.path for variable in model.non_trainable_variables]
+        trained = [numpy(variable) for variable in model.trainable_variables]
+        model.fit(waveforms, labels, epochs=1, batch_size=8, verbose=0)
+        for name, old, new in zip(names, before, model.non_trainable_variables, strict=True):
+            if "seed" not in name:
+                np.testing.assert_array_equal(numpy(new), old, err_msg=name)
+        for old, new in zip(trained, model.trainable_variables, strict=True):
+            assert np.abs(numpy(new) - old).max() > 0
+
+
+def test_fit_learns_and_goes_on_after_loading(waveforms, tmp_path):
+    keras.utils.set_random_seed(0)
+    labels = np.arange(8) % 2
+    model = compiled(small_model(genres=("a", "b"), dropout=0.0))
+    history = model.fit(waveforms, labels, epochs=8, batch_size=8, verbose=0).history
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+    model.save(tmp_path / "genre.keras")
+    loaded = keras.saving.load_model(tmp_path / "genre.keras")
+    assert int(numpy(loaded.optimizer.iterations)) == 8
+    resumed = loaded.fit(waveforms, labels, epochs=1, batch_size=8, verbose=0).history
+    assert resumed["loss"][0] < 0.5 * history["loss"][0]
+    assert int(numpy(loaded.optimizer.iterations)) == 9
+
+
+def test_the_head_trains_on_features_and_the_whole_follows(model, waveforms, tmp_path):
+    model.save(tmp_path / "copy.keras")
+    copy = keras.saving.load_model(tmp_path / "copy.keras")
+    features = numpy(copy.feature_extractor(copy.front_end(waveforms)))
+    labels = np.arange(8)
+    copy.head.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy")
+    copy.head.fit(features, labels, epochs=60, verbose=0)
+    assert (numpy(copy(waveforms)).argmax(axis=1) == labels).mean() > 0.8
+
+
+def test_augmentation_is_in_training_only(waveforms):
+    model = small_model(
+        dropout=0.0,
+        waveform_augmentation=[gk.layers.RandomNoise(0.0, 0.0, seed=1)],
+        image_augmentation=[gk.layers.ImageNoise(sigma=5.0, seed=1)],
+    )
+    still = numpy(model.front_end(waveforms))
+    np.testing.assert_array_equal(numpy(model.front_end(waveforms, training=False)), still)
+    assert np.abs(numpy(model.front_end(waveforms, training=True)) - still).max() > 1
+    assert model.front_end.layers[1].name.startswith("random_noise")
+    assert model.image_model.layers[1].name.startswith("image_noise")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"backbone": "vgg16"}, "`backbone` must be one of"),
+        ({"genres": ["Rock"]}, "`genres` must be at least two"),
+        ({"genres": ["Rock", "Rock"]}, "`genres` must be at least two distinct"),
+        ({"genres": "Rock"}, "`genres` must be"),
+        ({"genres": 8}, "`genres` must be"),
+        ({"clip_seconds": 0}, "`clip_seconds` must be > 0"),
+        ({"clip_seconds": 0.1}, "at least 32 mels and 32 frames"),
+        ({"front_end": [gk.layers.SpectrogramToImage()]}, "`front_end` must hold one MelSpectrogram"),
+        ({"front_end": [gk.layers.MelSpectrogram()]}, "`front_end` must end in images"),
+        ({"stem": "sum"}, "`stem` must be one of"),
+        ({"fine_tune": "some"}, "`fine_tune` must be one of"),
+        ({"stem": "new", "fine_tune": "head"}, "must be trained"),
+        ({"dropout": 1.0}, "`dropout` must lie in"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        small_model(**arguments)
+
+
+def test_bad_data_is_refused_before_the_first_step(model, waveforms):
+    compiled(model)
+    with pytest.raises(ValueError, match=r"`waveform` must have the shape \(batch, 22050\): 1 s at 22050 Hz"):
+        model.predict(waveforms[:, :1000], verbose=0)
+    with pytest.raises(ValueError, match=r"Received: shape=\(22050,\)"):
+        model(waveforms[0])
+    with pytest.raises(ValueError, match=r"Labels must lie in 0\.\.7.*Received: a label 8"):
+        model.fit(waveforms, np.arange(1, 9))
+    with pytest.raises(ValueError, match="Received: a label -1"):
+        model.evaluate(waveforms, np.arange(8) - 1)
+    with pytest.raises(ValueError, match="Received: a label 9"):
+        model.fit(waveforms, np.arange(8), validation_data=(waveforms, np.arange(8) + 2))
+
+
+def test_mixed_precision_keeps_the_front_end_and_the_probabilities_in_float32(waveforms):
+    before = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        model = small_model()
+        probabilities = model(waveforms)
+        image = model.front_end(waveforms)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert keras.backend.standardize_dtype(image.dtype) == "float32"
+    assert keras.backend.standardize_dtype(probabilities.dtype) == "float32"
+    np.testing.assert_allclose(numpy(probabilities).sum(axis=1), 1, atol=1e-5)

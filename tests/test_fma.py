@@ -1,0 +1,233 @@
+"""FMA folders: tables, layouts, broken clips, protocols, and that audio is decoded once."""
+
+import os
+import shutil
+
+import genrekeras as gk
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import REAL_CLIPS, write_fma
+from genrekeras.datasets import fma
+from genrekeras.datasets.fma import builder
+
+TRACKS = [
+    (2, "Hip-Hop", "training"),
+    (5, "Folk", "training"),
+    (999, "Rock", "validation"),
+    (1000, "Pop", "training"),
+    (1001, "Rock", "test"),
+    (2040, "Electronic", "training"),
+    (2041, "Folk", "validation"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_fma(tmp_path / "fma", TRACKS)
+
+
+def ids(split):
+    return list(split.track_ids)
+
+
+def test_official_splits(folder):
+    data = gk.datasets.load_fma(folder)
+    assert ids(data.train) == [2, 5, 1000, 2040] and ids(data.validation) == [999, 2041] and ids(data.test) == [1001]
+    assert data.genres == gk.GENRES and data.sample_rate == 22050
+    for split in (data.train, data.validation, data.test):
+        for i in range(len(split)):
+            element = split[i]
+            genre = dict((track, name) for track, name, _ in TRACKS)[element["track_id"]]
+            assert gk.GENRES[element["genre"]] == genre and split.labels[i] == element["genre"]
+            hz = 200 * (1 + element["genre"]) + element["track_id"] % 7
+            second = element["audio"][22050 : 2 * 22050]
+            assert np.abs(np.fft.rfft(second)).argmax() == hz  # its own audio, not a neighbour's
+            assert np.abs(second).max() == pytest.approx(0.5, abs=0.03)
+    assert data.counts == {
+        "tracks": 7,
+        "missing": 0,
+        "broken": 0,
+        "readable": 7,
+        "train": 4,
+        "validation": 2,
+        "test": 1,
+    }
+
+
+def test_decoded_once_for_all_protocols(folder, monkeypatch):
+    first = gk.datasets.load_fma(folder)
+    monkeypatch.setattr(builder, "_decode", lambda *a: pytest.fail("decoded again"))
+    again = gk.datasets.load_fma(folder)
+    random = gk.datasets.load_fma(folder, protocol="random", seed=3)
+    np.testing.assert_array_equal(again.train[0]["audio"], first.train[0]["audio"])
+    assert again.train.fingerprint == first.train.fingerprint != random.train.fingerprint
+    assert sorted(ids(random.train) + ids(random.validation)) == sorted(track for track, *_ in TRACKS)
+    assert ids(random.test) == ids(random.validation) and random.protocol == "random"
+    by_id = {track: genre for track, genre, _ in TRACKS}
+    for i, track in enumerate(random.train.track_ids):
+        assert gk.GENRES[random.train.labels[i]] == by_id[track] and random.train[i]["track_id"] == track
+
+
+def test_a_changed_folder_is_built_anew(folder):
+    before = gk.datasets.load_fma(folder)
+    shutil.copy(folder / "fma_small" / "001" / "001001.mp3", folder / "fma_small" / "000" / "000002.mp3")
+    after = gk.datasets.load_fma(folder)
+    assert np.abs(after.train[0]["audio"][:1000] - before.train[0]["audio"][:1000]).max() > 0.1
+
+
+def test_another_sample_rate(folder):
+    data = gk.datasets.load_fma(folder, sample_rate=16000)
+    assert data.sample_rate == data.train.sample_rate == 16000
+    assert abs(len(data.train[0]["audio"]) - 3 * 16000) < 1600
+
+
+def test_what_overshoots_is_not_clipped(folder, monkeypatch):
+    def loud(path, sample_rate):
+        return 1.25 * np.sin(np.arange(3 * sample_rate) / 10).astype("float32")
+
+    monkeypatch.setattr(builder, "_decode", loud)
+    audio = gk.datasets.load_fma(folder).train[0]["audio"]
+    np.testing.assert_allclose(audio, loud(None, 22050), atol=1.25 / 32767)
+
+
+def test_broken_and_missing_clips_are_named_in_one_warning(folder):
+    (folder / "fma_small" / "000" / "000005.mp3").write_bytes(b"")
+    (folder / "fma_small" / "001" / "001000.mp3").write_text("no music")
+    os.remove(folder / "fma_small" / "002" / "002041.mp3")
+    with pytest.warns(UserWarning) as caught:
+        data = gk.datasets.load_fma(folder)
+    messages = [str(w.message) for w in caught if "left out" in str(w.message)]
+    assert len(messages) == 1
+    for part in ("of 7 tracks", "1 have no file", "002041", "2 cannot be read", "000005 (empty", "001000 (not audio"):
+        assert part in messages[0]
+    assert ids(data.train) == [2, 2040] and ids(data.validation) == [999]
+    assert set(data.broken) == {5, 1000}
+    assert (data.counts["missing"], data.counts["broken"], data.counts["readable"]) == (1, 2, 4)
+
+
+def test_a_clip_that_is_too_short_is_broken(folder):
+    from conftest import write_sine
+
+    write_sine(folder / "fma_small" / "000" / "000002.mp3", 440, seconds=1.5)
+    with pytest.warns(UserWarning, match=r"000002 \(cut short: 1\.5 s\)"):
+        assert ids(gk.datasets.load_fma(folder).train) == [5, 1000, 2040]
+
+
+@pytest.mark.parametrize("layout", ["nested", "audio beside metadata", "flat", "labels"])
+def test_layouts(folder, tmp_path, layout):
+    place = tmp_path / layout.replace(" ", "_")
+    data_dir = place
+    if layout == "nested":
+        shutil.copytree(folder / "fma_small", place / "fma_small" / "fma_small")
+        shutil.copytree(folder / "fma_metadata", place / "fma_metadata" / "fma_metadata")
+    elif layout == "audio beside metadata":
+        shutil.copytree(folder, place)
+        data_dir = place / "fma_small"
+    elif layout == "flat":
+        shutil.copytree(folder / "fma_small", place)
+        shutil.copy(folder / "fma_metadata" / "tracks.csv", place)
+    else:
+        shutil.copytree(folder / "fma_small", place / "fma_small")
+        tracks = fma.read_tracks(folder / "fma_metadata" / "tracks.csv")
+        fma.write_labels(tracks, place / "train_labels.csv")
+        assert list(pd.read_csv(place / "train_labels.csv").columns) == ["track_id", "genre"]
+        assert fma.read_labels(place / "train_labels.csv")["genre"].to_dict() == tracks["genre"].to_dict()
+        with pytest.raises(ValueError, match="needs the splits of tracks.csv"):
+            gk.datasets.load_fma(place)
+    data = gk.datasets.load_fma(data_dir, protocol="random", prepared_dir=tmp_path / "prepared")
+    assert sorted(ids(data.train) + ids(data.validation)) == [track for track, *_ in TRACKS]
+
+
+def test_real_clips(real_clips, tmp_path):
+    folder = write_fma(
+        tmp_path / "fma", [(track, genre, "training") for track, genre in REAL_CLIPS.items()], audio=False
+    )
+    for track_id, path in real_clips.items():
+        place = folder / "fma_small" / f"{track_id // 1000:03d}" / path.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, place)
+    data = gk.datasets.load_fma(folder)
+    assert ids(data.train) == list(REAL_CLIPS) and len(data.validation) == len(data.test) == 0
+    for element in (data.train[i] for i in range(8)):
+        assert gk.GENRES[element["genre"]] == REAL_CLIPS[element["track_id"]]
+        decoded = gk.audio.load(real_clips[element["track_id"]])
+        assert 29.9 * 22050 < len(decoded) < 30.1 * 22050
+        np.testing.assert_allclose(element["audio"], decoded, atol=1.2 / 32767)
+
+
+def test_the_shared_table_of_fma_small(tmp_path):
+    """Counts of fma_small as its table has them: 8,000 tracks, 8 x 1,000, 6,400 / 800 / 800."""
+    path = os.path.join(os.path.dirname(__file__), "..", "..", "shared", "data", "fma_small_tracks.csv")
+    if not os.path.isfile(path):
+        pytest.skip("the table of fma_small (shared/data/fma_small_tracks.csv beside this checkout) is not here")
+    table = pd.read_csv(path)
+    write_fma(tmp_path / "fma", table[["track_id", "genre_top", "split"]].itertuples(index=False), audio=False)
+    tracks = fma.read_tracks(tmp_path / "fma" / "fma_metadata" / "tracks.csv")
+    assert len(tracks) == 8000 and set(tracks["genre"].value_counts()) == {1000}
+    assert tracks["split"].value_counts().to_dict() == {"train": 6400, "validation": 800, "test": 800}
+
+
+@pytest.mark.parametrize(
+    "spoil, error, message",
+    [
+        (lambda f: shutil.rmtree(f), FileNotFoundError, "`data_dir` is not a folder"),
+        (lambda f: shutil.rmtree(f / "fma_metadata"), FileNotFoundError, "There is no tracks.csv"),
+        (lambda f: shutil.rmtree(f / "fma_small"), FileNotFoundError, "There are no clips"),
+        (lambda f: [shutil.rmtree(p) or p.mkdir() for p in (f / "fma_small").iterdir()], FileNotFoundError, "None of"),
+        (
+            lambda f: [p.write_text("no music") for p in (f / "fma_small").glob("*/*")],
+            ValueError,
+            "None of the 4 clips of the split 'train' can be read",
+        ),
+        (lambda f: (f / "fma_metadata" / "tracks.csv").write_text("a,b\n1,2\n"), ValueError, "is not FMA's tracks.csv"),
+        (lambda f: (f / "fma_metadata" / "tracks.csv").write_text(""), ValueError, "is not FMA's tracks.csv"),
+        (
+            lambda f: (f / "fma_metadata" / "tracks.csv").write_text(
+                (f / "fma_metadata" / "tracks.csv").read_text().replace("Folk", "Polka")
+            ),
+            ValueError,
+            "genres that are not in .*Polka",
+        ),
+        (
+            lambda f: (f / "fma_metadata" / "tracks.csv").write_text(
+                (f / "fma_metadata" / "tracks.csv").read_text() + "2,training,small,Rock\n"
+            ),
+            ValueError,
+            "names a track twice: 2",
+        ),
+    ],
+)
+def test_bad_folders(folder, spoil, error, message):
+    spoil(folder)
+    with pytest.raises(error, match=message):
+        gk.datasets.load_fma(folder)
+
+
+def test_bad_options(folder):
+    with pytest.raises(ValueError, match="`subset` must be one of"):
+        gk.datasets.load_fma(folder, subset="huge")
+    with pytest.raises(ValueError, match="`protocol` must be one of"):
+        gk.datasets.load_fma(folder, protocol="lucky")
+
+
+def test_a_build_that_is_broken_off_leaves_nothing_that_looks_whole(folder, monkeypatch):
+    decode, calls = builder._decode, []
+
+    def break_off(path, sample_rate):
+        calls.append(path)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return decode(path, sample_rate)
+
+    monkeypatch.setattr(builder, "_decode", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        gk.datasets.load_fma(folder)
+    monkeypatch.setattr(builder, "_decode", decode)
+    assert ids(gk.datasets.load_fma(folder).train) == [2, 5, 1000, 2040]
+
+
+def test_a_folder_that_cannot_be_written(folder):
+    (folder / "prepared").write_text("a file is in the way")
+    with pytest.raises(OSError, match="`prepared_dir`"):
+        gk.datasets.load_fma(folder)
