@@ -101,9 +101,19 @@ class Run:
         )
         return model
 
+    def save_config(self, **more):
+        """Leave in the folder what the run was made with."""
+        self._save_json("config.json", {**self._config(), **more})
+
     def train(self, model, callbacks=()):
         """Fit the compiled model, keep the best epoch, and leave config, history and curves in the folder."""
-        self._save_json("config.json", self._config(model))
+        training = {
+            "epochs": self._epochs(),
+            "batch_size": BATCH_SIZE,
+            "model": model.get_config(),
+            "optimizer": model.optimizer.get_config(),
+        }
+        self.save_config(**training)
         train, validation = self._batches(self.data.train, model, shuffle=True), None
         if len(self.data.validation):
             validation = self._batches(self.data.validation, model)
@@ -112,7 +122,7 @@ class Run:
             callbacks.append(gk.callbacks.BestCheckpoint(self.model_file, monitor="val_accuracy"))
         if self.flags.wandb:
             self.wandb = gk.callbacks.WandbLogger(
-                name=os.path.basename(self.folder), config=self._config(model), folder=self.folder
+                config={**self._config(), **training}, name=os.path.basename(self.folder), folder=self.folder
             )
             callbacks.append(self.wandb)
         epochs = self._epochs()
@@ -166,7 +176,7 @@ class Run:
     def _title(self, model):
         return f"{os.path.basename(sys.argv[0])}: {model.backbone} on {self.data.name}, {self.data.protocol} protocol"
 
-    def _config(self, model):
+    def _config(self):
         packages = ("genrekeras", "keras", keras.backend.backend(), "librosa", "numpy", "tensorflow-datasets")
         return {
             "command": [os.path.basename(sys.executable), *sys.argv],
@@ -175,10 +185,6 @@ class Run:
             "versions": {package: _version(package) for package in packages},
             "data": {"name": self.data.name, "protocol": self.data.protocol, "counts": self.data.counts},
             "fingerprint": self.data.train.fingerprint,
-            "epochs": self._epochs(),
-            "batch_size": BATCH_SIZE,
-            "model": model.get_config(),
-            "optimizer": model.optimizer.get_config(),
         }
 
     def _save_json(self, name, content):

@@ -44,6 +44,7 @@ def mfcc_statistics(split):
 def main():
     run = common.start(__doc__, network=False)
     machine = pipeline.make_pipeline(preprocessing.StandardScaler(), svm.SVC(kernel="rbf", C=1.0, break_ties=True))
+    run.save_config(machine=str(machine))
     machine.fit(mfcc_statistics(run.data.train), run.data.train.labels)
     run.save_reports([score(machine, split) for split in run.splits_to_score()])
 

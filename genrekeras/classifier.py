@@ -166,7 +166,7 @@ class GenreClassifier(keras.Model):
     ):
         """As `keras.Model.fit`; data that does not belong to this model is refused before the first step.
 
-        `genrekeras.datasets.Batches` keep their own order: that of their seed and of the epoch, also after `initial_epoch`.
+        `genrekeras.datasets.Batches` keep the order of their seed and of the epoch, also after `initial_epoch`.
         """
         self._check_data(x, y)
         if isinstance(validation_data, (tuple, list)):
@@ -242,7 +242,7 @@ class GenreClassifier(keras.Model):
 
 
 class _FollowEpoch(keras.callbacks.Callback):
-    """Tells the data which epoch begins: it cannot count, as Keras reads a batch to build a model and calls it an epoch."""
+    """Tells the data which epoch begins. Counting fails: Keras reads a batch to build a model and calls it an epoch."""
 
     def __init__(self, data):
         super().__init__()

@@ -1,0 +1,134 @@
+"""jax and tensorflow: layers, models, saving, a fit; and files that go from each backend to each other."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import tones
+
+TESTS = pathlib.Path(__file__).parent
+OTHERS = ("tensorflow", "jax")
+
+
+def needs(backend):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+
+
+def environment(backend):
+    return {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+def test_the_tests_of_layers_and_models(backend):
+    """The same tests as on torch. On jax those that train are left to the ring below: each compiles for a minute."""
+    needs(backend)
+    files = ["test_spectrogram.py", "test_augmentation.py", "test_backbones.py", "test_classifier.py"]
+    slow = [] if backend == "tensorflow" else ["-k", "not (fit_learns or fine_tuning or head_trains)"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            *slow,
+            *(str(TESTS / file) for file in files),
+        ],
+        env=environment(backend),
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        cwd=TESTS.parent,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout.splitlines()[-1] and " skipped" not in done.stdout.splitlines()[-1]
+
+
+RING = """
+import json, os, sys
+folder, backend, train = sys.argv[1], os.environ["KERAS_BACKEND"], sys.argv[2] == "train"
+if backend != "torch":
+    sys.modules["torch"] = None  # a file saved on torch must load where torch is missing
+import genrekeras, keras, numpy as np
+from keras import ops
+
+waveforms = np.load(folder + "/waveforms.npy")
+result = {}
+for name in sys.argv[3:]:
+    model = keras.saving.load_model(f"{folder}/{name}.keras")
+    probabilities = model.predict(waveforms, verbose=0)
+    result[name] = {
+        "difference": float(np.abs(probabilities - np.load(f"{folder}/{name}.npy")).max()),
+        "spread": float(np.abs(probabilities - probabilities[:1]).max()),
+        "compiled": model.compiled,
+        "steps": int(ops.convert_to_numpy(model.optimizer.iterations)) if model.compiled else None,
+    }
+if train:
+    history = model.fit(waveforms, np.arange(len(waveforms)) % 8, batch_size=8, verbose=0).history
+    result["loss"] = history["loss"][0]
+    model.save(f"{folder}/{backend}.keras")
+    np.save(f"{folder}/{backend}.npy", model.predict(waveforms, verbose=0))
+print(json.dumps(result))
+"""
+
+MAKE = """
+import sys
+folder, tests = sys.argv[1:3]
+sys.path.insert(0, tests)
+import keras, numpy as np
+from conftest import calibrate, small_model
+
+waveforms = np.load(folder + "/waveforms.npy")
+keras.utils.set_random_seed(0)
+model = calibrate(small_model(), waveforms)
+model.save(f"{folder}/plain.keras")  # not compiled
+np.save(f"{folder}/plain.npy", model.predict(waveforms, verbose=0))
+model.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy", metrics=["accuracy"])
+model.fit(waveforms, np.arange(len(waveforms)) % 8, batch_size=8, verbose=0)
+model.save(f"{folder}/torch.keras")
+np.save(f"{folder}/torch.npy", model.predict(waveforms, verbose=0))
+print("{}")
+"""
+
+
+def run(script, backend, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env=environment(backend),
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def check(result, steps):
+    """Each file gave the same probabilities to 1e-4, of clips that differ, and knew how far its training was."""
+    for name, expected in steps.items():
+        found = result[name]
+        assert found["difference"] <= 1e-4 and found["spread"] > 1e-2, (name, found)
+        assert found["compiled"] == (expected is not None) and found["steps"] == expected, (name, found)
+
+
+def test_files_go_from_each_backend_to_each_other(rng, tmp_path):
+    for backend in OTHERS:
+        needs(backend)
+    np.save(tmp_path / "waveforms.npy", tones(rng, 8, 22050))
+    run(MAKE, "torch", tmp_path, TESTS)
+    on_tensorflow = run(RING, "tensorflow", tmp_path, "train", "plain", "torch")
+    check(on_tensorflow, {"plain": None, "torch": 1})
+    on_jax = run(RING, "jax", tmp_path, "train", "plain", "torch", "tensorflow")
+    check(on_jax, {"plain": None, "torch": 1, "tensorflow": 2})
+    check(run(RING, "tensorflow", tmp_path, "load", "jax"), {"jax": 3})
+    on_torch = run(RING, "torch", tmp_path, "train", "tensorflow", "jax")
+    check(on_torch, {"tensorflow": 2, "jax": 3})
+    assert all(np.isfinite(result["loss"]) for result in (on_tensorflow, on_jax, on_torch))

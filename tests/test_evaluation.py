@@ -1,0 +1,89 @@
+"""Report against scikit-learn, and evaluate."""
+
+import json
+
+import genrekeras as gk
+import numpy as np
+import pytest
+from conftest import small_model
+from genrekeras.evaluation import Report, evaluate, wilson_interval
+from sklearn import metrics
+
+
+@pytest.fixture
+def report(rng):
+    labels = rng.integers(0, 7, 60)  # the eighth genre has no clip
+    probabilities = rng.dirichlet(np.ones(8), 60)
+    probabilities[np.arange(60), labels] += 0.3
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    return Report(gk.GENRES, "test", "official", np.arange(60) * 10, labels, probabilities)
+
+
+def test_figures_equal_scikit_learn(report):
+    predictions = report.probabilities.argmax(axis=1)
+    assert 0.2 < report.accuracy < 0.95
+    assert report.accuracy == pytest.approx(metrics.accuracy_score(report.labels, predictions))
+    assert report.macro_f1 == pytest.approx(metrics.f1_score(report.labels, predictions, average="macro"))
+    np.testing.assert_array_equal(
+        report.confusion_matrix, metrics.confusion_matrix(report.labels, predictions, labels=range(8))
+    )
+    expected = -np.log(report.probabilities[np.arange(60), report.labels]).mean()
+    assert report.log_loss == pytest.approx(expected)
+    recalls = metrics.recall_score(report.labels, predictions, average=None, labels=range(7))
+    np.testing.assert_allclose([report.genre_accuracy[genre] for genre in gk.GENRES[:7]], recalls)
+    assert report.genre_accuracy["Instrumental"] is None
+    low, high = report.accuracy_interval
+    assert low < report.accuracy < high
+
+
+def test_wilson_interval():
+    """Against the table of Newcombe, Statistics in Medicine 1998, method 3: 81 of 263 and 0 of 20."""
+    np.testing.assert_allclose(wilson_interval(81, 263), (0.2553, 0.3662), atol=5e-5)
+    np.testing.assert_allclose(wilson_interval(0, 20), (0.0, 0.1611), atol=5e-5)
+    np.testing.assert_allclose(wilson_interval(20, 20), (1 - 0.1611, 1.0), atol=5e-5)
+
+
+def test_calibration_error():
+    """Ten clips said with 0.9, of which six are right: 0.3 off. And a sure one that is right: not off."""
+    probabilities = np.array([[0.9, 0.1]] * 10)
+    labels = np.array([0] * 6 + [1] * 4)
+    assert Report(
+        ("a", "b"), "test", "official", np.arange(10), labels, probabilities
+    ).calibration_error == pytest.approx(0.3)
+    sure = Report(("a", "b"), "test", "official", np.arange(2), np.array([0, 1]), np.eye(2))
+    assert sure.calibration_error == 0
+
+
+def test_json(report, tmp_path):
+    report.to_json(tmp_path / "report.json")
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert content["accuracy"] == report.accuracy and content["clips"] == 60
+    assert content["genre_accuracy"]["Instrumental"] is None
+    np.testing.assert_allclose(content["probabilities"], report.probabilities)
+    assert "official protocol, 60 clips" in str(report)
+
+
+def test_evaluate(mini):
+    model = small_model(genres=mini.genres)
+    report = evaluate(model, mini.validation)
+    assert report.split == "validation" and report.protocol == "official" and report.genres == mini.genres
+    np.testing.assert_array_equal(report.track_ids, mini.validation.track_ids)
+    np.testing.assert_array_equal(report.labels, mini.validation.labels)
+    clip = mini.validation[3]["audio"][:22050]
+    np.testing.assert_allclose(report.probabilities[3], model.predict(clip[None], verbose=0)[0], atol=1e-5)
+
+
+def test_bad_input(report, mini):
+    with pytest.raises(ValueError, match="The data's `genres` is not the model's"):
+        evaluate(small_model(), mini.validation)
+    with pytest.raises(ValueError, match="has no clips"):
+        evaluate(small_model(genres=mini.genres), mini.validation.select([]))
+    arguments = (gk.GENRES, "test", "official", report.track_ids, report.labels)
+    with pytest.raises(ValueError, match="must be finite"):
+        Report(*arguments, np.full((60, 8), np.nan))
+    with pytest.raises(ValueError, match=r"must have the shape \(60, 8\)"):
+        Report(*arguments, np.ones((60, 7)))
+    with pytest.raises(ValueError, match=r"must lie in 0\.\.7"):
+        Report(*arguments[:4], report.labels + 2, report.probabilities)
+    with pytest.raises(ValueError, match="at least one clip"):
+        Report(*arguments[:3], np.zeros(0), np.zeros(0), np.zeros((0, 8)))

@@ -1,0 +1,111 @@
+"""The experiments, run as a user runs them."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import genrekeras as gk
+import keras
+import pytest
+from conftest import numpy, write_fma
+
+EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
+SCRIPTS = sorted(path.name for path in EXPERIMENTS.glob("*.py") if path.name != "common.py")
+FILES = {"config.json", "metrics.json", "validation.json", "confusion_validation.png"}
+NETWORK_FILES = {*FILES, "model.keras", "history.csv", "learning_curves.png"}
+
+
+def run(script, *flags, cache=None, **environment):
+    return subprocess.run(
+        [sys.executable, str(EXPERIMENTS / script), *map(str, flags)],
+        env={**os.environ, "KERAS_BACKEND": "torch", "GENREKERAS_CACHE": str(cache), **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_form(script):
+    text = (EXPERIMENTS / script).read_text()
+    assert len(text.splitlines()) <= 100
+    docstring = text.split('"""')[1]
+    assert "?" in docstring.splitlines()[0] and f"python experiments/{script}" in docstring
+    assert ("Expected" in docstring and "minutes" in docstring) or "seconds" in docstring
+
+
+@pytest.mark.parametrize("script", ["efficientnet_dropout.py", "resnet50_augmented.py"])
+def test_a_run_leaves_a_whole_folder(script, mini_cache, tmp_path):
+    flags = ["--smoke", "--pretrained", "none", "--fine-tune", "all", "--output", tmp_path / "r"]
+    done = run(script, *flags, cache=mini_cache)
+    assert done.returncode == 0, done.stderr
+    assert "SYNTHETIC" in done.stdout.splitlines()[0] and "To do:   2 epochs of 2 steps" in done.stdout
+    assert set(os.listdir(tmp_path / "r")) == {*NETWORK_FILES, "test.json", "confusion_test.png"}
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert config["data"]["counts"]["broken"] == 2 and config["backend"] == "torch" and config["flags"]["seed"] == 0
+    metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    assert metrics["validation"]["clips"] == 20 and metrics["validation"]["protocol"] == "official"
+    model = keras.saving.load_model(tmp_path / "r" / "model.keras")
+    assert len(model.genres) == 8 and model.genres[0].startswith("Synthetic")
+
+
+def test_without_imagenet_weights_it_says_so_loudly_and_trains_all(mini_cache, tmp_path):
+    """In an empty cache, where a proxy that does not exist keeps Keras from the network."""
+    nowhere = "http://127.0.0.1:9"
+    offline = {"KERAS_HOME": str(tmp_path / "keras"), "https_proxy": nowhere, "http_proxy": nowhere}
+    done = run("efficientnet_dropout.py", "--smoke", "--output", tmp_path / "r", cache=mini_cache, **offline)
+    assert done.returncode == 0, done.stderr
+    assert "GOING ON WITHOUT THEM: all of a randomly initialized efficientnet_b0 is trained" in done.stdout
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert config["model"]["pretrained"] is None and config["model"]["fine_tune"] == "all"
+
+    flags = ["--smoke", "--pretrained", "imagenet", "--output", tmp_path / "s"]
+    asked = run("efficientnet_dropout.py", *flags, cache=mini_cache, **offline)
+    assert asked.returncode == 1 and "cannot be had" in asked.stderr and "Traceback" not in asked.stderr
+
+
+def test_mfcc_svm(mini_cache, tmp_path):
+    done = run("mfcc_svm.py", "--output", tmp_path / "r", cache=mini_cache)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    assert metrics["validation"]["accuracy"] > 0.8  # the sounds are easy to tell apart
+    assert set(os.listdir(tmp_path / "r")) == {*FILES, "test.json", "confusion_test.png"}
+
+
+def test_on_an_fma_folder_without_validation(tmp_path, mini_cache):
+    folder = write_fma(tmp_path / "fma", [(2, "Rock", "training"), (3, "Pop", "training"), (1000, "Folk", "training")])
+    flags = ["--data-dir", folder, "--smoke", "--pretrained", "none", "--fine-tune", "all", "--output", tmp_path / "r"]
+    done = run("efficientnet_augmented.py", *flags, cache=mini_cache)
+    assert done.returncode == 0, done.stderr
+    assert "the validation split is empty" in done.stdout and "SYNTHETIC" not in done.stdout
+    model = keras.saving.load_model(tmp_path / "r" / "model.keras")
+    assert model.genres == gk.GENRES
+    assert numpy(model.optimizer.iterations) == 2  # the last epoch was kept
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--data-dir", "/no/such/folder"], "`data_dir` is not a folder"),
+        (["--protocol", "best"], "invalid choice: 'best'"),
+        (["--epochs", "0"], "must be > 0"),
+        (["--stem", "new", "--fine-tune", "head", "--smoke"], "must be trained"),
+        (["--pretrained", "weights.h5", "--smoke"], "`pretrained` must be"),
+        (["--output", str(EXPERIMENTS)], "must be a new or empty folder"),
+    ],
+)
+def test_bad_flags_are_named_without_a_traceback(flags, message, mini_cache, tmp_path):
+    output = [] if "--output" in flags else ["--output", tmp_path / "r"]
+    done = run("efficientnet_dropout.py", *flags, *output, cache=mini_cache)
+    assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_help():
+    done = run("efficientnet_dropout.py", "--help")
+    assert done.returncode == 0
+    for (
+        flag
+    ) in "--data-dir --protocol --epochs --pretrained --stem --fine-tune --seed --output --wandb --smoke".split():
+        assert flag in done.stdout

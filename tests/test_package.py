@@ -1,0 +1,146 @@
+"""The package as a whole: which way imports run, what an import brings with it, which backend is chosen."""
+
+import ast
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "genrekeras"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+# Each module may import those before it: the way of the data.
+ORDER = (
+    "genres",
+    "files",
+    "audio",
+    "layers.spectrogram",
+    "layers.augmentation",
+    "layers",
+    "backbones",
+    "classifier",
+    "callbacks",
+    "datasets.quiet",
+    "datasets.splits",
+    "datasets.batches",
+    "datasets.fma.tracks",
+    "datasets.fma.builder",
+    "datasets.fma.load",
+    "datasets.fma",
+    "datasets.mini",
+    "datasets",
+    "report.pictures",
+    "report",
+    "evaluation",
+)
+
+
+def name_of(path):
+    name = path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".")
+    return name.removesuffix(".__init__") if name != "__init__" else ""
+
+
+def imports_of(path):
+    """(module, names) of each import, wherever it stands."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, ()) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module, tuple(alias.name for alias in node.names)
+
+
+def test_imports_run_one_way():
+    checked = 0
+    for path in MODULES:
+        name = name_of(path)
+        if not name:
+            continue  # the top imports whom it likes
+        assert name in ORDER, f"{name} has no place in the way of the data"
+        for module, names in imports_of(path):
+            if not module.startswith("genrekeras"):
+                continue
+            inner = module.removeprefix("genrekeras").lstrip(".")
+            for target in [inner] if inner in ORDER else [f"{inner}.{n}".lstrip(".") for n in names]:
+                checked += 1
+                assert ORDER.index(target) < ORDER.index(name), f"{name} imports {target}, against the way of the data"
+    assert checked > 20
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_the_library_imports_no_backend_and_nothing_private_of_keras(path):
+    for module, _ in imports_of(path):
+        assert module.split(".")[0] not in ("torch", "jax", "tensorflow"), module
+        assert not module.startswith("keras." + "src"), module
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_the_library_does_not_print(path):
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
+
+
+def python(script, **environment):
+    """The last line that a script printed, as JSON, in a process of its own."""
+    inherited = {key: value for key, value in os.environ.items() if key not in ("KERAS_BACKEND", "KERAS_HOME")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**inherited, **environment}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_importing_is_light(tmp_path):
+    heavy = ("tensorflow_datasets", "librosa", "soundfile", "soxr", "wandb", "sklearn", "grain", "jax", "tensorflow")
+    brought = "import sys, json, {}; print(json.dumps([m for m in {} if m in sys.modules]))"
+    by_keras = python(brought.format("keras", heavy), KERAS_BACKEND="torch", KERAS_HOME=str(tmp_path))
+    assert python(brought.format("genrekeras", heavy), KERAS_HOME=str(tmp_path)) == by_keras
+    assert "soundfile" not in by_keras and "tensorflow_datasets" not in by_keras
+    script = (
+        "import sys, json; sys.modules['tensorflow'] = None; import genrekeras as gk; "
+        "print(json.dumps([gk.GENRES[0], gk.audio.__name__, 'soundfile' in sys.modules]))"
+    )
+    assert python(script, KERAS_BACKEND="torch", KERAS_HOME=str(tmp_path)) == ["Hip-Hop", "genrekeras.audio", True]
+
+
+BACKEND = "import json, genrekeras, keras; print(json.dumps(keras.backend.backend()))"
+
+
+def test_torch_where_nobody_chose_twice(tmp_path):
+    """The second run finds the config file that Keras wrote in the first, which says tensorflow."""
+    assert python(BACKEND, KERAS_HOME=str(tmp_path)) == "torch"
+    assert json.loads((tmp_path / "keras.json").read_text())["backend"] == "tensorflow"
+    assert python("import sys; sys.modules['tensorflow'] = None; " + BACKEND, KERAS_HOME=str(tmp_path)) == "torch"
+
+
+def test_a_choice_is_kept(tmp_path):
+    pytest.importorskip("jax", reason="jax is not installed")
+    assert python(BACKEND, KERAS_HOME=str(tmp_path / "a"), KERAS_BACKEND="jax") == "jax"
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "keras.json").write_text('{"backend": "jax"}')
+    assert python(BACKEND, KERAS_HOME=str(tmp_path / "b")) == "jax"
+    imported = (
+        "import os; os.environ['KERAS_BACKEND'] = 'jax'; import keras; del os.environ['KERAS_BACKEND']; " + BACKEND
+    )
+    assert python(imported, KERAS_HOME=str(tmp_path / "a")) == "jax"
+
+
+def test_a_config_file_that_cannot_be_read(tmp_path):
+    (tmp_path / "keras.json").write_text("{not json")
+    assert python(BACKEND, KERAS_HOME=str(tmp_path)) == "torch"
+
+
+def test_an_unknown_name():
+    import genrekeras
+
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        genrekeras.nonsense  # noqa: B018
+    assert {"audio", "datasets", "evaluation", "layers", "GENRES"} <= set(dir(genrekeras))
+
+
+def test_lint():
+    for arguments in (["check"], ["format", "--check"]):
+        done = subprocess.run([sys.executable, "-m", "ruff", *arguments, "."], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,44 @@
+"""The README is true: its code runs as written, its commands are those of CI, what it names is there."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(CODE)))
+def test_the_code_runs_as_written(number, tmp_path):
+    script = CODE[0].splitlines()[:3] if number else []
+    (tmp_path / "script.py").write_text("\n".join(script) + "\n" + CODE[number])
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr
+    if number == 0:
+        assert (tmp_path / "genre.keras").is_file() and re.search(r"\[\[0?\.\d+ +0?\.\d+\]\]", done.stdout)
+
+
+def test_the_first_script_has_ten_lines_or_so():
+    assert len(CODE[0].strip().splitlines()) <= 11
+
+
+def test_ci_runs_the_command_of_the_readme():
+    commands = re.findall(r"```sh\n(.*?)\n```", README)
+    assert commands[0].endswith("python experiments/efficientnet_dropout.py") and commands[1].endswith("&& pytest")
+    assert "README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_what_it_names_is_there():
+    for script in re.findall(r"`(\w+\.py)`", README) + re.findall(r"experiments/(\w+\.py)", README):
+        assert (ROOT / "experiments" / script).is_file(), script
+    for test in re.findall(r"`tests/(\w+\.py)`", README):
+        assert (ROOT / "tests" / test).is_file(), test
+    table = re.findall(r"^\| `([\w/`, ]+)` \| [^`%]*", README, re.MULTILINE)
+    assert table

@@ -1,0 +1,43 @@
+"""Pictures: what is drawn, and that files are whole."""
+
+import os
+
+import numpy as np
+import pytest
+from genrekeras.evaluation import Report
+from genrekeras.report import learning_curves
+
+
+def test_confusion_matrix(tmp_path):
+    probabilities = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.7, 0.3, 0.0], [0.6, 0.4, 0.0]])
+    report = Report(("x", "y", "z"), "test", "random", np.arange(4), np.array([0, 0, 0, 1]), probabilities)
+    figure = report.plot(tmp_path / "matrix.png")
+    assert (tmp_path / "matrix.png").read_bytes()[:4] == b"\x89PNG" and os.listdir(tmp_path) == ["matrix.png"]
+    axes = figure.axes[0]
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == ["67", "2", "33", "1", "100", "1"]  # percent of the row, clips; nothing where there is none
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["x  (3)", "y  (1)", "z  (0)"]
+    assert "random protocol, 4 clips" in axes.get_title() and "50.0 %" in axes.get_title()
+
+
+def test_learning_curves(tmp_path):
+    history = {
+        "loss": [2.0, 1.0, 0.5],
+        "accuracy": [0.2, 0.5, 0.8],
+        "val_loss": [2.1, 1.5, 1.6],
+        "val_accuracy": [0.1, 0.4, 0.3],
+        "learning_rate": [0.1, 0.1, 0.01],
+    }
+    figure = learning_curves(history, tmp_path / "curves.png", title="a run")
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+    loss, accuracy, rate = figure.axes
+    np.testing.assert_allclose(loss.lines[1].get_ydata(), history["val_loss"])
+    np.testing.assert_allclose(accuracy.lines[0].get_ydata(), [20, 50, 80])
+    assert [text.get_text() for axes in (loss, accuracy) for text in axes.texts] == ["1.5", "40"]  # the best epochs
+    assert rate.get_yscale() == "log"
+    assert len(learning_curves({"loss": [1.0]}).axes) == 1  # no validation, no rate
+
+
+def test_a_picture_that_cannot_be_written(tmp_path):
+    with pytest.raises(OSError):
+        learning_curves({"loss": [1.0]}, tmp_path / "no folder" / "curves.png")
