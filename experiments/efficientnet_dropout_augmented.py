@@ -9,7 +9,9 @@ Data and weights as in 2023: `--data-dir FMA --protocol random --stem new --fine
 image. The front end scales each
 clip to its own range, which takes the first out again, and the second is too small to be seen: expect no difference.
 
-EXPECTED
+Expected: 2 minutes on 2 cores (PyTorch) on the synthetic corpus, 97.5 % of its 40 validation clips (seed 0), which says
+nothing about music. On
+fma_small: not measured yet.
 """
 
 import common  # before keras: it chooses the backend
