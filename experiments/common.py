@@ -78,7 +78,7 @@ class Run:
             "genres": self.data.genres,
             "clip_seconds": self.clip_seconds,
             "stem": self.flags.stem,
-            "fine_tune": self.flags.fine_tune or ("stem" if self.flags.stem == "new" else "head"),
+            "fine_tune": self.flags.fine_tune or self._default_fine_tune(),
             "pretrained": None if self.flags.pretrained == "none" else self.flags.pretrained or "imagenet",
             "dropout": dropout,
             "waveform_augmentation": waveform_augmentation,
@@ -100,6 +100,11 @@ class Run:
             f"trained: {model.fine_tune}, dropout {dropout}, clips of {self.clip_seconds:g} s"
         )
         return model
+
+    def _default_fine_tune(self):
+        if self.flags.pretrained == "none":
+            return "all"  # a random network that stands still learns nothing
+        return "stem" if self.flags.stem == "new" else "head"
 
     def save_config(self, **more):
         """Leave in the folder what the run was made with."""
@@ -224,7 +229,11 @@ def _parser(doc, network):
         help="imagenet, none, or a .weights.h5 file (default: imagenet, and if it cannot be had, none: train all)",
     )
     add("--stem", default="fold", choices=backbones.STEMS, help="first convolution (default: fold)")
-    add("--fine-tune", choices=backbones.FINE_TUNE, help="what is trained (default: head; stem with --stem new)")
+    add(
+        "--fine-tune",
+        choices=backbones.FINE_TUNE,
+        help="what is trained (default: head; stem with --stem new; all with --pretrained none)",
+    )
     add("--wandb", action="store_true", help="log to Weights & Biases; offline where no key is set")
     return parser
 
@@ -238,11 +247,11 @@ def _positive(text):
 def _clip_seconds(flags):
     if flags.smoke:
         return 1.0
-    return 10.0 if flags.data_dir else 3.0
+    return 3.0 if flags.data_dir is None else 10.0
 
 
 def _load_data(flags):
-    if flags.data_dir:
+    if flags.data_dir is not None:
         return gk.datasets.load_fma(flags.data_dir, protocol=flags.protocol, seed=flags.seed)
     print(
         "No --data-dir: a small SYNTHETIC corpus stands in for music, its genres are made-up sounds.\n"

@@ -3,6 +3,7 @@
 The only module that decodes. libsndfile (package soundfile) reads mp3, wav, flac, ogg and more; soxr resamples.
 """
 
+import itertools
 import math
 import os
 import re
@@ -14,10 +15,13 @@ import soxr
 # soxr's HQ filter reaches 128 samples of the lower of the two rates to each side; a part that is decoded with this
 # margin around it equals the same part of the whole file to 5e-7.
 _MARGIN_SAMPLES = 512
-_BLOCK_SAMPLES = 1 << 20
-# A decoder may end a file a frame early or late (an mp3 frame has 1,152 samples); what is missing beyond this was cut
-# off.
-_CUT_SHORT_SECONDS = 0.1
+# An mp3 frame may lean on up to ten frames before it, which a decoder does not have behind a seek. In an ogg file
+# libsndfile may land elsewhere; it is decoded from its beginning.
+_MP3_WARM_UP = 12 * 1152
+_BLOCK_SAMPLES, _MOST_SAMPLES = 1 << 20, 1 << 31
+# What is missing beyond this was cut off. The header of an mp3 file counts the encoder's delay and padding, up to three
+# frames of 576 samples, which a decoder takes out.
+_CUT_SHORT_SECONDS, _CUT_SHORT_SAMPLES = 0.1, 5 * 576
 
 
 class AudioError(ValueError):
@@ -37,8 +41,9 @@ class AudioError(ValueError):
 def load(path, sample_rate=22050, offset=0.0, duration=None):
     """Read a file as a mono waveform.
 
-    Only the asked-for seconds are decoded. They are resampled from the file's own rate, together with a margin at each
-    side, so that a part equals the same part of the whole file. Channels are averaged.
+    Only the asked-for seconds are decoded (of an ogg file, those before them too). They are resampled from the file's
+    own rate, together with a margin at each side, so that a part equals the same part of the whole file. Channels are
+    averaged.
 
     Args:
         path: str or path-like, a file that libsndfile reads (mp3, wav, flac, ogg, aiff, ...).
@@ -56,11 +61,12 @@ def load(path, sample_rate=22050, offset=0.0, duration=None):
         ValueError: an argument is out of range.
     """
     _check_arguments(sample_rate, offset, duration)
+    sample_rate = int(sample_rate)
     _check_file(path)
     try:
         with soundfile.SoundFile(path) as file:
             waveform = _read(file, path, sample_rate, offset, duration)
-    except soundfile.LibsndfileError as error:
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: the name promises a file without a header
         raise AudioError(path, "not audio in a format that libsndfile can read") from error
     if not np.isfinite(waveform).all():
         raise AudioError(path, "holds samples that are not finite numbers")
@@ -113,17 +119,18 @@ def _read(file, path, sample_rate, offset, duration):
     block_in, block_out = file.samplerate // common, sample_rate // common
     margin = math.ceil(_MARGIN_SAMPLES * file.samplerate / min(file.samplerate, sample_rate))
     first_out = round(offset * sample_rate)
-    blocks = max(0, (first_out * block_in // block_out - margin) // block_in)
+    before = {"MP3": max(margin, _MP3_WARM_UP), "OGG": math.inf}.get(file.format, margin)
+    blocks = int(max(0, first_out * block_in // block_out - before)) // block_in
     skip_out = first_out - blocks * block_out
 
     wanted = stop = None
     if duration is not None:
-        wanted = round(duration * sample_rate)
+        wanted = max(1, round(duration * sample_rate))
         stop = math.ceil((first_out + wanted) * block_in / block_out)  # in samples of the file
 
     start = blocks * block_in
     channels = _decode(file, path, start, None if stop is None else stop + margin)
-    _check_not_cut(file, path, start + len(channels), stop)
+    _check_not_cut(file, path, start, len(channels), stop)
     mono = channels.mean(axis=1)
     waveform = soxr.resample(mono, file.samplerate, sample_rate)[skip_out:]
     if len(waveform) == 0:
@@ -138,35 +145,35 @@ def _decode(file, path, start, stop):
         return np.zeros((0, file.channels), "float32")
     if start:
         file.seek(start)
-    # The length in the header may be far too large; it is not believed, a file is read block by block.
-    blocks, left = [], math.inf if stop is None else stop - start
-    while left > 0:
+    # In one piece, since soundfile seeks after each read, and behind a seek an mp3 decoder is not exact; but a length
+    # that cannot be is not believed.
+    left = min(math.inf if stop is None else stop, file.frames) - start
+    pieces = [left] if left * file.channels < _MOST_SAMPLES else itertools.repeat(_BLOCK_SAMPLES)
+    blocks, decoded = [], start
+    for frames in pieces:
         try:
-            block = file.read(int(min(left, _BLOCK_SAMPLES)), dtype="float32", always_2d=True)
+            blocks.append(file.read(int(frames), dtype="float32", always_2d=True))
         except soundfile.LibsndfileError as error:
-            seconds = (start + sum(map(len, blocks))) / file.samplerate
-            raise AudioError(path, f"damaged or cut short: cannot be decoded behind {seconds:.1f} s") from error
-        if len(block) == 0:
+            reason = f"damaged or cut short: cannot be decoded behind {decoded / file.samplerate:.1f} s"
+            raise AudioError(path, reason) from error
+        decoded += len(blocks[-1])
+        if len(blocks[-1]) < frames:
             break
-        blocks.append(block)
-        left -= len(block)
-    if not blocks:
-        if start == 0:
-            raise AudioError(path, "no samples: nothing can be decoded")
-        return np.zeros((0, file.channels), "float32")
+    if start == decoded == 0:
+        raise AudioError(path, "no samples: nothing can be decoded")
     return np.concatenate(blocks)
 
 
-def _check_not_cut(file, path, decoded, stop):
+def _check_not_cut(file, path, start, decoded, stop):
     """Raise if seconds that were asked for are promised by the header and are not there."""
     promised = _promised_samples(file, path)
     asked = promised if stop is None else min(stop, promised)
-    if asked - decoded > _CUT_SHORT_SECONDS * file.samplerate:
+    if asked - start - decoded > max(_CUT_SHORT_SECONDS * file.samplerate, _CUT_SHORT_SAMPLES):
         promise = f"{promised / file.samplerate:.1f} s" if math.isfinite(promised) else "more"
-        raise AudioError(
-            path,
-            f"cut short: the header promises {promise}, only {decoded / file.samplerate:.1f} s can be decoded",
-        )
+        found = f"only {(start + decoded) / file.samplerate:.1f} s can be decoded"
+        if not decoded:
+            found = f"nothing is left at {start / file.samplerate:.1f} s"
+        raise AudioError(path, f"cut short: the header promises {promise}, {found}")
 
 
 def _promised_samples(file, path):
@@ -181,7 +188,7 @@ def _promised_samples(file, path):
         found = re.search(r"(?:data|SSND) : (\d+) \(should be (\d+)\)", file.extra_info)
         if found:
             promised_bytes, actual_bytes = (int(size) for size in found.groups())
-            if actual_bytes < promised_bytes < 0x7FFFFF00:  # writers that stream leave the largest number there
+            if actual_bytes < promised_bytes < 0x7FFF0000:  # writers that stream leave the largest number there
                 promised = file.frames * promised_bytes // max(1, actual_bytes)
     return promised
 

@@ -14,6 +14,7 @@ first convolution is
 import contextlib
 import os
 import socket
+import types
 from typing import NamedTuple
 
 import h5py
@@ -161,7 +162,13 @@ def load_pretrained(network, name, stem, pretrained):
         _fold_stem(network, rgb, backbone)
 
 
-def set_trainable(network, name, fine_tune):
+def drop_connect_rates(network):
+    """The rates of a network's Dropout layers by their names, for `set_trainable`."""
+    dropouts = [layer for layer in network.layers if isinstance(layer, keras.layers.Dropout)]
+    return types.MappingProxyType({layer.name: layer.rate for layer in dropouts})
+
+
+def set_trainable(network, name, fine_tune, rates):
     """Freeze what `fine_tune` leaves out, and keep it still.
 
     A frozen layer's weights stand still; its BatchNorm uses the moving statistics without changing them (Keras does so
@@ -171,13 +178,12 @@ def set_trainable(network, name, fine_tune):
         network: `keras.Model` from `build`.
         name: str, a key of `BACKBONES`.
         fine_tune: `"all"`, `"stem"` (the first convolution) or `"head"` (nothing of the backbone).
+        rates: the network's `drop_connect_rates` as it was built.
     """
-    if fine_tune == "all":
-        return
     for layer in network.layers:
-        layer.trainable = fine_tune == "stem" and layer.name == get(name).stem
-        if isinstance(layer, keras.layers.Dropout):
-            layer.rate = 0.0
+        layer.trainable = fine_tune == "all" or (fine_tune == "stem" and layer.name == get(name).stem)
+        if layer.name in rates:
+            layer.rate = rates[layer.name] if fine_tune == "all" else 0.0
 
 
 def set_batch_norm_momentum(network, momentum):

@@ -73,15 +73,29 @@ class BestCheckpoint(keras.callbacks.Callback):
         self.mode = mode or ("min" if monitor.endswith(("loss", "error")) else "max")
         self.best = None
         self.best_epoch = None
+        self._seen = False
+
+    def on_train_begin(self, logs=None):
+        os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
+        self._seen = False
 
     def on_epoch_end(self, epoch, logs=None):
         if self.monitor not in (logs or {}):
-            raise ValueError(f"`monitor` must be one of {sorted(logs or {})}. Received: monitor={self.monitor!r}")
+            return  # validation need not come with each epoch
+        self._seen = True
         value = float(logs[self.monitor])
         if math.isnan(value) or (self.best is not None and not self._is_better(value)):
             return
         if self._save():
             self.best, self.best_epoch = value, epoch
+
+    def on_train_end(self, logs=None):
+        if not self._seen:
+            self._save()  # so that the training is not lost
+            raise ValueError(
+                f"`monitor` must be one of {sorted(logs or {})}; the last epoch was saved instead of the best. "
+                f"Received: monitor={self.monitor!r}"
+            )
 
     def _is_better(self, value):
         return value > self.best if self.mode == "max" else value < self.best
@@ -99,9 +113,9 @@ class BestCheckpoint(keras.callbacks.Callback):
 class WandbLogger(keras.callbacks.Callback):
     """Logs a run to Weights & Biases: config, each epoch's figures, the learning rate, a confusion matrix.
 
-    Online where the environment sets WANDB_API_KEY or the netrc file has a key, or as WANDB_MODE says; else offline,
-    into `folder`, from where `wandb sync` uploads it. It never asks, and goes on offline if the server does not answer
-    within 10 s.
+    Online where the environment sets WANDB_API_KEY or the netrc file has a key, and WANDB_MODE does not say otherwise;
+    else offline, into `folder`, from where `wandb sync` uploads it. It never asks, and goes on offline if the
+    server does not answer within 10 s.
 
     wandb's own Keras callbacks import TensorFlow.
 
@@ -149,7 +163,7 @@ class WandbLogger(keras.callbacks.Callback):
         self.start()
 
     def on_epoch_end(self, epoch, logs=None):
-        figures = {key: float(value) for key, value in (logs or {}).items()}
+        figures = {key: np.asarray(value).tolist() for key, value in (logs or {}).items()}
         figures.setdefault("learning_rate", float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)))
         self.run.log({"epoch": epoch + 1, **figures})
 
@@ -183,8 +197,8 @@ class WandbLogger(keras.callbacks.Callback):
 
 
 def _wandb_mode():
-    """As the environment says; online if a key is there; else offline."""
-    if os.environ.get("WANDB_MODE"):
+    """Offline or disabled as WANDB_MODE says; else online if a key is there: without one, wandb would ask for it."""
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
         return os.environ["WANDB_MODE"]
     return "online" if os.environ.get("WANDB_API_KEY") or _netrc_has_key() else "offline"
 

@@ -1,10 +1,15 @@
 """GenreClassifier: a waveform in, probabilities out, and everything between them inside one `.keras` file."""
 
+import math
+import os
+import warnings
+
 import keras
 import numpy as np
 from genrekeras import backbones
 from genrekeras.genres import GENRES
 from genrekeras.layers import MelSpectrogram, PowerToDecibels, SpectrogramToImage
+from keras import ops
 
 # With Keras' 0.99, moving statistics of a network that is trained from random weights lag hundreds of steps behind it.
 _MOMENTUM_FROM_SCRATCH = 0.9
@@ -35,7 +40,7 @@ class GenreClassifier(keras.Model):
         stem: `"fold"`, the backbone's own first convolution folded to one channel, which equals feeding it the gray
             image as three equal channels; or `"new"`, a fresh one.
         fine_tune: what is trained: `"head"`, the last layer; `"stem"`, the first convolution and the last layer;
-            `"all"`.
+            `"all"`. May be changed later by assigning `model.fine_tune`; the saved model remembers it.
         pretrained: `"imagenet"`, `None` (random weights), or the path of a `.weights.h5` file that was saved from the
             RGB `keras.applications` network built with `weights=None, include_top=False`.
         dropout: float in [0, 1), before the last layer.
@@ -81,20 +86,32 @@ class GenreClassifier(keras.Model):
         name=None,
     ):
         genres = _checked_genres(genres)
-        if fine_tune not in backbones.FINE_TUNE:
-            raise ValueError(f"`fine_tune` must be one of {backbones.FINE_TUNE}. Received: fine_tune={fine_tune!r}")
+        _check_fine_tune(fine_tune)
         if stem == "new" and fine_tune == "head":
             raise ValueError(
                 'A new stem has random weights and must be trained: `stem="new"` needs `fine_tune="stem"` or "all". '
                 f"Received: stem={stem!r}, fine_tune={fine_tune!r}"
             )
-        if not 0 <= dropout < 1:
+        if not _is_number(dropout) or not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must lie in [0, 1). Received: dropout={dropout}")
-        if not clip_seconds > 0:
-            raise ValueError(f"`clip_seconds` must be > 0. Received: clip_seconds={clip_seconds}")
+        if not _is_number(clip_seconds) or not clip_seconds > 0:
+            raise ValueError(f"`clip_seconds` must be a number > 0. Received: clip_seconds={clip_seconds!r}")
+        if pretrained is not None:
+            if not isinstance(pretrained, (str, os.PathLike)):
+                raise ValueError(
+                    f'`pretrained` must be "imagenet", None or a path. Received: pretrained={pretrained!r}'
+                )
+            pretrained = pretrained if isinstance(pretrained, str) else os.fspath(pretrained)
+        elif fine_tune == "head":
+            warnings.warn(
+                'The backbone has random weights and is frozen: `pretrained=None, fine_tune="head"` trains the last '
+                "layer on random features.",
+                stacklevel=2,
+            )
         backbones.get(backbone)
-        front_end_layers = _default_front_end() if front_end is None else _as_layers(front_end)
-        waveform_augmentation, image_augmentation = _as_layers(waveform_augmentation), _as_layers(image_augmentation)
+        front_end_layers = _default_front_end() if front_end is None else _as_layers("front_end", front_end)
+        waveform_augmentation = _as_layers("waveform_augmentation", waveform_augmentation)
+        image_augmentation = _as_layers("image_augmentation", image_augmentation)
         sample_rate = _sample_rate(front_end_layers)
 
         waveform = keras.Input((round(clip_seconds * sample_rate),), name="waveform")
@@ -110,7 +127,8 @@ class GenreClassifier(keras.Model):
             backbones.set_batch_norm_momentum(feature_extractor, _MOMENTUM_FROM_SCRATCH)
         elif not isinstance(pretrained, _Restored):
             backbones.load_pretrained(feature_extractor, backbone, stem, pretrained)
-        backbones.set_trainable(feature_extractor, backbone, fine_tune)
+        drop_connect = backbones.drop_connect_rates(feature_extractor)
+        backbones.set_trainable(feature_extractor, backbone, fine_tune, drop_connect)
 
         head = _chain(
             keras.Input(feature_extractor.output_shape[1:], name="features"),
@@ -128,19 +146,31 @@ class GenreClassifier(keras.Model):
         self.genres = genres
         self.clip_seconds = clip_seconds
         self.stem = stem
-        self.fine_tune = fine_tune
-        self.pretrained = pretrained
+        self.pretrained = None if pretrained is None else str(pretrained)
         self.dropout = dropout
         self.sample_rate = sample_rate
         self.front_end = front_end_model
         self.feature_extractor = feature_extractor
         self.head = head
         self.image_model = image_model
+        self._fine_tune = fine_tune
+        self._drop_connect = drop_connect
         self._config_layers = {
             "front_end": None if front_end is None else front_end_layers,
             "waveform_augmentation": waveform_augmentation,
             "image_augmentation": image_augmentation,
         }
+
+    @property
+    def fine_tune(self):
+        """What is trained. May be set anew, say from "head" to "all" for a second phase; then compile again."""
+        return self._fine_tune
+
+    @fine_tune.setter
+    def fine_tune(self, value):
+        _check_fine_tune(value)
+        backbones.set_trainable(self.feature_extractor, self.backbone, value, self._drop_connect)
+        self._fine_tune = value
 
     @property
     def input_spec(self):
@@ -162,6 +192,7 @@ class GenreClassifier(keras.Model):
         validation_split=0.0,
         validation_data=None,
         shuffle=True,
+        *args,
         **kwargs,
     ):
         """As `keras.Model.fit`; data that does not belong to this model is refused before the first step.
@@ -173,11 +204,14 @@ class GenreClassifier(keras.Model):
             self._check_data(*validation_data[:2])
         elif validation_data is not None:
             self._check_data(validation_data, None)
-        if hasattr(x, "epoch"):
+        if isinstance(x, keras.utils.PyDataset) and hasattr(x, "epoch"):
             shuffle = False  # Keras would shuffle the batches, from Python's global random state
-            callbacks = [*(callbacks or []), _FollowEpoch(x)]
+            if isinstance(callbacks, keras.callbacks.CallbackList):
+                callbacks.append(_FollowEpoch(x))
+            else:
+                callbacks = [*keras.tree.flatten(callbacks or []), _FollowEpoch(x)]
         return super().fit(
-            x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle, **kwargs
+            x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle, *args, **kwargs
         )
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
@@ -211,7 +245,9 @@ class GenreClassifier(keras.Model):
             config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)
         if config["pretrained"] is not None:
             config["pretrained"] = _Restored(config["pretrained"])
-        return cls(**config)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The backbone has random weights and is frozen", UserWarning)
+            return cls(**config)
 
     def get_compile_config(self):
         """Names optimizers by their public names: on torch Keras records a class of that backend, which others lack."""
@@ -225,19 +261,22 @@ class GenreClassifier(keras.Model):
                 f"Received: shape={tuple(shape)}"
             )
 
-    def _check_data(self, x, y):
-        for name in ("sample_rate", "genres", "clip_seconds"):
-            theirs, ours = getattr(x, name, None), getattr(self, name)
-            if theirs is not None and theirs != ours:
-                raise ValueError(f"The data's `{name}` is not the model's {ours}. Received: {name}={theirs}")
+    def _check_data(self, x, y=None):
+        if isinstance(x, keras.utils.PyDataset):
+            for name in ("sample_rate", "genres", "clip_seconds"):
+                theirs, ours = getattr(x, name, None), getattr(self, name)
+                if theirs is not None and (tuple(theirs) if name == "genres" else theirs) != ours:
+                    raise ValueError(f"The data's `{name}` is not the model's {ours}. Received: {name}={theirs}")
         if isinstance(x, np.ndarray):
             self._check_waveform_shape(x.shape)
-        y = np.asarray(y) if isinstance(y, (np.ndarray, list, tuple)) else None
-        if y is not None and y.size and np.issubdtype(y.dtype, np.integer) and y.shape[1:] in ((), (1,)):
-            if y.min() < 0 or y.max() >= len(self.genres):
-                wrong = y.min() if y.min() < 0 else y.max()
+        # Integer labels only, not one-hot rows. On jax a label out of range trains silently.
+        labels = np.zeros(0) if y is None else np.asarray(ops.convert_to_numpy(y) if ops.is_tensor(y) else y)
+        if labels.size and labels.dtype.kind in "iuf" and labels.shape[1:] in ((), (1,)):
+            wrong = labels[(labels < 0) | (labels >= len(self.genres))]
+            if len(wrong):
                 raise ValueError(
-                    f"Labels must lie in 0..{len(self.genres) - 1}, one for each of `genres`. Received: a label {wrong}"
+                    f"Labels must lie in 0..{len(self.genres) - 1}, one for each of `genres`. "
+                    f"Received: a label {wrong[0]}"
                 )
 
 
@@ -252,12 +291,26 @@ class _FollowEpoch(keras.callbacks.Callback):
         self.data.epoch = epoch
 
 
+def _check_fine_tune(fine_tune):
+    if fine_tune not in backbones.FINE_TUNE:
+        raise ValueError(f"`fine_tune` must be one of {backbones.FINE_TUNE}. Received: fine_tune={fine_tune!r}")
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _default_front_end():
     return [MelSpectrogram(), PowerToDecibels(), SpectrogramToImage()]
 
 
-def _as_layers(layers):
-    return list(layers.layers) if isinstance(layers, keras.Sequential) else list(layers)
+def _as_layers(name, layers):
+    if isinstance(layers, keras.Sequential):
+        return list(layers.layers)
+    layers = [layers] if isinstance(layers, keras.layers.Layer) else layers
+    if not isinstance(layers, (list, tuple)) or not all(isinstance(layer, keras.layers.Layer) for layer in layers):
+        raise ValueError(f"`{name}` must be a sequence of layers. Received: {name}={layers!r}")
+    return list(layers)
 
 
 def _sample_rate(front_end):

@@ -137,6 +137,14 @@ def test_spec_augment_paints_spans_with_the_mean(rng):
     assert ((images != spans).any(axis=(1, 3)).sum(axis=1) <= 8).all()
 
 
+def test_layers_with_consecutive_seeds_are_not_related():
+    """Whether a clip gets noise tells nothing about its gain."""
+    inputs = np.ones((400, 8), "float32")
+    gains = np.log(numpy(gk.layers.RandomGain(moving=False, seed=1)(inputs, training=True))[:, 0])
+    touched = numpy(gk.layers.RandomNoise(share=0.5, seed=2)(inputs, training=True))[:, 0] != 1
+    assert abs(np.corrcoef(gains, touched)[0, 1]) < 0.2  # four standard deviations
+
+
 @pytest.mark.parametrize("make", ALL_LAYERS)
 def test_config_round_trip(make):
     layer = make(seed=4, share=(0.25, 0.5))

@@ -101,7 +101,9 @@ def test_channels_first_on_torch_and_portable_weights(name):
 @pytest.mark.parametrize("fine_tune, trained", [("head", 0), ("stem", 1)])
 def test_frozen_means_still(rng, fine_tune, trained):
     network = backbones.build("efficientnet_b0", SHAPE, "fold")
-    backbones.set_trainable(network, "efficientnet_b0", fine_tune)
+    rates = backbones.drop_connect_rates(network)
+    assert max(rates.values()) > 0.1
+    backbones.set_trainable(network, "efficientnet_b0", fine_tune, rates)
     assert len(network.trainable_variables) == trained
     images = rng.uniform(0, 255, (4, *SHAPE)).astype("float32")
     before = [numpy(variable) for variable in network.non_trainable_variables]
@@ -110,6 +112,9 @@ def test_frozen_means_still(rng, fine_tune, trained):
         np.testing.assert_array_equal(numpy(network(images, training=True)), still)
     for variable, value in zip(network.non_trainable_variables, before, strict=True):
         np.testing.assert_array_equal(numpy(variable), value)
+    backbones.set_trainable(network, "efficientnet_b0", "all", rates)
+    assert backbones.drop_connect_rates(network) == rates
+    assert np.abs(numpy(network(images, training=True)) - still).max() > 0
 
 
 def test_unreachable_imagenet_weights_say_what_to_do(monkeypatch):

@@ -29,7 +29,13 @@ def test_the_tests_of_layers_and_models(backend):
     """The same tests as on torch. On jax those that train are left to the ring below: each compiles for a minute."""
     needs(backend)
     files = ["test_spectrogram.py", "test_augmentation.py", "test_backbones.py", "test_classifier.py"]
-    slow = [] if backend == "tensorflow" else ["-k", "not (fit_learns or fine_tuning or head_trains)"]
+    real = "not real"  # real clips may be missing; a file decodes alike on each backend
+    slow = [
+        "-k",
+        real
+        if backend == "tensorflow"
+        else f"{real} and not (fit_learns or fine_tuning or head_trains or second_phase)",
+    ]
     done = subprocess.run(
         [
             sys.executable,
@@ -56,7 +62,13 @@ RING = """
 import json, os, sys
 folder, backend, train = sys.argv[1], os.environ["KERAS_BACKEND"], sys.argv[2] == "train"
 if backend != "torch":
-    sys.modules["torch"] = None  # a file saved on torch must load where torch is missing
+
+    class NoTorch:  # a file saved on torch must load where torch is missing
+        def find_spec(self, name, *arguments):
+            if name == "torch" or name.startswith("torch."):
+                raise ModuleNotFoundError(name, name=name)
+
+    sys.meta_path.insert(0, NoTorch())
 import genrekeras, keras, numpy as np
 from keras import ops
 

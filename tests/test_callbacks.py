@@ -117,8 +117,20 @@ def test_best_checkpoint_refuses(dense, tmp_path):
         gk.callbacks.BestCheckpoint("model.h5")
     with pytest.raises(ValueError, match="`mode`"):
         gk.callbacks.BestCheckpoint("model.keras", mode="best")
-    with pytest.raises(ValueError, match=r"`monitor` must be one of \['loss'\]"):
-        run_epochs(gk.callbacks.BestCheckpoint(tmp_path / "m.keras"), dense, [1.0], "loss")
+
+
+def test_validation_need_not_come_with_each_epoch(dense, data, tmp_path):
+    callback = gk.callbacks.BestCheckpoint(tmp_path / "new" / "folder" / "best.keras")
+    dense.fit(*data, validation_data=data, validation_freq=2, epochs=4, verbose=0, callbacks=[callback])
+    assert callback.best_epoch in (1, 3) and (tmp_path / "new" / "folder" / "best.keras").is_file()
+
+
+def test_a_figure_that_never_comes_is_named_and_the_training_is_saved(dense, data, tmp_path):
+    callback = gk.callbacks.BestCheckpoint(tmp_path / "best.keras", monitor="val_acc")
+    with pytest.raises(ValueError, match=r"`monitor` must be one of \['accuracy', 'loss'\].*'val_acc'"):
+        dense.fit(*data, epochs=2, verbose=0, callbacks=[callback])
+    saved = keras.saving.load_model(tmp_path / "best.keras")
+    np.testing.assert_array_equal(saved.predict(data[0], verbose=0), dense.predict(data[0], verbose=0))
 
 
 class FakeRun:
@@ -170,6 +182,8 @@ def test_wandb_logger_logs_each_epoch(dense, data, monkeypatch, tmp_path, clean_
         ({}, "machine api.wandb.ai login user password secret", "online"),
         ({}, "machine elsewhere.example login user password secret", "offline"),
         ({"WANDB_API_KEY": "x" * 40, "WANDB_MODE": "disabled"}, "", "disabled"),
+        ({"WANDB_API_KEY": "x" * 40, "WANDB_MODE": "offline"}, "", "offline"),
+        ({"WANDB_MODE": "online"}, "", "offline"),  # wandb would ask for the key
     ],
 )
 def test_wandb_is_online_only_where_a_key_is(environment, netrc, mode, monkeypatch, clean_environment):

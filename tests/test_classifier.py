@@ -1,10 +1,12 @@
 """GenreClassifier: its parts, training, saving, and what it refuses."""
 
 import json
+import warnings
 
 import genrekeras as gk
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import calibrate, numpy, small_model, tones
 
@@ -154,6 +156,37 @@ def test_augmentation_is_in_training_only(waveforms):
     assert model.image_model.layers[1].name.startswith("image_noise")
 
 
+def test_a_second_phase_trains_all_and_is_remembered(waveforms, tmp_path):
+    model = compiled(small_model(genres=("a", "b"), pretrained=None, fine_tune="stem"))
+    frozen = model.feature_extractor.get_layer("top_conv").kernel
+    model.fine_tune = "all"
+    compiled(model)
+    before = numpy(frozen)
+    model.fit(waveforms, np.arange(8) % 2, batch_size=8, verbose=0)
+    assert np.abs(numpy(frozen) - before).max() > 0
+    model.save(tmp_path / "genre.keras")
+    loaded = keras.saving.load_model(tmp_path / "genre.keras")
+    assert loaded.fine_tune == "all" and len(loaded.trainable_variables) == len(model.trainable_variables) > 100
+    assert int(numpy(loaded.optimizer.iterations)) == 1
+    with pytest.raises(ValueError, match="`fine_tune` must be one of"):
+        model.fine_tune = "most"
+
+
+def test_a_frozen_random_backbone_is_warned_of():
+    with pytest.warns(UserWarning, match="random weights and is frozen"):
+        model = small_model(fine_tune="head")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gk.GenreClassifier.from_config(model.get_config())  # a saved model brings its weights
+
+
+def test_a_single_layer_and_a_sequential_are_taken(waveforms):
+    front_end = [gk.layers.MelSpectrogram(), gk.layers.PowerToDecibels(), gk.layers.SpectrogramToImage()]
+    model = small_model(front_end=keras.Sequential(front_end), image_augmentation=gk.layers.ImageNoise(seed=1))
+    assert model.front_end.output_shape == (None, 128, 44, 1)
+    assert model.image_model.layers[1].name.startswith("image_noise")
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -162,7 +195,12 @@ def test_augmentation_is_in_training_only(waveforms):
         ({"genres": ["Rock", "Rock"]}, "`genres` must be at least two distinct"),
         ({"genres": "Rock"}, "`genres` must be"),
         ({"genres": 8}, "`genres` must be"),
-        ({"clip_seconds": 0}, "`clip_seconds` must be > 0"),
+        ({"clip_seconds": 0}, "`clip_seconds` must be a number > 0"),
+        ({"clip_seconds": "1"}, "`clip_seconds` must be a number > 0"),
+        ({"clip_seconds": float("inf")}, "`clip_seconds` must be a number > 0"),
+        ({"pretrained": True}, "`pretrained` must be"),
+        ({"waveform_augmentation": "noise"}, "`waveform_augmentation` must be a sequence of layers"),
+        ({"dropout": None}, "`dropout` must lie in"),
         ({"clip_seconds": 0.1}, "at least 32 mels and 32 frames"),
         ({"front_end": [gk.layers.SpectrogramToImage()]}, "`front_end` must hold one MelSpectrogram"),
         ({"front_end": [gk.layers.MelSpectrogram()]}, "`front_end` must end in images"),
@@ -187,7 +225,10 @@ def test_bad_data_is_refused_before_the_first_step(model, waveforms):
         model.fit(waveforms, np.arange(1, 9))
     with pytest.raises(ValueError, match="Received: a label -1"):
         model.evaluate(waveforms, np.arange(8) - 1)
-    with pytest.raises(ValueError, match="Received: a label 9"):
+    for labels in (np.arange(8) + 1.0, pd.Series(range(1, 9)), keras.ops.convert_to_tensor(np.arange(1, 9)), [[8]] * 8):
+        with pytest.raises(ValueError, match=r"Received: a label 8"):
+            model.fit(waveforms, labels)
+    with pytest.raises(ValueError, match="Received: a label 8"):
         model.fit(waveforms, np.arange(8), validation_data=(waveforms, np.arange(8) + 2))
 
 

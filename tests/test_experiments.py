@@ -33,7 +33,7 @@ def test_form(script):
     assert len(text.splitlines()) <= 100
     docstring = text.split('"""')[1]
     assert "?" in docstring.splitlines()[0] and f"python experiments/{script}" in docstring
-    assert ("Expected" in docstring and "minutes" in docstring) or "seconds" in docstring
+    assert "Expected: " in docstring and (" minutes on" in docstring or " seconds on" in docstring)
 
 
 @pytest.mark.parametrize("script", ["efficientnet_dropout.py", "resnet50_augmented.py"])

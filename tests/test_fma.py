@@ -114,6 +114,22 @@ def test_a_clip_that_is_too_short_is_broken(folder):
         assert ids(gk.datasets.load_fma(folder).train) == [5, 1000, 2040]
 
 
+def test_a_split_without_a_readable_clip_is_empty(folder):
+    (folder / "fma_small" / "001" / "001001.mp3").write_bytes(b"")  # the only test clip
+    with pytest.warns(UserWarning, match=r"001001 \(empty"):
+        data = gk.datasets.load_fma(folder)
+    assert ids(data.train) == [2, 5, 1000, 2040] and len(data.test) == 0 and data.counts["broken"] == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["", "track_id,genre\n1,a,b\n", "track_id,genre\ninf,Rock\n", "track_id,genre\n7.5,Rock\n"]
+)
+def test_odd_label_files_are_named(tmp_path, text):
+    (tmp_path / "train_labels.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"train_labels\.csv"):
+        fma.read_labels(tmp_path / "train_labels.csv")
+
+
 @pytest.mark.parametrize("layout", ["nested", "audio beside metadata", "flat", "labels"])
 def test_layouts(folder, tmp_path, layout):
     place = tmp_path / layout.replace(" ", "_")
@@ -178,7 +194,7 @@ def test_the_shared_table_of_fma_small(tmp_path):
         (
             lambda f: [p.write_text("no music") for p in (f / "fma_small").glob("*/*")],
             ValueError,
-            "None of the 4 clips of the split 'train' can be read",
+            "None of the 7 clips can be read",
         ),
         (lambda f: (f / "fma_metadata" / "tracks.csv").write_text("a,b\n1,2\n"), ValueError, "is not FMA's tracks.csv"),
         (lambda f: (f / "fma_metadata" / "tracks.csv").write_text(""), ValueError, "is not FMA's tracks.csv"),
@@ -209,6 +225,8 @@ def test_bad_options(folder):
         gk.datasets.load_fma(folder, subset="huge")
     with pytest.raises(ValueError, match="`protocol` must be one of"):
         gk.datasets.load_fma(folder, protocol="lucky")
+    with pytest.raises(ValueError, match="`sample_rate` must be"):
+        gk.datasets.load_fma(folder, sample_rate=22050.0)
 
 
 def test_a_build_that_is_broken_off_leaves_nothing_that_looks_whole(folder, monkeypatch):

@@ -36,6 +36,10 @@ def test_learning_curves(tmp_path):
     assert [text.get_text() for axes in (loss, accuracy) for text in axes.texts] == ["1.5", "40"]  # the best epochs
     assert rate.get_yscale() == "log"
     assert len(learning_curves({"loss": [1.0]}).axes) == 1  # no validation, no rate
+    every_second = learning_curves({"loss": [4.0, 3.0, 2.0, 1.0, 0.5], "val_loss": [3.5, 1.5]})
+    assert list(every_second.axes[0].lines[1].get_xdata()) == [2, 4]
+    with pytest.raises(ValueError, match="`history` must hold"):
+        learning_curves({"loss": []})
 
 
 def test_a_picture_that_cannot_be_written(tmp_path):

@@ -46,6 +46,8 @@ def test_a_split_is_a_sequence():
     assert list(chosen.track_ids) == [104, 100] and chosen[0]["track_id"] == 104
     with pytest.raises(IndexError):
         split[6]
+    with pytest.raises(ValueError, match="not a mask"):
+        split.select(split.labels == 1)
 
 
 def test_the_fingerprint_follows_the_content():

@@ -1,5 +1,7 @@
 """Batches of waveforms for `model.fit`."""
 
+import concurrent.futures
+
 import keras
 import numpy as np
 from genrekeras import audio
@@ -26,7 +28,7 @@ def batches(split, batch_size, clip_seconds, crop="start", shuffle=False, seed=0
             other` with m drawn from Beta(mixup, mixup), and labels are one-hot rows mixed likewise (train with
             `categorical_crossentropy`).
             Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
-        workers: int > 0, threads that read; with more than one, batches are read ahead.
+        workers: int > 0; with more than one, as many threads read batches ahead. The batches are the same.
 
     Returns:
         `Batches`, a `keras.utils.PyDataset` of `(waveforms, labels)`: `(batch, clip_seconds * sample_rate)` float32,
@@ -50,15 +52,20 @@ class Batches(keras.utils.PyDataset):
     def __init__(self, split, batch_size, clip_seconds, crop, shuffle, seed, mixup, workers):
         if crop not in CROPS:
             raise ValueError(f"`crop` must be one of {CROPS}. Received: crop={crop!r}")
-        if int(batch_size) != batch_size or batch_size <= 0:
-            raise ValueError(f"`batch_size` must be a positive integer. Received: batch_size={batch_size}")
-        if not clip_seconds > 0:
-            raise ValueError(f"`clip_seconds` must be > 0. Received: clip_seconds={clip_seconds}")
+        for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 1), ("seed", seed, 0)):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}")
+        if round(clip_seconds * split.sample_rate) < 1:
+            raise ValueError(
+                f"`clip_seconds` must be > 0, and a sample at least. Received: clip_seconds={clip_seconds}"
+            )
         if not mixup >= 0:
             raise ValueError(f"`mixup` must be >= 0. Received: mixup={mixup}")
         if len(split) == 0:
             raise ValueError(f"`split` has no clips. Received: split={split!r}")
-        super().__init__(workers=workers)
+        # Keras' own workers hand out stale batches after a pass that was broken off, as that is in which Keras builds a
+        # model; ours know batches by their position.
+        super().__init__()
         self.sample_rate = split.sample_rate
         self.genres = tuple(split.genres)
         self.clip_seconds = clip_seconds
@@ -76,23 +83,38 @@ class Batches(keras.utils.PyDataset):
             clips = clips.random_map(self._mix)
         self._clips = clips.repeat()
 
+        self._threads = workers
+        self._pool = concurrent.futures.ThreadPoolExecutor(workers) if workers > 1 else None
+        self._ahead = {}  # position -> future
+
     def __len__(self):
         return self._steps
 
     def __getitem__(self, index):
         if not 0 <= index < self._steps:
             raise IndexError(f"Batch {index} of {self._steps}")
-        return self._clips[self.epoch * self._steps + index]
+        position = self.epoch * self._steps + index
+        if self._pool is None:
+            return self._clips[position]
+        wanted = range(position, position + self._threads + 1)
+        ahead = {p: self._ahead.get(p) or self._pool.submit(self._clips.__getitem__, p) for p in wanted}
+        batch = ahead.pop(position).result()
+        self._ahead = ahead
+        return batch
 
     def on_epoch_end(self):
         self.epoch += 1
 
     def _clip(self, element, rng):
-        waveform = element["audio"]
+        waveform, label = element["audio"], element["genre"]
+        if not 0 <= label < len(self.genres):
+            raise ValueError(
+                f"The label of track {element['track_id']} must lie in 0..{len(self.genres) - 1}. Received: {label}"
+            )
         samples = round(self.clip_seconds * self.sample_rate)
         spare = max(0, len(waveform) - samples)
         start = {"start": 0, "center": spare // 2, "random": int(rng.integers(spare + 1))}[self._crop]
-        return audio.to_length(waveform[start:], samples), np.int32(element["genre"])
+        return audio.to_length(waveform[start:], samples), np.int32(label)
 
     def _mix(self, batch, rng):
         waveforms, labels = batch

@@ -49,7 +49,10 @@ class Split:
         Returns:
             `Split`.
         """
-        positions = np.asarray(positions, "int64")
+        positions = np.asarray(positions)
+        if positions.dtype == bool:
+            raise ValueError("`positions` must be integers, not a mask (np.flatnonzero makes them of one).")
+        positions = positions.astype("int64")
         return Split(
             self.name,
             self._source,

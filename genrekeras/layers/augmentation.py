@@ -32,7 +32,7 @@ class RandomLayer(Float32Layer):
         self.seed = seed
         self._interval = (start, stop)
         self._choice = keras.random.SeedGenerator(seed)
-        self._draws = keras.random.SeedGenerator(None if seed is None else seed + 1)
+        self._draws = keras.random.SeedGenerator(None if seed is None else _unrelated_seed(seed))
 
     def call(self, inputs, training=False):
         if not training:
@@ -264,6 +264,11 @@ class SpecAugment(RandomLayer):
             "time_masks": self.time_masks,
             "time_width": self.time_width,
         }
+
+
+def _unrelated_seed(seed):
+    """Another seed, which is not that of a layer whose seed is the next number."""
+    return int(np.random.SeedSequence([abs(seed), 1]).generate_state(1)[0] >> 1)
 
 
 def _check_positive(name, value):

@@ -63,6 +63,8 @@ def learning_curves(history, path=None, title=None):
     Returns:
         `matplotlib.figure.Figure`.
     """
+    if not history.get("loss"):
+        raise ValueError(f"`history` must hold the loss of an epoch at least. Received: {list(history)}")
     panels = [key for key in ("loss", "accuracy", "learning_rate") if key in history]
     figure = Figure(figsize=(4.0 * len(panels), 3.2), layout="constrained")
     for axes, key in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
@@ -75,11 +77,13 @@ def learning_curves(history, path=None, title=None):
             axes.plot(epochs, percent * np.asarray(history[key]), color=_TRAINING, label="training", marker=".")
         if f"val_{key}" in history:
             validation = percent * np.asarray(history[f"val_{key}"])
-            axes.plot(epochs, validation, color=_VALIDATION, label="validation", marker=".")
+            every = len(epochs) // len(validation)  # validation need not come with each epoch
+            validated = epochs[every - 1 :: every][: len(validation)]
+            axes.plot(validated, validation, color=_VALIDATION, label="validation", marker=".")
             best = validation.argmin() if key == "loss" else validation.argmax()
             axes.annotate(
                 f"{validation[best]:.3g}",
-                (epochs[best], validation[best]),
+                (validated[best], validation[best]),
                 textcoords="offset points",
                 xytext=(0, -14 if key == "accuracy" and validation[best] > 90 else 7),
                 ha="center",

@@ -40,6 +40,7 @@ class Fma(tfds.core.GeneratorBasedBuilder):
 
     def __init__(self, *, tracks=None, **kwargs):
         self._tracks = tracks
+        self._progress = None
         super().__init__(file_format="array_record", **kwargs)
 
     def _info(self):
@@ -68,12 +69,30 @@ class Fma(tfds.core.GeneratorBasedBuilder):
             stored={},
             has_splits="split" in tracks,
         )
-        self._progress = tqdm.tqdm(total=len(tracks), desc="Decoding clips", unit="clip", smoothing=0.05)
-        return {
-            split: self._generate_examples(split, tracks[splits == split])
-            for split in ("train", "validation", "test")
-            if (splits == split).any()
-        }
+        readable = {}
+        for split in ("train", "validation", "test"):
+            members = tracks[splits == split]
+            if self._has_readable(members):  # TFDS cannot store a split without examples
+                readable[split] = members
+        if not readable:
+            first = next(iter(self.info.metadata["broken"].items()))
+            raise ValueError(f"None of the {len(tracks)} clips can be read. The first, track {first[0]}: {first[1]}")
+        total = sum(map(len, readable.values()))
+        self._progress = tqdm.tqdm(total=total, desc="Decoding clips", unit="clip", smoothing=0.05)
+        return {split: self._generate_examples(split, members) for split, members in readable.items()}
+
+    def close_progress(self):
+        """End the line of the progress bar, also after an error."""
+        if self._progress is not None:
+            self._progress.close()
+
+    def _has_readable(self, tracks):
+        """Whether any clip can be read; those before it are noted as broken."""
+        for track_id, _, clip in self._decoded(tracks):
+            if not isinstance(clip, audio.AudioError):
+                return True
+            self.info.metadata["broken"][str(track_id)] = clip.reason
+        return False
 
     def _generate_examples(self, split, tracks):
         stored = self.info.metadata["stored"][split] = {"track_ids": [], "labels": []}
@@ -93,12 +112,6 @@ class Fma(tfds.core.GeneratorBasedBuilder):
                     "genre": genre,
                     "track_id": track_id,
                 },
-            )
-        if not stored["track_ids"]:
-            first = next(iter(self.info.metadata["broken"].items()))
-            raise ValueError(
-                f"None of the {len(tracks)} clips of the split {split!r} can be read. "
-                f"The first, track {first[0]}: {first[1]}"
             )
 
     def _decoded(self, tracks):

@@ -50,6 +50,8 @@ def load_folder_of_tracks(name, data_dir, subset, genres, protocol, sample_rate,
     """As `load_fma`, for any collection in FMA's layout and with its own `genres`."""
     if protocol not in PROTOCOLS:
         raise ValueError(f"`protocol` must be one of {PROTOCOLS}. Received: protocol={protocol!r}")
+    if not isinstance(sample_rate, int) or isinstance(sample_rate, bool) or sample_rate <= 0:
+        raise ValueError(f"`sample_rate` must be a positive integer, in Hz. Received: sample_rate={sample_rate!r}")
     tracks = find_tracks(data_dir, subset, genres)
     fingerprint = _fingerprint(tracks, genres, sample_rate)
     config = FmaConfig(name=f"{subset}_{sample_rate}hz", sample_rate=sample_rate, genres=tuple(genres))
@@ -121,7 +123,10 @@ def _prepare(builder, prepared_dir):
     except OSError as error:
         raise OSError(f"`prepared_dir` cannot be written: {error}. Pass another `prepared_dir`.") from error
     tfds.disable_progress_bar()  # one bar is enough: the builder's own, in clips
-    builder.download_and_prepare()
+    try:
+        builder.download_and_prepare()
+    finally:
+        builder.close_progress()
 
 
 def _fingerprint(tracks, genres, sample_rate):

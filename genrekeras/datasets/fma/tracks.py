@@ -3,6 +3,7 @@
 import os
 import warnings
 
+import numpy as np
 import pandas as pd
 from genrekeras.files import whole_file
 from genrekeras.genres import GENRES
@@ -68,7 +69,7 @@ def read_tracks(path, subset="small"):
         raise ValueError(f"{path} is not FMA's tracks.csv: {error}") from error
     table = pd.concat(columns, axis=1, keys=["subset", "genre", "split"])
     table = table[table["subset"] == subset]
-    unusable = table["genre"].isna() | ~table["split"].isin(_TFDS_SPLITS) | ~_are_integers(table.index)
+    unusable = table["genre"].isna() | ~table["split"].isin(_TFDS_SPLITS) | ~_are_ids(table.index)
     if unusable.any():
         warnings.warn(f"{path}: {unusable.sum()} rows of subset {subset!r} lack a genre, split or id.", stacklevel=2)
         table = table[~unusable]
@@ -84,11 +85,14 @@ def read_labels(path):
     Returns:
         `pandas.DataFrame` indexed by `track_id`, sorted, with `genre` (str).
     """
-    table = pd.read_csv(path)
+    try:
+        table = pd.read_csv(path)
+    except ValueError as error:  # pandas' parser errors are ValueErrors
+        raise ValueError(f"{path} is not a table of track_id and genre: {error}") from error
     if not {"track_id", "genre"} <= set(table.columns) or table.empty:
         raise ValueError(f"{path} must have the columns track_id and genre, and rows. Received: {list(table.columns)}")
-    if table[["track_id", "genre"]].isna().any(axis=None) or not _are_integers(table["track_id"]).all():
-        raise ValueError(f"{path} has rows without a track_id or genre.")
+    if table[["track_id", "genre"]].isna().any(axis=None) or not _are_ids(table["track_id"]).all():
+        raise ValueError(f"{path} has rows without a genre, or whose track_id is not a number of at most six digits.")
     return _indexed(table.set_index("track_id")[["genre"]], path)
 
 
@@ -98,8 +102,10 @@ def write_labels(tracks, path):
         tracks[["genre"]].to_csv(temporary, index_label="track_id")
 
 
-def _are_integers(ids):
-    return pd.to_numeric(pd.Series(ids, index=ids if isinstance(ids, pd.Index) else None), errors="coerce").notna()
+def _are_ids(ids):
+    """Array of bool: which are whole numbers from 0 to 999,999, as the names of FMA's files hold them."""
+    numbers = pd.to_numeric(pd.Series(list(ids)), errors="coerce").to_numpy("float64")
+    return (numbers >= 0) & (numbers <= 999_999) & (numbers == np.floor(numbers))
 
 
 def _indexed(tracks, path):
@@ -118,8 +124,8 @@ def _find_table(data_dir):
         os.path.join(beside, "fma_metadata"),
         beside,
     ]
-    for name in ("tracks.csv", "train_labels.csv"):
-        for folder in folders:
+    for folder in folders:
+        for name in ("tracks.csv", "train_labels.csv"):
             if os.path.isfile(os.path.join(folder, name)):
                 return os.path.join(folder, name)
     raise FileNotFoundError(
