@@ -101,14 +101,13 @@ class GenreClassifier(keras.Model):
                 raise ValueError(
                     f'`pretrained` must be "imagenet", None or a path. Received: pretrained={pretrained!r}'
                 )
-            pretrained = pretrained if isinstance(pretrained, str) else os.fspath(pretrained)
+            pretrained = os.fspath(pretrained)
         elif fine_tune == "head":
             warnings.warn(
                 'The backbone has random weights and is frozen: `pretrained=None, fine_tune="head"` trains the last '
                 "layer on random features.",
                 stacklevel=2,
             )
-        backbones.get(backbone)
         front_end_layers = _default_front_end() if front_end is None else _as_layers("front_end", front_end)
         waveform_augmentation = _as_layers("waveform_augmentation", waveform_augmentation)
         image_augmentation = _as_layers("image_augmentation", image_augmentation)
