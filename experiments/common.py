@@ -29,11 +29,11 @@ def start(doc, network=True):
         `Run`.
     """
     flags = _parser(doc, network).parse_args()
-    keras.utils.set_random_seed(flags.seed)
     try:
         data = _load_data(flags)
     except (OSError, ValueError) as error:
         raise SystemExit(f"The data cannot be used: {error}") from error
+    keras.utils.set_random_seed(flags.seed)  # now: making the data may have drawn from the global state
     run = Run(flags, data, _make_folder(flags), clip_seconds=_clip_seconds(flags))
     if flags.smoke:
         run.data = _small(data)
