@@ -6,8 +6,8 @@
 Data and weights as in 2023: `--data-dir FMA --protocol random --stem new --fine-tune all`.
 
 Expected: 2 minutes on 2 cores (PyTorch) on the synthetic corpus, 97.5 to 100 % of its 40 validation clips (seeds 0, 1,
-2), which says nothing about music. On
-fma_small: not measured yet.
+2), which says nothing about music.
+On fma_small: not measured yet.
 """
 
 import common  # before keras: it chooses the backend

@@ -10,8 +10,8 @@ image. The front end scales each
 clip to its own range, which takes the first out again, and the second is too small to be seen: expect no difference.
 
 Expected: 2 minutes on 2 cores (PyTorch) on the synthetic corpus, 97.5 % of its 40 validation clips (seed 0), which says
-nothing about music. On
-fma_small: not measured yet.
+nothing about music.
+On fma_small: not measured yet.
 """
 
 import common  # before keras: it chooses the backend

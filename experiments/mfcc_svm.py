@@ -10,8 +10,8 @@ Probabilities are a softmax of the decision values: they order the genres and ar
 
 Source: Defferrard et al., "FMA: A Dataset For Music Analysis", ISMIR 2017.
 
-Expected: 10 seconds on the synthetic corpus, 100 % of its 40 validation clips, which says nothing about music. On
-fma_small: not measured yet.
+Expected: 10 seconds on the synthetic corpus, 100 % of its 40 validation clips, which says nothing about music.
+On fma_small: not measured yet.
 """
 
 import common

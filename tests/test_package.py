@@ -1,6 +1,8 @@
 """The package as a whole: which way imports run, what an import brings with it, which backend is chosen."""
 
 import ast
+import doctest
+import importlib
 import json
 import os
 import pathlib
@@ -130,6 +132,12 @@ def test_a_choice_is_kept(tmp_path):
 def test_a_config_file_that_cannot_be_read(tmp_path):
     (tmp_path / "keras.json").write_text("{not json")
     assert python(BACKEND, KERAS_HOME=str(tmp_path)) == "torch"
+
+
+@pytest.mark.parametrize("module", ["genrekeras.layers.spectrogram", "genrekeras.classifier"])
+def test_the_examples_of_docstrings_run(module):
+    result = doctest.testmod(importlib.import_module(module))
+    assert result.attempted >= 2 and result.failed == 0
 
 
 def test_an_unknown_name():
