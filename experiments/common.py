@@ -11,6 +11,7 @@ import sys
 
 import genrekeras as gk  # before keras: it chooses the backend
 import keras
+import numpy as np
 from genrekeras import backbones, report
 from genrekeras.files import whole_file
 
@@ -40,9 +41,9 @@ def start(doc, network=True):
     print(f"Data:    {run.data}")
     print(f"Folder:  {run.folder}")
     if len(data.validation) == 0:
-        print("NOTE:    the validation split is empty: the last epoch is kept, and nothing tells how good it is.")
+        print("NOTE:    the validation split is empty: nothing tells how good the result is, or which epoch is best.")
     if data.protocol == "random":
-        print("NOTE:    random protocol: artists on both sides, the test clips choose the epoch: scores are too good.")
+        print("NOTE:    random protocol: artists on both sides, and validation is the test: scores are too good.")
     return run
 
 
@@ -131,7 +132,7 @@ class Run:
             )
             callbacks.append(self.wandb)
         epochs = self._epochs()
-        print(f"To do:   {epochs} epochs of {len(train)} steps of {BATCH_SIZE} clips\n")
+        print(f"To do:   {epochs} epochs of {len(train)} steps of up to {BATCH_SIZE} clips\n")
         history = model.fit(
             train,
             validation_data=validation,
@@ -151,10 +152,13 @@ class Run:
         self.save_reports([gk.evaluation.evaluate(model, split) for split in self.splits_to_score()])
         if self.flags.wandb:
             self.wandb.finish()
+            print(f"The W&B run is in {os.path.join(self.folder, 'wandb')}; `wandb sync` uploads one that was offline.")
 
     def save_reports(self, reports):
         """Print each report and leave it as JSON and as a picture; all their figures go into metrics.json."""
         print()
+        if not reports:
+            print("Nothing was scored: there is no validation clip and no test clip.")
         metrics = {}
         for scores in reports:
             scores.to_json(os.path.join(self.folder, f"{scores.split}.json"))
@@ -255,14 +259,15 @@ def _load_data(flags):
         return gk.datasets.load_fma(flags.data_dir, protocol=flags.protocol, seed=flags.seed)
     print(
         "No --data-dir: a small SYNTHETIC corpus stands in for music, its genres are made-up sounds.\n"
-        "It shows that everything works; its scores say nothing about music.\n"
+        "It shows that everything works; its scores say nothing about music. Two of its files are broken on purpose.\n"
     )
     return gk.datasets.load_mini(protocol=flags.protocol, seed=flags.seed)
 
 
 def _small(data, clips=32):
     splits = {name: getattr(data, name) for name in ("train", "validation", "test")}
-    small = {name: split.select(range(0, len(split), -(-len(split) // clips) or 1)) for name, split in splits.items()}
+    rng = np.random.default_rng(0)  # by lot, so that all genres are there
+    small = {name: split.select(np.sort(rng.permutation(len(split))[:clips])) for name, split in splits.items()}
     counts = {**data.counts, **{name: len(split) for name, split in small.items()}}
     return dataclasses.replace(data, **small, counts=counts)
 

@@ -270,6 +270,10 @@ class GenreClassifier(keras.Model):
             self._check_waveform_shape(x.shape)
         # Integer labels only, not one-hot rows. On jax a label out of range trains silently.
         labels = np.zeros(0) if y is None else np.asarray(ops.convert_to_numpy(y) if ops.is_tensor(y) else y)
+        if labels.size and isinstance(labels.flat[0], str):
+            raise ValueError(
+                f"Labels must be integers, each the index of a genre in `genres`. Received: {labels.flat[0]!r}"
+            )
         if labels.size and labels.dtype.kind in "iuf" and labels.shape[1:] in ((), (1,)):
             wrong = labels[(labels < 0) | (labels >= len(self.genres))]
             if len(wrong):

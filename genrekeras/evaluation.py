@@ -163,6 +163,8 @@ def evaluate(model, split, batch_size=16, crop="start"):
     Raises:
         ValueError: the split is empty, or has another sample rate or other genres than the model.
     """
+    if not hasattr(split, "track_ids"):
+        raise ValueError(f"`split` must be a split, such as `data.test`. Received: {type(split).__name__}")
     probabilities = model.predict(batches(split, batch_size, model.clip_seconds, crop), verbose=0)
     return Report(tuple(model.genres), split.name, split.protocol, split.track_ids, split.labels, probabilities)
 

@@ -147,6 +147,11 @@ def test_mixup():
     assert not np.array_equal(data[0][0], waveforms)
 
 
+def test_one_hot_labels_for_the_validation_of_mixup():
+    labels = batches(Clips(), 4, 2.0, one_hot=True)[0][1]
+    np.testing.assert_array_equal(labels, np.eye(3)[[0, 1, 2, 0]])
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

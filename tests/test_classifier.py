@@ -226,6 +226,8 @@ def test_bad_data_is_refused_before_the_first_step(model, waveforms):
         model(waveforms[0])
     with pytest.raises(ValueError, match=r"Labels must lie in 0\.\.7.*Received: a label 8"):
         model.fit(waveforms, np.arange(1, 9))
+    with pytest.raises(ValueError, match=r"Labels must be integers.*'Rock'"):
+        model.fit(waveforms, ["Rock"] * 8)
     with pytest.raises(ValueError, match="Received: a label -1"):
         model.evaluate(waveforms, np.arange(8) - 1)
     for labels in (np.arange(8) + 1.0, pd.Series(range(1, 9)), keras.ops.convert_to_tensor(np.arange(1, 9)), [[8]] * 8):

@@ -76,6 +76,10 @@ def test_evaluate(mini):
 def test_bad_input(report, mini):
     with pytest.raises(ValueError, match="The data's `genres` is not the model's"):
         evaluate(small_model(), mini.validation)
+    with pytest.raises(ValueError, match=r"must be a split, such as `data\.test`. Received: Dataset"):
+        evaluate(small_model(genres=mini.genres), mini)
+    with pytest.raises(ValueError, match=r"must be a split, such as `data\.train`. Received: Dataset"):
+        gk.datasets.batches(mini, 4, 1.0)
     with pytest.raises(ValueError, match="has no clips"):
         evaluate(small_model(genres=mini.genres), mini.validation.select([]))
     arguments = (gk.GENRES, "test", "official", report.track_ids, report.labels)

@@ -13,7 +13,7 @@ with quiet_absl():
 CROPS = ("start", "center", "random")
 
 
-def batches(split, batch_size, clip_seconds, crop="start", shuffle=False, seed=0, mixup=0.0, workers=1):
+def batches(split, batch_size, clip_seconds, crop="start", shuffle=False, seed=0, mixup=0.0, one_hot=False, workers=1):
     """What `model.fit` takes: batches of clips of equal length with their labels.
 
     Args:
@@ -28,16 +28,18 @@ def batches(split, batch_size, clip_seconds, crop="start", shuffle=False, seed=0
             other` with m drawn from Beta(mixup, mixup), and labels are one-hot rows mixed likewise (train with
             `categorical_crossentropy`).
             Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
+        one_hot: bool, labels as one-hot rows without mixup too: those of the validation data of a model that is trained
+            with it.
         workers: int > 0; with more than one, as many threads read batches ahead. The batches are the same.
 
     Returns:
         `Batches`, a `keras.utils.PyDataset` of `(waveforms, labels)`: `(batch, clip_seconds * sample_rate)` float32,
-        and `(batch,)` int32 or, under mixup, `(batch, len(genres))` float32.
+        and `(batch,)` int32 or, under mixup or `one_hot`, `(batch, len(genres))` float32.
 
     Raises:
         ValueError: an option is out of range; the split is empty.
     """
-    return Batches(split, batch_size, clip_seconds, crop, shuffle, seed, mixup, workers)
+    return Batches(split, batch_size, clip_seconds, crop, shuffle, seed, mixup, one_hot, workers)
 
 
 class Batches(keras.utils.PyDataset):
@@ -49,7 +51,9 @@ class Batches(keras.utils.PyDataset):
             sets it as each epoch begins.
     """
 
-    def __init__(self, split, batch_size, clip_seconds, crop, shuffle, seed, mixup, workers):
+    def __init__(self, split, batch_size, clip_seconds, crop, shuffle, seed, mixup, one_hot, workers):
+        if not all(hasattr(split, name) for name in ("__len__", "sample_rate", "genres")):
+            raise ValueError(f"`split` must be a split, such as `data.train`. Received: {type(split).__name__}")
         if crop not in CROPS:
             raise ValueError(f"`crop` must be one of {CROPS}. Received: crop={crop!r}")
         for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 1), ("seed", seed, 0)):
@@ -79,6 +83,8 @@ class Batches(keras.utils.PyDataset):
         if shuffle:
             clips = clips.shuffle()
         clips = clips.random_map(self._clip).batch(batch_size)
+        if mixup or one_hot:
+            clips = clips.map(self._one_hot)
         if mixup:
             clips = clips.random_map(self._mix)
         self._clips = clips.repeat()
@@ -116,9 +122,12 @@ class Batches(keras.utils.PyDataset):
         start = {"start": 0, "center": spare // 2, "random": int(rng.integers(spare + 1))}[self._crop]
         return audio.to_length(waveform[start:], samples), np.int32(label)
 
+    def _one_hot(self, batch):
+        waveforms, labels = batch
+        return waveforms, np.eye(len(self.genres), dtype="float32")[labels]
+
     def _mix(self, batch, rng):
         waveforms, labels = batch
         other = rng.permutation(len(labels))
         part = rng.beta(self._mixup, self._mixup, (len(labels), 1)).astype("float32")
-        labels = np.eye(len(self.genres), dtype="float32")[labels]
         return part * waveforms + (1 - part) * waveforms[other], part * labels + (1 - part) * labels[other]
