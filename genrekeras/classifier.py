@@ -206,7 +206,7 @@ class GenreClassifier(keras.Model):
         if isinstance(x, keras.utils.PyDataset) and hasattr(x, "epoch"):
             shuffle = False  # Keras would shuffle the batches, from Python's global random state
             if isinstance(callbacks, keras.callbacks.CallbackList):
-                callbacks.append(_FollowEpoch(x))
+                callbacks.callbacks.append(_FollowEpoch(x))
             else:
                 callbacks = [*keras.tree.flatten(callbacks or []), _FollowEpoch(x)]
         return super().fit(

@@ -174,6 +174,17 @@ def test_wandb_logger_logs_each_epoch(dense, data, monkeypatch, tmp_path, clean_
     assert run.finished
 
 
+def test_wandb_logger_takes_figures_that_are_arrays(dense, monkeypatch, clean_environment):
+    import wandb
+
+    monkeypatch.setattr(wandb, "init", lambda **arguments: FakeRun(**arguments))
+    logger = gk.callbacks.WandbLogger()
+    logger.set_model(dense)
+    logger.start()
+    logger.on_epoch_end(0, {"loss": np.float32(0.5), "f1_score": np.array([0.25, 0.75])})
+    assert logger.run.logged[0]["loss"] == 0.5 and logger.run.logged[0]["f1_score"] == [0.25, 0.75]
+
+
 @pytest.mark.parametrize(
     "environment, netrc, mode",
     [

@@ -159,6 +159,37 @@ def test_augmentation_is_in_training_only(waveforms):
     assert model.image_model.layers[1].name.startswith("image_noise")
 
 
+def test_a_path_of_pretrained_weights_is_saved_and_can_be_used_again(tmp_path, waveforms):
+    """A pathlib path goes into the file as text; the name that a loaded model gives loads the weights once more."""
+    rgb = keras.applications.EfficientNetB0(include_top=False, weights=None)
+    path = tmp_path / "rgb.weights.h5"
+    rgb.save_weights(path)
+    model = gk.GenreClassifier(pretrained=path, clip_seconds=1.0)
+    assert model.pretrained == str(path)
+    model.save(tmp_path / "genre.keras")
+    loaded = keras.saving.load_model(tmp_path / "genre.keras")
+    again = gk.GenreClassifier(pretrained=loaded.pretrained, clip_seconds=1.0)
+    expected = numpy(rgb.get_layer("top_conv").kernel)
+    for restored in (loaded, again):
+        np.testing.assert_array_equal(numpy(restored.feature_extractor.get_layer("top_conv").kernel), expected)
+
+
+def test_fit_takes_arguments_as_keras_does(waveforms):
+    """One callback or a CallbackList with batches, validation without labels named by Keras, arguments by place."""
+    clips = [{"audio": clip, "genre": i % 2, "track_id": i} for i, clip in enumerate(waveforms)]
+    split = type("Clips", (list,), {"sample_rate": 22050, "genres": ("a", "b")})(clips)
+    model = compiled(small_model(genres=("a", "b"), fine_tune="stem"))
+    epochs = []
+    seen = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: epochs.append(epoch))
+    listed = keras.callbacks.CallbackList([seen], model=model)
+    for callbacks in (seen, [seen], listed):
+        model.fit(gk.datasets.batches(split, 8, 1.0), callbacks=callbacks, verbose=0)
+    assert epochs == [0, 0, 0]
+    class_weight = {0: 1.0, 1: 2.0}
+    history = model.fit(waveforms, np.arange(8) % 2, 8, 1, 0, None, 0.0, None, True, class_weight).history
+    assert np.isfinite(history["loss"][0])
+
+
 def test_a_second_phase_trains_all_and_is_remembered(waveforms, tmp_path):
     model = compiled(small_model(genres=("a", "b"), pretrained=None, fine_tune="stem"))
     frozen = model.feature_extractor.get_layer("top_conv").kernel

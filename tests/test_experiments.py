@@ -47,6 +47,7 @@ def test_a_run_leaves_a_whole_folder(script, mini_cache, tmp_path):
     config = json.loads((tmp_path / "r" / "config.json").read_text())
     assert config["data"]["counts"]["broken"] == 2 and config["backend"] == "torch" and config["flags"]["seed"] == 0
     metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    assert all(sum(row) > 0 for row in metrics["validation"]["confusion_matrix"])  # each genre has a clip
     assert metrics["validation"]["clips"] == 32 and metrics["validation"]["protocol"] == "official"
     model = keras.saving.load_model(tmp_path / "r" / "model.keras")
     assert len(model.genres) == 8 and model.genres[0].startswith("Synthetic")
@@ -104,6 +105,7 @@ def test_on_an_fma_folder_without_validation(tmp_path, mini_cache):
     "flags, message",
     [
         (["--data-dir", "/no/such/folder"], "`data_dir` is not a folder"),
+        (["--data-dir", ""], "`data_dir` is not a folder"),  # an unset variable of the shell
         (["--protocol", "best"], "invalid choice: 'best'"),
         (["--epochs", "0"], "must be > 0"),
         (["--stem", "new", "--fine-tune", "head", "--smoke"], "must be trained"),

@@ -245,6 +245,16 @@ def test_a_build_that_is_broken_off_leaves_nothing_that_looks_whole(folder, monk
     assert ids(gk.datasets.load_fma(folder).train) == [2, 5, 1000, 2040]
 
 
+def test_the_progress_bar_is_closed(folder, monkeypatch):
+    closed = []
+    original = builder.Fma.close_progress
+    monkeypatch.setattr(
+        builder.Fma, "close_progress", lambda self: (original(self), closed.append(self._progress.disable))
+    )
+    gk.datasets.load_fma(folder)
+    assert closed == [True]  # tqdm's mark of a bar that is closed
+
+
 def test_a_folder_that_cannot_be_written(folder):
     (folder / "prepared").write_text("a file is in the way")
     with pytest.raises(OSError, match="`prepared_dir`"):
