@@ -120,7 +120,8 @@ class Run:
             "optimizer": model.optimizer.get_config(),
         }
         self.save_config(**training)
-        train, validation = self._batches(self.data.train, model, shuffle=True), None
+        weights = self._class_weight()
+        train, validation = self._batches(self.data.train, model, shuffle=True, class_weight=weights), None
         if len(self.data.validation):
             validation = self._batches(self.data.validation, model)
         callbacks = list(callbacks)
@@ -179,8 +180,20 @@ class Run:
     def _epochs(self):
         return self.flags.epochs or (2 if self.flags.smoke else EPOCHS)
 
-    def _batches(self, split, model, shuffle=False):
-        return gk.datasets.batches(split, BATCH_SIZE, model.clip_seconds, shuffle=shuffle, seed=self.flags.seed)
+    def _batches(self, split, model, **options):
+        return gk.datasets.batches(split, BATCH_SIZE, model.clip_seconds, seed=self.flags.seed, **options)
+
+    def _class_weight(self):
+        """Weights for genres of unequal size; a broken clip or two do not count."""
+        counts = np.bincount(self.data.train.labels, minlength=len(self.data.genres))
+        if counts.max() <= 1.5 * counts.min():
+            return None
+        rarest, commonest = self.data.genres[counts.argmin()], self.data.genres[counts.argmax()]
+        print(
+            f"Weights: genres are of unequal size ({commonest} {counts.max()} clips, {rarest} {counts.min()}); in "
+            "training each weighs as much as any other."
+        )
+        return "balanced"
 
     def _title(self, model):
         return f"{os.path.basename(sys.argv[0])}: {model.backbone} on {self.data.name}, {self.data.protocol} protocol"
@@ -219,9 +232,18 @@ def augmentation_of_2023(seed):
 def _parser(doc, network):
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--data-dir", help="folder with FMA's metadata and clips (default: a small synthetic corpus)")
-    add("--protocol", default="official", choices=("official", "random"), help="splits (default: official)")
-    add("--seed", type=int, default=0, help="of weights, order, dropout and the random protocol (default: 0)")
+    add(
+        "--data-dir",
+        help="folder with FMA's metadata and clips, or with one folder of music a genre (default: a small synthetic "
+        "corpus)",
+    )
+    add("--subset", default="small", choices=gk.datasets.fma.SUBSETS, help="of FMA (default: small)")
+    add(
+        "--protocol",
+        choices=gk.datasets.PROTOCOLS,
+        help="splits (default: official; artist_album for music of your own)",
+    )
+    add("--seed", type=int, default=0, help="of weights, order, dropout and splits by lot (default: 0)")
     add("--output", help="folder of the run, new or empty (default: runs/EXPERIMENT-TIME)")
     add("--smoke", action="store_true", help="few clips, short ones, 2 epochs: does it run?")
     if not network:
@@ -255,13 +277,16 @@ def _clip_seconds(flags):
 
 
 def _load_data(flags):
+    options = {"seed": flags.seed, **({"protocol": flags.protocol} if flags.protocol else {})}
+    if flags.data_dir is not None and gk.datasets.fma.is_fma(flags.data_dir):
+        return gk.datasets.load_fma(flags.data_dir, flags.subset, **options)
     if flags.data_dir is not None:
-        return gk.datasets.load_fma(flags.data_dir, protocol=flags.protocol, seed=flags.seed)
+        return gk.datasets.load_folder(flags.data_dir, **options)
     print(
         "No --data-dir: a small SYNTHETIC corpus stands in for music, its genres are made-up sounds.\n"
         "It shows that everything works; its scores say nothing about music. Two of its files are broken on purpose.\n"
     )
-    return gk.datasets.load_mini(protocol=flags.protocol, seed=flags.seed)
+    return gk.datasets.load_mini(**options)
 
 
 def _small(data, clips=32):

@@ -3,6 +3,7 @@
 The only module that decodes. libsndfile (package soundfile) reads mp3, wav, flac, ogg and more; soxr resamples.
 """
 
+import dataclasses
 import itertools
 import math
 import os
@@ -11,6 +12,12 @@ import re
 import numpy as np
 import soundfile
 import soxr
+
+# Of files that libsndfile reads, and of audio files that it does not.
+EXTENSIONS = frozenset(
+    ".mp3 .wav .flac .ogg .oga .opus .aiff .aif .aifc .au .snd .caf .w64 .rf64 .wve .mp2 .mp1".split()
+)
+OTHER_EXTENSIONS = frozenset(".m4a .aac .mp4 .wma .ape .wv .mpc .alac .ra .mka .webm .amr .dsf .dff .mid".split())
 
 # soxr's HQ filter reaches 128 samples of the lower of the two rates to each side; a part that is decoded with this
 # margin around it equals the same part of the whole file to 5e-7.
@@ -22,6 +29,8 @@ _BLOCK_SAMPLES, _MOST_SAMPLES = 1 << 20, 1 << 31
 # What is missing beyond this was cut off. The header of an mp3 file counts the encoder's delay and padding, up to three
 # frames of 576 samples, which a decoder takes out.
 _CUT_SHORT_SECONDS, _CUT_SHORT_SAMPLES = 0.1, 5 * 576
+
+_NOT_AUDIO = "not audio in a format that libsndfile can read"
 
 
 class AudioError(ValueError):
@@ -67,10 +76,41 @@ def load(path, sample_rate=22050, offset=0.0, duration=None):
         with soundfile.SoundFile(path) as file:
             waveform = _read(file, path, sample_rate, offset, duration)
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: the name promises a file without a header
-        raise AudioError(path, "not audio in a format that libsndfile can read") from error
+        raise AudioError(path, _NOT_AUDIO) from error
     if not np.isfinite(waveform).all():
         raise AudioError(path, "holds samples that are not finite numbers")
     return waveform
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What the header of a file tells; it may promise more seconds than can be decoded.
+
+    Attributes:
+        sample_rate: int, in Hz.
+        channels: int.
+        seconds: float.
+    """
+
+    sample_rate: int
+    channels: int
+    seconds: float
+
+
+def info(path):
+    """`Info` of a file, without decoding it.
+
+    Raises:
+        AudioError: the file is missing, empty, or not audio.
+    """
+    _check_file(path)
+    try:
+        header = soundfile.info(path)
+    except (soundfile.LibsndfileError, TypeError) as error:
+        raise AudioError(path, _NOT_AUDIO) from error
+    if header.samplerate <= 0 or header.channels <= 0:
+        raise AudioError(path, f"not audio: {header.channels} channels at {header.samplerate} Hz")
+    return Info(header.samplerate, header.channels, header.frames / header.samplerate)
 
 
 def to_length(waveform, samples):

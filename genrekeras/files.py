@@ -1,7 +1,17 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, work that one process does at a time, and room on the disk."""
 
 import contextlib
+import errno
 import os
+import shutil
+
+import filelock
+import platformdirs
+from genrekeras.progress import say
+
+
+class NoRoomError(OSError):
+    """A disk has not enough room for what is about to be written."""
 
 
 @contextlib.contextmanager
@@ -23,3 +33,56 @@ def whole_file(path):
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder, what):
+    """Wait until no other process is within this for the same folder and work; a process that dies lets go.
+
+    Args:
+        folder: str, made if it is not there.
+        what: str, the work, such as "download fma_small"; a part of the lock file's name.
+    """
+    os.makedirs(folder, exist_ok=True)
+    lock = filelock.FileLock(os.path.join(folder, f".{what.replace(' ', '-')}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        say(f"Another process is at work ({what} in {folder}): waiting for it.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def cache_dir():
+    """Where what can be made again is kept: the environment variable GENREKERAS_CACHE, else the user's cache folder."""
+    return os.environ.get("GENREKERAS_CACHE") or platformdirs.user_cache_dir("genrekeras")
+
+
+def check_room(folder, wanted, what):
+    """Raise if a disk has not enough room.
+
+    Args:
+        folder: str, which exists.
+        wanted: int, in bytes.
+        what: str, what they are for.
+
+    Raises:
+        NoRoomError: with how much is wanted and how much is there.
+    """
+    free = shutil.disk_usage(folder).free
+    if wanted > free:
+        raise NoRoomError(
+            errno.ENOSPC, f"{what} needs {size(wanted)} in {os.fspath(folder)}, and {size(free)} are free there"
+        )
+
+
+def size(count):
+    """Bytes as people read them: `size(7_679_594_875)` is "7.15 GiB"."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count} bytes" if unit == "bytes" else f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} GiB"

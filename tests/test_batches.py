@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import numpy, small_model
 from genrekeras import GenreClassifier
-from genrekeras.datasets import batches
+from genrekeras.datasets import batches, class_weights
 
 RATE = 100
 
@@ -147,6 +147,119 @@ def test_mixup():
     assert not np.array_equal(data[0][0], waveforms)
 
 
+def test_many_crops_of_a_clip():
+    even = batches(Clips(4), 3, 1.0, crop="even", crops=3)
+    assert len(even) == 4
+    whole = [even[i] for i in range(4)]
+    assert [clip for batch in whole for clip in clips_of(batch)] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert [start for batch in whole for start in starts_of(batch)] == [0, 100, 200] * 4
+    assert starts_of(batches(Clips(4), 4, 1.0, crop="even")[0]) == [100] * 4
+    lots = batches(Clips(5), 50, 1.0, crop="random", crops=10, shuffle=True, seed=2)
+    clips, starts = clips_of(lots[0]), starts_of(lots[0])
+    assert sorted(clips) == sorted(list(range(5)) * 10) and clips != sorted(clips) and len(set(starts)) > 30
+
+
+def test_class_weights_make_genres_weigh_the_same():
+    class Unequal(Clips):
+        labels = np.array([0] * 6 + [1] * 3 + [2])
+
+        def __getitem__(self, index):
+            return super().__getitem__(index) | {"genre": int(self.labels[index])}
+
+    weights = class_weights(Unequal())
+    np.testing.assert_allclose(weights, [10 / 18, 10 / 9, 10 / 3], rtol=1e-6)
+    np.testing.assert_allclose(np.bincount(Unequal.labels) * weights, 10 / 3, rtol=1e-6)
+    _, labels, given = batches(Unequal(), 10, 1.0, class_weight="balanced")[0]
+    np.testing.assert_array_equal(given, weights[labels])
+    assert given.dtype == np.float32 and given.mean() == pytest.approx(1)
+    _, rows, mixed = batches(Unequal(), 10, 1.0, class_weight=[1, 2, 3.5], mixup=0.4)[0]
+    np.testing.assert_allclose(mixed, rows @ [1, 2, 3.5], rtol=1e-6)
+    Unequal.labels = np.array([0] * 5 + [2] * 5)
+    np.testing.assert_allclose(class_weights(Unequal()), [1, 0, 1])
+
+
+def test_fit_heeds_class_weights():
+    """With weight 0 for all genres but one, the others do not move the model."""
+    split = _valid()
+    split.labels = np.arange(4) % 3
+    model = small_model(genres=split.genres, fine_tune="head")
+    model.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy")
+    data = batches(split, 4, 1.0, class_weight=[0, 0, 0])
+    before = [numpy(weight).copy() for weight in model.trainable_variables]
+    model.fit(data, verbose=0)
+    assert all(np.array_equal(numpy(w), b) for w, b in zip(model.trainable_variables, before, strict=True))
+    model.fit(batches(split, 4, 1.0, class_weight="balanced"), verbose=0)
+    assert not all(np.array_equal(numpy(w), b) for w, b in zip(model.trainable_variables, before, strict=True))
+
+
+def test_worker_processes_give_the_same_batches():
+    arguments = {"crop": "random", "crops": 2, "shuffle": True, "seed": 3, "mixup": 0.4, "class_weight": [1, 2, 3]}
+    alone = batches(Clips(), 4, 2.0, **arguments)
+    ahead = batches(Clips(), 4, 2.0, **arguments, workers=2, processes=True)
+    for epoch, index in ((0, 0), (0, 1), (1, 0), (0, 0), (5, 2)):
+        alone.epoch = ahead.epoch = epoch
+        for one, other in zip(alone[index], ahead[index], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_worker_processes_read_a_split_from_disk(mini):
+    alone = batches(mini.train, 8, 1.0, shuffle=True)
+    ahead = batches(mini.train, 8, 1.0, shuffle=True, workers=2, processes=True)
+    for index in (0, 1, 15):
+        for one, other in zip(alone[index], ahead[index], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_rest_of_an_epoch_that_was_broken_off(workers):
+    data = batches(Clips(), 3, 2.0, crop="random", shuffle=True, seed=5, workers=workers)
+    epochs = []
+    for _ in range(3):
+        epochs.append([data[i][0] for i in range(len(data))])
+        data.on_epoch_end()
+    rest = data.rest(1, 2)
+    assert len(rest) == 2
+    np.testing.assert_array_equal(rest[0][0], epochs[1][2])
+    np.testing.assert_array_equal(rest[1][0], epochs[1][3])
+    data.epoch = 2
+    np.testing.assert_array_equal(data[0][0], epochs[2][0])  # the whole is as it was
+    with pytest.raises(ValueError, match=r"`batch` lie in 0\.\.3"):
+        data.rest(0, 4)
+
+
+def test_fit_can_end_an_epoch_and_go_on():
+    def weights_behind_each_step(*runs):
+        keras.utils.set_random_seed(3)
+        model = small_model(genres=("a", "b", "c"), fine_tune="head", dropout=0.0)
+        model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+        seen = []
+
+        class Watch(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                seen.append(numpy(self.model.trainable_variables[-1]).copy())
+
+        for data, options in runs:
+            model.fit(data, verbose=0, callbacks=[Watch()], **options)
+        return np.stack(seen)
+
+    class Noise(Clips):
+        sample_rate = 22050
+
+        def __getitem__(self, index):
+            waveform = np.random.default_rng(index).standard_normal(22050).astype("float32")
+            return {"audio": waveform, "genre": index % 3, "track_id": index}
+
+    data = batches(Noise(6), 2, 1.0, shuffle=True, seed=5)
+    whole = weights_behind_each_step((data, {"epochs": 2}))
+    broken_off_behind_one_batch = weights_behind_each_step(
+        (data, {"epochs": 1, "steps_per_epoch": 1}),
+        (data.rest(0, 1), {"epochs": 1}),
+        (data, {"initial_epoch": 1, "epochs": 2}),
+    )
+    assert len(whole) == 6
+    np.testing.assert_array_equal(broken_off_behind_one_batch, whole)
+
+
 def test_one_hot_labels_for_the_validation_of_mixup():
     labels = batches(Clips(), 4, 2.0, one_hot=True)[0][1]
     np.testing.assert_array_equal(labels, np.eye(3)[[0, 1, 2, 0]])
@@ -164,6 +277,11 @@ def test_one_hot_labels_for_the_validation_of_mixup():
         ({"clip_seconds": -1.0}, "`clip_seconds` must be"),
         ({"clip_seconds": 1e-6}, "`clip_seconds` must be"),
         ({"mixup": -0.1}, "`mixup` must be"),
+        ({"crops": 0}, "`crops` must be"),
+        ({"crops": 2}, "`crops` of a clip are"),
+        ({"class_weight": "fair"}, "`class_weight` must be"),
+        ({"class_weight": [1, 2]}, "`class_weight` must be"),
+        ({"class_weight": [1, 2, -1]}, "`class_weight` must be"),
         ({"split": Clips(0)}, "`split` has no clips"),
     ],
 )

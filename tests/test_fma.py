@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import REAL_CLIPS, write_fma
-from genrekeras.datasets import fma
-from genrekeras.datasets.fma import builder
+from genrekeras.datasets import fma, store
 
 TRACKS = [
     (2, "Hip-Hop", "training"),
@@ -57,7 +56,7 @@ def test_official_splits(folder):
 
 def test_decoded_once_for_all_protocols(folder, monkeypatch):
     first = gk.datasets.load_fma(folder)
-    monkeypatch.setattr(builder, "_decode", lambda *a: pytest.fail("decoded again"))
+    monkeypatch.setattr(store, "_decode", lambda *a: pytest.fail("decoded again"))
     again = gk.datasets.load_fma(folder)
     random = gk.datasets.load_fma(folder, protocol="random", seed=3)
     np.testing.assert_array_equal(again.train[0]["audio"], first.train[0]["audio"])
@@ -86,7 +85,7 @@ def test_what_overshoots_is_not_clipped(folder, monkeypatch):
     def loud(path, sample_rate):
         return 1.25 * np.sin(np.arange(3 * sample_rate) / 10).astype("float32")
 
-    monkeypatch.setattr(builder, "_decode", loud)
+    monkeypatch.setattr(store, "_decode", loud)
     audio = gk.datasets.load_fma(folder).train[0]["audio"]
     np.testing.assert_allclose(audio, loud(None, 22050), atol=1.25 / 32767)
 
@@ -99,7 +98,14 @@ def test_broken_and_missing_clips_are_named_in_one_warning(folder):
         data = gk.datasets.load_fma(folder)
     messages = [str(w.message) for w in caught if "left out" in str(w.message)]
     assert len(messages) == 1
-    for part in ("of 7 tracks", "1 have no file", "002041", "2 cannot be read", "000005 (empty", "001000 (not audio"):
+    for part in (
+        "of 7 tracks",
+        "1 have no file",
+        "002041",
+        "2 cannot be read",
+        "000005.mp3 (empty",
+        "001000.mp3 (not audio",
+    ):
         assert part in messages[0]
     assert ids(data.train) == [2, 2040] and ids(data.validation) == [999]
     assert set(data.broken) == {5, 1000}
@@ -110,13 +116,13 @@ def test_a_clip_that_is_too_short_is_broken(folder):
     from conftest import write_sine
 
     write_sine(folder / "fma_small" / "000" / "000002.mp3", 440, seconds=1.5)
-    with pytest.warns(UserWarning, match=r"000002 \(cut short: 1\.5 s\)"):
+    with pytest.warns(UserWarning, match=r"000002\.mp3 \(cut short: 1\.5 s\)"):
         assert ids(gk.datasets.load_fma(folder).train) == [5, 1000, 2040]
 
 
 def test_a_split_without_a_readable_clip_is_empty(folder):
     (folder / "fma_small" / "001" / "001001.mp3").write_bytes(b"")  # the only test clip
-    with pytest.warns(UserWarning, match=r"001001 \(empty"):
+    with pytest.warns(UserWarning, match=r"001001\.mp3 \(empty"):
         data = gk.datasets.load_fma(folder)
     assert ids(data.train) == [2, 5, 1000, 2040] and len(data.test) == 0 and data.counts["broken"] == 1
 
@@ -149,7 +155,7 @@ def test_layouts(folder, tmp_path, layout):
         fma.write_labels(tracks, place / "train_labels.csv")
         assert list(pd.read_csv(place / "train_labels.csv").columns) == ["track_id", "genre"]
         assert fma.read_labels(place / "train_labels.csv")["genre"].to_dict() == tracks["genre"].to_dict()
-        with pytest.raises(ValueError, match="needs the splits of"):
+        with pytest.raises(ValueError, match="needs splits that come with"):
             gk.datasets.load_fma(place)
     data = gk.datasets.load_fma(data_dir, protocol="random", prepared_dir=tmp_path / "prepared")
     assert sorted(ids(data.train) + ids(data.validation)) == [track for track, *_ in TRACKS]
@@ -229,33 +235,7 @@ def test_bad_options(folder):
         gk.datasets.load_fma(folder, sample_rate=22050.0)
 
 
-def test_a_build_that_is_broken_off_leaves_nothing_that_looks_whole(folder, monkeypatch):
-    decode, calls = builder._decode, []
-
-    def break_off(path, sample_rate):
-        calls.append(path)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return decode(path, sample_rate)
-
-    monkeypatch.setattr(builder, "_decode", break_off)
-    with pytest.raises(KeyboardInterrupt):
-        gk.datasets.load_fma(folder)
-    monkeypatch.setattr(builder, "_decode", decode)
-    assert ids(gk.datasets.load_fma(folder).train) == [2, 5, 1000, 2040]
-
-
-def test_the_progress_bar_is_closed(folder, monkeypatch):
-    closed = []
-    original = builder.Fma.close_progress
-    monkeypatch.setattr(
-        builder.Fma, "close_progress", lambda self: (original(self), closed.append(self._progress.disable))
-    )
-    gk.datasets.load_fma(folder)
-    assert closed == [True]  # tqdm's mark of a bar that is closed
-
-
 def test_a_folder_that_cannot_be_written(folder):
     (folder / "prepared").write_text("a file is in the way")
-    with pytest.raises(OSError, match="`prepared_dir`"):
+    with pytest.raises(OSError, match="prepared"):
         gk.datasets.load_fma(folder)

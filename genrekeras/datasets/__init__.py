@@ -1,8 +1,22 @@
 """Collections of labelled music as splits, and splits as batches for `model.fit`."""
 
-from genrekeras.datasets.batches import Batches, batches
+from genrekeras.datasets import fma
+from genrekeras.datasets.batches import Batches, batches, class_weights
 from genrekeras.datasets.fma import load_fma
+from genrekeras.datasets.folder import load_folder
 from genrekeras.datasets.mini import load_mini
-from genrekeras.datasets.splits import Dataset, Split
+from genrekeras.datasets.splits import PROTOCOLS, Dataset, Split, leakage
 
-__all__ = ["Batches", "Dataset", "Split", "batches", "load_fma", "load_mini"]
+__all__ = [
+    "PROTOCOLS",
+    "Batches",
+    "Dataset",
+    "Split",
+    "batches",
+    "class_weights",
+    "fma",
+    "leakage",
+    "load_fma",
+    "load_folder",
+    "load_mini",
+]

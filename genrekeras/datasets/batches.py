@@ -1,6 +1,9 @@
 """Batches of waveforms for `model.fit`."""
 
 import concurrent.futures
+import copy
+import dataclasses
+import multiprocessing
 
 import keras
 import numpy as np
@@ -10,18 +13,36 @@ from genrekeras.datasets.quiet import quiet_absl
 with quiet_absl():
     import grain
 
-CROPS = ("start", "center", "random")
+CROPS = ("start", "center", "even", "random")
 
 
-def batches(split, batch_size, clip_seconds, crop="start", shuffle=False, seed=0, mixup=0.0, one_hot=False, workers=1):
+def batches(
+    split,
+    batch_size,
+    clip_seconds,
+    crop="start",
+    crops=1,
+    shuffle=False,
+    seed=0,
+    mixup=0.0,
+    one_hot=False,
+    class_weight=None,
+    workers=1,
+    processes=False,
+):
     """What `model.fit` takes: batches of clips of equal length with their labels.
+
+    Clips are read from disk batch by batch; memory does not grow with their number.
 
     Args:
         split: `Split`, or any sequence of such elements with the attributes `sample_rate` and `genres`.
         batch_size: int > 0; the last batch of an epoch may be smaller.
         clip_seconds: float > 0; longer clips are cropped, shorter ones brought to length by
             `genrekeras.audio.to_length`.
-        crop: `"start"`, `"center"` or `"random"`, anew in each epoch.
+        crop: `"start"`, `"center"`, `"even"` (`crops` of them at equal distances, from the start of the clip to
+            its end; a single one in its center), or `"random"`, anew in each epoch.
+        crops: int > 0, how many of each clip an epoch holds; more than one are `"even"` or `"random"`. Those of a clip
+            follow each other, unless they are shuffled.
         shuffle: bool, a new order in each epoch.
         seed: int; the same seed gives the same batches, epoch by epoch, and epochs differ.
         mixup: float >= 0; if positive, each clip of a batch is mixed with another one of it, `m * clip + (1 - m) *
@@ -30,16 +51,49 @@ def batches(split, batch_size, clip_seconds, crop="start", shuffle=False, seed=0
             Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
         one_hot: bool, labels as one-hot rows without mixup too: those of the validation data of a model that is trained
             with it.
+        class_weight: `None`; `"balanced"`, each genre weighs as much as any other, see `class_weights`; or a sequence
+            of floats, one a genre. A clip that is mixed weighs as its mixed label.
         workers: int > 0; with more than one, as many threads read batches ahead. The batches are the same.
+        processes: bool, the workers are processes rather than threads. They start with Python's "spawn": the script
+            that calls this must keep to `if __name__ == "__main__"`.
 
     Returns:
         `Batches`, a `keras.utils.PyDataset` of `(waveforms, labels)`: `(batch, clip_seconds * sample_rate)` float32,
-        and `(batch,)` int32 or, under mixup or `one_hot`, `(batch, len(genres))` float32.
+        and `(batch,)` int32 or, under mixup or `one_hot`, `(batch, len(genres))` float32; with `class_weight` a third,
+        `(batch,)` float32, the weights.
 
     Raises:
         ValueError: an option is out of range; the split is empty.
     """
-    return Batches(split, batch_size, clip_seconds, crop, shuffle, seed, mixup, one_hot, workers)
+    return Batches(
+        split,
+        batch_size,
+        clip_seconds,
+        crop,
+        crops,
+        shuffle,
+        seed,
+        mixup,
+        one_hot,
+        class_weight,
+        workers,
+        processes,
+    )
+
+
+def class_weights(split):
+    """What a clip of each genre must weigh for all genres to weigh the same, and a clip 1 on average.
+
+    Args:
+        split: `Split`, or what has `labels` and `genres`.
+
+    Returns:
+        `(len(genres),)` float32: `clips / (genres that occur * clips of the genre)`; 0 for a genre without clips.
+    """
+    counts = np.bincount(split.labels, minlength=len(split.genres))
+    weights = np.zeros(len(counts), "float32")
+    weights[counts > 0] = len(split.labels) / ((counts > 0).sum() * counts[counts > 0])
+    return weights
 
 
 class Batches(keras.utils.PyDataset):
@@ -51,14 +105,31 @@ class Batches(keras.utils.PyDataset):
             sets it as each epoch begins.
     """
 
-    def __init__(self, split, batch_size, clip_seconds, crop, shuffle, seed, mixup, one_hot, workers):
+    def __init__(
+        self,
+        split,
+        batch_size,
+        clip_seconds,
+        crop,
+        crops,
+        shuffle,
+        seed,
+        mixup,
+        one_hot,
+        class_weight,
+        workers,
+        processes,
+    ):
         if not all(hasattr(split, name) for name in ("__len__", "sample_rate", "genres")):
             raise ValueError(f"`split` must be a split, such as `data.train`. Received: {type(split).__name__}")
         if crop not in CROPS:
             raise ValueError(f"`crop` must be one of {CROPS}. Received: crop={crop!r}")
-        for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 1), ("seed", seed, 0)):
+        integers = {"batch_size": (batch_size, 1), "crops": (crops, 1), "workers": (workers, 1), "seed": (seed, 0)}
+        for name, (value, least) in integers.items():
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}")
+        if crops > 1 and crop not in ("even", "random"):
+            raise ValueError(f'`crops` of a clip are "even" or "random". Received: crops={crops}, crop={crop!r}')
         if round(clip_seconds * split.sample_rate) < 1:
             raise ValueError(
                 f"`clip_seconds` must be > 0, and a sample at least. Received: clip_seconds={clip_seconds}"
@@ -74,36 +145,34 @@ class Batches(keras.utils.PyDataset):
         self.genres = tuple(split.genres)
         self.clip_seconds = clip_seconds
         self.epoch = 0
-        self._crop = crop
-        self._mixup = mixup
-        self._steps = -(-len(split) // batch_size)
+        samples, weights = round(clip_seconds * split.sample_rate), _checked_weights(class_weight, split)
+        make = _Batch(samples, self.genres, crop, crops, mixup, one_hot or mixup > 0, weights)
+        self._first = 0
+        self._last = -(-len(split) * crops // batch_size)
 
         # An epoch is a repetition with its own seed, so that batch i of epoch e is element e * steps + i.
-        clips = grain.MapDataset.source(split).seed(seed)
+        clips = grain.MapDataset.source(_Crops(split, crops)).seed(seed)
         if shuffle:
             clips = clips.shuffle()
-        clips = clips.random_map(self._clip).batch(batch_size)
-        if mixup or one_hot:
-            clips = clips.map(self._one_hot)
-        if mixup:
-            clips = clips.random_map(self._mix)
-        self._clips = clips.repeat()
-
-        self._threads = workers
-        self._pool = concurrent.futures.ThreadPoolExecutor(workers) if workers > 1 else None
+        self._batches = clips.random_map(make.clip).batch(batch_size).random_map(make.batch).repeat()
+        self._workers_ahead = workers
+        self._processes = processes
+        self._pool = None
         self._ahead = {}  # position -> future
 
     def __len__(self):
-        return self._steps
+        return self._last - self._first
 
     def __getitem__(self, index):
-        if not 0 <= index < self._steps:
-            raise IndexError(f"Batch {index} of {self._steps}")
-        position = self.epoch * self._steps + index
+        if not 0 <= index < len(self):
+            raise IndexError(f"Batch {index} of {len(self)}")
+        position = self.epoch * self._last + self._first + index
+        if self._workers_ahead == 1 and not self._processes:
+            return self._batches[position]
         if self._pool is None:
-            return self._clips[position]
-        wanted = range(position, position + self._threads + 1)
-        ahead = {p: self._ahead.get(p) or self._pool.submit(self._clips.__getitem__, p) for p in wanted}
+            self._pool, self._submit = self._start_workers()
+        wanted = range(position, position + self._workers_ahead + 1)
+        ahead = {p: self._ahead.get(p) or self._submit(p) for p in wanted}
         batch = ahead.pop(position).result()
         self._ahead = ahead
         return batch
@@ -111,23 +180,116 @@ class Batches(keras.utils.PyDataset):
     def on_epoch_end(self):
         self.epoch += 1
 
-    def _clip(self, element, rng):
+    def rest(self, epoch, batch):
+        """The batches of an epoch that was broken off, from `batch` on.
+
+        `model.fit(data.rest(3, 17), initial_epoch=3, epochs=4)` ends epoch 3 (the fourth) behind its first 17 batches;
+        `model.fit(data, initial_epoch=4, epochs=20)` goes on as if nothing had happened.
+
+        Args:
+            epoch: int >= 0.
+            batch: int, 0 <= batch < len(self).
+
+        Returns:
+            `Batches`.
+        """
+        if epoch < 0 or not 0 <= batch < self._last:
+            raise ValueError(
+                f"`epoch` must be >= 0, and `batch` lie in 0..{self._last - 1}. Received: epoch={epoch}, batch={batch}"
+            )
+        rest = copy.copy(self)
+        rest.epoch, rest._first = epoch, batch
+        return rest
+
+    def _start_workers(self):
+        if not self._processes:
+            pool = concurrent.futures.ThreadPoolExecutor(self._workers_ahead)
+            return pool, lambda position: pool.submit(self._batches.__getitem__, position)
+        pool = concurrent.futures.ProcessPoolExecutor(
+            self._workers_ahead, multiprocessing.get_context("spawn"), _remember, (self._batches,)
+        )
+        return pool, lambda position: pool.submit(_remembered, position)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Crops:
+    """Each clip of a split several times, with the number of its crop."""
+
+    split: object
+    crops: int
+
+    def __len__(self):
+        return len(self.split) * self.crops
+
+    def __getitem__(self, index):
+        return self.split[index // self.crops] | {"crop": index % self.crops}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """How elements of a split become a batch. It travels to worker processes."""
+
+    samples: int
+    genres: tuple
+    crop: str
+    crops: int
+    mixup: float
+    one_hot: bool
+    weights: np.ndarray
+
+    def clip(self, element, rng):
+        """(waveform, label) of one clip."""
         waveform, label = element["audio"], element["genre"]
         if not 0 <= label < len(self.genres):
             raise ValueError(
                 f"The label of track {element['track_id']} must lie in 0..{len(self.genres) - 1}. Received: {label}"
             )
-        samples = round(self.clip_seconds * self.sample_rate)
-        spare = max(0, len(waveform) - samples)
-        start = {"start": 0, "center": spare // 2, "random": int(rng.integers(spare + 1))}[self._crop]
-        return audio.to_length(waveform[start:], samples), np.int32(label)
+        start = self._start(max(0, len(waveform) - self.samples), element["crop"], rng)
+        return audio.to_length(waveform[start:], self.samples), np.int32(label)
 
-    def _one_hot(self, batch):
-        waveforms, labels = batch
-        return waveforms, np.eye(len(self.genres), dtype="float32")[labels]
+    def batch(self, clips, rng):
+        """What `fit` takes."""
+        waveforms, labels = clips
+        rows = np.eye(len(self.genres), dtype="float32")[labels]
+        if self.mixup:
+            other = rng.permutation(len(labels))
+            part = rng.beta(self.mixup, self.mixup, (len(labels), 1)).astype("float32")
+            waveforms = part * waveforms + (1 - part) * waveforms[other]
+            rows = part * rows + (1 - part) * rows[other]
+        batch = waveforms, (rows if self.one_hot else labels)
+        return batch if self.weights is None else (*batch, rows @ self.weights)
 
-    def _mix(self, batch, rng):
-        waveforms, labels = batch
-        other = rng.permutation(len(labels))
-        part = rng.beta(self._mixup, self._mixup, (len(labels), 1)).astype("float32")
-        return part * waveforms + (1 - part) * waveforms[other], part * labels + (1 - part) * labels[other]
+    def _start(self, spare, crop, rng):
+        if self.crop == "random":
+            return int(rng.integers(spare + 1))
+        if self.crop == "even" and self.crops > 1:
+            return spare * crop // (self.crops - 1)
+        return 0 if self.crop == "start" else spare // 2
+
+
+def _checked_weights(class_weight, split):
+    if class_weight is None:
+        return None
+    if isinstance(class_weight, str) and class_weight == "balanced":
+        return class_weights(split)
+    try:
+        weights = np.asarray(class_weight, "float32")
+    except (TypeError, ValueError):
+        weights = np.zeros(0)
+    if weights.shape != (len(split.genres),) or not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(
+            f'`class_weight` must be None, "balanced", or {len(split.genres)} numbers >= 0, one a genre. '
+            f"Received: class_weight={class_weight!r}"
+        )
+    return weights
+
+
+_DATA = []  # of a worker process
+
+
+def _remember(data):
+    _DATA[:] = [data]
+
+
+def _remembered(position):
+    return _DATA[0][position]

@@ -15,10 +15,11 @@ import shutil
 import tempfile
 
 import numpy as np
-import platformdirs
 import soundfile
 import tqdm
-from genrekeras.datasets.fma.load import load_folder_of_tracks
+from genrekeras import files
+from genrekeras.datasets.fma.load import load_tracks
+from genrekeras.datasets.store import Store
 
 MINI_GENRES = (
     "Synthetic Pulse",
@@ -46,21 +47,18 @@ def load_mini(protocol="official", sample_rate=22050, seed=0, cache_dir=None):
     Returns:
         `Dataset` named "mini (synthetic)".
     """
-    cache_dir = cache_dir or os.environ.get("GENREKERAS_CACHE") or platformdirs.user_cache_dir("genrekeras")
+    cache_dir = cache_dir or files.cache_dir()
     data_dir = os.path.join(cache_dir, f"mini-{VERSION}")
     if not os.path.isdir(data_dir):
         os.makedirs(cache_dir, exist_ok=True)
         make_mini(data_dir)
-    return load_folder_of_tracks(
-        "mini (synthetic)",
-        data_dir,
-        "small",
-        MINI_GENRES,
-        protocol,
-        sample_rate,
-        seed,
-        os.path.join(data_dir, "prepared"),
-    )
+    return load_tracks(Mini, "mini (synthetic)", data_dir, "small", MINI_GENRES, protocol, sample_rate, seed)
+
+
+class Mini(Store):
+    """The synthetic corpus as a TFDS dataset."""
+
+    DESCRIPTION = "Sounds of eight made-up genres, to try a pipeline on. A score on it says nothing about music."
 
 
 def make_mini(data_dir):

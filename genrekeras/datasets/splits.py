@@ -1,11 +1,17 @@
-"""Which clip belongs to training, validation and test: splits, and the protocols that make them."""
+"""Which clip belongs to training, validation and test: splits, the protocols that make them, and what leaks."""
 
 import dataclasses
 import hashlib
+import itertools
 
 import numpy as np
+import pandas as pd
+import scipy.sparse
+from sklearn import model_selection
 
-PROTOCOLS = ("official", "random")
+PROTOCOLS = ("official", "random", "artist_album")
+SPLITS = ("train", "validation", "test")
+UNKNOWN = -1  # the id of an artist or album that nobody knows
 
 
 class Split:
@@ -15,6 +21,9 @@ class Split:
 
     Attributes:
         name: str, such as "validation".
+        tracks: `pandas.DataFrame`, a row a clip, indexed by `track_id`: `label`, `genre`, `artist_id`, `album_id` (-1:
+            unknown), `checksum` (of the decoded audio) and, as far as they are known, `path`, `title`, `artist`,
+            `album`, `license`.
         labels: `(len,)` int32, index in `genres`.
         track_ids: `(len,)` int64.
         sample_rate: int, in Hz.
@@ -23,10 +32,11 @@ class Split:
         fingerprint: str, changes with whatever changes the content: clips, labels, order, sample rate.
     """
 
-    def __init__(self, name, source, rows, track_ids, labels, sample_rate, genres, protocol, fingerprint):
+    def __init__(self, name, source, rows, tracks, sample_rate, genres, protocol, fingerprint):
         self.name = name
-        self.labels = np.asarray(labels, "int32")
-        self.track_ids = np.asarray(track_ids, "int64")
+        self.tracks = tracks
+        self.labels = tracks["label"].to_numpy("int32")
+        self.track_ids = tracks.index.to_numpy("int64")
         self.sample_rate = sample_rate
         self.genres = tuple(genres)
         self.protocol = protocol
@@ -57,8 +67,7 @@ class Split:
             self.name,
             self._source,
             self._rows[positions],
-            self.track_ids[positions],
-            self.labels[positions],
+            self.tracks.iloc[positions],
             self.sample_rate,
             self.genres,
             self.protocol,
@@ -80,10 +89,10 @@ class Dataset:
 
     Attributes:
         name: str.
-        protocol: str, `"official"` or `"random"`.
+        protocol: str, `"official"`, `"random"` or `"artist_album"`.
         train, validation, test: `Split`. Under `"random"` the test split is the validation split, as in the 2023
             system, and the figures on it are too good for two reasons: it chose the epoch, and artists stand on both
-                sides.
+            sides.
         genres: tuple of str.
         sample_rate: int, in Hz.
         counts: dict of ints: `tracks` that were asked for, `missing` files, `broken` files, `readable` clips, and those
@@ -110,43 +119,137 @@ class Dataset:
         )
 
 
-def deal(protocol, track_ids, official, seed=0):
+def deal(protocol, tracks, seed=0):
     """Give each track a split.
 
     Args:
-        protocol: `"official"`, the splits that come with the collection (FMA's: no artist on two sides); or `"random"`,
-            the 2023 system's: 80/20 by lot within each folder of the collection (a folder holds a thousand track ids),
-            where the 20 % are validation and test at once.
-        track_ids: `(n,)` int array.
-        official: `(n,)` array of "train", "validation" or "test", or `None` where the collection has no splits.
-        seed: int, for `"random"`.
+        protocol: one of
+            `"official"`, the splits that come with the collection (FMA's: no artist on two sides, but for those that
+            meet on a compilation);
+            `"random"`, the 2023 system's: 80/20 by lot within each folder of the collection, where the 20 % are
+            validation and test at once;
+            `"artist_album"`: tracks that share an artist, an album or (where `checksum` tells) their sound, also by way
+            of others, stay together. Where the collection has splits, each such group goes whole to the split that
+            holds most of its tracks (train, if two hold as many), and all else stays. Where it has none, groups are
+            dealt by lot, some 80/10/10, as even in genres as they allow (a genre of fewer than 10 groups gives more of
+            them to validation and test).
+        tracks: `pandas.DataFrame`, a row a track: `label`, `folder`; for `"official"` also `split`; for
+            `"artist_album"` also `artist_id` and `album_id`.
+        seed: int, of the lots.
 
     Returns:
-        dict of `train`, `validation` and `test`, each an int array of positions in `track_ids`, in their order.
+        dict of `train`, `validation` and `test`, each an int array of positions in `tracks`, in their order.
 
     Raises:
-        ValueError: an unknown protocol; `"official"` without splits.
+        ValueError: an unknown protocol, or one that needs what `tracks` does not say.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"`protocol` must be one of {PROTOCOLS}. Received: protocol={protocol!r}")
-    track_ids = np.asarray(track_ids)
+    if protocol == "random":
+        return _by_lot(tracks, seed)
     if protocol == "official":
-        if official is None:
+        if "split" not in tracks:
             raise ValueError(
-                '`protocol="official"` needs the splits of tracks.csv, and this collection has only labels. '
-                'Received: protocol="official"; "random" would work.'
+                '`protocol="official"` needs splits that come with the collection (for FMA in tracks.csv), and this '
+                'one has only labels. Received: protocol="official"; "random" would work.'
             )
-        official = np.asarray(official)
-        return {split: np.flatnonzero(official == split) for split in ("train", "validation", "test")}
+        splits = tracks["split"].to_numpy()
+    else:
+        groups = group_tracks(tracks)
+        splits = _with_whole_groups(tracks["split"], groups) if "split" in tracks else _folds(tracks, groups, seed)
+    return {split: np.flatnonzero(splits == split) for split in SPLITS}
+
+
+def group_tracks(tracks):
+    """Number the groups of tracks that share an artist, an album or their sound, also by way of other tracks.
+
+    Args:
+        tracks: `pandas.DataFrame` with `artist_id` and `album_id` (-1 is unknown, and shared with nobody), and
+            `checksum` of the sound where it is known.
+
+    Returns:
+        `(n,)` int array.
+
+    Raises:
+        ValueError: no artist and no album is known.
+    """
+    count = len(tracks)
+    ids = [tracks[column].to_numpy() for column in ("artist_id", "album_id")]
+    if all((values == UNKNOWN).all() for values in ids):
+        raise ValueError(
+            '`protocol="artist_album"` needs to know artists or albums (for FMA from tracks.csv), and this collection '
+            'has neither. Received: protocol="artist_album"; "random" would work.'
+        )
+    if "checksum" in tracks:
+        ids.append(tracks["checksum"].to_numpy(object))
+    # A graph of tracks, artists, albums and sounds, in which each track touches its own.
+    edges, nodes = [], count
+    for values in ids:
+        known = np.flatnonzero(values != UNKNOWN)
+        names, number = np.unique(values[known], return_inverse=True)
+        edges.append(np.stack([known, nodes + number]))
+        nodes += len(names)
+    edges = np.concatenate(edges, axis=1)
+    graph = scipy.sparse.coo_array((np.ones(edges.shape[1], bool), tuple(edges)), shape=(nodes, nodes))
+    return scipy.sparse.csgraph.connected_components(graph, directed=False)[1][:count]
+
+
+def leakage(splits):
+    """What two splits share that a model could learn by heart: artists, albums, and clips of the same sound.
+
+    Args:
+        splits: `Dataset`, or dict of name -> `Split`.
+
+    Returns:
+        `pandas.DataFrame`, a row for each two splits (index: their names). `artists`, `albums` and `duplicates` count
+        the artists, albums and sounds that are in both; where no clip of either tells its artist or album, `<NA>`.
+        `clips` counts the clips of the second split that share any of these with the first, `of` all of its clips.
+    """
+    if isinstance(splits, Dataset):
+        splits = {name: getattr(splits, name) for name in SPLITS}
+    tables = {name: split.tracks for name, split in splits.items()}
+    columns = {"artists": "artist_id", "albums": "album_id", "duplicates": "checksum"}
+    rows = {}
+    for (first, mine), (second, theirs) in itertools.combinations(tables.items(), 2):
+        row, touched = {}, np.zeros(len(theirs), bool)
+        for name, column in columns.items():
+            known = [set(table[column]) - {UNKNOWN} for table in (mine, theirs)]
+            shared = known[0] & known[1]
+            row[name] = len(shared) if any(known) else pd.NA
+            touched |= theirs[column].isin(shared).to_numpy()
+        rows[first, second] = {**row, "clips": int(touched.sum()), "of": len(theirs)}
+    table = pd.DataFrame.from_dict(rows, orient="index", dtype="Int64")
+    table.index = pd.MultiIndex.from_tuples(rows, names=["first", "second"])
+    return table
+
+
+def _by_lot(tracks, seed):
     rng = np.random.default_rng(seed)
-    folders = track_ids // 1000
+    folders = tracks["folder"].to_numpy()
     held_out = [
         rng.permutation(members)[: round(0.2 * len(members))]
         for members in (np.flatnonzero(folders == folder) for folder in np.unique(folders))
     ]
     held_out = np.sort(np.concatenate(held_out)) if held_out else np.zeros(0, int)
-    return {
-        "train": np.setdiff1d(np.arange(len(track_ids)), held_out),
-        "validation": held_out,
-        "test": held_out,
-    }
+    train = np.setdiff1d(np.arange(len(tracks)), held_out)
+    return {"train": train, "validation": held_out, "test": held_out}
+
+
+def _with_whole_groups(splits, groups):
+    counts = pd.crosstab(groups, splits).reindex(columns=SPLITS, fill_value=0)  # (group, split); the first wins a tie
+    return counts.idxmax(axis=1).loc[groups].to_numpy()
+
+
+def _folds(tracks, groups, seed):
+    """A test fold, a validation fold and the rest: ten folds, or as many as the genre of the fewest groups has."""
+    labels = tracks["label"].to_numpy()
+    fewest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
+    largest = np.bincount(labels).max()  # scikit-learn cannot make more folds than this
+    splits = np.full(len(tracks), "train", dtype=object)
+    if min(largest, len(np.unique(groups))) < 3:
+        return splits
+    folds = model_selection.StratifiedGroupKFold(min(10, max(3, fewest), largest), shuffle=True, random_state=seed)
+    members = [members for _, members in folds.split(np.zeros(len(tracks)), labels, groups)]
+    for split, fold in zip(("test", "validation"), members, strict=False):
+        splits[fold] = split
+    return splits

@@ -1,5 +1,6 @@
 """Where the files of an FMA folder are, and what its tables say of each track."""
 
+import csv
 import os
 import warnings
 
@@ -8,9 +9,45 @@ import pandas as pd
 from genrekeras.files import whole_file
 from genrekeras.genres import GENRES
 
-# Genres of each subset, in the order of their labels.
-SUBSETS = {"small": GENRES}
+# Genres of each subset, in the order of their labels; those of fma_small keep theirs.
+ALL_GENRES = (
+    *GENRES,
+    "Blues",
+    "Classical",
+    "Country",
+    "Easy Listening",
+    "Jazz",
+    "Old-Time / Historic",
+    "Soul-RnB",
+    "Spoken",
+)
+SUBSETS = {"small": GENRES, "medium": ALL_GENRES, "large": ALL_GENRES, "full": ALL_GENRES}
+# Each subset holds those before it; `large` and `full` hold the same tracks, as clips of 30 s and as a whole.
+_ROWS_OF = {"small": ("small",), "medium": ("small", "medium")} | dict.fromkeys(
+    ("large", "full"), ("small", "medium", "large")
+)
+_COLUMNS = {
+    "subset": ("set", "subset"),
+    "genre": ("track", "genre_top"),
+    "split": ("set", "split"),
+    "title": ("track", "title"),
+    "artist": ("artist", "name"),
+    "artist_id": ("artist", "id"),
+    "album": ("album", "title"),
+    "album_id": ("album", "id"),
+    "license": ("track", "license"),
+}
+_NEEDED = ("subset", "genre", "split")
 _TFDS_SPLITS = {"training": "train", "validation": "validation", "test": "test"}
+
+
+def is_fma(data_dir):
+    """Whether a folder looks like FMA's (or like nothing that is there), rather than like music of one's own."""
+    if not os.path.isdir(data_dir):
+        return True
+    names = set(os.listdir(data_dir))
+    tables = {"tracks.csv", "train_labels.csv", "fma_metadata"}
+    return bool(names & (tables | {f"fma_{subset}" for subset in SUBSETS})) or bool(_track_folders(data_dir))
 
 
 def find_tracks(data_dir, subset, genres):
@@ -22,12 +59,13 @@ def find_tracks(data_dir, subset, genres):
 
     Args:
         data_dir: str or path-like.
-        subset: str, "small".
+        subset: str, one of `SUBSETS`.
         genres: sequence of str, in the order of their labels.
 
     Returns:
-        `pandas.DataFrame` indexed by `track_id`, sorted, with `genre` (str), `split` ("train", "validation", "test";
-        missing if only labels are known), `path` (str) and `bytes` (int; -1 for a missing file).
+        `pandas.DataFrame` indexed by `track_id`, sorted, with `genre` (str), `path` (str), `bytes` (int; -1 for a
+        missing file), `folder` (int, of a thousand ids) and, unless only labels are known, the other columns of
+        `read_tracks`. Files without a row are named in a warning.
 
     Raises:
         FileNotFoundError: there is no folder, no table, or no clip at all.
@@ -36,7 +74,7 @@ def find_tracks(data_dir, subset, genres):
     data_dir = os.fspath(data_dir)
     if not os.path.isdir(data_dir):
         raise FileNotFoundError(f"`data_dir` is not a folder. Received: data_dir={data_dir!r}")
-    table = _find_table(data_dir)
+    table = find_table(data_dir)
     tracks = read_labels(table) if os.path.basename(table) == "train_labels.csv" else read_tracks(table, subset)
     unknown = sorted(set(tracks["genre"]) - set(genres))
     if unknown:
@@ -46,36 +84,55 @@ def find_tracks(data_dir, subset, genres):
     sizes = _file_sizes(audio_dir)
     names = [f"{track_id // 1000:03d}/{track_id:06d}.mp3" for track_id in tracks.index]
     tracks["path"] = [os.path.join(audio_dir, *name.split("/")) for name in names]
-    tracks["bytes"] = [sizes.get(name, -1) for name in names]
+    tracks["bytes"] = [sizes.pop(name, -1) for name in names]
+    tracks["folder"] = tracks.index // 1000
     if (tracks["bytes"] < 0).all():
         raise FileNotFoundError(f"None of the {len(tracks)} tracks of {table} has its clip in {audio_dir}.")
+    strays = sorted(name for name in sizes if name.endswith(".mp3"))
+    if strays:
+        warnings.warn(
+            f"{audio_dir}: {len(strays)} files have no row with a genre in {os.path.basename(table)} (the first: "
+            f"{strays[0]}). They are left out.",
+            stacklevel=2,
+        )
     return tracks
 
 
 def read_tracks(path, subset="small"):
     """FMA's tracks.csv, the rows of a subset.
 
+    Rows without a genre, a split or an id are left out and counted in a warning: more than half of `large` have no top
+    genre.
+
     Returns:
-        `pandas.DataFrame` indexed by `track_id`, sorted, with `genre` (str) and `split` ("train", "validation",
-        "test").
+        `pandas.DataFrame` indexed by `track_id`, sorted, with `genre` (str), `split` ("train", "validation", "test")
+        and, as far as the table has them, `title`, `artist`, `artist_id`, `album`, `album_id` (-1: unknown), `license`.
 
     Raises:
         ValueError: the file is not FMA's tracks.csv, or holds no track of the subset.
     """
     try:
-        table = pd.read_csv(path, index_col=0, header=[0, 1], low_memory=False)
-        columns = [table["set", "subset"], table["track", "genre_top"], table["set", "split"]]
-    except (KeyError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        table = _read_columns(path)
+    except (KeyError, ValueError, csv.Error) as error:  # pandas' parser errors are ValueErrors
         raise ValueError(f"{path} is not FMA's tracks.csv: {error}") from error
-    table = pd.concat(columns, axis=1, keys=["subset", "genre", "split"])
-    table = table[table["subset"] == subset]
+    _warn_if_cut(path)
+    table = table[table["subset"].isin(_ROWS_OF[subset])]
     unusable = table["genre"].isna() | ~table["split"].isin(_TFDS_SPLITS) | ~_are_ids(table.index)
     if unusable.any():
-        warnings.warn(f"{path}: {unusable.sum()} rows of subset {subset!r} lack a genre, split or id.", stacklevel=2)
+        warnings.warn(
+            f"{path}: {unusable.sum()} of {len(table)} rows of subset {subset!r} lack a genre, split or id. "
+            "They are left out.",
+            stacklevel=2,
+        )
         table = table[~unusable]
     if table.empty:
         raise ValueError(f"{path} has no track of subset {subset!r}.")
-    tracks = pd.DataFrame({"genre": table["genre"].astype(str), "split": table["split"].map(_TFDS_SPLITS)})
+    tracks = table.drop(columns="subset").assign(split=table["split"].map(_TFDS_SPLITS))
+    for column in tracks:
+        if column.endswith("_id"):
+            tracks[column] = pd.to_numeric(tracks[column], errors="coerce").fillna(-1).astype("int64")
+        else:
+            tracks[column] = tracks[column].fillna("").astype(str)
     return _indexed(tracks, path)
 
 
@@ -102,6 +159,28 @@ def write_labels(tracks, path):
         tracks[["genre"]].to_csv(temporary, index_label="track_id")
 
 
+def _read_columns(path):
+    """The columns of interest, as they stand in the file; its three lines of header name them by group and field."""
+    with open(path, newline="", encoding="utf-8") as file:
+        lines = csv.reader(file)
+        names = list(zip(next(lines, ()), next(lines, ()), strict=False))
+        if next(lines, [""])[0] != "track_id":
+            raise ValueError("its third line does not begin with track_id")
+    missing = [_COLUMNS[column] for column in _NEEDED if _COLUMNS[column] not in names]
+    if missing:
+        raise ValueError(f"it has no column {missing[0]}")
+    places = {names.index(name): column for column, name in _COLUMNS.items() if name in names}
+    table = pd.read_csv(path, skiprows=3, header=None, usecols=[0, *places], index_col=0, low_memory=False)
+    return table.rename(columns=places)[[column for column in _COLUMNS if column in places.values()]]
+
+
+def _warn_if_cut(path):
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            warnings.warn(f"{path} does not end with a whole line: it may have been cut short.", stacklevel=3)
+
+
 def _are_ids(ids):
     """Array of bool: which are whole numbers from 0 to 999,999, as the names of FMA's files hold them."""
     numbers = pd.to_numeric(pd.Series(list(ids)), errors="coerce").to_numpy("float64")
@@ -115,7 +194,8 @@ def _indexed(tracks, path):
     return tracks.sort_index()
 
 
-def _find_table(data_dir):
+def find_table(data_dir):
+    """The path of the table of an FMA folder, or of one that is beside it; `FileNotFoundError` where there is none."""
     beside = os.path.dirname(os.path.abspath(data_dir))
     folders = [
         data_dir,

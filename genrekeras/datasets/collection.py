@@ -1,0 +1,148 @@
+"""A table of tracks as splits: built once, then read at random and dealt by a protocol."""
+
+import bisect
+import itertools
+import os
+import warnings
+
+import pandas as pd
+import tensorflow_datasets as tfds
+from genrekeras.datasets.quiet import quiet_absl
+from genrekeras.datasets.splits import PROTOCOLS, SPLITS, UNKNOWN, Dataset, Split, deal
+from genrekeras.datasets.store import StoreConfig, fingerprint
+
+
+def check_options(protocol, sample_rate):
+    """Raise a `ValueError` for an unknown protocol or an impossible sample rate."""
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"`protocol` must be one of {PROTOCOLS}. Received: protocol={protocol!r}")
+    if not isinstance(sample_rate, int) or isinstance(sample_rate, bool) or sample_rate <= 0:
+        raise ValueError(f"`sample_rate` must be a positive integer, in Hz. Received: sample_rate={sample_rate!r}")
+
+
+def prepare(store, tracks, genres, subset, sample_rate, prepared_dir, beam_options=None):
+    """The stored clips of a table of tracks, built if they are not there.
+
+    Args:
+        store: subclass of `Store`.
+        tracks: as `Store` takes them.
+        genres: sequence of str, in the order of their labels.
+        subset: str, a part of the dataset's name.
+        sample_rate: int > 0, in Hz.
+        prepared_dir: str or path-like. A folder of tracks that changed gets a new dataset in it; the old one is left
+            alone.
+        beam_options: sequence of str, options of a Beam pipeline, such as `["--runner=DirectRunner"]`; `None` builds
+            in threads of this process.
+
+    Returns:
+        `Store`, prepared.
+    """
+    config = StoreConfig(name=f"{subset}_{sample_rate}hz", sample_rate=sample_rate, genres=tuple(genres))
+    builder = store(tracks=tracks, config=config, data_dir=os.path.join(prepared_dir, fingerprint(tracks, config)))
+    if not builder.is_prepared():
+        tfds.disable_progress_bar()  # one bar is enough: the store's own, in clips
+        builder.download_and_prepare(download_config=_download_config(beam_options))
+    return builder
+
+
+def as_dataset(builder, tracks, name, protocol, seed, source):
+    """A prepared store as splits.
+
+    Args:
+        builder: `Store`, from `prepare`.
+        tracks: the table that it was built from.
+        name: str, of the dataset.
+        protocol, seed: of `genrekeras.datasets.splits.deal`.
+        source: str, what warnings call the tracks: their folder.
+
+    Returns:
+        `Dataset`.
+    """
+    metadata, config = builder.info.metadata, builder.builder_config
+    broken = {int(track_id): reason for track_id, reason in metadata["broken"].items()}
+    _warn_of_lost_clips(source, tracks["path"], metadata["missing"], broken)
+    with quiet_absl():
+        clips = _Joined([builder.as_data_source(split=split) for split in metadata["stored"]])
+
+    stored = pd.concat([pd.DataFrame(part) for part in metadata["stored"].values()], ignore_index=True)
+    stored = stored.rename_axis("row").reset_index().set_index("track_id").sort_index()
+    readable = tracks.loc[stored.index].drop(columns="bytes")
+    readable["checksum"] = stored["checksum"]
+    readable["label"] = readable["genre"].map({genre: label for label, genre in enumerate(config.genres)})
+    for column in ("artist_id", "album_id"):
+        if column not in readable:
+            readable[column] = UNKNOWN
+    places = deal(protocol, readable, seed)
+    if protocol == "artist_album":
+        _warn_of_empty_genres(source, readable["genre"], places)
+    readable = readable.drop(columns=["folder", "split"], errors="ignore")
+    splits = {
+        split: Split(
+            split,
+            clips,
+            stored["row"].to_numpy()[places[split]],
+            readable.iloc[places[split]],
+            config.sample_rate,
+            config.genres,
+            protocol,
+            metadata["fingerprint"],
+        )
+        for split in SPLITS
+    }
+    counts = {
+        "tracks": metadata["tracks"],
+        "missing": len(metadata["missing"]),
+        "broken": len(broken),
+        "readable": len(readable),
+        **{split: len(clips) for split, clips in splits.items()},
+    }
+    return Dataset(
+        name, protocol, **splits, genres=config.genres, sample_rate=config.sample_rate, counts=counts, broken=broken
+    )
+
+
+class _Joined:
+    """Several data sources as one; which one an index falls into is found by bisection."""
+
+    def __init__(self, sources):
+        self._sources = sources
+        self._ends = list(itertools.accumulate(len(source) for source in sources))
+
+    def __len__(self):
+        return self._ends[-1]
+
+    def __getitem__(self, index):
+        which = bisect.bisect_right(self._ends, index)
+        return self._sources[which][index - (self._ends[which - 1] if which else 0)]
+
+
+def _download_config(beam_options):
+    if beam_options is None:
+        return None
+    try:
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise ImportError("Building with Beam needs apache-beam: pip install 'genrekeras[beam]'") from error
+    return tfds.download.DownloadConfig(beam_options=PipelineOptions(list(beam_options)))
+
+
+def _warn_of_empty_genres(source, genres, places):
+    for split, members in places.items():
+        if lacking := sorted(set(genres) - set(genres.iloc[members])):
+            warnings.warn(
+                f"{source}: {split} has no clip of {', '.join(lacking)}. Whole artists and albums go to a split, and "
+                "there are too few of them.",
+                stacklevel=5,
+            )
+
+
+def _warn_of_lost_clips(source, paths, missing, broken):
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} have no file (the first: {os.path.relpath(paths[missing[0]], source)})")
+    if broken:
+        some = sorted(broken.items())[:20]
+        names = ", ".join(f"{os.path.relpath(paths[track_id], source)} ({reason})" for track_id, reason in some)
+        parts.append(f"{len(broken)} cannot be read: {names}{', ...' if len(broken) > len(some) else ''}")
+    if parts:
+        warnings.warn(f"{source}: of {len(paths)} tracks, {'; '.join(parts)}. They are left out.", stacklevel=5)
