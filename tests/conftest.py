@@ -37,7 +37,7 @@ def real_clips():
 def mini_cache(tmp_path_factory):
     """A cache folder with the synthetic corpus, made once for all tests."""
     cache = tmp_path_factory.mktemp("cache")
-    make_mini(str(cache / "mini-1"))
+    make_mini(str(cache / "mini-2"))
     return cache
 
 

@@ -55,7 +55,7 @@ def test_a_run_leaves_a_whole_folder(script, mini_cache, tmp_path):
 
 def test_a_seed_gives_the_same_history_whether_the_data_is_made_or_there(mini_cache, tmp_path):
     """In two processes, bit for bit, on torch."""
-    shutil.copytree(mini_cache / "mini-1", tmp_path / "mini-1", ignore=shutil.ignore_patterns("prepared"))
+    shutil.copytree(mini_cache / "mini-2", tmp_path / "mini-2", ignore=shutil.ignore_patterns("prepared"))
     flags = ["--smoke", "--pretrained", "none", "--seed", "7", "--output"]
     histories = []
     for name in ("made", "there"):

@@ -27,7 +27,7 @@ def test_counts_and_names(mini):
 
 
 def test_it_is_in_the_layout_of_fma(mini_cache, mini):
-    folder = mini_cache / "mini-1"
+    folder = mini_cache / "mini-2"
     assert (folder / "fma_metadata" / "tracks.csv").is_file()
     files = sorted(os.path.relpath(path, folder) for path in (folder / "fma_small").glob("*/*.mp3"))
     assert len(files) == 210 and files[0] == os.path.join("fma_small", "000", "000002.mp3")
@@ -54,7 +54,7 @@ def test_an_interrupted_making_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "_write_clip", break_off)
     with pytest.raises(KeyboardInterrupt):
-        module.make_mini(str(tmp_path / "mini-1"))
+        module.make_mini(str(tmp_path / "mini-2"))
     assert os.listdir(tmp_path) == []
 
 

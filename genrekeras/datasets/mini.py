@@ -31,7 +31,7 @@ MINI_GENRES = (
     "Synthetic Drone",
     "Synthetic Static",
 )
-VERSION = 1  # of the sounds; another one gets another folder
+VERSION = 2  # of the sounds and the table; another one gets another folder
 CLIPS = {"training": 16, "validation": 5, "test": 5}  # of each genre
 SECONDS = 4.0
 RATE = 44100
@@ -71,7 +71,8 @@ def make_mini(data_dir):
             clips = pool.map(lambda row: _write_clip(temporary, *row), rows)
             for _ in tqdm.tqdm(clips, total=len(rows), desc="Making the synthetic corpus", unit="clip"):
                 pass
-        _write_tracks(os.path.join(temporary, "fma_metadata"), rows)
+        table = ((track_id, MINI_GENRES[genre], split, track_id, track_id) for track_id, genre, split, _ in rows)
+        write_tracks(os.path.join(temporary, "fma_metadata"), table)
         try:
             os.rename(temporary, data_dir)
         except OSError:
@@ -95,7 +96,13 @@ def _rows():
             track_id += 37
 
 
-def _write_tracks(folder, rows):
+def write_tracks(folder, rows):
+    """A table like FMA's tracks.csv.
+
+    Args:
+        folder: str or path-like, made if it is not there.
+        rows: iterable of (track id, genre, split, artist id, album id), split as FMA names it.
+    """
     columns = (
         ("set", "split"),
         ("set", "subset"),
@@ -105,18 +112,17 @@ def _write_tracks(folder, rows):
         ("artist", "id"),
         ("artist", "name"),
         ("album", "id"),
+        ("album", "title"),
     )
-    os.makedirs(folder)
+    os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, "tracks.csv"), "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["", *(group for group, _ in columns)])
         writer.writerow(["", *(field for _, field in columns)])
         writer.writerow(["track_id", *("" for _ in columns)])
-        for track_id, genre, split, _ in rows:
-            title = f"Synthetic clip {track_id}"
-            writer.writerow(
-                [track_id, split, "small", MINI_GENRES[genre], title, "CC0", track_id, "genrekeras", track_id]
-            )
+        for track_id, genre, split, artist, album in rows:
+            names = f"Synthetic clip {track_id}", "CC0", artist, f"Artist {artist}", album, f"Album {album}"
+            writer.writerow([track_id, split, "small", genre, *names])
 
 
 def _write_clip(data_dir, track_id, genre, split, broken):

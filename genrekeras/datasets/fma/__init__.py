@@ -7,8 +7,8 @@ no audio (99134, 108925, 133297) and three are cut short (98565, 98567, 98569); 
 Source: Defferrard, Benzi, Vandergheynst, Bresson, "FMA: A Dataset For Music Analysis", ISMIR 2017.
 """
 
-from genrekeras.datasets.fma.check import Check, check
-from genrekeras.datasets.fma.download import DownloadError, download
+from genrekeras.datasets.fma.archives import DownloadError, download
+from genrekeras.datasets.fma.inspection import Check, check
 from genrekeras.datasets.fma.load import load_fma
 from genrekeras.datasets.fma.tracks import SUBSETS, is_fma, read_labels, read_tracks, write_labels
 

@@ -19,6 +19,7 @@ from genrekeras.progress import bar, say
 BASE_URL = "https://os.unil.cloud.switch.ch/fma"
 _MIB, _GIB = 1 << 20, 1 << 30
 _BLOCK = 1 << 20
+_PIECE = 1 << 16  # what a connection that breaks may take along
 _TIMEOUT = (10, 60)  # seconds: to connect, and between two pieces of an answer
 _TRIES, _PAUSE = 6, 1.0  # tries in a row that bring nothing; seconds before the second one, doubled each time
 # Members of an archive may unpack to this many times its size (metadata are tables; clips do not shrink).
@@ -183,18 +184,27 @@ def _receive(url, part, about):
         except requests.HTTPError as error:
             if error.response.status_code < 500 and error.response.status_code != 429:
                 raise DownloadError(f"{url} cannot be had: {error}") from error
-            reason = error
+            reason = f"the server says {error.response.status_code} {error.response.reason}"
         except requests.RequestException as error:
-            reason = error
-        failures = 0 if (os.path.getsize(part) if os.path.exists(part) else 0) > start else failures + 1
+            reason = _reason(error)
+        there = os.path.getsize(part) if os.path.exists(part) else 0
+        failures = 0 if there > start else failures + 1
         if failures == _TRIES:
             raise DownloadError(
-                f"{url} cannot be had, after {_TRIES} tries: {reason}. What has come is kept in {part}; "
-                "the same call goes on from there."
+                f"{url} cannot be had, after {_TRIES} tries: {reason}. What has come ({size(there)}) is kept in "
+                f"{part}; the same call goes on from there."
             )
         pause = _PAUSE * 2**failures / 2
-        say(f"{reason}. Trying again in {pause:g} s, from {size(os.path.getsize(part) if start else 0)}.")
+        say(f"{os.path.basename(url)}: {reason}. Trying again in {pause:g} s, from {size(there)} on.")
         time.sleep(pause)
+
+
+def _reason(error):
+    if isinstance(error, requests.Timeout):
+        return "no answer in time"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the connection broke"
+    return "no connection" if isinstance(error, requests.ConnectionError) else str(error)
 
 
 def _receive_some(url, part, start, about):
@@ -213,7 +223,7 @@ def _receive_some(url, part, start, about):
             file.seek(start)
             options = {"initial": start, "unit_scale": True, "unit_divisor": 1024}
             with bar(total, f"Downloading {os.path.basename(url)}", "B", **options) as progress:
-                for block in answer.iter_content(_BLOCK):
+                for block in answer.iter_content(_PIECE):
                     file.write(block)
                     progress.update(len(block))
     return length is None or os.path.getsize(part) >= total

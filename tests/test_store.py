@@ -1,0 +1,225 @@
+"""The store: the same bytes from threads and from Beam, after a kill, and from two builds at once; TFDS finds it."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import genrekeras as gk
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from conftest import write_fma
+from genrekeras.datasets import store
+
+GENRES = ("Rock", "Pop", "Folk", "Electronic")
+TRACKS = [
+    (500 * i + 2, GENRES[i % 4], "training" if i < 14 else ("validation" if i < 18 else "test")) for i in range(20)
+]
+BUILD = """
+import sys, warnings, genrekeras as gk
+from genrekeras.datasets import store
+warnings.simplefilter("ignore")
+store.CLIPS_A_PART = 2
+decode = store._decode
+def slow(path, rate):
+    import time
+    time.sleep(float(sys.argv[3]))
+    with open(sys.argv[2] + ".log", "a") as log:
+        log.write(path + "\\n")
+    return decode(path, rate)
+store._decode = slow
+if __name__ == "__main__":
+    gk.datasets.load_fma(sys.argv[1], prepared_dir=sys.argv[2])
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """20 clips in parts of 2, one of them broken, one part without a readable clip."""
+    folder = write_fma(tmp_path_factory.mktemp("store") / "fma", TRACKS)
+    for track_id in (502, 4002, 4502):
+        (folder / "fma_small" / f"{track_id // 1000:03d}" / f"{track_id:06d}.mp3").write_bytes(b"no music")
+    return folder
+
+
+@pytest.fixture
+def parts_of_two(monkeypatch):
+    monkeypatch.setattr(store, "CLIPS_A_PART", 2)
+
+
+def build(folder, prepared, **options):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*They are left out")
+        return gk.datasets.load_fma(folder, prepared_dir=prepared, **options)
+
+
+def start(folder, prepared, seconds_a_clip):
+    """Build in a process of its own, slowly; the clips that it decoded go to a log."""
+    command = [sys.executable, "-c", BUILD, str(folder), str(prepared), str(seconds_a_clip)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def log(prepared):
+    path = f"{prepared}.log"
+    return open(path).read().splitlines() if os.path.exists(path) else []
+
+
+def digests(prepared):
+    """dict, file -> checksum, of all that a build left but its lock."""
+    paths = (os.path.join(parent, name) for parent, _, names in os.walk(prepared) for name in names)
+    return {
+        os.path.relpath(path, prepared): hashlib.sha1(open(path, "rb").read()).hexdigest()
+        for path in paths
+        if not path.endswith(".lock")
+    }
+
+
+@pytest.fixture
+def reference(folder, tmp_path, parts_of_two):
+    build(folder, tmp_path / "reference")
+    return digests(tmp_path / "reference")
+
+
+def test_what_a_build_leaves(reference):
+    records = [name for name in reference if "array_record" in name]
+    assert len(records) == 6 + 2 + 1  # of 7 parts of training one has no readable clip
+    assert not [name for name in reference if "parts-" in name or "incomplete" in name]
+
+
+def test_beam_workers_write_the_same_bytes(folder, tmp_path, reference):
+    pytest.importorskip("apache_beam", reason="apache-beam (extra `beam`) is not installed")
+    options = ["--runner=DirectRunner", "--direct_num_workers=3", "--direct_running_mode=multi_processing"]
+    data = build(folder, tmp_path / "beam", beam_options=options)
+    assert digests(tmp_path / "beam") == reference
+    assert sorted(data.broken) == [502, 4002, 4502] and len(data.train) == 11
+
+
+def test_a_build_that_was_killed_goes_on(folder, tmp_path, reference):
+    prepared = tmp_path / "killed"
+    process = start(folder, prepared, 0.2)
+    deadline = time.time() + 120
+    while len(log(prepared)) < 9 and time.time() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    first = log(prepared)
+    assert 9 <= len(first) < 20
+    os.remove(f"{prepared}.log")
+    done = start(folder, prepared, 0)
+    assert "Going on with a build that was broken off" in done.communicate(timeout=120)[1]
+    assert done.returncode == 0
+    assert len(log(prepared)) <= 20 - len(first) + 6  # of what was under way, a part or three
+    assert digests(prepared) == reference
+
+
+def test_an_interrupt_goes_on_too(folder, tmp_path, reference, monkeypatch):
+    decode, calls = store._decode, []
+
+    def break_off(path, sample_rate):
+        calls.append(path)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return decode(path, sample_rate)
+
+    monkeypatch.setattr(store, "_decode", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        build(folder, tmp_path / "again")
+    assert not os.path.exists(tmp_path / "again" / "fma" / "small_22050hz" / "2.0.0")
+    build(folder, tmp_path / "again")
+    assert digests(tmp_path / "again") == reference and len(calls) < 27
+
+
+def test_two_builds_at_once(folder, tmp_path, reference):
+    prepared = tmp_path / "two"
+    processes = [start(folder, prepared, 0.1) for _ in range(2)]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    assert sorted("Another process is at work" in error for error in errors) == [False, True]
+    assert len(log(prepared)) == 20  # each clip once
+    assert digests(prepared) == reference
+
+
+def test_a_full_disk_is_told_before_and_loses_nothing_within(folder, tmp_path, reference, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100_000}))
+    with pytest.raises(OSError, match=r"Storing the decoded clips needs .* MiB in .*, and 97.7 KiB are free there"):
+        build(folder, tmp_path / "full")
+    monkeypatch.undo()
+    monkeypatch.setattr(store, "CLIPS_A_PART", 2)
+
+    write, calls = tfds.core.ExampleWriter.write, []
+
+    def write_some(self, path, examples):
+        calls.append(path)
+        if len(calls) == 5:
+            raise RuntimeError("write() failed: No space left on device")
+        return write(self, path, examples)
+
+    monkeypatch.setattr(tfds.core.ExampleWriter, "write", write_some)
+    with pytest.raises(OSError, match=r"cannot be written: .*No space left on device. What is whole is kept"):
+        build(folder, tmp_path / "full")
+    build(folder, tmp_path / "full")
+    assert len(calls) == 5 + 6 and digests(tmp_path / "full") == reference
+
+
+def test_another_table_does_not_take_over_parts(folder, tmp_path, parts_of_two, monkeypatch):
+    """Parts of a build that was broken off belong to its fingerprint."""
+    monkeypatch.setattr(store, "_estimated_bytes", lambda *a: pytest.fail("broken off here"))
+    with pytest.raises(BaseException, match="broken off here"):
+        build(folder, tmp_path / "p")
+    with pytest.raises(BaseException, match="broken off here"):
+        build(folder, tmp_path / "p", sample_rate=16000)
+    assert len(os.listdir(tmp_path / "p")) == 2
+
+
+def test_tfds_builds_and_finds_it(folder, tmp_path):
+    builder = tfds.builder("fma/small", data_dir=tmp_path / "tfds")
+    config = tfds.download.DownloadConfig(manual_dir=folder)
+    builder.download_and_prepare(download_config=config)
+    assert builder.info.splits["train"].num_examples == 11 and "Defferrard" in builder.info.citation
+    assert builder.info.features["genre"].names == list(gk.GENRES)
+    again = tfds.builder("fma/small", data_dir=tmp_path / "tfds")
+    source = again.as_data_source(split="test")
+    assert [int(example["track_id"]) for example in source] == [9002, 9502]
+    read_only = tfds.builder_from_directory(again.data_dir)  # without our code
+    first = read_only.as_data_source(split="train")[0]
+    assert first["audio"].dtype == np.int16 and read_only.info.features["genre"].int2str(first["genre"]) == "Rock"
+
+
+def test_metadata_of_the_tracks_is_kept(tmp_path):
+    from genrekeras.datasets.mini import write_tracks
+
+    folder = write_fma(tmp_path / "fma", [(2, "Rock", "training"), (1003, "Pop", "training")])
+    write_tracks(folder / "fma_metadata", [(2, "Rock", "training", 7, 70), (1003, "Pop", "training", 8, 80)])
+    data = build(folder, tmp_path / "p")
+    assert data.train.tracks.loc[1003, ["title", "artist", "artist_id", "album", "album_id", "license"]].tolist() == [
+        "Synthetic clip 1003",
+        "Artist 8",
+        8,
+        "Album 80",
+        80,
+        "CC0",
+    ]
+    [place] = (tmp_path / "p").glob("*/fma/*/2.0.0")
+    example = tfds.builder_from_directory(place).as_data_source(split="train")[1]
+    assert (example["title"], example["artist_id"], example["album_id"]) == (b"Synthetic clip 1003", 8, 80)
+    assert (example["artist"], example["album"], example["license"]) == (b"Artist 8", b"Album 80", b"CC0")
+    stored = json.loads((place / "metadata.json").read_text())["stored"]["train"]
+    assert stored["track_id"] == [2, 1003] and len(set(stored["checksum"])) == 2
+
+
+def test_tfds_load_reads_with_tensorflow(folder, tmp_path):
+    pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+    config = tfds.download.DownloadConfig(manual_dir=folder)
+    clips = tfds.load(
+        "fma/small",
+        split="test",
+        data_dir=tmp_path / "tfds",
+        builder_kwargs={"file_format": "tfrecord"},
+        download_and_prepare_kwargs={"download_config": config},
+    )
+    assert [int(example["track_id"]) for example in clips] == [9002, 9502]
