@@ -7,7 +7,6 @@ import itertools
 import numpy as np
 import pandas as pd
 import scipy.sparse
-from sklearn import model_selection
 
 PROTOCOLS = ("official", "random", "artist_album")
 SPLITS = ("train", "validation", "test")
@@ -131,8 +130,8 @@ def deal(protocol, tracks, seed=0):
             `"artist_album"`: tracks that share an artist, an album or (where `checksum` tells) their sound, also by way
             of others, stay together. Where the collection has splits, each such group goes whole to the split that
             holds most of its tracks (train, if two hold as many), and all else stays. Where it has none, groups are
-            dealt by lot, some 80/10/10, as even in genres as they allow (a genre of fewer than 10 groups gives more of
-            them to validation and test).
+            dealt by lot, in each genre some 80/10/10, and at least one to each split if it has three (of two, one
+            goes to test).
         tracks: `pandas.DataFrame`, a row a track: `label`, `folder`; for `"official"` also `split`; for
             `"artist_album"` also `artist_id` and `album_id`.
         seed: int, of the lots.
@@ -156,7 +155,7 @@ def deal(protocol, tracks, seed=0):
         splits = tracks["split"].to_numpy()
     else:
         groups = group_tracks(tracks)
-        splits = _with_whole_groups(tracks["split"], groups) if "split" in tracks else _folds(tracks, groups, seed)
+        splits = _with_whole_groups(tracks["split"], groups) if "split" in tracks else _shares(tracks, groups, seed)
     return {split: np.flatnonzero(splits == split) for split in SPLITS}
 
 
@@ -240,16 +239,24 @@ def _with_whole_groups(splits, groups):
     return counts.idxmax(axis=1).loc[groups].to_numpy()
 
 
-def _folds(tracks, groups, seed):
-    """A test fold, a validation fold and the rest: ten folds, or as many as the genre of the fewest groups has."""
-    labels = tracks["label"].to_numpy()
-    fewest = min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
-    largest = np.bincount(labels).max()  # scikit-learn cannot make more folds than this
-    splits = np.full(len(tracks), "train", dtype=object)
-    if min(largest, len(np.unique(groups))) < 3:
-        return splits
-    folds = model_selection.StratifiedGroupKFold(min(10, max(3, fewest), largest), shuffle=True, random_state=seed)
-    members = [members for _, members in folds.split(np.zeros(len(tracks)), labels, groups)]
-    for split, fold in zip(("test", "validation"), members, strict=False):
-        splits[fold] = split
-    return splits
+def _shares(tracks, groups, seed):
+    """A tenth of each genre for test and for validation, in whole groups, at least one each if there are three."""
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame({"label": tracks["label"].to_numpy(), "group": groups})
+    genre = table.groupby("group")["label"].agg(lambda labels: labels.mode()[0])  # of most of its tracks
+    sizes = table["group"].value_counts()
+    splits = pd.Series("train", sizes.index)
+    for label in sorted(set(genre)):
+        left = rng.permutation(genre.index[genre == label])
+        target = 0.1 * sizes[left].sum()
+        for split in ("test", "validation"):
+            taken, total = [], 0
+            for group in left:
+                if sizes[group] < 2 * (target - total):  # it brings the total nearer to the target
+                    taken.append(group)
+                    total += sizes[group]
+            if not taken and len(left) > 1:
+                taken = [min(left, key=sizes.get)]
+            splits[taken] = split
+            left = left[~np.isin(left, taken)]
+    return splits[groups].to_numpy()
