@@ -17,6 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each module may import those before it: the way of the data.
 ORDER = (
     "genres",
+    "progress",
     "files",
     "audio",
     "layers.spectrogram",
@@ -28,7 +29,12 @@ ORDER = (
     "datasets.quiet",
     "datasets.splits",
     "datasets.batches",
+    "datasets.store",
+    "datasets.collection",
+    "datasets.folder",
+    "datasets.fma.archives",
     "datasets.fma.tracks",
+    "datasets.fma.inspection",
     "datasets.fma.builder",
     "datasets.fma.load",
     "datasets.fma",
@@ -37,6 +43,8 @@ ORDER = (
     "report.pictures",
     "report",
     "evaluation",
+    "cli",
+    "__main__",
 )
 
 

@@ -1,6 +1,5 @@
 """Collections of labelled music as splits, and splits as batches for `model.fit`."""
 
-from genrekeras.datasets import fma
 from genrekeras.datasets.batches import Batches, batches, class_weights
 from genrekeras.datasets.fma import load_fma
 from genrekeras.datasets.folder import load_folder
@@ -14,7 +13,6 @@ __all__ = [
     "Split",
     "batches",
     "class_weights",
-    "fma",
     "leakage",
     "load_fma",
     "load_folder",

@@ -1,0 +1,5 @@
+"""`python -m genrekeras`."""
+
+from genrekeras.cli import main
+
+main(prog_name="genrekeras")
