@@ -10,7 +10,7 @@ import sys
 import genrekeras as gk
 import keras
 import pytest
-from conftest import numpy, write_fma
+from conftest import numpy, write_fma, write_sine
 
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 SCRIPTS = sorted(path.name for path in EXPERIMENTS.glob("*.py") if path.name != "common.py")
@@ -126,3 +126,29 @@ def test_help():
         flag
     ) in "--data-dir --protocol --epochs --pretrained --stem --fine-tune --seed --output --wandb --smoke".split():
         assert flag in done.stdout
+
+
+def test_benchmark_data():
+    done = run("benchmark_data.py", "--smoke")
+    assert done.returncode == 0, done.stderr
+    rates = [line.split("|")[2] for line in done.stdout.splitlines() if line.startswith("| ") and "thread" in line]
+    assert len(rates) == 7 and all(float(rate) > 0 for rate in rates)
+    assert "WARNING" not in done.stderr
+
+
+def test_music_of_ones_own(tmp_path, mini_cache):
+    """With --data-dir and no other flag; unequal genres are weighed, and it is said."""
+    for genre, count in (("Noise", 12), ("Sine", 5)):
+        for i in range(count):
+            path = tmp_path / "music" / genre / f"album {i}" / "one.wav"
+            path.parent.mkdir(parents=True)
+            write_sine(path, 300 + 50 * i + 7 * len(genre), seconds=2.5, rate=22050)
+    flags = ["--data-dir", tmp_path / "music", "--smoke", "--pretrained", "none", "--output", tmp_path / "r"]
+    done = run("efficientnet_dropout.py", *flags, cache=tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    assert "music, 2 genres, protocol artist_album" in done.stdout and "SYNTHETIC" not in done.stdout
+    assert "Weights: genres are of unequal size (Noise 10 clips, Sine 3)" in done.stdout
+    assert keras.saving.load_model(tmp_path / "r" / "model.keras").genres == ("Noise", "Sine")
+    done = run("mfcc_svm.py", "--data-dir", tmp_path / "music", "--output", tmp_path / "s", cache=tmp_path / "cache")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "s" / "metrics.json").read_text())["test"]["clips"] == 2

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
 from genrekeras import audio
+from genrekeras.datasets.quiet import quiet_absl
 from genrekeras.datasets.splits import SPLITS, UNKNOWN
 from genrekeras.files import check_room, one_at_a_time, whole_file
 from genrekeras.progress import bar, say
@@ -65,7 +66,8 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def __init__(self, *, tracks=None, file_format="array_record", **kwargs):
         self._tracks = tracks
-        super().__init__(file_format=file_format, **kwargs)
+        with quiet_absl():  # here, since it is made anew in each worker process that reads
+            super().__init__(file_format=file_format, **kwargs)
 
     def download_and_prepare(self, **kwargs):
         """As that of `tfds.core.DatasetBuilder`; of two processes, the second waits for the first and does nothing."""

@@ -10,7 +10,15 @@ Source: Defferrard, Benzi, Vandergheynst, Bresson, "FMA: A Dataset For Music Ana
 from genrekeras.datasets.fma.archives import DownloadError, download
 from genrekeras.datasets.fma.inspection import Check, check
 from genrekeras.datasets.fma.load import load_fma
-from genrekeras.datasets.fma.tracks import SUBSETS, find_table, is_fma, read_labels, read_tracks, write_labels
+from genrekeras.datasets.fma.tracks import (
+    SUBSETS,
+    find_table,
+    find_tracks,
+    is_fma,
+    read_labels,
+    read_tracks,
+    write_labels,
+)
 
 __all__ = [
     "SUBSETS",
@@ -19,6 +27,7 @@ __all__ = [
     "check",
     "download",
     "find_table",
+    "find_tracks",
     "is_fma",
     "load_fma",
     "read_labels",
