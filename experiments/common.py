@@ -107,6 +107,18 @@ class Run:
             return "all"  # a random network that stands still learns nothing
         return "stem" if self.flags.stem == "new" else "head"
 
+    def class_weight(self):
+        """Weights for genres of unequal size; a broken clip or two do not count."""
+        counts = np.bincount(self.data.train.labels, minlength=len(self.data.genres))
+        if counts.max() <= 1.5 * counts.min():
+            return None
+        rarest, commonest = self.data.genres[counts.argmin()], self.data.genres[counts.argmax()]
+        print(
+            f"Weights: genres are of unequal size ({commonest} {counts.max()} clips, {rarest} {counts.min()}); in "
+            "training each weighs as much as any other."
+        )
+        return "balanced"
+
     def save_config(self, **more):
         """Leave in the folder what the run was made with."""
         self._save_json("config.json", {**self._config(), **more})
@@ -120,7 +132,7 @@ class Run:
             "optimizer": model.optimizer.get_config(),
         }
         self.save_config(**training)
-        weights = self._class_weight()
+        weights = self.class_weight()
         train, validation = self._batches(self.data.train, model, shuffle=True, class_weight=weights), None
         if len(self.data.validation):
             validation = self._batches(self.data.validation, model)
@@ -182,18 +194,6 @@ class Run:
 
     def _batches(self, split, model, **options):
         return gk.datasets.batches(split, BATCH_SIZE, model.clip_seconds, seed=self.flags.seed, **options)
-
-    def _class_weight(self):
-        """Weights for genres of unequal size; a broken clip or two do not count."""
-        counts = np.bincount(self.data.train.labels, minlength=len(self.data.genres))
-        if counts.max() <= 1.5 * counts.min():
-            return None
-        rarest, commonest = self.data.genres[counts.argmin()], self.data.genres[counts.argmax()]
-        print(
-            f"Weights: genres are of unequal size ({commonest} {counts.max()} clips, {rarest} {counts.min()}); in "
-            "training each weighs as much as any other."
-        )
-        return "balanced"
 
     def _title(self, model):
         return f"{os.path.basename(sys.argv[0])}: {model.backbone} on {self.data.name}, {self.data.protocol} protocol"

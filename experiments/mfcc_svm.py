@@ -44,7 +44,8 @@ def mfcc_statistics(split):
 
 def main():
     run = common.start(__doc__, network=False)
-    machine = pipeline.make_pipeline(preprocessing.StandardScaler(), svm.SVC(kernel="rbf", C=1.0, break_ties=True))
+    vectors = svm.SVC(kernel="rbf", C=1.0, break_ties=True, class_weight=run.class_weight())
+    machine = pipeline.make_pipeline(preprocessing.StandardScaler(), vectors)
     run.save_config(machine=str(machine))
     machine.fit(mfcc_statistics(run.data.train), run.data.train.labels)
     run.save_reports([score(machine, split) for split in run.splits_to_score()])
@@ -53,6 +54,7 @@ def main():
 def score(machine, split):
     """The `Report` of a split."""
     values = machine.decision_function(mfcc_statistics(split))
+    values = np.stack([-values, values], axis=1) if values.ndim == 1 else values  # of two genres
     probabilities = np.zeros((len(split), len(split.genres)))  # a genre without a training clip gets 0
     probabilities[:, machine.classes_] = scipy.special.softmax(values, axis=1)
     return Report(split.genres, split.name, split.protocol, split.track_ids, split.labels, probabilities)
