@@ -148,14 +148,15 @@ class Report:
         return [(label, genre, self.labels == label) for label, genre in enumerate(self.genres)]
 
 
-def evaluate(model, split, batch_size=16, crop="start"):
+def evaluate(model, split, batch_size=16, crop="start", crops=1):
     """Predict each clip of a split.
 
     Args:
         model: `GenreClassifier`.
         split: `genrekeras.datasets.Split`.
         batch_size: int > 0.
-        crop: which `model.clip_seconds` of each clip are heard: `"start"` or `"center"`.
+        crop, crops: which `model.clip_seconds` of each clip are heard, as in `genrekeras.datasets.batches`, such as
+            `crop="even", crops=3`. The probabilities of several are averaged.
 
     Returns:
         `Report`, clips in the order of the split.
@@ -165,7 +166,8 @@ def evaluate(model, split, batch_size=16, crop="start"):
     """
     if not hasattr(split, "track_ids"):
         raise ValueError(f"`split` must be a split, such as `data.test`. Received: {type(split).__name__}")
-    probabilities = model.predict(batches(split, batch_size, model.clip_seconds, crop), verbose=0)
+    probabilities = model.predict(batches(split, batch_size, model.clip_seconds, crop, crops), verbose=0)
+    probabilities = probabilities.reshape(len(split), crops, -1).mean(axis=1)
     return Report(tuple(model.genres), split.name, split.protocol, split.track_ids, split.labels, probabilities)
 
 

@@ -3,6 +3,8 @@
 import csv
 import os
 import pathlib
+import subprocess
+import sys
 
 import genrekeras as gk
 import keras
@@ -102,3 +104,16 @@ def calibrate(model, waveforms):
 
 def numpy(tensor):
     return keras.ops.convert_to_numpy(tensor)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own, of 600 KiB, and a function that makes it larger."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("a small disk of its own needs root on Linux")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    yield disk, lambda size: subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
+    subprocess.run(["umount", disk], check=True)

@@ -5,7 +5,7 @@ import json
 import genrekeras as gk
 import numpy as np
 import pytest
-from conftest import small_model
+from conftest import calibrate, small_model
 from genrekeras.evaluation import Report, evaluate, wilson_interval
 from sklearn import metrics
 
@@ -71,6 +71,18 @@ def test_evaluate(mini):
     np.testing.assert_array_equal(report.labels, mini.validation.labels)
     clip = mini.validation[3]["audio"][:22050]
     np.testing.assert_allclose(report.probabilities[3], model.predict(clip[None], verbose=0)[0], atol=1e-5)
+
+
+def test_evaluate_by_many_crops(mini):
+    model = calibrate(small_model(genres=mini.genres), np.stack([mini.train[i]["audio"][:22050] for i in range(8)]))
+    split = mini.validation.select(range(5))
+    report = evaluate(model, split, batch_size=2, crop="even", crops=3)
+    for i in range(5):
+        waveform = split[i]["audio"]
+        starts = [(len(waveform) - 22050) * crop // 2 for crop in range(3)]
+        alone = model.predict(np.stack([waveform[start : start + 22050] for start in starts]), verbose=0)
+        np.testing.assert_allclose(report.probabilities[i], alone.mean(axis=0), atol=1e-5)
+        assert np.ptp(alone, axis=0).max() > 1e-3  # the crops differ
 
 
 def test_bad_input(report, mini):

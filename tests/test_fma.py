@@ -7,7 +7,7 @@ import genrekeras as gk
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REAL_CLIPS, write_fma
+from conftest import REAL_CLIPS, write_fma, write_sine
 from genrekeras.datasets import fma, store
 
 TRACKS = [
@@ -113,8 +113,6 @@ def test_broken_and_missing_clips_are_named_in_one_warning(folder):
 
 
 def test_a_clip_that_is_too_short_is_broken(folder):
-    from conftest import write_sine
-
     write_sine(folder / "fma_small" / "000" / "000002.mp3", 440, seconds=1.5)
     with pytest.warns(UserWarning, match=r"000002\.mp3 \(cut short: 1\.5 s\)"):
         assert ids(gk.datasets.load_fma(folder).train) == [5, 1000, 2040]
@@ -159,6 +157,12 @@ def test_layouts(folder, tmp_path, layout):
             gk.datasets.load_fma(place)
     data = gk.datasets.load_fma(data_dir, protocol="random", prepared_dir=tmp_path / "prepared")
     assert sorted(ids(data.train) + ids(data.validation)) == [track for track, *_ in TRACKS]
+
+
+def test_a_subset_in_the_folder_of_a_larger_one(folder):
+    os.rename(folder / "fma_small", folder / "fma_large")
+    write_sine(folder / "fma_large" / "000" / "000003.mp3", 440)  # a clip of large only
+    assert len(gk.datasets.load_fma(folder).train) == 4
 
 
 def test_real_clips(real_clips, tmp_path):
@@ -237,5 +241,5 @@ def test_bad_options(folder):
 
 def test_a_folder_that_cannot_be_written(folder):
     (folder / "prepared").write_text("a file is in the way")
-    with pytest.raises(OSError, match="prepared"):
+    with pytest.raises(OSError, match=r"cannot be stored in .*prepared.* \(`prepared_dir` chooses another place\)"):
         gk.datasets.load_fma(folder)

@@ -134,6 +134,23 @@ def test_an_interrupt_goes_on_too(folder, tmp_path, reference, monkeypatch):
     assert digests(tmp_path / "again") == reference and len(calls) < 27
 
 
+def test_a_break_while_whole_parts_are_moved(folder, tmp_path, reference, monkeypatch):
+    replace, calls = os.replace, []
+
+    def break_off(source, target):
+        if "parts-" in str(source) and "incomplete" in str(target):
+            calls.append(source)
+            if len(calls) == 4:
+                raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        build(folder, tmp_path / "moved")
+    build(folder, tmp_path / "moved")
+    assert len(calls) == 4 + 9 and digests(tmp_path / "moved") == reference
+
+
 def test_two_builds_at_once(folder, tmp_path, reference):
     prepared = tmp_path / "two"
     processes = [start(folder, prepared, 0.1) for _ in range(2)]
@@ -164,6 +181,20 @@ def test_a_full_disk_is_told_before_and_loses_nothing_within(folder, tmp_path, r
         build(folder, tmp_path / "full")
     build(folder, tmp_path / "full")
     assert len(calls) == 5 + 6 and digests(tmp_path / "full") == reference
+
+
+def test_a_disk_that_is_really_full(folder, reference, small_disk, monkeypatch):
+    disk, enlarge = small_disk
+    with pytest.raises(OSError, match="Storing the decoded clips needs"):
+        build(folder, disk / "p")
+    monkeypatch.setattr(store, "_estimated_bytes", lambda *a: 0)
+    with pytest.raises(OSError, match=r"cannot be written: .*No space left on device.*What is whole is kept"):
+        build(folder, disk / "p")
+    whole = list((disk / "p").rglob("*array_record*.json"))
+    assert 0 < len(whole) < 10
+    enlarge("8m")
+    build(folder, disk / "p")
+    assert digests(disk / "p") == reference
 
 
 def test_another_table_does_not_take_over_parts(folder, tmp_path, parts_of_two, monkeypatch):

@@ -7,6 +7,7 @@ off goes on behind the parts that are whole.
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import glob
 import hashlib
@@ -74,16 +75,20 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
         if self.is_prepared():
             return
         config_dir = os.path.dirname(os.path.abspath(self.data_dir))
-        try:
-            with one_at_a_time(config_dir, f"build {self.version}"):
-                for left_by_a_kill in glob.glob(os.path.join(config_dir, f"incomplete.*_{self.version}")):
-                    shutil.rmtree(left_by_a_kill, ignore_errors=True)
-                if self.is_prepared():
-                    self.info.read_from_directory(self.data_dir)
-                else:
-                    super().download_and_prepare(**kwargs)
-        except PermissionError as error:
-            raise PermissionError(error.errno, f"decoded clips cannot be stored in {config_dir}: {error}") from error
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(one_at_a_time(config_dir, f"build {self.version}"))
+            except OSError as error:
+                reason = (
+                    f"decoded clips cannot be stored in {config_dir} (`prepared_dir` chooses another place): {error}"
+                )
+                raise OSError(error.errno, reason) from error
+            for left_by_a_kill in glob.glob(os.path.join(config_dir, f"incomplete.*_{self.version}")):
+                shutil.rmtree(left_by_a_kill, ignore_errors=True)
+            if self.is_prepared():
+                self.info.read_from_directory(self.data_dir)
+            else:
+                super().download_and_prepare(**kwargs)
 
     def find_tracks(self, manual_dir):
         """The table of tracks of a folder that TFDS was told of as `manual_dir`."""
@@ -220,11 +225,10 @@ class _Part:
 
     def outcome(self):
         """What is in it: dict of lists `track_id` and `checksum`, and of `broken`; `None` if it is not whole."""
-        try:
-            with open(self._note, encoding="utf-8") as file:
-                return json.load(file)
-        except FileNotFoundError:
+        if not (os.path.exists(self._note) and os.path.exists(self.path)):
             return None
+        with open(self._note, encoding="utf-8") as file:
+            return json.load(file)
 
     def write(self, threads=1, decoded=lambda: None):
         """Decode the clips and write those that can be read; the note of them, written last, says that it is whole."""
@@ -303,6 +307,7 @@ def _write_with_beam(todo, download_config):
     except ImportError as error:
         raise ImportError("Building with Beam needs apache-beam: pip install 'genrekeras[beam]'") from error
     say(f"Decoding {sum(len(part.rows) for part in todo)} clips in {len(todo)} parts, with Beam.")
+    # Only the names of clips travel through the pipeline; the decoded ones go to the folder of the dataset.
     with beam.Pipeline(runner=download_config.beam_runner, options=download_config.beam_options) as pipeline:
         _ = pipeline | beam.Create(todo) | beam.Reshuffle() | "Write" >> beam.Map(_Part.write)
 

@@ -1,6 +1,7 @@
 """Where the files of an FMA folder are, and what its tables say of each track."""
 
 import csv
+import itertools
 import os
 import warnings
 
@@ -55,7 +56,8 @@ def find_tracks(data_dir, subset, genres):
 
     Found are, below `data_dir` or (if `data_dir` is the audio folder) beside it: the table `fma_metadata/tracks.csv`,
     `tracks.csv` or `train_labels.csv`, and the clips as `fma_small/000/000002.mp3` or `000/000002.mp3`; archives that
-    were unpacked into a folder of their own name are found too.
+    were unpacked into a folder of their own name are found too, and the clips of a subset in the folder of a larger
+    one.
 
     Args:
         data_dir: str or path-like.
@@ -89,7 +91,7 @@ def find_tracks(data_dir, subset, genres):
     if (tracks["bytes"] < 0).all():
         raise FileNotFoundError(f"None of the {len(tracks)} tracks of {table} has its clip in {audio_dir}.")
     strays = sorted(name for name in sizes if name.endswith(".mp3"))
-    if strays:
+    if strays and f"fma_{subset}" in audio_dir:  # else it may be the folder of a larger subset
         warnings.warn(
             f"{audio_dir}: {len(strays)} files have no row with a genre in {os.path.basename(table)} (the first: "
             f"{strays[0]}). They are left out.",
@@ -215,8 +217,11 @@ def find_table(data_dir):
 
 
 def _find_audio(data_dir, subset):
-    name = f"fma_{subset}"
-    folders = [os.path.join(data_dir, name), os.path.join(data_dir, name, name), data_dir]
+    # The clips of a subset are in the larger ones too, but for the whole tracks of `full`.
+    larger = ("small", "medium", "large")
+    names = [f"fma_{name}" for name in (larger[larger.index(subset) :] if subset in larger else (subset,))]
+    nested = [[os.path.join(data_dir, name), os.path.join(data_dir, name, name)] for name in names]
+    folders = [*itertools.chain.from_iterable(nested), data_dir]
     for folder in folders:
         if _track_folders(folder):
             return folder
