@@ -5,7 +5,7 @@
 Clips are made for it in a temporary folder, as mp3 in FMA's layout: 30 s for the rates, 3 s for memory. Memory is of a
 process that builds, and of one that reads an epoch of random crops: the most that was resident beyond the imports.
 
-Expected: 3 minutes on 2 cores, 2 GB of temporary disk. README shows what was seen.
+Expected: 2 minutes on 2 cores, 2 GB of temporary disk. README shows what was seen.
 """
 
 import argparse

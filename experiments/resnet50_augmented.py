@@ -5,8 +5,8 @@
 
 Data and weights as in 2023: `--data-dir FMA --protocol random --stem new --fine-tune stem`.
 
-Expected: 6 minutes on 2 cores (PyTorch), beside other work, on the synthetic corpus, 100 % of its 40 validation clips
-(seed 0), which says nothing about music.
+Expected: 4 minutes on 2 cores (PyTorch) on the synthetic corpus, 100 % of its 40 validation clips (seed 0), which says
+nothing about music.
 On fma_small: not measured yet.
 """
 

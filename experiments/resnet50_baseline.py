@@ -6,10 +6,8 @@ there.
 
 Data and weights as in 2023: `--data-dir FMA --protocol random --stem new --fine-tune stem`.
 
-Expected: 9 minutes on 2 cores (PyTorch), beside other work, on the synthetic corpus, 80 % of its 40 validation clips
-(seed 0), which
-says nothing about music: RMSprop at 1e-3 does not settle on a random ResNet50 in 160 steps. On fma_small: not measured
-yet.
+Expected: 3 minutes on 2 cores (PyTorch) on the synthetic corpus, 80 % of its 40 validation clips (seed 0), which says
+nothing about music: RMSprop at 1e-3 does not settle on a random ResNet50 in 160 steps. On fma_small: not measured yet.
 """
 
 import common  # before keras: it chooses the backend
