@@ -65,20 +65,30 @@ def batches(
     Raises:
         ValueError: an option is out of range; the split is empty.
     """
-    return Batches(
-        split,
-        batch_size,
-        clip_seconds,
-        crop,
-        crops,
-        shuffle,
-        seed,
-        mixup,
-        one_hot,
-        class_weight,
-        workers,
-        processes,
-    )
+    if not all(hasattr(split, name) for name in ("__len__", "sample_rate", "genres")):
+        raise ValueError(f"`split` must be a split, such as `data.train`. Received: {type(split).__name__}")
+    if crop not in CROPS:
+        raise ValueError(f"`crop` must be one of {CROPS}. Received: crop={crop!r}")
+    integers = {"batch_size": (batch_size, 1), "crops": (crops, 1), "workers": (workers, 1), "seed": (seed, 0)}
+    for name, (value, least) in integers.items():
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}")
+    if crops > 1 and crop not in ("even", "random"):
+        raise ValueError(f'`crops` of a clip are "even" or "random". Received: crops={crops}, crop={crop!r}')
+    if round(clip_seconds * split.sample_rate) < 1:
+        raise ValueError(f"`clip_seconds` must be > 0, and a sample at least. Received: clip_seconds={clip_seconds}")
+    if not mixup >= 0:
+        raise ValueError(f"`mixup` must be >= 0. Received: mixup={mixup}")
+    if len(split) == 0:
+        raise ValueError(f"`split` has no clips. Received: split={split!r}")
+    samples = round(clip_seconds * split.sample_rate)
+    weights = _checked_weights(class_weight, split)
+    make = _Batch(samples, tuple(split.genres), crop, crops, mixup, one_hot or mixup > 0, weights)
+    clips = grain.MapDataset.source(_Crops(split, crops)).seed(seed)
+    if shuffle:
+        clips = clips.shuffle()
+    data = clips.random_map(make.clip).batch(batch_size).random_map(make.batch)
+    return Batches(data, split.sample_rate, tuple(split.genres), clip_seconds, workers, processes)
 
 
 def class_weights(split):
@@ -97,7 +107,11 @@ def class_weights(split):
 
 
 class Batches(keras.utils.PyDataset):
-    """See `batches`.
+    """Batches that are known by their position, as `batches` makes them.
+
+    Args:
+        data: `grain.MapDataset` of the batches of an epoch.
+        sample_rate, genres, clip_seconds, workers, processes: as in `batches`.
 
     Attributes:
         sample_rate, genres, clip_seconds: of the data; `GenreClassifier.fit` compares them with the model's.
@@ -105,56 +119,17 @@ class Batches(keras.utils.PyDataset):
             sets it as each epoch begins.
     """
 
-    def __init__(
-        self,
-        split,
-        batch_size,
-        clip_seconds,
-        crop,
-        crops,
-        shuffle,
-        seed,
-        mixup,
-        one_hot,
-        class_weight,
-        workers,
-        processes,
-    ):
-        if not all(hasattr(split, name) for name in ("__len__", "sample_rate", "genres")):
-            raise ValueError(f"`split` must be a split, such as `data.train`. Received: {type(split).__name__}")
-        if crop not in CROPS:
-            raise ValueError(f"`crop` must be one of {CROPS}. Received: crop={crop!r}")
-        integers = {"batch_size": (batch_size, 1), "crops": (crops, 1), "workers": (workers, 1), "seed": (seed, 0)}
-        for name, (value, least) in integers.items():
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}")
-        if crops > 1 and crop not in ("even", "random"):
-            raise ValueError(f'`crops` of a clip are "even" or "random". Received: crops={crops}, crop={crop!r}')
-        if round(clip_seconds * split.sample_rate) < 1:
-            raise ValueError(
-                f"`clip_seconds` must be > 0, and a sample at least. Received: clip_seconds={clip_seconds}"
-            )
-        if not mixup >= 0:
-            raise ValueError(f"`mixup` must be >= 0. Received: mixup={mixup}")
-        if len(split) == 0:
-            raise ValueError(f"`split` has no clips. Received: split={split!r}")
+    def __init__(self, data, sample_rate, genres, clip_seconds, workers=1, processes=False):
         # Keras' own workers hand out stale batches after a pass that was broken off, as that is in which Keras builds a
         # model; ours know batches by their position.
         super().__init__()
-        self.sample_rate = split.sample_rate
-        self.genres = tuple(split.genres)
+        self.sample_rate = sample_rate
+        self.genres = genres
         self.clip_seconds = clip_seconds
         self.epoch = 0
-        samples, weights = round(clip_seconds * split.sample_rate), _checked_weights(class_weight, split)
-        make = _Batch(samples, self.genres, crop, crops, mixup, one_hot or mixup > 0, weights)
-        self._first = 0
-        self._last = -(-len(split) * crops // batch_size)
-
+        self._first, self._last = 0, len(data)
         # An epoch is a repetition with its own seed, so that batch i of epoch e is element e * steps + i.
-        clips = grain.MapDataset.source(_Crops(split, crops)).seed(seed)
-        if shuffle:
-            clips = clips.shuffle()
-        self._batches = clips.random_map(make.clip).batch(batch_size).random_map(make.batch).repeat()
+        self._batches = data.repeat()
         self._workers_ahead = workers
         self._processes = processes
         self._pool = None
