@@ -73,7 +73,7 @@ def load(path, sample_rate=22050, offset=0.0, duration=None):
     sample_rate = int(sample_rate)
     _check_file(path)
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
             waveform = _read(file, path, sample_rate, offset, duration)
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: the name promises a file without a header
         raise AudioError(path, _NOT_AUDIO) from error
@@ -105,7 +105,7 @@ def info(path):
     """
     _check_file(path)
     try:
-        header = soundfile.info(path)
+        header = soundfile.info(os.fsencode(path))
     except (soundfile.LibsndfileError, TypeError) as error:
         raise AudioError(path, _NOT_AUDIO) from error
     if header.samplerate <= 0 or header.channels <= 0:
@@ -150,6 +150,10 @@ def _check_file(path):
         raise AudioError(path, "a folder, not an audio file")
     if os.path.getsize(path) == 0:
         raise AudioError(path, "empty: the file has 0 bytes")
+    try:
+        open(path, "rb").close()  # libsndfile says the same of all that it cannot open
+    except OSError as error:
+        raise AudioError(path, f"cannot be opened: {error.strerror}") from error
 
 
 def _read(file, path, sample_rate, offset, duration):

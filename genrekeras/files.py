@@ -3,11 +3,14 @@
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 
 import filelock
 import platformdirs
 from genrekeras.progress import say
+
+TEMPORARY = ".tmp-"  # how the names of files begin that are not whole yet
 
 
 class NoRoomError(OSError):
@@ -26,7 +29,7 @@ def whole_file(path):
         str, with the extension of `path`.
     """
     folder, name = os.path.split(os.fspath(path))
-    temporary = os.path.join(folder, f".{os.getpid()}-{name}")
+    temporary = os.path.join(folder, f"{TEMPORARY}{secrets.token_hex(4)}-{name[-100:]}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -230,7 +230,9 @@ def test_bad_folders(folder, spoil, error, message):
         gk.datasets.load_fma(folder)
 
 
-def test_bad_options(folder):
+def test_bad_options(folder, tmp_path):
+    with pytest.raises(ValueError, match="`prepared_dir` must not contain"):
+        gk.datasets.load_fma(folder, prepared_dir=tmp_path / "what?")
     with pytest.raises(ValueError, match="`subset` must be one of"):
         gk.datasets.load_fma(folder, subset="huge")
     with pytest.raises(ValueError, match="`protocol` must be one of"):

@@ -6,6 +6,7 @@ import zlib
 import genrekeras as gk
 import numpy as np
 import pytest
+import soundfile
 from conftest import write_sine
 from genrekeras.datasets.folder import find_files
 
@@ -33,7 +34,7 @@ def music(tmp_path):
     for genre, albums in (("Jazz", 12), ("Hip Hop & Rap", 6), ("Électro", 3)):
         for album in range(albums):
             for track in range(3):
-                write(tmp_path / "music", f"{genre}/Artist {album // 2}/Album {album}/{track:02d} über.wav")
+                write(tmp_path / "music", f"{genre}/{genre[0]}. Artist {album // 2}/Album {album}/{track:02d} über.wav")
     return tmp_path / "music"
 
 
@@ -69,8 +70,6 @@ def test_flat_folders_as_of_gtzan(tmp_path):
     assert np.bincount(data.test.labels).tolist() == [2, 2]
     random = gk.datasets.load_folder(tmp_path, protocol="random")
     assert np.bincount(random.validation.labels).tolist() == [4, 4] and len(random.train) == 32
-    with pytest.raises(ValueError, match="needs splits that come with the collection"):
-        gk.datasets.load_folder(tmp_path, protocol="official")
 
 
 def test_any_format_and_what_is_none(tmp_path):
@@ -95,8 +94,10 @@ def test_ids_artists_and_albums(tmp_path):
     assert list(tracks.index) == list(range(6)) and list(tracks["title"]) == ["3", "4", "1", "2", "5", "6"]
     artist = dict(zip(tracks["title"], tracks["artist_id"], strict=True))
     album = dict(zip(tracks["title"], tracks["album_id"], strict=True))
-    assert artist["1"] == artist["2"] and artist["5"] == artist["6"]
-    assert len(set(artist.values())) == 4 and len(set(album.values())) == 6
+    assert artist["1"] == artist["2"] == artist["5"] == artist["6"]  # A is an artist, in both genres
+    assert len(set(artist.values())) == 3 and len(set(album.values())) == 6
+    write(tmp_path / "b", "pop/best/1.wav", "rock/best/2.wav")  # two albums
+    assert len(set(find_files(tmp_path / "b")["artist_id"])) == 2
 
 
 def test_a_genre_of_one_album_is_named(tmp_path):
@@ -112,6 +113,51 @@ def test_links_and_circles(tmp_path):
     os.symlink(tmp_path / "elsewhere", tmp_path / "music" / "a")
     os.symlink(tmp_path / "music", tmp_path / "music" / "b" / "circle")
     assert list(find_files(tmp_path / "music")["genre"]) == ["a", "a", "b"]
+
+
+def test_two_folders_of_the_same_names_and_sizes_are_two(tmp_path):
+    """As originals and their stems, or a folder before and after normalizing."""
+    for folder, level in (("a", 1.0), ("b", 0.1)):
+        for genre in ("x", "y"):
+            path = tmp_path / folder / genre / "1.wav"
+            path.parent.mkdir(parents=True)
+            soundfile.write(path, level * np.sin(np.arange(60000) / 9), 22050)
+    loud, quiet = (gk.datasets.load_folder(tmp_path / name, protocol="random") for name in "ab")
+    assert np.abs(loud.train[0]["audio"]).max() > 0.9 and np.abs(quiet.train[0]["audio"]).max() < 0.2
+    path = tmp_path / "a" / "x" / "1.wav"
+    soundfile.write(path, 0.1 * np.sin(np.arange(60000) / 9), 22050)
+    os.utime(path, ns=(0, 0))
+    assert np.abs(gk.datasets.load_folder(tmp_path / "a", protocol="random").train[0]["audio"]).max() < 0.2
+
+
+def test_links_to_nowhere_and_names_that_are_not_utf_8(tmp_path):
+    write(tmp_path, "a/1.wav", "b/2.wav")
+    os.rename(os.fsencode(tmp_path / "a" / "1.wav"), os.fsencode(tmp_path / "a") + b"/caf\xe9.wav")
+    os.symlink(tmp_path / "nowhere", tmp_path / "b" / "3.wav")
+    with pytest.warns(UserWarning, match="1 have no file"):
+        data = gk.datasets.load_folder(tmp_path, protocol="random")
+    assert list(data.train.tracks["title"]) == ["caf\ufffd", "2"] and data.counts["missing"] == 1
+
+
+def test_folders_that_cannot_be_opened_are_named(tmp_path, monkeypatch):
+    write(tmp_path, "a/1.wav", "b/2.wav", "b/closed/3.wav")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.warns(UserWarning, match=r"1 folders cannot be opened \(the first: .*b/closed: Permission denied\)"):
+        assert len(find_files(tmp_path)) == 2
+
+
+def test_a_protocol_that_cannot_be_is_refused_before_anything_is_decoded(tmp_path, cache):
+    write(tmp_path, "a/1.wav", "b/2.wav")
+    with pytest.raises(ValueError, match='"artist_album" or "random" would work'):
+        gk.datasets.load_folder(tmp_path, protocol="official")
+    assert os.listdir(cache) == []
 
 
 def test_a_file_that_changed_makes_a_new_dataset(tmp_path):

@@ -197,6 +197,34 @@ def test_a_disk_that_is_really_full(folder, reference, small_disk, monkeypatch):
     assert digests(disk / "p") == reference
 
 
+def test_what_cannot_be_opened_now_is_not_taken_for_broken(folder, tmp_path, reference, monkeypatch):
+    decode, calls = store._decode, []
+
+    def too_many_files(path, sample_rate):
+        calls.append(path)
+        if len(calls) == 9:
+            raise OSError(24, "Too many open files", path)
+        return decode(path, sample_rate)
+
+    monkeypatch.setattr(store, "_decode", too_many_files)
+    with pytest.raises(OSError, match="Too many open files"):
+        build(folder, tmp_path / "p")
+    build(folder, tmp_path / "p")
+    assert digests(tmp_path / "p") == reference
+    with pytest.raises(FileNotFoundError):
+        decode("/no/such/file.mp3", 22050)
+
+
+def test_tfds_overwrites_where_it_is_asked_to(folder, tmp_path):
+    builder = tfds.builder("fma/small", data_dir=tmp_path)
+    for mode in (tfds.GenerateMode.REUSE_DATASET_IF_EXISTS, tfds.GenerateMode.REUSE_CACHE_IF_EXISTS):
+        config = tfds.download.DownloadConfig(manual_dir=folder, download_mode=mode)
+        builder.download_and_prepare(download_config=config)
+    assert builder.info.splits["train"].num_examples == 11
+    with pytest.raises(ValueError, match="`max_examples_per_split` is not supported"):
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(max_examples_per_split=3))
+
+
 def test_another_table_does_not_take_over_parts(folder, tmp_path, parts_of_two, monkeypatch):
     """Parts of a build that was broken off belong to its fingerprint."""
     monkeypatch.setattr(store, "_estimated_bytes", lambda *a: pytest.fail("broken off here"))

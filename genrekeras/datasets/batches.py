@@ -100,6 +100,8 @@ def class_weights(split):
     Returns:
         `(len(genres),)` float32: `clips / (genres that occur * clips of the genre)`; 0 for a genre without clips.
     """
+    if not hasattr(split, "labels"):
+        raise ValueError(f"`split` must have `labels`, as those of a dataset have. Received: {type(split).__name__}")
     counts = np.bincount(split.labels, minlength=len(split.genres))
     weights = np.zeros(len(counts), "float32")
     weights[counts > 0] = len(split.labels) / ((counts > 0).sum() * counts[counts > 0])
@@ -220,7 +222,8 @@ class _Batch:
                 f"The label of track {element['track_id']} must lie in 0..{len(self.genres) - 1}. Received: {label}"
             )
         start = self._start(max(0, len(waveform) - self.samples), element["crop"], rng)
-        return audio.to_length(waveform[start:], self.samples), np.int32(label)
+        clip = audio.to_length(waveform[start:], self.samples)
+        return np.array(clip), np.int32(label)  # a copy, that does not hold the whole track in memory
 
     def batch(self, clips, rng):
         """What `fit` takes."""

@@ -8,19 +8,11 @@ import warnings
 import pandas as pd
 import tensorflow_datasets as tfds
 from genrekeras.datasets.quiet import quiet_absl
-from genrekeras.datasets.splits import PROTOCOLS, SPLITS, UNKNOWN, Dataset, Split, deal
+from genrekeras.datasets.splits import SPLITS, UNKNOWN, Dataset, Split, check_protocol, deal
 from genrekeras.datasets.store import StoreConfig, fingerprint
 
 
-def check_options(protocol, sample_rate):
-    """Raise a `ValueError` for an unknown protocol or an impossible sample rate."""
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"`protocol` must be one of {PROTOCOLS}. Received: protocol={protocol!r}")
-    if not isinstance(sample_rate, int) or isinstance(sample_rate, bool) or sample_rate <= 0:
-        raise ValueError(f"`sample_rate` must be a positive integer, in Hz. Received: sample_rate={sample_rate!r}")
-
-
-def prepare(store, tracks, genres, subset, sample_rate, prepared_dir, beam_options=None):
+def prepare(store, tracks, genres, subset, sample_rate, protocol, prepared_dir, beam_options=None):
     """The stored clips of a table of tracks, built if they are not there.
 
     Args:
@@ -29,6 +21,7 @@ def prepare(store, tracks, genres, subset, sample_rate, prepared_dir, beam_optio
         genres: sequence of str, in the order of their labels.
         subset: str, a part of the dataset's name.
         sample_rate: int > 0, in Hz.
+        protocol: str, which the tracks will be dealt by.
         prepared_dir: str or path-like. A folder of tracks that changed gets a new dataset in it; the old one is left
             alone.
         beam_options: sequence of str, options of a Beam pipeline, such as `["--runner=DirectRunner"]`; `None` builds
@@ -36,7 +29,15 @@ def prepare(store, tracks, genres, subset, sample_rate, prepared_dir, beam_optio
 
     Returns:
         `Store`, prepared.
+
+    Raises:
+        ValueError: the tracks cannot be dealt by the protocol, or an argument is out of range.
     """
+    check_protocol(protocol, tracks)  # before hours of decoding
+    if not isinstance(sample_rate, int) or isinstance(sample_rate, bool) or sample_rate <= 0:
+        raise ValueError(f"`sample_rate` must be a positive integer, in Hz. Received: sample_rate={sample_rate!r}")
+    if set("*?[") & set(os.fspath(prepared_dir)):
+        raise ValueError(f"`prepared_dir` must not contain *, ? or [. Received: prepared_dir={prepared_dir!r}")
     config = StoreConfig(name=f"{subset}_{sample_rate}hz", sample_rate=sample_rate, genres=tuple(genres))
     builder = store(tracks=tracks, config=config, data_dir=os.path.join(prepared_dir, fingerprint(tracks, config)))
     if not builder.is_prepared():

@@ -5,7 +5,7 @@ import warnings
 
 import pandas as pd
 from genrekeras import audio
-from genrekeras.datasets.collection import as_dataset, check_options, prepare
+from genrekeras.datasets.collection import as_dataset, prepare
 from genrekeras.datasets.quiet import quiet_absl
 from genrekeras.datasets.store import Store
 from genrekeras.files import cache_dir
@@ -21,8 +21,9 @@ class MusicFolder(Store):
 def load_folder(data_dir, protocol="artist_album", sample_rate=22050, seed=0, prepared_dir=None, beam_options=None):
     """Music of one's own: `data_dir/GENRE/.../file`, in any format that libsndfile reads.
 
-    The genres are the names of the folders, sorted. Below them may be more folders: the first one is taken for an
-    artist (or an album), the one that holds the file for an album, and what lies in one of them stays in one split.
+    The genres are the names of the folders, sorted. Below them may be more folders: the one that holds a file is taken
+    for an album, the first one, if it holds folders, for an artist (the same in all genres), and what lies in one of
+    them stays in one split.
     Files are decoded once and stored, as by `load_fma`; those that cannot be read, or that are shorter than 2 s, are
     left out, named in one warning and counted. Nothing is written to `data_dir`.
 
@@ -44,13 +45,12 @@ def load_folder(data_dir, protocol="artist_album", sample_rate=22050, seed=0, pr
         ValueError: fewer than two genres, or not one file that can be read.
         OSError: `prepared_dir` cannot be written, or its disk has too little room.
     """
-    check_options(protocol, sample_rate)
     tracks = find_files(data_dir)
     genres = tuple(dict.fromkeys(tracks["genre"]))
     data_dir = os.path.abspath(data_dir)
     prepared_dir = os.path.join(cache_dir(), "folders") if prepared_dir is None else prepared_dir
     with quiet_absl():
-        builder = prepare(MusicFolder, tracks, genres, "own", sample_rate, prepared_dir, beam_options)
+        builder = prepare(MusicFolder, tracks, genres, "own", sample_rate, protocol, prepared_dir, beam_options)
     say(f"The decoded clips of {data_dir} are in {builder.data_dir}")
     return as_dataset(builder, tracks, os.path.basename(data_dir), protocol, seed, data_dir)
 
@@ -62,8 +62,9 @@ def find_files(data_dir):
         data_dir: str or path-like.
 
     Returns:
-        `pandas.DataFrame` indexed by `track_id`, in the order of genres and names, with `genre`, `path`, `bytes`,
-        `folder` (the genre), `title` (the file's name), `artist`, `artist_id`, `album`, `album_id`.
+        `pandas.DataFrame` indexed by `track_id`, in the order of genres and names, with `genre`, `path`, `bytes` (-1: a
+        link to nowhere), `changed` (when, and in which folder), `folder` (the genre), `title` (the file's name),
+        `artist`, `artist_id`, `album`, `album_id`.
 
     Raises:
         FileNotFoundError, ValueError: as `load_folder`.
@@ -71,8 +72,8 @@ def find_files(data_dir):
     data_dir = os.fspath(data_dir)
     if not os.path.isdir(data_dir):
         raise FileNotFoundError(f"`data_dir` is not a folder. Received: data_dir={data_dir!r}")
-    names, strange = [], []
-    for name in _files_below(data_dir):
+    names, strange, closed = [], [], []
+    for name in _files_below(data_dir, closed):
         extension = os.path.splitext(name)[1].lower()
         if extension in audio.EXTENSIONS and "/" in name:
             names.append(name)
@@ -91,39 +92,69 @@ def find_files(data_dir):
             f"not read (the first: {strange[0]}). They are left out.",
             stacklevel=3,
         )
-    rows = pd.DataFrame([_row(data_dir, name) for name in names]).rename_axis("track_id")
+    if closed:
+        warnings.warn(
+            f"{data_dir}: {len(closed)} folders cannot be opened (the first: {closed[0]}). They are left out.",
+            stacklevel=3,
+        )
+    # A folder of folders is an artist, and the same in two genres; one of files only is an album, of one genre.
+    artists = {tuple(name.split("/")[:2]) for name in names if name.count("/") > 2}
+    rows = [_row(data_dir, name, artists) for name in names]
+    # Of type object: pandas' strings cannot hold a name that is not UTF-8.
+    rows = pd.DataFrame(rows, dtype=object).rename_axis("track_id").astype({"bytes": "int64"})
     for column in ("artist", "album"):
-        # Of two genres, "CD 1" is not the same album; a file that lies in no folder below its genre is alone.
-        alone = rows["path"].where(rows[column] == "")
-        rows[f"{column}_id"] = pd.factorize((rows["genre"] + "/" + rows[column]).where(alone.isna(), alone))[0]
+        rows[f"{column}_id"] = pd.factorize(rows.pop(f"{column}_key"))[0]
     return rows
 
 
-def _row(data_dir, name):
+def _row(data_dir, name, artists):
     genre, *folders, file = name.split("/")
     path = os.path.join(data_dir, *name.split("/"))
+    try:
+        status = os.stat(path)
+        count, changed = status.st_size, f"{status.st_mtime_ns} {os.path.realpath(data_dir)}"
+    except OSError:  # a link to nowhere
+        count, changed = -1, ""
+    alone = path  # a file that lies in no folder below its genre
+    first = "/".join([genre, *folders[:1]])
     return {
-        "genre": genre,
+        "genre": _text(genre),
         "path": path,
-        "bytes": os.path.getsize(path),
-        "folder": genre,
-        "title": os.path.splitext(file)[0],
-        "artist": folders[0] if folders else "",
-        "album": "/".join(folders),
+        "bytes": count,
+        "changed": changed,
+        "folder": _text(genre),
+        "title": _text(os.path.splitext(file)[0]),
+        "artist": _text(folders[0]) if folders else "",
+        "album": _text("/".join(folders)),
+        "artist_key": (folders[0] if (genre, folders[0]) in artists else first) if folders else alone,
+        "album_key": "/".join([genre, *folders]) if folders else alone,
     }
 
 
-def _files_below(folder):
-    """Names relative to a folder, with "/"; hidden files and folders are passed over, links followed, circles not."""
-    seen = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
+def _text(name):
+    """A file's name without bytes that are not UTF-8."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def _files_below(folder, closed, name="", above=()):
+    """Names relative to a folder, with "/", in order; hidden ones are passed over, links followed, circles not.
+
+    Folders that cannot be opened are added to `closed`.
+    """
+    here = os.path.join(folder, *name.split("/")) if name else folder
+    real = os.path.realpath(here)
+    if real in above:
+        return
+    try:
+        entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+    except OSError as error:
+        closed.append(f"{here}: {error.strerror}")
+        return
+    for entry in entries:
+        below = f"{name}/{entry.name}" if name else entry.name
+        if entry.name.startswith("."):
             continue
-        seen.add(real)
-        below = os.path.relpath(parent, folder)
-        for name in sorted(files):
-            if not name.startswith("."):
-                yield name if below == "." else f"{below.replace(os.sep, '/')}/{name}"
+        if entry.is_dir():
+            yield from _files_below(folder, closed, below, (*above, real))
+        else:
+            yield below

@@ -142,21 +142,33 @@ def deal(protocol, tracks, seed=0):
     Raises:
         ValueError: an unknown protocol, or one that needs what `tracks` does not say.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"`protocol` must be one of {PROTOCOLS}. Received: protocol={protocol!r}")
+    check_protocol(protocol, tracks)
     if protocol == "random":
         return _by_lot(tracks, seed)
     if protocol == "official":
-        if "split" not in tracks:
-            raise ValueError(
-                '`protocol="official"` needs splits that come with the collection (for FMA in tracks.csv), and this '
-                'one has only labels. Received: protocol="official"; "random" would work.'
-            )
         splits = tracks["split"].to_numpy()
     else:
         groups = group_tracks(tracks)
         splits = _with_whole_groups(tracks["split"], groups) if "split" in tracks else _shares(tracks, groups, seed)
     return {split: np.flatnonzero(splits == split) for split in SPLITS}
+
+
+def check_protocol(protocol, tracks):
+    """Raise a `ValueError` for an unknown protocol, or one that needs what a table of tracks does not say."""
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"`protocol` must be one of {PROTOCOLS}. Received: protocol={protocol!r}")
+    knows_groups = any(column in tracks and (tracks[column] != UNKNOWN).any() for column in ("artist_id", "album_id"))
+    possible = {"official": "split" in tracks, "artist_album": knows_groups, "random": True}
+    needs = {
+        "official": "splits that come with the collection (for FMA in tracks.csv)",
+        "artist_album": "to know artists or albums (for FMA from tracks.csv)",
+    }
+    if not possible[protocol]:
+        others = " or ".join(f'"{name}"' for name, works in possible.items() if works)
+        raise ValueError(
+            f'`protocol="{protocol}"` needs {needs[protocol]}, and this collection has none. '
+            f'Received: protocol="{protocol}"; {others} would work.'
+        )
 
 
 def group_tracks(tracks):
@@ -168,17 +180,9 @@ def group_tracks(tracks):
 
     Returns:
         `(n,)` int array.
-
-    Raises:
-        ValueError: no artist and no album is known.
     """
     count = len(tracks)
     ids = [tracks[column].to_numpy() for column in ("artist_id", "album_id")]
-    if all((values == UNKNOWN).all() for values in ids):
-        raise ValueError(
-            '`protocol="artist_album"` needs to know artists or albums (for FMA from tracks.csv), and this collection '
-            'has neither. Received: protocol="artist_album"; "random" would work.'
-        )
     if "checksum" in tracks:
         ids.append(tracks["checksum"].to_numpy(object))
     # A graph of tracks, artists, albums and sounds, in which each track touches its own.

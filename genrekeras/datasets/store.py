@@ -72,7 +72,10 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def download_and_prepare(self, **kwargs):
         """As that of `tfds.core.DatasetBuilder`; of two processes, the second waits for the first and does nothing."""
-        if self.is_prepared():
+        config = kwargs.get("download_config")
+        if config and config.max_examples_per_split is not None:
+            raise ValueError("`max_examples_per_split` is not supported: parts are dealt before clips are decoded.")
+        if self.is_prepared() and not (config and config.download_mode.overwrite_dataset):
             return
         config_dir = os.path.dirname(os.path.abspath(self.data_dir))
         with contextlib.ExitStack() as stack:
@@ -83,12 +86,10 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
                     f"decoded clips cannot be stored in {config_dir} (`prepared_dir` chooses another place): {error}"
                 )
                 raise OSError(error.errno, reason) from error
-            for left_by_a_kill in glob.glob(os.path.join(config_dir, f"incomplete.*_{self.version}")):
+            for left_by_a_kill in glob.glob(os.path.join(glob.escape(config_dir), f"incomplete.*_{self.version}")):
                 shutil.rmtree(left_by_a_kill, ignore_errors=True)
-            if self.is_prepared():
-                self.info.read_from_directory(self.data_dir)
-            else:
-                super().download_and_prepare(**kwargs)
+            super().download_and_prepare(**kwargs)
+            self.info.read_from_directory(self.data_dir)  # of the other process, if that was first
 
     def find_tracks(self, manual_dir):
         """The table of tracks of a folder that TFDS was told of as `manual_dir`."""
@@ -208,7 +209,7 @@ def fingerprint(tracks, config):
     Not with where the folder lies.
     """
     content = hashlib.sha256(repr((tuple(config.genres), config.sample_rate)).encode())
-    content.update(tracks.drop(columns="path").to_csv().encode())
+    content.update(tracks.drop(columns="path").to_csv().encode(errors="surrogateescape"))
     return content.hexdigest()[:16]
 
 
@@ -284,6 +285,14 @@ def _rows(tracks):
 
 
 def _decode(path, sample_rate):
+    """The waveform, or what is wrong with the file.
+
+    Raises:
+        OSError: the file cannot be opened now, which says nothing of what is in it (too many files are open, a disk is
+            away); the part is not written, and the next build tries again.
+    """
+    with contextlib.suppress(PermissionError), open(path, "rb") as file:
+        file.read(1)
     try:
         clip = audio.load(path, sample_rate)
         if len(clip) < MIN_SECONDS * sample_rate:
@@ -317,7 +326,8 @@ def _estimated_bytes(paths, sample_rate, probes=50):
     seconds = []
     for path in paths[:: max(1, len(paths) // probes)]:
         try:
-            seconds.append(audio.info(path).seconds)
+            told = audio.info(path).seconds
         except audio.AudioError:  # takes no room
-            seconds.append(0.0)
+            told = 0.0
+        seconds.append(told if told < os.path.getsize(path) else 0.0)  # a stream does not know its length
     return int(np.mean(seconds) * len(paths) * sample_rate * 2) if seconds else 0

@@ -2,7 +2,7 @@
 
 import os
 
-from genrekeras.datasets.collection import as_dataset, check_options, prepare
+from genrekeras.datasets.collection import as_dataset, prepare
 from genrekeras.datasets.fma.builder import Fma
 from genrekeras.datasets.fma.tracks import SUBSETS, find_tracks
 from genrekeras.datasets.quiet import quiet_absl
@@ -50,9 +50,8 @@ def load_tracks(
     store, name, data_dir, subset, genres, protocol, sample_rate, seed, prepared_dir=None, beam_options=None
 ):
     """As `load_fma`, for any collection in FMA's layout with its own `store`, `name` and `genres`."""
-    check_options(protocol, sample_rate)
     tracks = find_tracks(data_dir, subset, genres)
     prepared_dir = os.path.join(data_dir, "prepared") if prepared_dir is None else prepared_dir
     with quiet_absl():
-        builder = prepare(store, tracks, genres, subset, sample_rate, prepared_dir, beam_options)
+        builder = prepare(store, tracks, genres, subset, sample_rate, protocol, prepared_dir, beam_options)
     return as_dataset(builder, tracks, name, protocol, seed, data_dir)
