@@ -27,7 +27,7 @@ def main():
 def fma_commands():
     """Get FMA, the dataset for music analysis: download, check, build.
 
-    Each command goes on where it was broken off.
+    Download and build go on where they were broken off.
     """
 
 
@@ -110,4 +110,4 @@ def _errors_named():
         except (OSError, ValueError, ImportError) as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt as error:
-            raise click.ClickException("broken off. The same command goes on from here.") from error
+            raise click.ClickException("broken off. What is whole is kept; call it again to go on.") from error

@@ -52,17 +52,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if name not in self.server.files:
             return self.send_error(404)
         content = self.server.files[name]
+        if fault == "portal":
+            content, wanted = b"<!DOCTYPE html><html>Please log in</html>", None
         start = int(re.match(r"bytes=(\d+)-", wanted)[1]) if wanted and self.server.ranges else 0
         if start >= len(content):
             return self.send_error(416)
         self.send_response(206 if start else 200)
+        body = content[start : start + 100_000] if fault == "slice" else content[start:]
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        if fault != "no length":
-            self.send_header("Content-Length", str(len(content) - start))
+            self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{len(content)}")
+        if fault not in ("no length", "no length, cut"):
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        body = content[start:]
-        if fault == "break":
+        if fault in ("break", "no length, cut"):
             body = body[: len(body) // 3]
         elif fault == "break at once":
             body = b""
@@ -144,6 +146,53 @@ def test_a_server_that_tells_no_length(server, tmp_path):
     server.faults = ["no length"]
     fma.download(tmp_path, base_url=server.url)
     assert clips_in(tmp_path) == CLIPS
+
+
+def test_a_server_that_tells_no_length_and_breaks(server, tmp_path):
+    server.faults = ["no length, cut", "no length, cut"]
+    fma.download(tmp_path, base_url=server.url)
+    assert clips_in(tmp_path) == CLIPS
+    starts = [int(wanted[6:-1]) if wanted else 0 for wanted in ranges_of(server)]
+    assert starts == sorted(set(starts)) and len(starts) == 3
+
+
+def test_a_server_without_ranges_and_without_lengths(server, tmp_path):
+    server.ranges, server.faults = False, ["no length"] * 3
+    fma.download(tmp_path, base_url=server.url)
+    assert clips_in(tmp_path) == CLIPS
+
+
+def test_a_server_that_answers_in_slices(server, tmp_path):
+    server.faults = ["break", "slice", "slice"]
+    fma.download(tmp_path, base_url=server.url)
+    assert clips_in(tmp_path) == CLIPS and len(ranges_of(server)) == 4
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_portal_on_the_way_does_not_cost_what_has_come(server, tmp_path, ranges):
+    server.faults, server.ranges = ["break", "portal"], ranges
+    with pytest.raises(DownloadError, match=r"have come and are kept in .*; what the server sends now is a web page"):
+        fma.download(tmp_path, base_url=server.url)
+    kept = os.path.getsize(tmp_path / "fma_small.zip.part")
+    assert kept > 60_000 and not (tmp_path / "fma_small.zip.part.new").exists()
+    fma.download(tmp_path, base_url=server.url)
+    assert clips_in(tmp_path) == CLIPS and ranges_of(server)[-1] == f"bytes={kept}-"
+
+
+def test_addresses_that_are_none_are_not_tried_again(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: pytest.fail("tried again"))
+    with pytest.raises(DownloadError, match=r"cannot be had: .*scheme"):
+        fma.download(tmp_path, base_url="mirror.example/fma")
+
+
+def test_clips_that_were_deleted_come_back(server, tmp_path):
+    fma.download(tmp_path, base_url=server.url)
+    for name in list(CLIPS)[:3]:
+        os.remove(tmp_path / "fma_small" / name)
+    (tmp_path / "fma_small" / "000" / ".tmp-0123abcd-000001.mp3").write_bytes(b"left by a kill")
+    server.requests.clear()
+    fma.download(tmp_path, base_url=server.url)
+    assert clips_in(tmp_path) == CLIPS and server.requests == []  # from the archive
 
 
 def test_a_server_that_stays_down_loses_nothing(server, tmp_path):
@@ -280,6 +329,15 @@ def test_damaged_members_are_named(tmp_path):
     (tmp_path / "half.zip").write_bytes(FILES["fma_small.zip"][:50_000])
     with pytest.raises(DownloadError, match="not a whole zip file"):
         unpack(str(tmp_path / "half.zip"), str(tmp_path), "fma_small")
+
+
+def test_encrypted_members_are_named(tmp_path):
+    content = bytearray(zipped({"000/000001.mp3": b"x" * 100}, compression=zipfile.ZIP_STORED))
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + offset] |= 1
+    (tmp_path / "fma_small.zip").write_bytes(content)
+    with pytest.raises(DownloadError, match="encrypted"):
+        unpack(str(tmp_path / "fma_small.zip"), str(tmp_path), "fma_small")
 
 
 def test_too_little_room_is_told_before(server, tmp_path, monkeypatch):

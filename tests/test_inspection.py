@@ -164,12 +164,53 @@ def test_real_clips(real_clips, tmp_path):
     assert not found.usable and "its table has {'train': 8}" in str(found)
 
 
+def test_a_folder_without_one_clip_that_is_audio(tmp_path):
+    folder = write_fma(tmp_path / "fma", [(2, "Rock", "training"), (5, "Pop", "training")])
+    for path in (folder / "fma_small").rglob("*.mp3"):
+        path.write_text("version https://git-lfs.github.com/spec/v1")
+    found = fma.check(folder)
+    assert "0 of 2 clips can be read" in str(found) and not found.usable
+
+
+def test_large_may_have_a_few_broken_clips(tmp_path):
+    header = ",set,set,track\n,split,subset,genre_top\ntrack_id,,,\n"
+    (tmp_path / "fma_metadata").mkdir()
+    rows = "".join(f"{i},training,large,Rock\n" for i in range(200))
+    (tmp_path / "fma_metadata" / "tracks.csv").write_text(header + rows)
+    (tmp_path / "fma_large" / "000").mkdir(parents=True)
+    write_sine(tmp_path / "fma_large" / "000" / "000000.mp3", 440)
+    for i in range(1, 200):
+        os.link(tmp_path / "fma_large" / "000" / "000000.mp3", tmp_path / "fma_large" / "000" / f"{i:06d}.mp3")
+    for i, usable in ((7, True), (8, True), (9, False)):
+        os.remove(tmp_path / "fma_large" / "000" / f"{i:06d}.mp3")
+        (tmp_path / "fma_large" / "000" / f"{i:06d}.mp3").write_bytes(b"")
+        assert fma.check(tmp_path, "large").usable == usable
+
+
 def test_an_unknown_subset(tmp_path):
     with pytest.raises(ValueError, match="`subset` must be one of"):
         fma.check(tmp_path, subset="tiny")
 
 
 # tracks.csv
+
+
+def test_ids_of_mixed_kinds(tmp_path):
+    (tmp_path / "tracks.csv").write_text(
+        ",set,set,track\n,split,subset,genre_top\ntrack_id,,,\n"
+        "2.0,training,small,Rock\nx,training,small,Rock\n5,test,small,Pop\n"
+    )
+    with pytest.warns(UserWarning, match="1 of 3 rows of subset 'small' lack a genre, split or id"):
+        assert list(fma.read_tracks(tmp_path / "tracks.csv").index) == [2, 5]
+
+
+def test_what_looks_like_fma(tmp_path):
+    for name in ("140/song.mp3", "tracks.csv", "jazz/1.mp3"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert not fma.is_fma(tmp_path)  # a genre named by its tempo, a playlist
+    (tmp_path / "140" / "140123.mp3").write_bytes(b"")
+    assert fma.is_fma(tmp_path) and fma.is_fma(tmp_path / "nowhere")
 
 
 def test_a_table_with_a_cut_last_line(tmp_path):

@@ -13,7 +13,7 @@ import time
 import zipfile
 
 import requests
-from genrekeras.files import NoRoomError, check_room, one_at_a_time, size, whole_file
+from genrekeras.files import TEMPORARY, NoRoomError, check_room, one_at_a_time, size, whole_file
 from genrekeras.progress import bar, say
 
 BASE_URL = "https://os.unil.cloud.switch.ch/fma"
@@ -22,6 +22,7 @@ _BLOCK = 1 << 20
 _PIECE = 1 << 16  # what a connection that breaks may take along
 _TIMEOUT = (10, 60)  # seconds: to connect, and between two pieces of an answer
 _TRIES, _PAUSE = 6, 1.0  # tries in a row that bring nothing; seconds before the second one, doubled each time
+_WEB_PAGE = "a web page, as a portal or proxy may send"
 # Members of an archive may unpack to this many times its size (metadata are tables; clips do not shrink).
 _UNPACKED = {"metadata": 4.0}
 
@@ -83,6 +84,10 @@ def download(data_dir, subset="small", parts=("metadata", "audio"), base_url=BAS
         raise ValueError(f"`subset` must be one of {tuple(ARCHIVES)[1:]}. Received: subset={subset!r}")
     if not parts or not set(parts) <= {"metadata", "audio"}:
         raise ValueError(f'`parts` must be of "metadata" and "audio". Received: parts={parts!r}')
+    try:
+        import bz2  # noqa: F401 - before hours of download
+    except ImportError as error:
+        raise DownloadError("This Python was built without bz2, and FMA's archives cannot be unpacked.") from error
     data_dir = os.fspath(data_dir)
     wanted = [key for key in ("metadata", subset) if ("metadata" if key == "metadata" else "audio") in parts]
     with one_at_a_time(data_dir, "download"), _full_disk_named(data_dir):
@@ -98,6 +103,7 @@ def download(data_dir, subset="small", parts=("metadata", "audio"), base_url=BAS
             archive = ARCHIVES[key]
             path = os.path.join(data_dir, archive.file)
             fetch(f"{base_url.rstrip('/')}/{archive.file}", path, archive.sha1, archive.bytes)
+            _sweep(data_dir, archive)
             unpack(path, data_dir, archive.name)
             with whole_file(_mark(data_dir, archive)) as temporary, open(temporary, "w", encoding="utf-8") as file:
                 file.write(f"{archive.sha1}  {archive.file}\n")
@@ -110,7 +116,7 @@ def fetch(url, path, sha1, about=None):
 
     Args:
         url: str.
-        path: str, where the whole file goes. One that is there already is verified only; if it is too short, it is
+        path: str, where the whole file goes. One that is there already is verified only; if it is another one, it is
             taken for the beginning.
         sha1: str, the checksum that it must have.
         about: int, its size in bytes, where the server does not tell it.
@@ -124,22 +130,21 @@ def fetch(url, path, sha1, about=None):
         if found == sha1:
             return
         say(f"{path} is not whole, or not the right file (its sha1 is {found}): taken for the beginning of it.")
-        os.replace(path, part)
-    for fresh in (False, True):
-        if fresh or (os.path.exists(part) and _is_web_page(part)):
-            os.remove(part)
-        resumed = os.path.exists(part)
+        if not os.path.exists(part) or os.path.getsize(part) < os.path.getsize(path):
+            os.replace(path, part)
+    resumed = os.path.exists(part)
+    _receive(url, part, about)
+    found = _sha1(part)
+    if found != sha1 and resumed:
+        say(f"{part} has the sha1 {found}, not {sha1}: its beginning was of another file. Downloading anew.")
+        os.remove(part)
         _receive(url, part, about)
         found = _sha1(part)
-        if found == sha1:
-            os.replace(part, path)
-            return
-        if not resumed:
-            break
-        say(f"{part} has the sha1 {found}, not {sha1}: the beginning was of another file. Downloading anew.")
-    what = "a web page, as a portal or proxy may send," if _is_web_page(part) else "another file, or damaged"
-    os.remove(part)
-    raise DownloadError(f"{url} is {what}: its sha1 is {found}, and should be {sha1}. It was removed.")
+    if found != sha1:
+        what = _WEB_PAGE if _is_web_page(part) else "another file, or damaged"
+        os.remove(part)
+        raise DownloadError(f"{url} is {what}: its sha1 is {found}, and should be {sha1}. It was removed.")
+    os.replace(part, path)
 
 
 def unpack(path, folder, name):
@@ -159,16 +164,18 @@ def unpack(path, folder, name):
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
-            targets = [_target(path, member, folder, name) for member in members]
-            todo = [pair for pair in zip(members, targets, strict=True) if not _has_size(pair[1], pair[0].file_size)]
-            total = sum(member.file_size for member in members)
+            targets = {_target(path, member, folder, name): member for member in members}  # of two alike, the last
+            todo = [(member, target) for target, member in targets.items() if not _has_size(target, member.file_size)]
+            total = sum(member.file_size for member in targets.values())
             left = sum(member.file_size for member, _ in todo)
+            if other := sum(os.path.exists(target) for _, target in todo):
+                say(f"{other} files have another size than in {os.path.basename(path)}, and are written anew.")
             check_room(folder, left, f"Unpacking {os.path.basename(path)}")
             options = {"initial": total - left, "unit_scale": True, "unit_divisor": 1024}
             with bar(total, f"Unpacking {os.path.basename(path)}", "B", **options) as progress:
                 _unpack_members(archive, todo, progress)
-    except zipfile.BadZipFile as error:
-        what = "a web page" if _is_web_page(path) else f"damaged, or not a whole zip file ({error})"
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:  # the latter two: encrypted, unknown kind
+        what = _WEB_PAGE if _is_web_page(path) else f"damaged, or not a whole zip file ({error})"
         raise DownloadError(f"{path} is {what}. Remove it and download it again.") from error
 
 
@@ -185,6 +192,9 @@ def _receive(url, part, about):
             if error.response.status_code < 500 and error.response.status_code != 429:
                 raise DownloadError(f"{url} cannot be had: {error}") from error
             reason = f"the server says {error.response.status_code} {error.response.reason}"
+        except (requests.exceptions.SSLError, requests.exceptions.ProxyError, ValueError) as error:
+            # Trying again would not help. A ValueError is that of an address that is none.
+            raise DownloadError(f"{url} cannot be had: {error}") from error
         except requests.RequestException as error:
             reason = _reason(error)
         there = os.path.getsize(part) if os.path.exists(part) else 0
@@ -209,24 +219,56 @@ def _reason(error):
 
 def _receive_some(url, part, start, about):
     """One request for the bytes behind `start`. Returns whether the file is whole now."""
-    headers = {"Range": f"bytes={start}-", "Accept-Encoding": "identity"} if start else {"Accept-Encoding": "identity"}
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
         if answer.status_code == 416:  # nothing lies behind `start`
             return True
         answer.raise_for_status()
-        # A server that knows no ranges sends all of it; what is there is written over and stays if that breaks too.
-        ranged = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
-        start = int(ranged[1]) if answer.status_code == 206 and ranged else 0
-        length = answer.headers.get("Content-Length")
-        total = start + int(length) if length else about
-        with open(part, "r+b" if os.path.exists(part) else "wb") as file:
-            file.seek(start)
-            options = {"initial": start, "unit_scale": True, "unit_divisor": 1024}
-            with bar(total, f"Downloading {os.path.basename(url)}", "B", **options) as progress:
-                for block in answer.iter_content(_PIECE):
-                    file.write(block)
-                    progress.update(len(block))
-    return length is None or os.path.getsize(part) >= total
+        length = int(answer.headers.get("Content-Length", -1))
+        if answer.status_code == 206:
+            told = re.match(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
+            if not told or int(told[1]) != start:
+                raise DownloadError(f"{url}: the server sends another part than it was asked for.")
+            total = int(told[2]) if told[2] != "*" else start + length
+            _save(answer, part, start, total)
+            return os.path.getsize(part) >= total
+        if not start:
+            _save(answer, part, 0, length if length >= 0 else about)
+            # Without a length, the next request tells whether more follows.
+            return 0 <= length <= os.path.getsize(part)
+        return _receive_beside(url, answer, part, length, about)
+
+
+def _receive_beside(url, answer, part, length, about):
+    """All of a file, of a server that knows no ranges, beside what is there; the longer of the two stays."""
+    other = f"{part}.new"
+    before = os.path.getsize(part)
+    try:
+        _save(answer, other, 0, length if length >= 0 else about)
+    finally:
+        after = os.path.getsize(other) if os.path.exists(other) else 0
+        shorter = after < before
+        if shorter:
+            what = _WEB_PAGE if after and _is_web_page(other) else "shorter than that"
+            os.remove(other)
+        else:
+            os.replace(other, part)
+    if shorter and after == length:
+        raise DownloadError(
+            f"{size(before)} of {url} have come and are kept in {part}; what the server sends now is {what}. "
+            f"If that is right, remove {part}."
+        )
+    return after == length or (length < 0 and after == before)
+
+
+def _save(answer, path, start, total):
+    with open(path, "r+b" if start else "wb") as file:
+        file.seek(start)
+        options = {"initial": start, "unit_scale": True, "unit_divisor": 1024}
+        with bar(total, f"Downloading {os.path.basename(answer.url)}", "B", **options) as progress:
+            for piece in answer.iter_content(_PIECE):
+                file.write(piece)
+                progress.update(len(piece))
 
 
 def _sha1(path):
@@ -287,18 +329,28 @@ def _mark(data_dir, archive):
 
 def _is_unpacked(data_dir, archive):
     """Whether all is there: by us, or by other hands if neither archive nor part of it is left."""
-    with contextlib.suppress(FileNotFoundError), open(_mark(data_dir, archive), encoding="utf-8") as file:
-        return file.read().split()[0] == archive.sha1
     path = os.path.join(data_dir, archive.file)
-    if os.path.exists(path) or os.path.exists(f"{path}.part"):
+    by_us = False
+    with contextlib.suppress(FileNotFoundError), open(_mark(data_dir, archive), encoding="utf-8") as file:
+        by_us = file.read().split()[:1] == [archive.sha1]
+    if not by_us and (os.path.exists(path) or os.path.exists(f"{path}.part")):
         return False
-    if archive.clips:
-        return sum(name.endswith(".mp3") for _, _, names in _walk(data_dir, archive) for name in names) >= archive.clips
-    return os.path.isfile(os.path.join(data_dir, archive.name, "tracks.csv"))
+    names = [os.path.basename(name) for name in _unpacked(data_dir, archive)]
+    return sum(name.endswith(".mp3") for name in names) >= archive.clips if archive.clips else "tracks.csv" in names
 
 
-def _walk(data_dir, archive):
-    return os.walk(os.path.join(data_dir, archive.name))
+def _unpacked(data_dir, archive):
+    """The files of an archive that are there, whole."""
+    for parent, _, names in os.walk(os.path.join(data_dir, archive.name)):
+        yield from (os.path.join(parent, name) for name in names if not name.startswith("."))
+
+
+def _sweep(data_dir, archive):
+    """Remove what an unpacking that was killed has left."""
+    for parent, _, names in os.walk(os.path.join(data_dir, archive.name)):
+        for name in names:
+            if name.startswith(TEMPORARY):
+                os.remove(os.path.join(parent, name))
 
 
 @contextlib.contextmanager
@@ -318,8 +370,6 @@ def _room(data_dir, key):
     archive = ARCHIVES[key]
     path = os.path.join(data_dir, archive.file)
     there = max((os.path.getsize(name) for name in (path, f"{path}.part") if os.path.exists(name)), default=0)
-    unpacked = sum(
-        os.path.getsize(os.path.join(parent, name)) for parent, _, names in _walk(data_dir, archive) for name in names
-    )
+    unpacked = sum(map(os.path.getsize, _unpacked(data_dir, archive)))
     wanted = archive.bytes * (1 + _UNPACKED.get(key, 1.0))
     return max(0, int(wanted) - there - unpacked)

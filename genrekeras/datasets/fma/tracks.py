@@ -3,6 +3,7 @@
 import csv
 import itertools
 import os
+import re
 import warnings
 
 import numpy as np
@@ -46,9 +47,10 @@ def is_fma(data_dir):
     """Whether a folder looks like FMA's (or like nothing that is there), rather than like music of one's own."""
     if not os.path.isdir(data_dir):
         return True
-    names = set(os.listdir(data_dir))
-    tables = {"tracks.csv", "train_labels.csv", "fma_metadata"}
-    return bool(names & (tables | {f"fma_{subset}" for subset in SUBSETS})) or bool(_track_folders(data_dir))
+    if set(os.listdir(data_dir)) & {"train_labels.csv", "fma_metadata", *(f"fma_{subset}" for subset in SUBSETS)}:
+        return True
+    folders = [os.path.join(data_dir, name) for name in _track_folders(data_dir)]
+    return any(re.fullmatch(r"\d{6}\.mp3", name) for folder in folders for name in os.listdir(folder))
 
 
 def find_tracks(data_dir, subset, genres):
@@ -90,8 +92,8 @@ def find_tracks(data_dir, subset, genres):
     tracks["folder"] = tracks.index // 1000
     if (tracks["bytes"] < 0).all():
         raise FileNotFoundError(f"None of the {len(tracks)} tracks of {table} has its clip in {audio_dir}.")
-    strays = sorted(name for name in sizes if name.endswith(".mp3"))
-    if strays and f"fma_{subset}" in audio_dir:  # else it may be the folder of a larger subset
+    strays = sorted(name for name in sizes if name.endswith(".mp3") and "/." not in name)
+    if strays and os.path.basename(audio_dir) == f"fma_{subset}":  # else it may be the folder of a larger subset
         warnings.warn(
             f"{audio_dir}: {len(strays)} files have no row with a genre in {os.path.basename(table)} (the first: "
             f"{strays[0]}). They are left out.",
@@ -190,7 +192,7 @@ def _are_ids(ids):
 
 
 def _indexed(tracks, path):
-    tracks.index = tracks.index.astype("int64").rename("track_id")
+    tracks.index = pd.to_numeric(tracks.index).astype("int64").rename("track_id")
     if tracks.index.has_duplicates:
         raise ValueError(f"{path} names a track twice: {tracks.index[tracks.index.duplicated()][0]}")
     return tracks.sort_index()
