@@ -37,10 +37,10 @@ from genrekeras.classifier import GenreClassifier  # noqa: E402
 from genrekeras.genres import GENRES  # noqa: E402
 
 __version__ = "0.1.0"
-__all__ = ["GENRES", "GenreClassifier", "audio", "callbacks", "datasets", "evaluation", "layers"]
+__all__ = ["GENRES", "GenreClassifier", "audio", "callbacks", "datasets", "evaluation", "features", "layers"]
 
 # What brings an audio codec, dataset code or scikit-learn with it is imported when it is first used.
-_LAZY_MODULES = ("audio", "datasets", "evaluation")
+_LAZY_MODULES = ("audio", "datasets", "evaluation", "features")
 
 
 def __getattr__(name):

@@ -55,13 +55,15 @@ class BestCheckpoint(keras.callbacks.Callback):
         path: str or path-like, ends in `.keras`.
         monitor: str, the figure that decides, from the epoch's logs.
         mode: `"max"` or `"min"`; `None` is "min" for a loss or an error and "max" for all else.
+        model: the model to save, if it is not the one that is trained but holds it, as a `GenreClassifier` holds its
+            head.
 
     Attributes:
         best: float, the best figure so far; `None` before the first.
         best_epoch: int, its epoch from 0.
     """
 
-    def __init__(self, path, monitor="val_accuracy", mode=None):
+    def __init__(self, path, monitor="val_accuracy", mode=None, model=None):
         super().__init__()
         path = os.fspath(path)
         if not path.endswith(".keras"):
@@ -70,6 +72,7 @@ class BestCheckpoint(keras.callbacks.Callback):
             raise ValueError(f'`mode` must be "max", "min" or None. Received: mode={mode!r}')
         self.path = path
         self.monitor = monitor
+        self._whole_model = model
         self.mode = mode or ("min" if monitor.endswith(("loss", "error")) else "max")
         self.best = None
         self.best_epoch = None
@@ -103,7 +106,7 @@ class BestCheckpoint(keras.callbacks.Callback):
     def _save(self):
         try:
             with whole_file(self.path) as temporary:
-                self.model.save(temporary)
+                (self._whole_model or self.model).save(temporary)
         except OSError as error:
             warnings.warn(f"The model could not be saved as {self.path}: {error}. Training goes on.", stacklevel=2)
             return False

@@ -206,9 +206,9 @@ class GenreClassifier(keras.Model):
         if isinstance(x, keras.utils.PyDataset) and hasattr(x, "epoch"):
             shuffle = False  # Keras would shuffle the batches, from Python's global random state
             if isinstance(callbacks, keras.callbacks.CallbackList):
-                callbacks.callbacks.append(_FollowEpoch(x))
+                callbacks.callbacks.append(FollowEpoch(x))
             else:
-                callbacks = [*keras.tree.flatten(callbacks or []), _FollowEpoch(x)]
+                callbacks = [*keras.tree.flatten(callbacks or []), FollowEpoch(x)]
         return super().fit(
             x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle, *args, **kwargs
         )
@@ -283,7 +283,7 @@ class GenreClassifier(keras.Model):
                 )
 
 
-class _FollowEpoch(keras.callbacks.Callback):
+class FollowEpoch(keras.callbacks.Callback):
     """Tells the data which epoch begins. Counting fails: Keras reads a batch to build a model and calls it an epoch."""
 
     def __init__(self, data):

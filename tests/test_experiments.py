@@ -136,6 +136,18 @@ def test_benchmark_data():
     assert "WARNING" not in done.stderr
 
 
+def test_a_frozen_backbone_runs_once_for_each_clip(mini_cache, tmp_path):
+    flags = ["--smoke", "--pretrained", "none", "--fine-tune", "head", "--output"]
+    done = run("efficientnet_augmented.py", *flags, tmp_path / "r", cache=mini_cache)
+    assert done.returncode == 0, done.stderr
+    assert "Frozen:  the backbone's features are made once and kept" in done.stdout and "4 augmented" in done.stdout
+    assert done.stderr.count("Features of train") and set(os.listdir(tmp_path / "r")) >= NETWORK_FILES
+    again = run("efficientnet_augmented.py", *flags, tmp_path / "s", cache=mini_cache)
+    assert again.returncode == 0 and "Features of" not in again.stderr
+    histories = [(tmp_path / name / "history.csv").read_text() for name in "rs"]
+    assert histories[0] == histories[1]
+
+
 def test_music_of_ones_own(tmp_path, mini_cache):
     """With --data-dir and no other flag; unequal genres are weighed, and it is said."""
     for genre, count in (("Noise", 12), ("Sine", 5)):

@@ -40,6 +40,7 @@ ORDER = (
     "datasets.fma",
     "datasets.mini",
     "datasets",
+    "features",
     "report.pictures",
     "report",
     "evaluation",

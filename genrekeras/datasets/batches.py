@@ -41,8 +41,8 @@ def batches(
             `genrekeras.audio.to_length`.
         crop: `"start"`, `"center"`, `"even"` (`crops` of them at equal distances, from the start of the clip to
             its end; a single one in its center), or `"random"`, anew in each epoch.
-        crops: int > 0, how many of each clip an epoch holds; more than one are `"even"` or `"random"`. Those of a clip
-            follow each other, unless they are shuffled.
+        crops: int > 0, how many of each clip an epoch holds (of `"start"` and `"center"` all the same, for
+            augmentation to tell apart). Those of a clip follow each other, unless they are shuffled.
         shuffle: bool, a new order in each epoch.
         seed: int; the same seed gives the same batches, epoch by epoch, and epochs differ.
         mixup: float >= 0; if positive, each clip of a batch is mixed with another one of it, `m * clip + (1 - m) *
@@ -73,8 +73,6 @@ def batches(
     for name, (value, least) in integers.items():
         if not isinstance(value, int) or value < least:
             raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}")
-    if crops > 1 and crop not in ("even", "random"):
-        raise ValueError(f'`crops` of a clip are "even" or "random". Received: crops={crops}, crop={crop!r}')
     if round(clip_seconds * split.sample_rate) < 1:
         raise ValueError(f"`clip_seconds` must be > 0, and a sample at least. Received: clip_seconds={clip_seconds}")
     if not mixup >= 0:

@@ -1,0 +1,188 @@
+"""Features of a frozen backbone: made once for each clip, kept on disk, so that the head trains in seconds."""
+
+import hashlib
+import json
+import os
+import zipfile
+from typing import NamedTuple
+
+import grain
+import keras
+import numpy as np
+from genrekeras import files
+from genrekeras.classifier import FollowEpoch
+from genrekeras.datasets.batches import Batches, batches
+from genrekeras.progress import bar, say
+
+
+class Features(NamedTuple):
+    """What a frozen backbone makes of a split; unpacks as `features, labels, track_ids`.
+
+    Attributes:
+        features: `(clips * variants, feature_dim)` float32; the variants of a clip follow each other.
+        labels: `(clips * variants,)` int32.
+        track_ids: `(clips * variants,)` int64.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    track_ids: np.ndarray
+
+
+def extract(model, split, cache_dir=None, crop="start", crops=1, augment=False, seed=0, batch_size=16, workers=2):
+    """Run front end and backbone once for each clip of a split, or read what an earlier call has kept.
+
+    An entry is made anew when anything upstream of it is another (clips, labels, sample rate, front end, augmentation,
+    backbone, its weights, crops, seed, backend), and when it cannot be read. Two processes do not make the same one at
+    once.
+
+    Args:
+        model: `GenreClassifier` with `fine_tune="head"`: its backbone stands still.
+        split: `genrekeras.datasets.Split`.
+        cache_dir: str or path-like; `None` is the folder `features` in the user's cache (or in the environment variable
+            GENREKERAS_CACHE).
+        crop, crops: which `model.clip_seconds` of a clip are heard, and how many variants of it, as in
+            `genrekeras.datasets.batches`.
+        augment: bool, with the model's augmentation, anew for each variant.
+        seed: int, of random crops.
+        batch_size: int > 0.
+        workers: int > 0, threads that read ahead.
+
+    Returns:
+        `Features`.
+
+    Raises:
+        ValueError: the backbone is to be trained, or the split does not fit the model.
+        OSError: `cache_dir` cannot be written.
+    """
+    if model.fine_tune != "head":
+        raise ValueError(
+            'Features can be kept where the backbone stands still: `model.fine_tune` must be "head". '
+            f"Received: fine_tune={model.fine_tune!r}"
+        )
+    data = batches(split, batch_size, model.clip_seconds, crop, crops, seed=seed, workers=workers)
+    for name in ("sample_rate", "genres"):
+        if getattr(data, name) != getattr(model, name):
+            raise ValueError(
+                f"The data's `{name}` is not the model's {getattr(model, name)}. Received: {getattr(data, name)}"
+            )
+    cache_dir = os.path.join(files.cache_dir(), "features") if cache_dir is None else os.fspath(cache_dir)
+    upstream = (split.fingerprint, crop, crops, seed, augment)
+    path = os.path.join(cache_dir, f"{_key(model, upstream)}.npz")
+    shape = (len(split) * crops, *model.feature_extractor.output_shape[1:])
+    with files.one_at_a_time(cache_dir, f"features {os.path.basename(path)[:8]}"):
+        features = _read(path, shape)
+        if features is None:
+            features = _run(model, data, augment, shape, split.name)
+            with files.whole_file(path) as temporary:
+                np.savez(temporary, features=features)
+    rows = np.repeat(np.arange(len(split)), crops)
+    return Features(features, split.labels[rows], split.track_ids[rows])
+
+
+def fit_head(model, train, validation=None, batch_size=16, epochs=1, seed=0, class_weight=None, **options):
+    """Train the head of a compiled model on features; the rest of the model stands still.
+
+    Batches come in the order in which `model.fit` would see those of `datasets.batches(..., shuffle=True)` with the
+    same seed; each clip is one of its variants in an epoch, by lot. The optimizer is the model's own, so that a model
+    which is saved afterwards goes on from there.
+
+    Args:
+        model: compiled `GenreClassifier` with `fine_tune="head"`.
+        train, validation: `Features`, or `None` for no validation.
+        batch_size: int > 0.
+        epochs: int > 0.
+        seed: int, of the order.
+        class_weight: sequence of float, one a genre, or `None`.
+        options: further ones of `keras.Model.fit`, such as `callbacks` (`BestCheckpoint(..., model=model)`),
+            `initial_epoch`, `verbose`.
+
+    Returns:
+        `keras.callbacks.History`.
+    """
+    if model.fine_tune != "head" or not model.compiled:
+        raise ValueError(
+            '`model` must be compiled and have fine_tune="head". '
+            f"Received: fine_tune={model.fine_tune!r}, compiled={model.compiled}"
+        )
+    # A model of its own over the same layers: Keras would save an optimizer that two parts of a model share as the
+    # part's, and lose it for the whole.
+    trainer = keras.Model(model.head.inputs, model.head.outputs)
+    trainer.compile_from_config(model.get_compile_config())
+    trainer.optimizer = model.optimizer
+    if not model.optimizer.built:
+        model.optimizer.build(trainer.trainable_variables)
+    data = _batches(model, train, batch_size, seed, class_weight)
+    callbacks = [*keras.tree.flatten(options.pop("callbacks", None) or []), FollowEpoch(data)]
+    held_out = None if validation is None else (validation.features, validation.labels)
+    return trainer.fit(data, epochs=epochs, validation_data=held_out, callbacks=callbacks, shuffle=False, **options)
+
+
+def _batches(model, features, batch_size, seed, class_weight):
+    clips = len(np.unique(features.track_ids))
+    if clips == 0 or len(features.labels) % clips:
+        raise ValueError("`train` must hold at least one clip, and as many variants of each.")
+    variants = len(features.labels) // clips
+    weights = None if class_weight is None else np.asarray(class_weight, "float32")
+
+    def one(clip, rng):
+        row = clip * variants + int(rng.integers(variants))
+        element = features.features[row], features.labels[row]
+        return element if weights is None else (*element, weights[features.labels[row]])
+
+    data = grain.MapDataset.source(range(clips)).seed(seed).shuffle().random_map(one).batch(batch_size)
+    return Batches(data, model.sample_rate, model.genres, model.clip_seconds)
+
+
+def _run(model, data, augment, shape, name):
+    """Features of all batches, `shape`."""
+    waveform = keras.Input(model.input_shape[1:])
+    image = model.front_end(waveform, training=augment)
+    for layer in _image_augmentation(model) if augment else ():
+        image = layer(image, training=True)
+    way = keras.Model(waveform, model.feature_extractor(image, training=False))
+    features, row = np.empty(shape, "float32"), 0
+    with bar(shape[0], f"Features of {name}", "clip") as progress:
+        for index in range(len(data)):
+            waveforms = data[index][0]
+            features[row : row + len(waveforms)] = way.predict_on_batch(waveforms)
+            row += len(waveforms)
+            progress.update(len(waveforms))
+    return features
+
+
+def _image_augmentation(model):
+    parts = (model.feature_extractor, model.head)
+    return [
+        layer
+        for layer in model.image_model.layers
+        if layer not in parts and not isinstance(layer, keras.layers.InputLayer)
+    ]
+
+
+def _key(model, upstream):
+    """A name that changes with all that features depend on."""
+    layers = [*model.front_end.layers, *_image_augmentation(model)]
+    configs = [(type(layer).__name__, {k: v for k, v in layer.get_config().items() if k != "name"}) for layer in layers]
+    content = hashlib.sha256(
+        json.dumps([upstream, configs, model.backbone, model.stem, keras.backend.backend()], default=str).encode()
+    )
+    for variable in model.feature_extractor.variables:
+        content.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
+    return content.hexdigest()[:32]
+
+
+def _read(path, shape):
+    """The features in an entry, or `None` if there is none that is whole."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as entry:
+            features = entry["features"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        say(f"{path} cannot be read ({error}): made anew.")
+        return None
+    if features.shape != shape or features.dtype != np.float32:
+        say(f"{path} holds something else: made anew.")
+        return None
+    return features

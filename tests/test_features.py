@@ -1,0 +1,158 @@
+"""Features of a frozen backbone: the head trained on them is the head trained the long way; entries follow what is
+upstream."""
+
+import os
+import threading
+
+import genrekeras as gk
+import keras
+import numpy as np
+import pytest
+from conftest import calibrate, numpy, small_model
+from genrekeras import features
+from genrekeras.datasets import batches
+
+
+def make_model(mini, **options):
+    keras.utils.set_random_seed(5)
+    model = small_model(genres=mini.genres, fine_tune="all", **options)
+    calibrate(model, np.stack([mini.train[i]["audio"][:22050] for i in range(0, 128, 8)]))
+    model.fine_tune = "head"
+    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+@pytest.fixture
+def split(mini):
+    return mini.validation.select(range(12))
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Counts the times that features were made rather than read."""
+    made, run = [], features._run
+    monkeypatch.setattr(features, "_run", lambda *arguments: made.append(arguments) or run(*arguments))
+    return made
+
+
+def test_the_head_on_features_is_the_head_trained_the_long_way(mini, tmp_path):
+    """Dropout, order and all: the same history."""
+    train = mini.train.select(np.arange(0, 128, 2))
+    long = make_model(mini, dropout=0.5)
+    held_out = batches(mini.validation, 16, 1.0)
+    history = long.fit(batches(train, 16, 1.0, shuffle=True, seed=3), validation_data=held_out, epochs=4, verbose=0)
+
+    short = make_model(mini, dropout=0.5)
+    kept = [features.extract(short, part, tmp_path) for part in (train, mini.validation)]
+    other = features.fit_head(short, *kept, batch_size=16, epochs=4, seed=3, verbose=0)
+    assert other.history.keys() == history.history.keys()
+    for name, values in history.history.items():
+        tolerance = 0 if "accuracy" in name else 1e-4
+        np.testing.assert_allclose(other.history[name], values, rtol=tolerance, atol=1e-7)
+    assert history.history["loss"][-1] < history.history["loss"][0]
+    waveforms = held_out[0][0]
+    np.testing.assert_allclose(short.predict(waveforms, verbose=0), long.predict(waveforms, verbose=0), atol=1e-4)
+    assert numpy(short.optimizer.iterations) == 16
+
+
+def test_an_entry_is_read_again(mini, split, tmp_path, runs):
+    model = make_model(mini)
+    first = features.extract(model, split, tmp_path)
+    assert first.features.shape == (12, 1280) and first.features.dtype == np.float32 and len(runs) == 1
+    np.testing.assert_array_equal(first.labels, split.labels)
+    np.testing.assert_array_equal(first.track_ids, split.track_ids)
+    alone = numpy(model.feature_extractor(model.front_end(split[7]["audio"][None, :22050])))
+    np.testing.assert_allclose(first.features[7], alone[0], rtol=1e-3, atol=1e-4)
+    again = features.extract(make_model(mini), split, tmp_path)  # another model of the same weights
+    assert len(runs) == 1 and np.array_equal(again.features, first.features)
+
+
+def test_what_changes_upstream_makes_a_new_entry(mini, split, tmp_path, runs):
+    model = make_model(mini)
+    features.extract(model, split, tmp_path)
+    features.extract(model, split.select(range(11)), tmp_path)
+    features.extract(model, split, tmp_path, crop="center")
+    features.extract(model, split, tmp_path, crop="random", seed=1)
+    features.extract(model, split, tmp_path, crop="random", seed=2)
+    features.extract(model, split, tmp_path, crop="even", crops=2)
+    louder = [
+        gk.layers.MelSpectrogram(),
+        gk.layers.PowerToDecibels(top_db=60.0),
+        gk.layers.SpectrogramToImage(),
+    ]
+    features.extract(make_model(mini, front_end=louder), split, tmp_path)
+    variable = model.feature_extractor.variables[-1]
+    variable.assign(variable + 1e-3)
+    features.extract(model, split, tmp_path)
+    assert len(runs) == 8 == len([name for name in os.listdir(tmp_path) if name.endswith(".npz")])
+
+
+@pytest.mark.parametrize("damage", ["half", "garbage", "another shape", "empty"])
+def test_a_broken_entry_is_made_anew(mini, split, tmp_path, runs, damage):
+    model = make_model(mini)
+    whole = features.extract(model, split, tmp_path)
+    [path] = tmp_path.glob("*.npz")
+    if damage == "another shape":
+        np.savez(path, features=np.zeros((3, 1280), "float32"))
+    else:
+        content = path.read_bytes()
+        path.write_bytes({"half": content[: len(content) // 2], "garbage": b"no zip", "empty": b""}[damage])
+    assert np.array_equal(features.extract(model, split, tmp_path).features, whole.features) and len(runs) == 2
+    features.extract(model, split, tmp_path)
+    assert len(runs) == 2
+
+
+def test_two_at_once_make_it_once(mini, split, tmp_path, runs):
+    model = make_model(mini)
+    threads = [threading.Thread(target=features.extract, args=(model, split, tmp_path)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(runs) == 1
+
+
+def test_variants(mini, split, tmp_path):
+    augmentation = {
+        "waveform_augmentation": [gk.layers.RandomNoise(5.0, 10.0, seed=1)],
+        "image_augmentation": [gk.layers.SpecAugment(seed=2)],
+    }
+    model = make_model(mini, **augmentation)
+    made, labels, ids = features.extract(model, split, tmp_path, crops=3, crop="random", augment=True)
+    assert made.shape == (36, 1280) and list(ids[:6]) == [*[split.track_ids[0]] * 3, *[split.track_ids[1]] * 3]
+    np.testing.assert_array_equal(labels, np.repeat(split.labels, 3))
+    assert np.abs(made[0] - made[1]).max() > 1e-3
+    plain = features.extract(model, split, tmp_path).features
+    np.testing.assert_array_equal(features.extract(model, split, tmp_path).features, plain)
+    history = features.fit_head(
+        model, features.Features(made, labels, ids), epochs=2, batch_size=4, class_weight=np.ones(8), verbose=0
+    )
+    assert np.isfinite(history.history["loss"]).all() and numpy(model.optimizer.iterations) == 6
+
+
+def test_the_best_model_is_saved_whole(mini, split, tmp_path):
+    model = make_model(mini)
+    kept = features.extract(model, split, tmp_path)
+    best = gk.callbacks.BestCheckpoint(tmp_path / "best.keras", model=model)
+    features.fit_head(model, kept, kept, epochs=2, batch_size=4, callbacks=[best], verbose=0)
+    loaded = keras.saving.load_model(tmp_path / "best.keras")
+    assert loaded.genres == mini.genres and numpy(loaded.optimizer.iterations) in (3, 6)
+    waveforms = batches(split, 12, 1.0)[0][0]
+    scores = (loaded.predict(waveforms, verbose=0).argmax(axis=1) == split.labels).mean()
+    assert scores == pytest.approx(best.best)
+    loaded.fit(batches(split, 4, 1.0), verbose=0)
+
+
+def test_bad_input(mini, split, tmp_path):
+    model = small_model(genres=mini.genres)
+    with pytest.raises(ValueError, match=r"`model\.fine_tune` must be"):
+        features.extract(model, split, tmp_path)
+    model.fine_tune = "head"
+    with pytest.raises(ValueError, match="must be compiled"):
+        features.fit_head(model, features.Features(np.zeros((1, 1280)), np.zeros(1), np.zeros(1)))
+    other = small_model(fine_tune="head")
+    with pytest.raises(ValueError, match="The data's `genres` is not the model's"):
+        features.extract(other, split, tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        features.extract(model, split, tmp_path / "file")
