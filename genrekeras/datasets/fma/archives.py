@@ -106,7 +106,7 @@ def download(data_dir, subset="small", parts=("metadata", "audio"), base_url=BAS
             _sweep(data_dir, archive)
             unpack(path, data_dir, archive.name)
             with whole_file(_mark(data_dir, archive)) as temporary, open(temporary, "w", encoding="utf-8") as file:
-                file.write(f"{archive.sha1}  {archive.file}\n")
+                file.write(f"{archive.sha1} {sum(1 for _ in _unpacked(data_dir, archive))}\n")
             if remove_archives:
                 os.remove(path)
 
@@ -330,12 +330,12 @@ def _mark(data_dir, archive):
 def _is_unpacked(data_dir, archive):
     """Whether all is there: by us, or by other hands if neither archive nor part of it is left."""
     path = os.path.join(data_dir, archive.file)
-    by_us = False
-    with contextlib.suppress(FileNotFoundError), open(_mark(data_dir, archive), encoding="utf-8") as file:
-        by_us = file.read().split()[:1] == [archive.sha1]
-    if not by_us and (os.path.exists(path) or os.path.exists(f"{path}.part")):
-        return False
     names = [os.path.basename(name) for name in _unpacked(data_dir, archive)]
+    with contextlib.suppress(FileNotFoundError), open(_mark(data_dir, archive), encoding="utf-8") as file:
+        sha1, count = file.read().split()
+        return sha1 == archive.sha1 and len(names) >= int(count)
+    if os.path.exists(path) or os.path.exists(f"{path}.part"):
+        return False
     return sum(name.endswith(".mp3") for name in names) >= archive.clips if archive.clips else "tracks.csv" in names
 
 
