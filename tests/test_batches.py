@@ -200,6 +200,7 @@ def test_worker_processes_give_the_same_batches():
         alone.epoch = ahead.epoch = epoch
         for one, other in zip(alone[index], ahead[index], strict=True):
             np.testing.assert_array_equal(one, other)
+    assert len(ahead._pool._processes) == 2  # they were made by processes indeed
 
 
 def test_worker_processes_read_a_split_from_disk(mini):

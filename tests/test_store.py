@@ -91,10 +91,11 @@ def test_what_a_build_leaves(reference):
     assert not [name for name in reference if "parts-" in name or "incomplete" in name]
 
 
-def test_beam_workers_write_the_same_bytes(folder, tmp_path, reference):
+def test_beam_workers_write_the_same_bytes(folder, tmp_path, reference, capsys):
     pytest.importorskip("apache_beam", reason="apache-beam (extra `beam`) is not installed")
     options = ["--runner=DirectRunner", "--direct_num_workers=3", "--direct_running_mode=multi_processing"]
     data = build(folder, tmp_path / "beam", beam_options=options)
+    assert "Decoding 20 clips in 10 parts, with Beam." in capsys.readouterr().err
     assert digests(tmp_path / "beam") == reference
     assert sorted(data.broken) == [502, 4002, 4502] and len(data.train) == 11
 
