@@ -6,7 +6,7 @@ import librosa
 import numpy as np
 import pytest
 from conftest import numpy, tones
-from genrekeras.layers.spectrogram import mel_filterbank, real_fft_factors
+from genrekeras.layers.spectrogram import mel_filterbank, windowed_dft_factors
 
 DEFAULTS = {"sample_rate": 22050, "n_fft": 2048, "hop_length": 512, "n_mels": 128, "f_min": 0.0, "f_max": None}
 GRID = [
@@ -18,6 +18,7 @@ GRID = [
     {"n_fft": 512, "hop_length": 128, "n_mels": 40, "sample_rate": 16000},
     {"n_fft": 1000, "hop_length": 300, "n_mels": 20},  # not a power of two
     {"n_fft": 46, "hop_length": 23, "n_mels": 4},  # 2 x 23
+    {"n_fft": 256, "hop_length": 700, "n_mels": 33},  # samples that no frame hears, a band beyond 32
 ]
 LENGTHS = [1, 2, 511, 512, 513, 22016, 22017, 22527, 22050]  # samples % hop: 0, 1, hop - 1, and others
 
@@ -120,6 +121,16 @@ def test_a_clip_alone_equals_the_clip_in_a_batch(rng, dft):
     )
 
 
+@pytest.mark.parametrize("dft", ["fft", "matmul"])
+def test_clip_by_clip_equals_all_at_once(rng, dft):
+    """A GPU, and an exported model whose batch may have any size, take the other way."""
+    layer = gk.layers.MelSpectrogram(dft=dft)
+    waveforms = keras.ops.convert_to_tensor(tones(rng, 3, 11025))
+    assert layer._clip_by_clip(waveforms)
+    in_turn, at_once = numpy(layer(waveforms)), numpy(layer._power(waveforms))
+    np.testing.assert_allclose(at_once, in_turn, atol=1e-6 * in_turn.max(), rtol=0)
+
+
 def test_float32_inside_under_mixed_precision(rng):
     waveforms = 1e-4 * tones(rng, 1, 5000)  # squares are far below the smallest float16
     reference = numpy(gk.layers.MelSpectrogram()(waveforms))
@@ -173,8 +184,9 @@ def test_empty_bands_are_warned_of():
 
 @pytest.mark.parametrize("n_fft", [2, 6, 46, 512, 1000, 2048])
 def test_each_bin_of_the_real_transform_comes_out_once(n_fft):
-    bins = real_fft_factors(n_fft)[3]
+    inner, outer, bins = windowed_dft_factors(np.hanning(n_fft))
     assert sorted(bins[bins >= 0]) == list(range(n_fft // 2 + 1))
+    assert inner.shape[0] * inner.shape[2] == n_fft and outer.shape == 2 * (2 * inner.shape[0],)
 
 
 @pytest.mark.parametrize(

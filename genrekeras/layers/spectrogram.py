@@ -105,47 +105,67 @@ class MelSpectrogram(Float32Layer):
         self.dft = dft
         self.input_spec = keras.layers.InputSpec(ndim=2)
 
-        self._window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype("float32")
-        self._filterbank = mel_filterbank(sample_rate, n_fft, n_mels, f_min, highest, mel_scale, norm)  # (bins, mels)
-        if dft == "matmul":
-            self._fft_inner, self._fft_twiddle, self._fft_outer, bins = real_fft_factors(n_fft)
-            self._filterbank = _rows_in_order(self._filterbank, bins)
+        # Tensors, made once: an array would be copied at each call.
+        window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+        filterbank = mel_filterbank(sample_rate, n_fft, n_mels, f_min, highest, mel_scale, norm)  # (bins, mels)
+        if dft == "fft":
+            self._window = ops.convert_to_tensor(window.astype("float32"))
+        else:
+            inner, outer, bins = windowed_dft_factors(window)
+            self._inner, self._outer = ops.convert_to_tensor(inner), ops.convert_to_tensor(outer)
+            filterbank = filterbank[bins] * (bins >= 0)[:, None]
+        self._filters = [
+            (first, last, ops.convert_to_tensor(filters)) for first, last, filters in _filter_blocks(filterbank)
+        ]
 
     def call(self, waveform):
         self.compute_output_shape(waveform.shape)
+        if self._clip_by_clip(waveform):
+            return ops.map(lambda clip: self._power(clip[None])[0], waveform)
+        return self._power(waveform)
+
+    def _clip_by_clip(self, waveform):
+        """Whether clips go one after the other: a processor's cache holds what stands between for one, not for many."""
+        if self.dft == "matmul" and not isinstance(waveform.shape[0], int):
+            return False  # a model is being exported, for a batch of any size; not all formats have loops
+        # Torch says where a tensor is; a GPU wants all clips at once.
+        return getattr(getattr(waveform, "device", None), "type", "cpu") == "cpu"
+
+    def _power(self, waveform):
         padded = ops.pad(waveform, [[0, 0], [self.n_fft // 2, self.n_fft // 2]])
         squares = self._squares_fft(padded) if self.dft == "fft" else self._squares_matmul(padded)
-        power = ops.matmul(squares, self._filterbank)  # (batch, frames, mels)
-        return ops.transpose(power, (0, 2, 1))  # (batch, mels, frames)
+        bands = [ops.matmul(filters, squares[:, first:last]) for first, last, filters in self._filters]
+        return ops.concatenate(bands, axis=1)  # (batch, mels, frames)
 
     def _squares_fft(self, padded):
         real, imaginary = ops.stft(padded, self.n_fft, self.hop_length, self.n_fft, window=self._window, center=False)
-        return ops.square(real) + ops.square(imaginary)  # (batch, frames, bins)
+        return ops.transpose(ops.square(real) + ops.square(imaginary), (0, 2, 1))  # (batch, bins, frames)
 
     def _squares_matmul(self, padded):
-        rows, columns = self._fft_inner.shape[1], self._fft_twiddle.shape[-1]
-        cosine, sine = ops.convert_to_tensor(self._fft_twiddle[0]), ops.convert_to_tensor(self._fft_twiddle[1])
-        frames = self._frames(padded) * ops.convert_to_tensor(self._window)  # (batch, frames, n_fft)
-        batch, count = ops.shape(frames)[0], ops.shape(frames)[1]
-        frames = ops.reshape(frames, (batch, count, rows, columns))
-        inner = ops.matmul(self._fft_inner, frames)  # (batch, frames, real and imaginary x half_rows, columns)
-        half = self._fft_twiddle.shape[1]
-        real, imaginary = inner[:, :, :half], inner[:, :, half:]  # (batch, frames, half_rows, columns) each
-        turned = ops.concatenate([real * cosine - imaginary * sine, real * sine + imaginary * cosine], axis=-1)
-        outer = ops.matmul(turned, self._fft_outer)  # (batch, frames, half_rows, real and imaginary x columns)
-        return ops.reshape(ops.square(outer), (batch, count, half * 2 * columns))
+        frames = self._frames(padded)  # (batch, columns, rows, frames)
+        batch, columns, _, count = ops.shape(frames)
+        inner = ops.matmul(self._inner, frames)  # (batch, columns, real and imaginary x half_rows, frames)
+        inner = ops.reshape(inner, (batch, 2 * columns, self._inner.shape[1] // 2 * count))
+        squares = ops.square(
+            ops.matmul(self._outer, inner)
+        )  # (batch, real and imaginary x columns, half_rows x frames)
+        return ops.reshape(squares[:, :columns] + squares[:, columns:], (batch, -1, count))  # (batch, bins, frames)
 
     def _frames(self, padded):
-        """`(batch, samples)` -> `(batch, frames, n_fft)`."""
-        count = 1 + (ops.shape(padded)[1] - self.n_fft) // self.hop_length
-        if self.n_fft % self.hop_length:
-            starts = ops.expand_dims(ops.arange(count) * self.hop_length, 1)
-            return ops.take(padded, starts + ops.arange(self.n_fft), axis=1)
+        """`(batch, samples)` -> `(batch, columns, rows, frames)`: sample `columns * row + column` of each frame."""
+        columns, _, rows = self._inner.shape
+        batch, hop = ops.shape(padded)[0], self.hop_length
+        count = 1 + (ops.shape(padded)[1] - self.n_fft) // hop
+        if self.n_fft % hop or hop % columns:
+            place = ops.arange(columns)[:, None] + ops.arange(rows) * columns
+            return ops.take(padded, place[..., None] + ops.arange(count) * hop, axis=1)
         # A frame is a row of whole hops: slices of the hops beside each other, which costs no gathering.
-        hops_in_frame = self.n_fft // self.hop_length
-        hops = padded[:, : (count + hops_in_frame - 1) * self.hop_length]
-        hops = ops.reshape(hops, (ops.shape(padded)[0], count + hops_in_frame - 1, self.hop_length))
-        return ops.concatenate([hops[:, i : i + count] for i in range(hops_in_frame)], axis=-1)
+        hops_in_frame = self.n_fft // hop
+        hops = count + hops_in_frame - 1
+        x = ops.reshape(padded[:, : hops * hop], (batch, hops, hop // columns, columns))
+        # One hop more, which nobody reads, has them copied into the new order once and not for each slice.
+        x = ops.pad(ops.transpose(x, (0, 3, 2, 1)), [[0, 0], [0, 0], [0, 0], [0, 1]])
+        return ops.concatenate([x[..., i : i + count] for i in range(hops_in_frame)], axis=2)
 
     def compute_output_shape(self, input_shape):
         batch, samples = input_shape
@@ -324,48 +344,59 @@ def mel_filterbank(sample_rate, n_fft, n_mels, f_min, f_max, mel_scale, norm):
     return filters.astype("float32")
 
 
-def real_fft_factors(n_fft):
-    """The Fourier transform of `n_fft` real samples as two small matrix products with a rotation between them.
+def windowed_dft_factors(window):
+    """The Fourier transform of a weighted frame of real samples, as two matrix products.
 
     Source: Cooley and Tukey, 1965. With `n_fft = rows * columns`, sample `columns * r + c` in row r and column c, the
-        transform at
-    `k = p + rows * q` is the sum over c of `turn(c * p / n_fft) * turn(c * q / columns)` times the sum over r of
-    `turn(r * p / rows) * sample`. Samples are real, so p runs to `rows // 2` only: what lies above mirrors what lies
-    below.
+    transform at `k = p + rows * q` is the sum over c of `turn(c * q / columns)` times the sum over r of
+    `turn((columns * r + c) * p / n_fft) * window * sample`, where `turn(x) = exp(-2j * pi * x)`. Samples are real, so p
+    runs to `rows // 2` only: what lies above mirrors what lies below.
+
+    Args:
+        window: `(n_fft,)` array, `n_fft` even.
 
     Returns:
-        inner: `(2 * half_rows, rows)` float32, real parts above imaginary parts, applied from the left.
-        twiddle: `(2, half_rows, columns)` float32, cosines and sines.
-        outer: `(2 * columns, 2 * columns)` float32, applied from the right to real parts beside imaginary parts.
-        bins: `(half_rows, columns)` int, which of the bins 0..n_fft // 2 comes out where; -1 where one comes a second
-            time.
+        inner: `(columns, 2 * half_rows, rows)` float32: real parts above imaginary parts, for each column.
+        outer: `(2 * columns, 2 * columns)` float32: real parts above imaginary parts, of q in the order of frequency;
+            from real part and imaginary part of each column.
+        bins: `(columns * half_rows,)` int, which of the bins 0..n_fft // 2 comes out where, by q and then p; -1 where
+            one comes a second time.
     """
+    n_fft = len(window)
     rows = min((d for d in range(2, n_fft + 1, 2) if n_fft % d == 0), key=lambda d: (d + n_fft // d, -d))
     columns = n_fft // rows
     p, q, c = np.arange(rows // 2 + 1), np.arange(columns), np.arange(columns)
 
-    inner = np.exp(-2j * np.pi * np.outer(p, np.arange(rows)) / rows)
-    twiddle = np.exp(-2j * np.pi * np.outer(p, c) / n_fft)
-    outer = np.exp(-2j * np.pi * np.outer(c, q) / columns)
-
-    bins = p[:, None] + rows * q
+    bins = p + rows * q[:, None]  # (columns, half_rows)
     bins = np.minimum(bins, n_fft - bins)
+    ascending = np.argsort(bins.sum(axis=1))
+    q, bins = q[ascending], bins[ascending].ravel()
     _, first = np.unique(bins, return_index=True)
-    again = np.ones(bins.size, bool)
-    again[first] = False
-    bins[again.reshape(bins.shape)] = -1
+    bins[np.setdiff1d(np.arange(bins.size), first)] = -1
+
+    sample = c[:, None] + columns * np.arange(rows)  # (columns, rows)
+    inner = np.exp(-2j * np.pi * p[:, None] * sample[:, None] / n_fft) * window[sample][:, None]
+    outer = np.exp(-2j * np.pi * np.outer(q, c) / columns)
+    from_parts = np.stack([outer, 1j * outer], axis=-1).reshape(columns, 2 * columns)
     return (
-        np.concatenate([inner.real, inner.imag]).astype("float32"),
-        np.stack([twiddle.real, twiddle.imag]).astype("float32"),
-        np.block([[outer.real, outer.imag], [-outer.imag, outer.real]]).astype("float32"),
+        np.concatenate([inner.real, inner.imag], axis=1).astype("float32"),
+        np.concatenate([from_parts.real, from_parts.imag]).astype("float32"),
         bins,
     )
 
 
-def _rows_in_order(filterbank, bins):
-    """Filters for the squares as `_squares_matmul` leaves them: (half_rows, real and imaginary x columns) in a row."""
-    ordered = filterbank[bins] * (bins >= 0)[..., None]  # (half_rows, columns, mels)
-    return np.concatenate([ordered, ordered], axis=1).reshape(-1, filterbank.shape[1]).astype("float32")
+def _filter_blocks(filterbank, bands=32):
+    """`(bins, mels)` filters as blocks of some bands with the bins that these hear, since most of them is zeros.
+
+    Yields:
+        first, last: int, the bins.
+        filters: `(bands, last - first)` float32.
+    """
+    for band in range(0, filterbank.shape[1], bands):
+        block = filterbank[:, band : band + bands]
+        heard = np.flatnonzero(block.any(axis=1))
+        first, last = (int(heard[0]), int(heard[-1]) + 1) if len(heard) else (0, 1)
+        yield first, last, np.ascontiguousarray(block[first:last].T, "float32")
 
 
 # Slaney's scale: 3 mel for 200 Hz up to 1 kHz, then 27 mel for each factor of 6.4.
