@@ -198,11 +198,11 @@ class GenreClassifier(keras.Model):
 
         `genrekeras.datasets.Batches` keep the order of their seed and of the epoch, also after `initial_epoch`.
         """
-        self._check_data(x, y)
+        self.check_data(x, y)
         if isinstance(validation_data, (tuple, list)):
-            self._check_data(*validation_data[:2])
+            self.check_data(*validation_data[:2])
         elif validation_data is not None:
-            self._check_data(validation_data, None)
+            self.check_data(validation_data, None)
         if isinstance(x, keras.utils.PyDataset) and hasattr(x, "epoch"):
             shuffle = False  # Keras would shuffle the batches, from Python's global random state
             if isinstance(callbacks, keras.callbacks.CallbackList):
@@ -215,13 +215,23 @@ class GenreClassifier(keras.Model):
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.evaluate`; data that does not belong to this model is refused."""
-        self._check_data(x, y)
+        self.check_data(x, y)
         return super().evaluate(x, y, *args, **kwargs)
 
     def predict(self, x, *args, **kwargs):
         """As `keras.Model.predict`; data that does not belong to this model is refused."""
-        self._check_data(x, None)
+        self.check_data(x, None)
         return super().predict(x, *args, **kwargs)
+
+    def for_inference(self):
+        """A `keras.Model`, waveform -> probabilities, that computes the same as this one does now, faster.
+
+        Its backbone is a copy with BatchNorm folded into the convolutions; it cannot be trained, and does not follow
+        when this model is.
+        """
+        waveform = keras.Input(self.input_shape[1:], name="waveform")
+        features = backbones.for_inference(self.feature_extractor)(self.front_end(waveform, training=False))
+        return keras.Model(waveform, self.head(features, training=False))
 
     def get_config(self):
         return {
@@ -260,7 +270,8 @@ class GenreClassifier(keras.Model):
                 f"Received: shape={tuple(shape)}"
             )
 
-    def _check_data(self, x, y=None):
+    def check_data(self, x, y=None):
+        """Raise `ValueError` if data does not belong to this model: sample rate, genres, length, labels."""
         if isinstance(x, keras.utils.PyDataset):
             for name in ("sample_rate", "genres", "clip_seconds"):
                 theirs, ours = getattr(x, name, None), getattr(self, name)

@@ -166,7 +166,9 @@ def evaluate(model, split, batch_size=16, crop="start", crops=1):
     """
     if not hasattr(split, "track_ids"):
         raise ValueError(f"`split` must be a split, such as `data.test`. Received: {type(split).__name__}")
-    probabilities = model.predict(batches(split, batch_size, model.clip_seconds, crop, crops), verbose=0)
+    data = batches(split, batch_size, model.clip_seconds, crop, crops)
+    model.check_data(data)
+    probabilities = model.for_inference().predict(data, verbose=0)
     probabilities = probabilities.reshape(len(split), crops, -1).mean(axis=1)
     return Report(tuple(model.genres), split.name, split.protocol, split.track_ids, split.labels, probabilities)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import grain
 import keras
 import numpy as np
-from genrekeras import files
+from genrekeras import backbones, files
 from genrekeras.classifier import FollowEpoch
 from genrekeras.datasets.batches import Batches, batches
 from genrekeras.progress import bar, say
@@ -61,11 +61,7 @@ def extract(model, split, cache_dir=None, crop="start", crops=1, augment=False, 
             f"Received: fine_tune={model.fine_tune!r}"
         )
     data = batches(split, batch_size, model.clip_seconds, crop, crops, seed=seed, workers=workers)
-    for name in ("sample_rate", "genres"):
-        if getattr(data, name) != getattr(model, name):
-            raise ValueError(
-                f"The data's `{name}` is not the model's {getattr(model, name)}. Received: {getattr(data, name)}"
-            )
+    model.check_data(data)
     cache_dir = os.path.join(files.cache_dir(), "features") if cache_dir is None else os.fspath(cache_dir)
     upstream = (split.fingerprint, crop, crops, seed, augment)
     path = os.path.join(cache_dir, f"{_key(model, upstream)}.npz")
@@ -140,7 +136,7 @@ def _run(model, data, augment, shape, name):
     image = model.front_end(waveform, training=augment)
     for layer in _image_augmentation(model) if augment else ():
         image = layer(image, training=True)
-    way = keras.Model(waveform, model.feature_extractor(image, training=False))
+    way = keras.Model(waveform, backbones.for_inference(model.feature_extractor)(image, training=False))
     features, row = np.empty(shape, "float32"), 0
     with bar(shape[0], f"Features of {name}", "clip") as progress:
         for index in range(len(data)):

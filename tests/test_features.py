@@ -16,7 +16,7 @@ from genrekeras.datasets import batches
 def make_model(mini, **options):
     keras.utils.set_random_seed(5)
     model = small_model(genres=mini.genres, fine_tune="all", **options)
-    calibrate(model, np.stack([mini.train[i]["audio"][:22050] for i in range(0, 128, 8)]))
+    calibrate(model, np.stack([mini.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
     model.fine_tune = "head"
     model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
