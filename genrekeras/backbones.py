@@ -85,6 +85,39 @@ class AppendConstant(keras.layers.Layer):
         return (*input_shape[:-1], 2)
 
 
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Keras' layer over torch's own kernels, one for forward and one for backward, instead of some ten operations.
+
+    For torch and channels_first; same weights, same results to rounding. It has the name of Keras' class, by which
+    saved files name the weights.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        weights = [ops.convert_to_tensor(weight) for weight in (self.gamma, self.beta)]
+        if not (training and self.trainable):
+            moving = [ops.convert_to_tensor(weight) for weight in (self.moving_mean, self.moving_variance)]
+            return _normalize_on_torch(inputs, *moving, *weights, self.epsilon)
+        outputs, mean, variance = _normalize_batch_on_torch(inputs, *weights, self.epsilon)
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
+        return outputs
+
+
+def _normalize_on_torch(inputs, mean, variance, gamma, beta, epsilon):
+    import torch
+
+    return torch.nn.functional.batch_norm(inputs, mean, variance, gamma, beta, eps=epsilon)
+
+
+def _normalize_batch_on_torch(inputs, gamma, beta, epsilon):
+    """Normalized inputs, and mean and variance of the batch (biased, as Keras has it; torch's layer has not)."""
+    import torch
+
+    outputs, mean, inverse = torch.native_batch_norm(inputs, gamma, beta, None, None, True, 0.0, epsilon)
+    with torch.no_grad():
+        return outputs, mean.detach(), torch.clamp(inverse.detach() ** -2 - epsilon, min=0.0)
+
+
 def build(name, image_shape, stem="fold"):
     """A backbone for gray images, with random weights.
 
@@ -120,6 +153,9 @@ def build(name, image_shape, stem="fold"):
         if channels_first:
             x = keras.layers.Permute((3, 1, 2))(x)  # a view: the memory stays in the order of the image
         network = backbone.constructor(include_top=False, weights=None, input_tensor=x, pooling="avg")
+    for layer in network.layers:
+        if channels_first and type(layer) is keras.layers.BatchNormalization:
+            layer.__class__ = BatchNormalization  # keras.applications have no place where one could say so
     return keras.Model(image, network.output, name="feature_extractor")
 
 
