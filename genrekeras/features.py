@@ -121,12 +121,15 @@ def _batches(model, features, batch_size, seed, class_weight):
     variants = len(features.labels) // clips
     weights = None if class_weight is None else np.asarray(class_weight, "float32")
 
-    def one(clip, rng):
-        row = clip * variants + int(rng.integers(variants))
-        element = features.features[row], features.labels[row]
-        return element if weights is None else (*element, weights[features.labels[row]])
+    def of_rows(rows):
+        labels = features.labels[rows]
+        batch = features.features[rows], labels
+        return batch if weights is None else (*batch, weights[labels])
 
-    data = grain.MapDataset.source(range(clips)).seed(seed).shuffle().random_map(one).batch(batch_size)
+    rows = grain.MapDataset.source(range(clips)).seed(seed).shuffle()
+    if variants > 1:
+        rows = rows.random_map(lambda clip, rng: clip * variants + int(rng.integers(variants)))
+    data = rows.batch(batch_size).map(of_rows)
     return Batches(data, model.sample_rate, model.genres, model.clip_seconds)
 
 
