@@ -10,6 +10,7 @@ The backend is the one of `KERAS_BACKEND` or of an already imported Keras; then 
 that says tensorflow (Keras writes this by itself on its first import, so nobody chose it); else PyTorch.
 """
 
+import ctypes
 import importlib
 import json
 import os
@@ -30,7 +31,30 @@ def _choose_backend():
         os.environ["KERAS_BACKEND"] = "torch"
 
 
+def _share_cores():
+    """Let idle threads of torch sleep soon instead of spinning; must run before torch is imported.
+
+    Two processes that spin on the same cores mostly wait for each other: each is then many times slower.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "1000"
+
+
+def _keep_memory():
+    """Let the C library keep up to 1 GiB that was freed, where it is glibc.
+
+    Torch asks for the same large pieces at each step, and the system would clear each page of them anew.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt and not any(name.startswith("MALLOC_") for name in os.environ):
+        trim_threshold, mmap_threshold, size = -1, -3, 1 << 30
+        mallopt(trim_threshold, size)
+        mallopt(mmap_threshold, size)
+
+
 _choose_backend()
+_share_cores()
+_keep_memory()
 
 from genrekeras import callbacks, layers  # noqa: E402
 from genrekeras.classifier import GenreClassifier  # noqa: E402

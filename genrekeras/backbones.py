@@ -103,6 +103,30 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
+class Conv2D(keras.layers.Conv2D):
+    """Keras' layer in inference over torch's convolution, which adds the bias by itself; Keras adds it afterwards."""
+
+    def call(self, inputs):
+        return _convolve_on_torch(self, inputs, ops.transpose(self.kernel, (3, 2, 0, 1)), groups=1)
+
+
+class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
+    """The same for a convolution of each channel by itself."""
+
+    def call(self, inputs):
+        height, width, channels, filters = self.kernel.shape
+        kernel = ops.reshape(ops.transpose(self.kernel, (2, 3, 0, 1)), (channels * filters, 1, height, width))
+        return _convolve_on_torch(self, inputs, kernel, groups=channels)
+
+
+def _convolve_on_torch(layer, inputs, kernel, groups):
+    import torch
+
+    bias = ops.convert_to_tensor(layer.bias)
+    padding = [size // 2 for size in layer.kernel_size] if layer.padding == "same" else 0
+    return layer.activation(torch.nn.functional.conv2d(inputs, kernel, bias, layer.strides, padding, groups=groups))
+
+
 def _normalize_on_torch(inputs, mean, variance, gamma, beta, epsilon):
     import torch
 
@@ -242,7 +266,9 @@ def for_inference(network):
     left_out |= {layer.name for layer in network.layers if isinstance(layer, keras.layers.Dropout)}
 
     def clone(layer):
-        return type(layer).from_config({**layer.get_config(), **({"use_bias": True} if layer.name in norm_of else {})})
+        if layer.name not in norm_of:
+            return type(layer).from_config(layer.get_config())
+        return _convolution_class(layer).from_config({**layer.get_config(), "use_bias": True})
 
     def call(layer, x, *args, **kwargs):
         return x if layer.name in left_out else layer(x, *args, **kwargs)
@@ -254,6 +280,16 @@ def for_inference(network):
             layer.set_weights(_folded(weights, layer, norm_of[layer.name]) if layer.name in norm_of else weights)
     copy.trainable = False
     return copy
+
+
+def _convolution_class(layer):
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    # Padding that is the same on all sides is torch's own.
+    even = layer.padding == "valid" or (set(layer.strides) == {1} and all(size % 2 for size in layer.kernel_size))
+    plain = even and set(layer.dilation_rate) == {1} and getattr(layer, "groups", 1) == 1
+    if plain and layer.data_format == "channels_first" and keras.backend.backend() == "torch":
+        return DepthwiseConv2D if depthwise else Conv2D
+    return type(layer)
 
 
 def _norms_behind_convolutions(network):

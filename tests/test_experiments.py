@@ -31,7 +31,8 @@ def run(script, *flags, cache=None, **environment):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_form(script):
     text = (EXPERIMENTS / script).read_text()
-    assert len(text.splitlines()) <= 100
+    parts = 4 if script == "benchmark.py" else 1  # it asks many questions
+    assert len(text.splitlines()) <= 100 * parts
     docstring = text.split('"""')[1]
     assert "?" in docstring.splitlines()[0] and f"python experiments/{script}" in docstring
     assert "Expected: " in docstring and (" minutes on" in docstring or " seconds on" in docstring)
