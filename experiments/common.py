@@ -35,6 +35,7 @@ def start(doc, network=True):
         data = _load_data(flags)
     except (OSError, ValueError) as error:
         raise SystemExit(f"The data cannot be used: {error}") from error
+    keras.config.set_dtype_policy(flags.precision)
     keras.utils.set_random_seed(flags.seed)  # now: making the data may have drawn from the global state
     run = Run(flags, data, _make_folder(flags), clip_seconds=_clip_seconds(flags))
     if flags.smoke:
@@ -133,6 +134,8 @@ class Run:
             "optimizer": model.optimizer.get_config(),
         }
         self.save_config(**training)
+        if self.flags.jit:
+            model.jit_compile = True
         weights = self.class_weight()
         callbacks = list(callbacks)
         if len(self.data.validation):
@@ -262,7 +265,7 @@ def _parser(doc, network):
     add("--output", help="folder of the run, new or empty (default: runs/EXPERIMENT-TIME)")
     add("--smoke", action="store_true", help="few clips, short ones, 2 epochs: does it run?")
     if not network:
-        parser.set_defaults(wandb=False)
+        parser.set_defaults(wandb=False, precision="float32")
         return parser
     add("--epochs", type=_positive, help=f"default: {EPOCHS}")
     add(
@@ -275,6 +278,13 @@ def _parser(doc, network):
         choices=backbones.FINE_TUNE,
         help="what is trained (default: head; stem with --stem new; all with --pretrained none)",
     )
+    add(
+        "--precision",
+        default="float32",
+        choices=("float32", "mixed_float16", "mixed_bfloat16"),
+        help="mixed: the network in 16 bits, for GPUs; front end and weights stay in float32 (default: float32)",
+    )
+    add("--jit", action="store_true", help="compile the training step (torch.compile or XLA)")
     add("--wandb", action="store_true", help="log to Weights & Biases; offline where no key is set")
     return parser
 

@@ -105,7 +105,7 @@ def fit_head(model, train, validation=None, batch_size=16, epochs=1, seed=0, cla
     # part's, and lose it for the whole.
     trainer = keras.Model(model.head.inputs, model.head.outputs)
     trainer.compile_from_config(model.get_compile_config())
-    trainer.optimizer = model.optimizer
+    trainer.optimizer, trainer.jit_compile = model.optimizer, model.jit_compile
     if not model.optimizer.built:
         model.optimizer.build(trainer.trainable_variables)
     data = _batches(model, train, batch_size, seed, class_weight)
@@ -163,9 +163,8 @@ def _key(model, upstream):
     """A name that changes with all that features depend on."""
     layers = [*model.front_end.layers, *_image_augmentation(model)]
     configs = [(type(layer).__name__, {k: v for k, v in layer.get_config().items() if k != "name"}) for layer in layers]
-    content = hashlib.sha256(
-        json.dumps([upstream, configs, model.backbone, model.stem, keras.backend.backend()], default=str).encode()
-    )
+    network = model.backbone, model.stem, model.feature_extractor.layers[-1].compute_dtype, keras.backend.backend()
+    content = hashlib.sha256(json.dumps([upstream, configs, network], default=str).encode())
     for variable in model.feature_extractor.variables:
         content.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
     return content.hexdigest()[:32]

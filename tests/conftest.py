@@ -1,5 +1,6 @@
 """What tests share: a seeded generator, real clips where they are, the synthetic corpus, small FMA folders."""
 
+import contextlib
 import csv
 import os
 import pathlib
@@ -100,6 +101,16 @@ def calibrate(model, waveforms):
     for norm, momentum, trainable in frozen:
         norm.momentum, norm.trainable = momentum, trainable
     return model
+
+
+@contextlib.contextmanager
+def mixed_precision(name):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def numpy(tensor):

@@ -52,6 +52,13 @@ def test_a_clip_alone_equals_the_clip_in_a_batch(model, waveforms):
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
+def test_the_model_for_inference_gives_the_same(model, waveforms):
+    fast = model.for_inference()
+    np.testing.assert_allclose(fast.predict(waveforms, verbose=0), model.predict(waveforms, verbose=0), atol=1e-4)
+    assert not any("batch_norm" in variable.path for variable in fast.variables)
+    assert model.feature_extractor.trainable_variables  # it is a copy that stands still
+
+
 @pytest.mark.parametrize("compile_it", [False, True])
 def test_keras_file_round_trip(model, waveforms, tmp_path, compile_it):
     if compile_it:

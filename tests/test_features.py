@@ -8,7 +8,7 @@ import genrekeras as gk
 import keras
 import numpy as np
 import pytest
-from conftest import calibrate, numpy, small_model
+from conftest import calibrate, mixed_precision, numpy, small_model
 from genrekeras import features
 from genrekeras.datasets import batches
 
@@ -81,10 +81,12 @@ def test_what_changes_upstream_makes_a_new_entry(mini, split, tmp_path, runs):
         gk.layers.SpectrogramToImage(),
     ]
     features.extract(make_model(mini, front_end=louder), split, tmp_path)
+    with mixed_precision("mixed_bfloat16"):
+        features.extract(make_model(mini), split, tmp_path)
     variable = model.feature_extractor.variables[-1]
     variable.assign(variable + 1e-3)
     features.extract(model, split, tmp_path)
-    assert len(runs) == 8 == len([name for name in os.listdir(tmp_path) if name.endswith(".npz")])
+    assert len(runs) == 9 == len([name for name in os.listdir(tmp_path) if name.endswith(".npz")])
 
 
 @pytest.mark.parametrize("damage", ["half", "garbage", "another shape", "empty"])
