@@ -32,10 +32,12 @@ BATCH, MELS, FRAMES, SAMPLES = 16, 128, 431, 220500  # 10 s at 22,050 Hz
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help=f"of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--clips", type=pathlib.Path, help="folder with mp3 files of 30 s (default: made-up ones)")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each side (default: 9)")
     flags = parser.parse_args()
+    if unknown := set(flags.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(unknown)}")
     for part in flags.parts or PARTS:
         try:
             PARTS[part](flags)

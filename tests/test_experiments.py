@@ -165,3 +165,12 @@ def test_music_of_ones_own(tmp_path, mini_cache):
     done = run("mfcc_svm.py", "--data-dir", tmp_path / "music", "--output", tmp_path / "s", cache=tmp_path / "cache")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "s" / "metrics.json").read_text())["test"]["clips"] == 2
+
+
+def test_the_benchmark_runs(mini_cache):
+    done = run("benchmark.py", "decode", "--rounds", "1", cache=mini_cache)
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(rows) == 4 and "`audio.load`" in rows[2] and rows[1].endswith("| 1 [1, 1] |")
+    wrong = run("benchmark.py", "decoed", cache=mini_cache)
+    assert wrong.returncode == 2 and "no such part: decoed" in wrong.stderr
