@@ -23,6 +23,12 @@ REAL_CLIPS = {2: "Hip-Hop", 5: "Hip-Hop", 10: "Pop", 140: "Folk"} | {
 }
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Weights, dropout and augmentation of a test are the same in each run, alone or among others."""
+    keras.utils.set_random_seed(20231122)
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(20231122)

@@ -53,10 +53,8 @@ def test_the_folded_stem_equals_gray_as_three_channels(rgb, rng):
     preprocess = backbones.BACKBONES[name].preprocess_input
     reference = numpy(network(preprocess(three.copy(), data_format="channels_last"), training=False))
     features = numpy(gray(images, training=False))
-    scale = np.abs(reference).max()
-    np.testing.assert_allclose(features, reference, atol=1e-4 * scale)
-    # and the comparison can fail: clips differ by more than its tolerance
-    assert np.abs(reference[0] - reference[1]).max() > 5e-4 * scale
+    between_clips = np.ptp(reference, axis=0).max()
+    np.testing.assert_allclose(features, reference, atol=min(1e-4 * np.abs(reference).max(), 1e-2 * between_clips))
 
 
 def test_the_folded_stem_is_exact_at_the_borders(rgb, rng):

@@ -40,13 +40,16 @@ def test_form(script):
 
 @pytest.mark.parametrize("script", ["efficientnet_dropout.py", "resnet50_augmented.py"])
 def test_a_run_leaves_a_whole_folder(script, mini_cache, tmp_path):
-    flags = ["--smoke", "--pretrained", "none", "--fine-tune", "all", "--output", tmp_path / "r"]
+    precision = "mixed_float16" if script.startswith("efficientnet") else "float32"
+    flags = ["--smoke", "--pretrained", "none", "--fine-tune", "all", "--precision", precision]
+    flags += ["--output", tmp_path / "r"]
     done = run(script, *flags, cache=mini_cache)
     assert done.returncode == 0, done.stderr
     assert "SYNTHETIC" in done.stdout.splitlines()[0] and "To do:   2 epochs of 2 steps" in done.stdout
     assert set(os.listdir(tmp_path / "r")) == {*NETWORK_FILES, "test.json", "confusion_test.png"}
     config = json.loads((tmp_path / "r" / "config.json").read_text())
     assert config["data"]["counts"]["broken"] == 2 and config["backend"] == "torch" and config["flags"]["seed"] == 0
+    assert ("inner_optimizer" in config["optimizer"]) == (precision == "mixed_float16")  # it scales the loss
     metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())
     assert all(sum(row) > 0 for row in metrics["validation"]["confusion_matrix"])  # each genre has a clip
     assert metrics["validation"]["clips"] == 32 and metrics["validation"]["protocol"] == "official"

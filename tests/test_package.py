@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import pathlib
+import platform
 import subprocess
 import sys
 
@@ -97,9 +98,10 @@ def test_the_library_does_not_print(path):
     assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
 
 
-def python(script, **environment):
+def python(script, unset=(), **environment):
     """The last line that a script printed, as JSON, in a process of its own."""
-    inherited = {key: value for key, value in os.environ.items() if key not in ("KERAS_BACKEND", "KERAS_HOME")}
+    unset = {"KERAS_BACKEND", "KERAS_HOME", *unset}
+    inherited = {key: value for key, value in os.environ.items() if key not in unset}
     done = subprocess.run(
         [sys.executable, "-c", script], env={**inherited, **environment}, capture_output=True, text=True, timeout=300
     )
@@ -140,6 +142,25 @@ def test_a_choice_is_kept(tmp_path):
         "import os; os.environ['KERAS_BACKEND'] = 'jax'; import keras; del os.environ['KERAS_BACKEND']; " + BACKEND
     )
     assert python(imported, KERAS_HOME=str(tmp_path / "a")) == "jax"
+
+
+def test_idle_threads_sleep_unless_someone_chose():
+    script = "import os, json, genrekeras; print(json.dumps([os.environ.get('GOMP_SPINCOUNT'), os.environ.get('{}')]))"
+    unset = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
+    for name, value in (("GOMP_SPINCOUNT", "7"), ("OMP_WAIT_POLICY", "ACTIVE")):
+        assert python(script.format(name), unset, **{name: value})[1] == value
+    assert python(script.format("GOMP_SPINCOUNT"), unset, OMP_WAIT_POLICY="ACTIVE") == [None, None]
+    assert python(script.format("GOMP_SPINCOUNT"), unset) == ["1000", "1000"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_freed_memory_is_kept_unless_someone_chose():
+    script = (
+        "import json, genrekeras, numpy as np; x = np.ones(300_000_000, 'uint8'); del x; "
+        "print(json.dumps(int(open('/proc/self/status').read().split('VmRSS:')[1].split()[0]) // 1000))"
+    )
+    kept, given_back = python(script), python(script, MALLOC_ARENA_MAX="4")
+    assert kept - given_back > 200  # MB
 
 
 def test_a_config_file_that_cannot_be_read(tmp_path):

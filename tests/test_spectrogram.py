@@ -5,7 +5,7 @@ import keras
 import librosa
 import numpy as np
 import pytest
-from conftest import numpy, tones
+from conftest import mixed_precision, numpy, tones
 from genrekeras.layers.spectrogram import mel_filterbank, windowed_dft_factors
 
 DEFAULTS = {"sample_rate": 22050, "n_fft": 2048, "hop_length": 512, "n_mels": 128, "f_min": 0.0, "f_max": None}
@@ -134,13 +134,9 @@ def test_clip_by_clip_equals_all_at_once(rng, dft):
 def test_float32_inside_under_mixed_precision(rng):
     waveforms = 1e-4 * tones(rng, 1, 5000)  # squares are far below the smallest float16
     reference = numpy(gk.layers.MelSpectrogram()(waveforms))
-    before = keras.config.dtype_policy()
-    try:
-        keras.config.set_dtype_policy("mixed_float16")
+    with mixed_precision("mixed_float16"):
         layer = gk.layers.MelSpectrogram()
         power = layer(waveforms)
-    finally:
-        keras.config.set_dtype_policy(before)
     assert keras.backend.standardize_dtype(power.dtype) == "float32" and layer.compute_dtype == "float32"
     np.testing.assert_array_equal(numpy(power), reference)
     with pytest.raises(ValueError, match="`dtype` of MelSpectrogram must be float32"):
