@@ -133,7 +133,7 @@ def backbone(flags):
         networks = {
             "Keras, as it builds it": row.constructor(include_top=False, weights=None, input_shape=images.shape[1:]),
             "`feature_extractor`": ours,
-            "`backbones.for_inference`": gk.backbones.for_inference(ours),
+            "`folding.for_inference`": gk.folding.for_inference(ours),
         }
         sides = {key: lambda network=network: network.predict_on_batch(images) for key, network in networks.items()}
         compare(f"{name}, inference", {"ONNX Runtime": on_onnx_runtime(ours, images), **sides}, flags.rounds)
@@ -284,7 +284,7 @@ def threads(flags):
 
 
 def infer():
-    network = gk.backbones.for_inference(gk.backbones.build("efficientnet_b0", (MELS, FRAMES, 1)))
+    network = gk.folding.for_inference(gk.backbones.build("efficientnet_b0", (MELS, FRAMES, 1)))
     images = np.random.default_rng(0).uniform(0, 255, (BATCH, MELS, FRAMES, 1)).astype("float32")
     network.predict_on_batch(images)
     print("ready", flush=True)

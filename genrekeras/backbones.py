@@ -103,30 +103,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
-class Conv2D(keras.layers.Conv2D):
-    """Keras' layer in inference over torch's convolution, which adds the bias by itself; Keras adds it afterwards."""
-
-    def call(self, inputs):
-        return _convolve_on_torch(self, inputs, ops.transpose(self.kernel, (3, 2, 0, 1)), groups=1)
-
-
-class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
-    """The same for a convolution of each channel by itself."""
-
-    def call(self, inputs):
-        height, width, channels, filters = self.kernel.shape
-        kernel = ops.reshape(ops.transpose(self.kernel, (2, 3, 0, 1)), (channels * filters, 1, height, width))
-        return _convolve_on_torch(self, inputs, kernel, groups=channels)
-
-
-def _convolve_on_torch(layer, inputs, kernel, groups):
-    import torch
-
-    bias = ops.convert_to_tensor(layer.bias)
-    padding = [size // 2 for size in layer.kernel_size] if layer.padding == "same" else 0
-    return layer.activation(torch.nn.functional.conv2d(inputs, kernel, bias, layer.strides, padding, groups=groups))
-
-
 def _normalize_on_torch(inputs, mean, variance, gamma, beta, epsilon):
     import torch
 
@@ -244,79 +220,6 @@ def set_batch_norm_momentum(network, momentum):
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = momentum
-
-
-def for_inference(network):
-    """A copy of a network that computes the same and is faster, for inference only.
-
-    BatchNorm, in inference a factor and an offset for each channel, goes into the convolution before it; Dropout is
-    left out.
-
-    Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-        Inference", CVPR 2018, section 3.2.
-
-    Args:
-        network: `keras.Model` from `build`.
-
-    Returns:
-        A `keras.Model` with weights of its own, not trainable; the same features to rounding.
-    """
-    norm_of = _norms_behind_convolutions(network)
-    left_out = {norm.name for norm in norm_of.values()}
-    left_out |= {layer.name for layer in network.layers if isinstance(layer, keras.layers.Dropout)}
-
-    def clone(layer):
-        if layer.name not in norm_of:
-            return type(layer).from_config(layer.get_config())
-        return _convolution_class(layer).from_config({**layer.get_config(), "use_bias": True})
-
-    def call(layer, x, *args, **kwargs):
-        return x if layer.name in left_out else layer(x, *args, **kwargs)
-
-    copy = keras.models.clone_model(network, clone_function=clone, call_function=call)
-    for layer in copy.layers:
-        if layer.weights:
-            weights = network.get_layer(layer.name).get_weights()
-            layer.set_weights(_folded(weights, layer, norm_of[layer.name]) if layer.name in norm_of else weights)
-    copy.trainable = False
-    return copy
-
-
-def _convolution_class(layer):
-    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-    # Padding that is the same on all sides is torch's own.
-    even = layer.padding == "valid" or (set(layer.strides) == {1} and all(size % 2 for size in layer.kernel_size))
-    plain = even and set(layer.dilation_rate) == {1} and getattr(layer, "groups", 1) == 1
-    if plain and layer.data_format == "channels_first" and keras.backend.backend() == "torch":
-        return DepthwiseConv2D if depthwise else Conv2D
-    return type(layer)
-
-
-def _norms_behind_convolutions(network):
-    """Each BatchNorm that alone reads a convolution, by the name of that convolution."""
-    readers = {}
-    for layer in network.layers:
-        for tensor in keras.tree.flatten(layer.input):
-            readers.setdefault(id(tensor), []).append(layer)
-    norm_of = {}
-    for layer in network.layers:
-        linear = isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)) and (
-            layer.activation is keras.activations.linear
-        )
-        reading = readers.get(id(layer.output), ())
-        if linear and len(reading) == 1 and isinstance(reading[0], keras.layers.BatchNormalization):
-            norm_of[layer.name] = reading[0]
-    return norm_of
-
-
-def _folded(weights, convolution, norm):
-    gamma, beta, mean, variance = (weight.astype("float64") for weight in norm.get_weights())
-    kernel, *bias = weights
-    factor = gamma / np.sqrt(variance + norm.epsilon)
-    bias = beta + (sum(bias) - mean) * factor
-    if isinstance(convolution, keras.layers.DepthwiseConv2D):
-        factor = factor.reshape(kernel.shape[2:])  # (channels, multiplier)
-    return [(kernel * factor).astype(kernel.dtype), bias.astype(kernel.dtype)]
 
 
 def _fold_stem(network, rgb, backbone):

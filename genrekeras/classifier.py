@@ -6,7 +6,7 @@ import warnings
 
 import keras
 import numpy as np
-from genrekeras import backbones
+from genrekeras import backbones, folding
 from genrekeras.genres import GENRES
 from genrekeras.layers import MelSpectrogram, PowerToDecibels, SpectrogramToImage
 from keras import ops
@@ -230,7 +230,7 @@ class GenreClassifier(keras.Model):
         when this model is.
         """
         waveform = keras.Input(self.input_shape[1:], name="waveform")
-        features = backbones.for_inference(self.feature_extractor)(self.front_end(waveform, training=False))
+        features = folding.for_inference(self.feature_extractor)(self.front_end(waveform, training=False))
         return keras.Model(waveform, self.head(features, training=False))
 
     def get_config(self):

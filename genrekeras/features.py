@@ -1,6 +1,7 @@
 """Features of a frozen backbone: made once for each clip, kept on disk, so that the head trains in seconds."""
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import zipfile
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import grain
 import keras
 import numpy as np
-from genrekeras import backbones, files
+from genrekeras import files, folding
 from genrekeras.classifier import FollowEpoch
 from genrekeras.datasets.batches import Batches, batches
 from genrekeras.progress import bar, say
@@ -33,8 +34,8 @@ def extract(model, split, cache_dir=None, crop="start", crops=1, augment=False, 
     """Run front end and backbone once for each clip of a split, or read what an earlier call has kept.
 
     An entry is made anew when anything upstream of it is another (clips, labels, sample rate, front end, augmentation,
-    backbone, its weights, crops, seed, backend), and when it cannot be read. Two processes do not make the same one at
-    once.
+    backbone, its weights, crops, seed, backend, version of genrekeras), and when it cannot be read. Two processes do
+    not make the same one at once.
 
     Args:
         model: `GenreClassifier` with `fine_tune="head"`: its backbone stands still.
@@ -139,7 +140,7 @@ def _run(model, data, augment, shape, name):
     image = model.front_end(waveform, training=augment)
     for layer in _image_augmentation(model) if augment else ():
         image = layer(image, training=True)
-    way = keras.Model(waveform, backbones.for_inference(model.feature_extractor)(image, training=False))
+    way = keras.Model(waveform, folding.for_inference(model.feature_extractor)(image, training=False))
     features, row = np.empty(shape, "float32"), 0
     with bar(shape[0], f"Features of {name}", "clip") as progress:
         for index in range(len(data)):
@@ -164,7 +165,8 @@ def _key(model, upstream):
     layers = [*model.front_end.layers, *_image_augmentation(model)]
     configs = [(type(layer).__name__, {k: v for k, v in layer.get_config().items() if k != "name"}) for layer in layers]
     network = model.backbone, model.stem, model.feature_extractor.layers[-1].compute_dtype, keras.backend.backend()
-    content = hashlib.sha256(json.dumps([upstream, configs, network], default=str).encode())
+    version = importlib.metadata.version("genrekeras")
+    content = hashlib.sha256(json.dumps([upstream, configs, network, version], default=str).encode())
     for variable in model.feature_extractor.variables:
         content.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
     return content.hexdigest()[:32]

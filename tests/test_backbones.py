@@ -120,40 +120,6 @@ def test_batch_norm_on_torch_equals_that_of_keras(rng, trainable):
     assert moved > 0.1 if trainable else moved < 1e-6
 
 
-def test_the_copy_for_inference_computes_the_same(rgb, rng):
-    name, _, path = rgb
-    gray = backbones.build(name, SHAPE, "fold")
-    backbones.load_pretrained(gray, name, "fold", path)
-    before = gray.get_weights()
-    copy = backbones.for_inference(gray)
-    slow = (keras.layers.BatchNormalization, keras.layers.Dropout)
-    assert any(isinstance(layer, slow) for layer in gray.layers)
-    assert not any(isinstance(layer, slow) for layer in copy.layers) and not copy.trainable_variables
-    images = rng.uniform(0, 255, (3, *SHAPE)).astype("float32")
-    reference, features = numpy(gray(images, training=False)), numpy(copy(images))
-    scale = np.abs(reference).max()
-    assert np.abs(reference[0] - reference[1]).max() > 1e-4 * scale
-    np.testing.assert_allclose(features, reference, atol=1e-5 * scale)
-    for left, right in zip(gray.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(left, right)
-
-
-def test_what_else_reads_a_convolution_keeps_its_batch_norm_apart():
-    image = keras.Input((4, 4, 1))
-    first = keras.layers.Conv2D(2, 1, name="read_twice")(image)
-    second = keras.layers.Conv2D(2, 1, activation="relu", name="not_linear")(first)
-    third = keras.layers.DepthwiseConv2D(1, name="read_once")(second)
-    norms = [keras.layers.BatchNormalization(name=f"norm_of_{name}") for name in ("first", "second", "third")]
-    x = [norm(x) for norm, x in zip(norms, (first, second, third), strict=True)]
-    network = keras.Model(image, keras.layers.Add()(x))
-    for norm in norms:
-        norm.set_weights([np.array([0.5, 2.0]), np.array([1.0, -1.0]), np.array([0.1, 0.2]), np.array([2.0, 3.0])])
-    copy = backbones.for_inference(network)
-    assert {layer.name for layer in copy.layers} & {norm.name for norm in norms} == {norms[0].name, norms[1].name}
-    images = np.arange(32, dtype="float32").reshape(2, 4, 4, 1)
-    np.testing.assert_allclose(numpy(copy(images)), numpy(network(images)), rtol=1e-5)
-
-
 @pytest.mark.parametrize("fine_tune, trained", [("head", 0), ("stem", 1)])
 def test_frozen_means_still(rng, fine_tune, trained):
     network = backbones.build("efficientnet_b0", SHAPE, "fold")

@@ -28,10 +28,10 @@ def environment(backend):
 def test_the_tests_of_layers_and_models(backend):
     """The same tests as on torch. On jax those that train are left to the ring below: each compiles for a minute."""
     needs(backend)
-    files = ["test_spectrogram.py", "test_augmentation.py", "test_backbones.py", "test_classifier.py"]
+    stages = ("spectrogram", "augmentation", "backbones", "folding", "classifier")
     elsewhere = ["real", "on_torch_equals"]  # real clips may be missing, and a file decodes alike on each backend
     if backend == "jax":
-        elsewhere += ["fit_learns", "fine_tuning", "head_trains", "second_phase"]
+        elsewhere += ["fit_learns", "fine_tuning", "head_trains", "second_phase", "half_precision"]
     slow = ["-k", f"not ({' or '.join(elsewhere)})"]
     done = subprocess.run(
         [
@@ -43,7 +43,7 @@ def test_the_tests_of_layers_and_models(backend):
             "-p",
             "no:cacheprovider",
             *slow,
-            *(str(TESTS / file) for file in files),
+            *(str(TESTS / f"test_{stage}.py") for stage in stages),
         ],
         env=environment(backend),
         capture_output=True,

@@ -67,7 +67,7 @@ def test_an_entry_is_read_again(mini, split, tmp_path, runs):
     assert len(runs) == 1 and np.array_equal(again.features, first.features)
 
 
-def test_what_changes_upstream_makes_a_new_entry(mini, split, tmp_path, runs):
+def test_what_changes_upstream_makes_a_new_entry(mini, split, tmp_path, runs, monkeypatch):
     model = make_model(mini)
     features.extract(model, split, tmp_path)
     features.extract(model, split.select(range(11)), tmp_path)
@@ -86,7 +86,9 @@ def test_what_changes_upstream_makes_a_new_entry(mini, split, tmp_path, runs):
     variable = model.feature_extractor.variables[-1]
     variable.assign(variable + 1e-3)
     features.extract(model, split, tmp_path)
-    assert len(runs) == 9 == len([name for name in os.listdir(tmp_path) if name.endswith(".npz")])
+    monkeypatch.setattr("importlib.metadata.version", lambda name: f"another of {name}")
+    features.extract(model, split, tmp_path)
+    assert len(runs) == 10 == len([name for name in os.listdir(tmp_path) if name.endswith(".npz")])
 
 
 @pytest.mark.parametrize("damage", ["half", "garbage", "another shape", "empty"])

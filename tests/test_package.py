@@ -25,6 +25,7 @@ ORDER = (
     "layers.augmentation",
     "layers",
     "backbones",
+    "folding",
     "classifier",
     "callbacks",
     "datasets.quiet",
