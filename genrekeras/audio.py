@@ -1,19 +1,24 @@
 """From an audio file to a waveform: `(samples,)` float32, mono, at the rate that was asked for.
 
-The only module that decodes. libsndfile (package soundfile) reads mp3, wav, flac, ogg and more; soxr resamples.
+The only module that decodes. libsndfile (package soundfile) reads mp3, wav, flac, ogg and more, an installed ffmpeg
+what else people have (m4a, wma, video files); soxr resamples.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import math
 import os
 import re
+import shutil
+import subprocess
+import tempfile
 
 import numpy as np
 import soundfile
 import soxr
 
-# Of files that libsndfile reads, and of audio files that it does not.
+# Of files that libsndfile reads, and of those that ffmpeg may.
 EXTENSIONS = frozenset(
     ".mp3 .wav .flac .ogg .oga .opus .aiff .aif .aifc .au .snd .caf .w64 .rf64 .wve .mp2 .mp1".split()
 )
@@ -30,6 +35,8 @@ _BLOCK_SAMPLES, _MOST_SAMPLES = 1 << 20, 1 << 31
 # frames of 576 samples, which a decoder takes out.
 _CUT_SHORT_SECONDS, _CUT_SHORT_SAMPLES = 0.1, 5 * 576
 
+# Without this, a playlist that calls itself a song could have ffmpeg fetch what it names from the network.
+_FFMPEG = ("ffmpeg", "-nostdin", "-v", "error", "-protocol_whitelist", "file")
 _NOT_AUDIO = "not audio in a format that libsndfile can read"
 
 
@@ -55,7 +62,8 @@ def load(path, sample_rate=22050, offset=0.0, duration=None):
     averaged.
 
     Args:
-        path: str or path-like, a file that libsndfile reads (mp3, wav, flac, ogg, aiff, ...).
+        path: str or path-like, a file that libsndfile reads (mp3, wav, flac, ogg, aiff, ...), or one that an installed
+            ffmpeg does (m4a, aac, wma, mp4, ...), which then decodes all of it first: see `readable`.
         sample_rate: int > 0, in Hz, of the result.
         offset: float >= 0, in seconds, where to begin.
         duration: float > 0, in seconds, or `None` for all that follows. A file that ends earlier gives a shorter
@@ -73,7 +81,7 @@ def load(path, sample_rate=22050, offset=0.0, duration=None):
     sample_rate = int(sample_rate)
     _check_file(path)
     try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:
+        with readable(path) as name, soundfile.SoundFile(os.fsencode(name)) as file:
             waveform = _read(file, path, sample_rate, offset, duration)
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: the name promises a file without a header
         raise AudioError(path, _NOT_AUDIO) from error
@@ -98,19 +106,53 @@ class Info:
 
 
 def info(path):
-    """`Info` of a file, without decoding it.
+    """`Info` of a file, without decoding it (if libsndfile reads it).
 
     Raises:
         AudioError: the file is missing, empty, or not audio.
     """
     _check_file(path)
     try:
-        header = soundfile.info(os.fsencode(path))
+        with readable(path) as name:
+            header = soundfile.info(os.fsencode(name))
     except (soundfile.LibsndfileError, TypeError) as error:
         raise AudioError(path, _NOT_AUDIO) from error
     if header.samplerate <= 0 or header.channels <= 0:
         raise AudioError(path, f"not audio: {header.channels} channels at {header.samplerate} Hz")
     return Info(header.samplerate, header.channels, header.frames / header.samplerate)
+
+
+@contextlib.contextmanager
+def readable(path):
+    """A file that libsndfile reads: `path` itself, or, by its extension, a wav file that ffmpeg makes of it.
+
+    Around several calls of `load` and `info` it saves all but one of ffmpeg's.
+
+    Args:
+        path: str or path-like.
+
+    Yields:
+        str; a file of ffmpeg's is removed afterwards.
+
+    Raises:
+        AudioError: ffmpeg is wanted and not installed, or cannot read the file.
+    """
+    path = os.fspath(path)
+    extension = os.path.splitext(path)[1].lower()
+    if extension not in OTHER_EXTENSIONS:
+        yield path
+        return
+    _check_file(path)
+    if not shutil.which("ffmpeg"):
+        raise AudioError(path, f"a {extension} file can be read with ffmpeg only, which is not installed")
+    with tempfile.TemporaryDirectory(prefix="genrekeras-") as folder:
+        name = os.path.join(folder, "decoded.wav")
+        command = [*_FFMPEG, "-i", f"file:{path}", "-map", "0:a:0", "-c:a", "pcm_s16le", "-rf64", "auto", name]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+        if done.returncode:
+            told = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
+            raise AudioError(path, f"ffmpeg cannot read it: {told[-1]}")
+        yield name
 
 
 def to_length(waveform, samples):

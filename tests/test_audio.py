@@ -1,5 +1,10 @@
 """audio.load and to_length."""
 
+import os
+import shutil
+import subprocess
+import tempfile
+
 import librosa
 import numpy as np
 import pytest
@@ -178,3 +183,48 @@ def test_to_length_reflects_at_both_ends():
     np.testing.assert_array_equal(audio.to_length(np.array([5.0]), 4), [5, 5, 5, 5])
     with pytest.raises(ValueError, match="at least one sample"):
         audio.to_length(np.zeros(0), 4)
+
+
+@pytest.fixture
+def ffmpeg(tmp_path, monkeypatch):
+    """A real ffmpeg on the PATH, and only that."""
+    real = shutil.which("ffmpeg") or pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ffmpeg").symlink_to(real)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    return lambda *arguments: subprocess.run(["ffmpeg", "-v", "error", *map(str, arguments)], check=True)
+
+
+@pytest.mark.parametrize("extension", ["m4a", "mp4", "wma", "MKA"])
+def test_what_libsndfile_cannot_read_ffmpeg_may(ffmpeg, tmp_path, extension):
+    write_sine(tmp_path / "sine.wav", 440)
+    path = tmp_path / f"-a b'ü.{extension}"
+    ffmpeg("-i", tmp_path / "sine.wav", f"file:{path}")
+    waveform = audio.load(path, sample_rate=22050)
+    assert abs(len(waveform) - 3 * 22050) < 0.1 * 22050 and audio.info(path).sample_rate == 44100
+    assert np.abs(np.fft.rfft(waveform[22050 : 2 * 22050])).argmax() == 440
+    part = audio.load(path, sample_rate=22050, offset=1.0, duration=0.5)
+    np.testing.assert_allclose(part, waveform[22050 : 22050 + 11025], atol=2e-6)
+    assert not [name for name in os.listdir(tempfile.gettempdir()) if name.startswith("genrekeras-")]
+
+
+def test_what_ffmpeg_cannot_read_either(ffmpeg, tmp_path):
+    (tmp_path / "text.m4a").write_text("no music")
+    with pytest.raises(audio.AudioError, match=r"text.m4a: ffmpeg cannot read it: .*Invalid data"):
+        audio.load(tmp_path / "text.m4a")
+    ffmpeg("-f", "lavfi", "-i", "color=size=16x16:duration=1", tmp_path / "silent.mp4")
+    with pytest.raises(audio.AudioError, match="ffmpeg cannot read it"):
+        audio.load(tmp_path / "silent.mp4")
+    with pytest.raises(audio.AudioError, match="missing"):
+        audio.load(tmp_path / "none.m4a")
+    secret = write_sine(tmp_path / "secret.wav", 440)
+    (tmp_path / "list.m4a").write_text(f"#EXTM3U\n#EXTINF:3,\nhttp://127.0.0.1:1/{secret}\n")
+    with pytest.raises(audio.AudioError, match="ffmpeg cannot read it"):  # and it does not try
+        audio.load(tmp_path / "list.m4a")
+
+
+def test_without_ffmpeg(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "x.m4a").write_text("no music")
+    with pytest.raises(audio.AudioError, match="can be read with ffmpeg only, which is not installed"):
+        audio.info(tmp_path / "x.m4a")
