@@ -61,10 +61,21 @@ from genrekeras.classifier import GenreClassifier  # noqa: E402
 from genrekeras.genres import GENRES  # noqa: E402
 
 __version__ = "0.1.0"
-__all__ = ["GENRES", "GenreClassifier", "audio", "callbacks", "datasets", "evaluation", "features", "layers"]
+__all__ = [
+    "GENRES",
+    "GenreClassifier",
+    "audio",
+    "callbacks",
+    "datasets",
+    "embeddings",
+    "evaluation",
+    "features",
+    "inference",
+    "layers",
+]
 
 # What brings an audio codec, dataset code or scikit-learn with it is imported when it is first used.
-_LAZY_MODULES = ("audio", "datasets", "evaluation", "features")
+_LAZY_MODULES = ("audio", "datasets", "embeddings", "evaluation", "features", "inference")
 
 
 def __getattr__(name):

@@ -223,15 +223,43 @@ class GenreClassifier(keras.Model):
         self.check_data(x, None)
         return super().predict(x, *args, **kwargs)
 
-    def for_inference(self):
+    def for_inference(self, features=False):
         """A `keras.Model`, waveform -> probabilities, that computes the same as this one does now, faster.
 
         Its backbone is a copy with BatchNorm folded into the convolutions; it cannot be trained, and does not follow
         when this model is.
+
+        Args:
+            features: bool, give `[features, probabilities]`.
         """
         waveform = keras.Input(self.input_shape[1:], name="waveform")
-        features = folding.for_inference(self.feature_extractor)(self.front_end(waveform, training=False))
-        return keras.Model(waveform, self.head(features, training=False))
+        vector = folding.for_inference(self.feature_extractor)(self.front_end(waveform, training=False))
+        probabilities = self.head(vector, training=False)
+        return keras.Model(waveform, [vector, probabilities] if features else probabilities)
+
+    def predict_files(self, paths, **options):
+        """A `pandas.DataFrame` with the genre of each file; see `genrekeras.inference.predict_files`."""
+        from genrekeras import inference  # brings an audio codec
+
+        return inference.predict_files(self, paths, **options)
+
+    def predict_timeline(self, path, **options):
+        """A `pandas.DataFrame` with the genres along a track; see `genrekeras.inference.predict_timeline`."""
+        from genrekeras import inference
+
+        return inference.predict_timeline(self, path, **options)
+
+    def embed_files(self, paths, **options):
+        """Features of files, to find those that sound alike; see `genrekeras.embeddings.embed_files`."""
+        from genrekeras import embeddings
+
+        return embeddings.embed_files(self, paths, **options)
+
+    def predict_waveform(self, y, sample_rate, **options):
+        """The same for a waveform in memory, `(samples,)`; see `genrekeras.inference.predict_waveform`."""
+        from genrekeras import inference
+
+        return inference.predict_waveform(self, y, sample_rate, **options)
 
     def get_config(self):
         return {

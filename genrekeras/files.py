@@ -64,6 +64,30 @@ def cache_dir():
     return os.environ.get("GENREKERAS_CACHE") or platformdirs.user_cache_dir("genrekeras")
 
 
+def files_below(folder, closed, name="", above=()):
+    """Names relative to a folder, with "/", in order; hidden ones are passed over, links followed, circles not.
+
+    Folders that cannot be opened are added to `closed`.
+    """
+    here = os.path.join(folder, *name.split("/")) if name else folder
+    real = os.path.realpath(here)
+    if real in above:
+        return
+    try:
+        entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+    except OSError as error:
+        closed.append(f"{here}: {error.strerror}")
+        return
+    for entry in entries:
+        below = f"{name}/{entry.name}" if name else entry.name
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from files_below(folder, closed, below, (*above, real))
+        else:
+            yield below
+
+
 def check_room(folder, wanted, what):
     """Raise if a disk has not enough room.
 

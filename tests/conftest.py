@@ -109,6 +109,25 @@ def calibrate(model, waveforms):
     return model
 
 
+@pytest.fixture(scope="session")
+def one_second_model():
+    """A GenreClassifier that hears 1 s and tells clips apart. Not to be changed."""
+    keras.utils.set_random_seed(20231122)
+    return calibrate(small_model(), tones(np.random.default_rng(3), 32, 22050))
+
+
+@pytest.fixture
+def music(tmp_path, rng):
+    """A folder with tracks of 2.5, 7 and 4.2 s, in folders, of three formats and rates."""
+    folder = tmp_path / "my müsic"
+    (folder / "b" / "c").mkdir(parents=True)
+    for name, seconds, rate in (("b/c/one.wav", 2.5, 44100), ("b/two.flac", 7.0, 22050), ("a.ogg", 4.2, 48000)):
+        soundfile.write(folder / name, tones(rng, 1, int(seconds * rate), rate)[0] / 4, rate)
+    (folder / "b" / "cover.jpg").write_bytes(b"no music")
+    (folder / ".hidden.wav").write_bytes(b"no music")
+    return folder
+
+
 @contextlib.contextmanager
 def mixed_precision(name):
     before = keras.config.dtype_policy()

@@ -8,7 +8,7 @@ from genrekeras import audio
 from genrekeras.datasets.collection import as_dataset, prepare
 from genrekeras.datasets.quiet import quiet_absl
 from genrekeras.datasets.store import Store
-from genrekeras.files import cache_dir
+from genrekeras.files import cache_dir, files_below
 from genrekeras.progress import say
 
 
@@ -73,7 +73,7 @@ def find_files(data_dir):
     if not os.path.isdir(data_dir):
         raise FileNotFoundError(f"`data_dir` is not a folder. Received: data_dir={data_dir!r}")
     names, strange, closed = [], [], []
-    for name in _files_below(data_dir, closed):
+    for name in files_below(data_dir, closed):
         extension = os.path.splitext(name)[1].lower()
         if extension in audio.EXTENSIONS and "/" in name:
             names.append(name)
@@ -134,27 +134,3 @@ def _row(data_dir, name, artists):
 def _text(name):
     """A file's name without bytes that are not UTF-8."""
     return os.fsencode(name).decode("utf-8", "replace")
-
-
-def _files_below(folder, closed, name="", above=()):
-    """Names relative to a folder, with "/", in order; hidden ones are passed over, links followed, circles not.
-
-    Folders that cannot be opened are added to `closed`.
-    """
-    here = os.path.join(folder, *name.split("/")) if name else folder
-    real = os.path.realpath(here)
-    if real in above:
-        return
-    try:
-        entries = sorted(os.scandir(here), key=lambda entry: entry.name)
-    except OSError as error:
-        closed.append(f"{here}: {error.strerror}")
-        return
-    for entry in entries:
-        below = f"{name}/{entry.name}" if name else entry.name
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _files_below(folder, closed, below, (*above, real))
-        else:
-            yield below

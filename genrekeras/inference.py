@@ -1,0 +1,367 @@
+"""Whole files and folders: clips over a track, batches across files, what a model makes of each.
+
+The probabilities of a track are the mean of those of its clips. The mean of their logarithms (a product) would let one
+clip that is sure of itself overrule all others, and be the surer the longer the track is, clips of one track being
+anything but independent.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import os
+
+import keras
+import numpy as np
+import pandas as pd
+import soxr
+from genrekeras import audio
+from genrekeras.files import files_below
+from genrekeras.progress import bar
+
+_BLOCK_SECONDS = 300.0  # that are decoded at once
+_LEAST_SECONDS = 1.0
+
+
+def find_files(paths):
+    """Files, with folders replaced by the audio files below them, in the order of their names.
+
+    Args:
+        paths: str or path-like, or an iterable of them. What is not a folder is kept as it is, also where it is not
+            there: what reads it will say so.
+
+    Returns:
+        list of str.
+
+    Raises:
+        ValueError: a folder holds no audio files, or none is named.
+        OSError: a folder cannot be opened.
+    """
+    if isinstance(paths, (str, os.PathLike)):
+        paths = [paths]
+    found = []
+    for path in map(os.fspath, paths):
+        if not os.path.isdir(path):
+            found.append(path)
+            continue
+        closed = []
+        names = list(files_below(path, closed))
+        if closed:
+            raise PermissionError(f"A folder cannot be opened: {closed[0]}")
+        extensions = audio.EXTENSIONS | audio.OTHER_EXTENSIONS
+        music = [name for name in names if os.path.splitext(name)[1].lower() in extensions]
+        if not music:
+            raise ValueError(f"{path} holds no audio files ({len(names)} others).")
+        found += [os.path.join(path, *name.split("/")) for name in music]
+    if not found:
+        raise ValueError(f"`paths` must name a file at least. Received: paths={paths!r}")
+    return found
+
+
+def clip_starts(seconds, clip_seconds, max_clips):
+    """Where the clips of a track begin, in s: as many as fit side by side, at even distances from its start to its end.
+
+    Args:
+        seconds: float > 0, length of the track.
+        clip_seconds: float > 0.
+        max_clips: int > 0, the most.
+
+    Returns:
+        `(clips,)` array.
+    """
+    count = int(np.clip(seconds / clip_seconds + 1e-3, 1, max_clips))
+    return np.linspace(0.0, max(0.0, seconds - clip_seconds), count)
+
+
+def load_clips(path, sample_rate, clip_seconds, starts):
+    """Decode clips of a file, some minutes at a time.
+
+    Args:
+        path: str or path-like.
+        sample_rate: int > 0, in Hz.
+        clip_seconds: float > 0.
+        starts: sequence of float, ascending, in s.
+
+    Yields:
+        `(round(clip_seconds * sample_rate),)` float32.
+
+    Raises:
+        audio.AudioError: as `audio.load`.
+    """
+    samples, blocks = round(clip_seconds * sample_rate), []
+    for start in starts:
+        near = blocks and start - blocks[-1][-1] <= 2 * clip_seconds and start - blocks[-1][0] <= _BLOCK_SECONDS
+        blocks[-1].append(start) if near else blocks.append([start])
+    for block in blocks:
+        waveform = audio.load(path, sample_rate, offset=block[0], duration=block[-1] - block[0] + clip_seconds)
+        for start in block:
+            first = min(round((start - block[0]) * sample_rate), max(0, len(waveform) - samples))
+            yield audio.to_length(waveform[first : first + samples], samples)
+
+
+def predict_each(model, paths, max_clips=30, batch_size=16, workers=2):
+    """The rows of `predict_files` one after the other, each as soon as it is known.
+
+    Args:
+        paths: iterable of str, files.
+
+    Yields:
+        dict, column -> value.
+    """
+    for track in run_through(model.for_inference(), tracks_of(model, paths, max_clips, workers), batch_size):
+        [probabilities] = track.means() or [None]
+        yield row_of(model, track.path, probabilities, track.seconds, track.error)
+
+
+def predict_files(model, paths, max_clips=30, batch_size=16, workers=2, journal=None):
+    """Which genre whole files are of.
+
+    Args:
+        model: `GenreClassifier`; sample rate, clip length and genres are its own.
+        paths: files and folders, as in `find_files`.
+        max_clips: int > 0. A track is heard in clips of `model.clip_seconds` side by side; one that holds more of them
+            than this at so many places, at even distances. The probabilities of a track are the mean of its clips'.
+        batch_size: int > 0, clips at once, of several files.
+        workers: int > 0, threads that decode.
+        journal: str or path-like, a file that keeps each row as soon as it is known. A call that was broken off goes on
+            when it is made again with the same journal; files that have changed, or could not be read, are heard again.
+            `None` keeps nothing.
+
+    Returns:
+        `pandas.DataFrame`, a row a file: `path`, `genre` (the most probable), `probability` (its own), a column a
+        genre, `seconds` (heard; a file that is cut short is heard as far as it goes), `error` (`None`, or why the file
+        could not be read; its other columns are missing then).
+
+    Raises:
+        ValueError, OSError: as `find_files`; the journal is another model's, or cannot be written.
+    """
+    paths = find_files(paths)
+    with _Journal(journal, model, max_clips) as known:
+        missing = [path for path in paths if path not in known.rows]
+        with bar(len(paths), "Predicting", "file", initial=len(paths) - len(missing)) as progress:
+            for row in predict_each(model, missing, max_clips, batch_size, workers):
+                known.add(row)
+                progress.update()
+        return as_table(model, [known.rows[path] for path in paths])
+
+
+def predict_waveform(model, y, sample_rate, max_clips=30):
+    """The row of `predict_files` for a waveform in memory.
+
+    Args:
+        model: `GenreClassifier`.
+        y: `(samples,)` array, mono, in [-1, 1].
+        sample_rate: int > 0, in Hz, of `y`.
+        max_clips: int > 0, as in `predict_files`.
+
+    Returns:
+        `pandas.Series`.
+
+    Raises:
+        ValueError: `y` has another shape, is too short or holds numbers that are not finite.
+    """
+    y = np.asarray(y, "float32")
+    if y.ndim != 1 or not np.isfinite(y).all():
+        raise ValueError(f"`y` must be a vector of finite numbers. Received: shape={y.shape}")
+    seconds = len(y) / sample_rate
+    if too_short := _too_short(seconds, model):
+        raise ValueError(f"`y` is {too_short}")
+    y = soxr.resample(y, sample_rate, model.sample_rate)
+    samples = round(model.clip_seconds * model.sample_rate)
+    starts = clip_starts(seconds, model.clip_seconds, max_clips)
+    firsts = [min(round(start * model.sample_rate), max(0, len(y) - samples)) for start in starts]
+    clips = np.stack([audio.to_length(y[first : first + samples], samples) for first in firsts])
+    probabilities = model.predict(clips, verbose=0).mean(axis=0)
+    return pd.Series(row_of(model, None, probabilities, seconds=_heard(seconds, clips, model)))[columns(model)]
+
+
+def predict_timeline(model, path, hop_seconds=None, batch_size=16):
+    """What a model hears along a track.
+
+    Args:
+        model: `GenreClassifier`.
+        path: str or path-like, of any length: some minutes of it are in memory at a time.
+        hop_seconds: float > 0, the most from the start of a clip to the next; `None` is half of `model.clip_seconds`.
+        batch_size: int > 0.
+
+    Returns:
+        `pandas.DataFrame`, a row a clip: `start`, `end` (in s), a column a genre with its probability.
+
+    Raises:
+        audio.AudioError: the file cannot be read or is too short.
+        ValueError: `hop_seconds` is out of range.
+    """
+    hop_seconds = model.clip_seconds / 2 if hop_seconds is None else hop_seconds
+    if not hop_seconds > 0:
+        raise ValueError(f"`hop_seconds` must be > 0. Received: hop_seconds={hop_seconds}")
+    network, probabilities = model.for_inference(), []
+    with audio.readable(path) as name:
+        seconds = audio.info(name).seconds
+        if too_short := _too_short(seconds, model):
+            raise audio.AudioError(path, too_short)
+        last = max(0.0, seconds - model.clip_seconds)
+        starts = np.linspace(0.0, last, math.ceil(last / hop_seconds - 1e-9) + 1)
+        clips = load_clips(name, model.sample_rate, model.clip_seconds, starts)
+        progress = bar(len(starts), "Listening", "clip")
+        while batch := list(itertools.islice(clips, batch_size)):
+            probabilities.append(network.predict_on_batch(np.stack(batch)))
+            progress.update(len(batch))
+    table = pd.DataFrame(np.concatenate(probabilities), columns=list(model.genres))
+    table.insert(0, "start", starts)
+    table.insert(1, "end", np.minimum(starts + model.clip_seconds, seconds))
+    return table
+
+
+def columns(model):
+    """The columns of `predict_files`."""
+    return ["path", "genre", "probability", *model.genres, "seconds", "error"]
+
+
+def as_table(model, rows):
+    """Rows of `row_of` as a `pandas.DataFrame`."""
+    # Of type object: pandas' strings cannot hold a name that is not UTF-8.
+    table = pd.DataFrame(rows, columns=columns(model), dtype=object)
+    return table.astype(dict.fromkeys(["probability", *model.genres, "seconds"], "float64"))
+
+
+def row_of(model, path, probabilities, seconds, error=None):
+    """dict, column -> value, of a file; without `probabilities` only `path` and `error`."""
+    row = {"path": path, "error": error}
+    if probabilities is not None:
+        best = int(probabilities.argmax())
+        row |= {"genre": model.genres[best], "probability": float(probabilities[best]), "seconds": round(seconds, 2)}
+        row |= dict(zip(model.genres, probabilities.tolist(), strict=True))
+    return row
+
+
+class _Journal:
+    """Rows by path, kept in a file if there is a name for one: a line that says of which model, then one for each row.
+
+    Raises:
+        ValueError: the file is something else.
+    """
+
+    def __init__(self, path, model, max_clips):
+        self.rows, self._file = {}, None
+        if path is None:
+            return
+        weights = hashlib.sha256()
+        for variable in model.weights:
+            weights.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
+        ours = _line({"genres": model.genres, "max_clips": max_clips, "weights": weights.hexdigest()})
+        self._file = open(path, "ab+")
+        self._file.seek(0)
+        head, *lines = self._file.read().splitlines(keepends=True) or [b""]
+        if head not in (b"", ours):
+            self._file.close()
+            raise ValueError(f"{os.fspath(path)} is not a journal of this model and `max_clips`: take another file.")
+        if not head:
+            self._file.write(ours)
+        if lines and not lines[-1].endswith(b"\n"):  # the process ended within it
+            self._file.truncate(self._file.tell() - len(lines.pop()))
+        for row, state in map(json.loads, lines):
+            if row["error"] is None and state == _state(row["path"]):
+                self.rows[row["path"]] = row
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self._file:
+            self._file.close()
+
+    def add(self, row):
+        self.rows[row["path"]] = row
+        if self._file:
+            self._file.write(_line([row, _state(row["path"])]))
+            self._file.flush()
+
+
+def _line(value):
+    return json.dumps(value).encode() + b"\n"
+
+
+def _state(path):
+    """Size and time of a file, by which it is known again."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+@dataclasses.dataclass
+class _Track:
+    """A file that is being worked on: its clips, and for each of them what each output of a network gave."""
+
+    path: str
+    clips: list
+    seconds: float = 0.0
+    error: str | None = None
+    results: list = dataclasses.field(default_factory=list)
+
+    @property
+    def done(self):
+        return len(self.results) == len(self.clips)
+
+    def means(self):
+        """The mean over the clips, of each output."""
+        return [np.mean(values, axis=0) for values in zip(*self.results, strict=True)]
+
+
+def tracks_of(model, paths, max_clips, workers):
+    """Decode files in threads, some files ahead; a `_Track` for each, in order."""
+
+    def decoded(path):
+        try:
+            with audio.readable(path) as name:
+                seconds = audio.info(name).seconds
+                if too_short := _too_short(seconds, model):
+                    raise audio.AudioError(path, too_short)
+                starts = clip_starts(seconds, model.clip_seconds, max_clips)
+                clips = list(load_clips(name, model.sample_rate, model.clip_seconds, starts))
+        except (audio.AudioError, OSError) as error:
+            return _Track(path, [], error=getattr(error, "reason", str(error)))
+        return _Track(path, clips, _heard(seconds, clips, model))
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        ahead = collections.deque()
+        for path in paths:
+            ahead.append(pool.submit(decoded, path))
+            if len(ahead) > workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def run_through(network, tracks, batch_size):
+    """Give each track its results, in batches that go across tracks; yields the tracks in order, when they are done."""
+    begun, waiting = collections.deque(), []  # tracks; (track, clip)
+    whole_batches = False
+    for track in itertools.chain(tracks, [None]):
+        if track is not None:
+            begun.append(track)
+            waiting += [(track, clip) for clip in track.clips]
+        while len(waiting) >= batch_size or (waiting and track is None):
+            batch, waiting = waiting[:batch_size], waiting[batch_size:]
+            clips = np.stack([clip for _, clip in batch])
+            if whole_batches:  # the network may be compiled for these
+                clips = np.pad(clips, ((0, batch_size - len(clips)), (0, 0)))
+            whole_batches |= len(clips) == batch_size
+            outputs = keras.tree.flatten(network.predict_on_batch(clips))
+            for (owner, _), *results in zip(batch, *outputs, strict=False):
+                owner.results.append(results)
+        while begun and begun[0].done:
+            yield begun.popleft()
+
+
+def _too_short(seconds, model):
+    least = min(_LEAST_SECONDS, model.clip_seconds)
+    return f"too short: {seconds:.3g} s, and {least:g} s are needed" if seconds < least else None
+
+
+def _heard(seconds, clips, model):
+    return min(seconds, len(clips) * model.clip_seconds)

@@ -1,0 +1,243 @@
+"""Whole files: where clips lie, what is averaged, what becomes of files that cannot be read."""
+
+import os
+
+import genrekeras as gk
+import numpy as np
+import pytest
+import soundfile
+from conftest import small_model, tones, write_sine
+from genrekeras import audio, inference
+
+RATE = 22050
+
+
+@pytest.mark.parametrize(
+    "seconds, most, expected",
+    [
+        (30.0, 30, [0, 10, 20]),
+        (35.0, 30, [0, 12.5, 25]),
+        (29.9995, 30, [0, 9.99975, 19.9995]),  # an mp3 of 30 s may lack some samples
+        (4.0, 30, [0]),
+        (10800.0, 3, [0, 5395, 10790]),
+    ],
+)
+def test_where_clips_begin(seconds, most, expected):
+    np.testing.assert_allclose(inference.clip_starts(seconds, 10.0, most), expected, atol=1e-9)
+
+
+def test_clips_of_a_file_equal_those_of_the_whole(tmp_path, rng, monkeypatch):
+    """Whether it is decoded in one piece, in blocks, or clip by clip."""
+    path = tmp_path / "x.wav"
+    soundfile.write(path, rng.uniform(-0.5, 0.5, 20 * 8000), 8000, subtype="FLOAT")
+    whole = audio.load(path, RATE)
+    loads = []
+    load = audio.load
+    monkeypatch.setattr(audio, "load", lambda *args, **kwargs: loads.append(kwargs) or load(*args, **kwargs))
+    for starts, block, calls in (
+        ([0, 1, 2, 19], 300.0, 2),
+        ([0, 1.5, 3, 4.5, 6], 2.0, 3),
+        ([2.25, 9, 18.9, 19], 300.0, 3),
+    ):
+        loads.clear()
+        monkeypatch.setattr(inference, "_BLOCK_SECONDS", block)
+        clips = list(inference.load_clips(path, RATE, 1.0, starts))
+        assert len(loads) == calls
+        for clip, start in zip(clips, starts, strict=True):
+            np.testing.assert_allclose(clip, whole[round(start * RATE) :][:RATE], atol=1e-5)
+
+
+def test_files_of_a_folder(one_second_model, music):
+    table = one_second_model.predict_files(music)
+    names = ["a.ogg", os.path.join("b", "c", "one.wav"), os.path.join("b", "two.flac")]
+    assert [os.path.relpath(path, music) for path in table["path"]] == names
+    assert list(table.columns) == ["path", "genre", "probability", *gk.GENRES, "seconds", "error"]
+    assert table["error"].isna().all() and table["seconds"].tolist() == [4.0, 2.0, 7.0]
+    probabilities = table[list(gk.GENRES)].to_numpy()
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    assert table["genre"].tolist() == [gk.GENRES[i] for i in probabilities.argmax(axis=1)]
+    np.testing.assert_allclose(table["probability"], probabilities.max(axis=1))
+    for path, row in zip(table["path"], probabilities, strict=True):
+        waveform = audio.load(path, RATE)
+        starts = np.linspace(0, len(waveform) - RATE, len(waveform) // RATE).round().astype(int)
+        clips = one_second_model.predict(np.stack([waveform[start : start + RATE] for start in starts]), verbose=0)
+        np.testing.assert_allclose(row, clips.mean(axis=0), atol=1e-4)
+        alone = one_second_model.predict_waveform(waveform, RATE)
+        np.testing.assert_allclose(alone[list(gk.GENRES)].astype(float), row, atol=1e-4)
+        assert list(alone.index) == list(table.columns) and alone["error"] is None
+    assert np.ptp(probabilities, axis=0).max() > 1e-2  # the tracks differ
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 5, "workers": 1}, {"batch_size": 64}])
+def test_batches_change_nothing(one_second_model, music, options):
+    genres = list(gk.GENRES)
+    table, other = (
+        one_second_model.predict_files(music),
+        one_second_model.predict_files([music / "b", music / "a.ogg"], **options),
+    )
+    np.testing.assert_allclose(other[genres].to_numpy(), table[genres].to_numpy()[[1, 2, 0]], atol=1e-5)
+
+
+def test_bad_files_are_named_and_the_others_go_on(one_second_model, music, tmp_path):
+    samples = tones(np.random.default_rng(0), 1, RATE)[0]
+    (tmp_path / "text.mp3").write_text("no music")
+    (tmp_path / "empty.wav").touch()
+    soundfile.write(tmp_path / "short.wav", samples[:220], RATE)
+    soundfile.write(tmp_path / "nan.wav", np.full(2 * RATE, np.nan), RATE, subtype="FLOAT")
+    bad = ["text.mp3", "empty.wav", "missing.ogg", "short.wav", "nan.wav"]
+    paths = [tmp_path / name for name in bad]
+    table = one_second_model.predict_files([music / "a.ogg", *paths, music / "b" / "two.flac"])
+    assert table["error"].notna().tolist() == [False, *[True] * len(bad), False]
+    reasons = ["not audio", "0 bytes", "no such file", "0.00998 s, and 1 s", "finite"]
+    wrong = table[1:-1]
+    assert all(reason in error for error, reason in zip(wrong["error"], reasons, strict=True))
+    assert wrong["genre"].isna().all() and wrong["probability"].isna().all()
+    assert list(wrong["path"]) == list(map(str, paths))
+    only = one_second_model.predict_files(paths[:1])
+    assert len(only) == 1 and only["genre"].isna().all()
+
+
+def test_a_file_that_is_cut_short_is_heard_as_far_as_it_goes(one_second_model, music, tmp_path):
+    (tmp_path / "half.wav").write_bytes((music / "b" / "c" / "one.wav").read_bytes()[:150_000])
+    table = one_second_model.predict_files([tmp_path / "half.wav", music / "b" / "c" / "one.wav"])
+    assert table["error"].isna().all() and table["seconds"].tolist() == [1.0, 2.0]
+
+
+def test_channels_and_rates(one_second_model, tmp_path, rng):
+    """A silent channel changes nothing, nor does a rate that can hold the same sound."""
+    mono = tones(rng, 1, 3 * RATE)[0] / 4
+    soundfile.write(tmp_path / "mono.wav", mono, RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "left.wav", np.stack([mono, 0 * mono], axis=1), RATE, subtype="FLOAT")
+    write_sine(tmp_path / "8k.wav", 440, rate=8000)
+    write_sine(tmp_path / "192k.wav", 440, rate=192000)
+    table = one_second_model.predict_files([tmp_path / name for name in ("mono.wav", "left.wav", "8k.wav", "192k.wav")])
+    assert table["error"].isna().all()
+    probabilities = table[list(gk.GENRES)].to_numpy()
+    np.testing.assert_allclose(probabilities[1], probabilities[0], atol=1e-4)
+
+
+def test_a_long_file_is_heard_in_places(one_second_model, tmp_path, monkeypatch):
+    """Three hours: never more than some minutes of it in memory."""
+    path = tmp_path / "long.wav"
+    with soundfile.SoundFile(path, "w", 8000, 1) as file:
+        for _ in range(180):
+            file.write(0.1 * np.sin(np.arange(60 * 8000) / 5))
+    longest = []
+    load = audio.load
+    monkeypatch.setattr(audio, "load", lambda *a, **k: longest.append(k["duration"]) or load(*a, **k))
+    table = one_second_model.predict_files(path)
+    assert table["seconds"].tolist() == [30.0] and max(longest) <= 1.0 and len(longest) == 30
+
+
+def test_rows_come_as_they_are_known(one_second_model, music, monkeypatch):
+    """A break loses no track that was finished."""
+    original, decoded = inference.load_clips, []
+    monkeypatch.setattr(inference, "load_clips", lambda path, *args: decoded.append(path) or original(path, *args))
+    many = [music / "a.ogg"] * 20
+    rows = inference.predict_each(one_second_model, many, batch_size=4, workers=1)
+    first = next(rows)
+    assert first["error"] is None and len(decoded) < 6
+    rows.close()
+    assert len(decoded) < 8
+
+
+def test_find_files(music, tmp_path):
+    found = inference.find_files(music)
+    assert len(found) == 3 and inference.find_files(str(music / "a.ogg")) == [str(music / "a.ogg")]
+    assert inference.find_files([music / "b", music / "nowhere.mp3"]) == [*found[1:], str(music / "nowhere.mp3")]
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").touch()
+    with pytest.raises(ValueError, match=r"texts holds no audio files \(1 others\)"):
+        inference.find_files([music, tmp_path / "texts"])
+    with pytest.raises(ValueError, match="must name a file at least"):
+        inference.find_files([])
+
+
+def test_bad_waveforms(one_second_model):
+    with pytest.raises(ValueError, match=r"must be a vector of finite numbers. Received: shape=\(2, 22050\)"):
+        one_second_model.predict_waveform(np.zeros((2, RATE)), RATE)
+    with pytest.raises(ValueError, match="finite"):
+        one_second_model.predict_waveform(np.full(RATE, np.inf), RATE)
+    with pytest.raises(ValueError, match="too short"):
+        one_second_model.predict_waveform(np.zeros(80), 8000)
+    silence = one_second_model.predict_waveform(np.zeros(3 * RATE), RATE)
+    assert np.isfinite(silence["probability"]) and silence["seconds"] == 3.0
+
+
+def test_a_broken_off_call_goes_on(one_second_model, music, tmp_path, monkeypatch):
+    """Nothing that was finished is heard again, unless its file has changed or could not be read."""
+    heard = []
+    original = inference.load_clips
+    monkeypatch.setattr(inference, "load_clips", lambda path, *args: heard.append(path) or original(path, *args))
+    journal, late = tmp_path / "journal", tmp_path / "late.ogg"
+    paths = [*inference.find_files(music), str(late)]
+    rows = inference.predict_each(one_second_model, paths[:2])
+    with inference._Journal(journal, one_second_model, 30) as kept:
+        kept.add(next(rows))
+    rows.close()
+    with open(journal, "ab") as file:
+        file.write(b'[{"path": "half a li')  # killed while it wrote
+    heard.clear()
+    table = one_second_model.predict_files(paths, journal=journal)
+    assert sorted(heard) == paths[1:3] and table["error"].isna().tolist() == [True, True, True, False]
+
+    heard.clear()
+    late.write_bytes((music / "a.ogg").read_bytes())
+    soundfile.write(paths[1], tones(np.random.default_rng(1), 1, 2 * RATE)[0] / 4, RATE)
+    again = one_second_model.predict_files(paths, journal=journal)
+    assert sorted(heard) == sorted([paths[1], paths[3]]) and again["error"].isna().all()
+    assert again["seconds"].tolist()[1] == 2.0 and again.loc[0].equals(table.loc[0])
+    twice = again.loc[[0, 3], list(gk.GENRES)].to_numpy()
+    np.testing.assert_allclose(twice[1], twice[0], atol=1e-5)
+
+    heard.clear()
+    assert one_second_model.predict_files(paths, journal=journal).equals(again) and not heard
+
+
+def test_a_journal_of_something_else(one_second_model, music, tmp_path):
+    other = tmp_path / "letter.txt"
+    other.write_text("Dear Ann,\n")
+    with pytest.raises(ValueError, match=r"letter.txt is not a journal of this model"):
+        one_second_model.predict_files(music, journal=other)
+    assert other.read_text() == "Dear Ann,\n"
+    one_second_model.predict_files(music, journal=tmp_path / "journal")
+    with pytest.raises(ValueError, match="is not a journal of this model and `max_clips`"):
+        one_second_model.predict_files(music, journal=tmp_path / "journal", max_clips=2)
+    with pytest.raises(ValueError, match="is not a journal of this model"):
+        small_model().predict_files(music, journal=tmp_path / "journal")
+    with pytest.raises(OSError):
+        one_second_model.predict_files(music, journal=tmp_path / "no" / "journal")
+
+
+def test_names_in_any_script(one_second_model, music):
+    names = ["Дождь 雨 'quoted' \"x\".ogg", "line\nbreak.ogg", os.fsdecode(b"latin-1 \xe9.ogg")]
+    for name in names:
+        (music / name).write_bytes((music / "a.ogg").read_bytes())
+    journal = music / ".journal"
+    for _ in range(2):
+        table = one_second_model.predict_files(music, journal=journal)
+        assert table["error"].isna().all() and {os.path.basename(path) for path in table["path"]} > set(names)
+
+
+@pytest.mark.parametrize(
+    "hop, starts", [(None, np.arange(0, 3.6, 0.5)), (1.0, np.linspace(0, 3.5, 5)), (9.0, [0, 3.5])]
+)
+def test_timeline(one_second_model, tmp_path, rng, hop, starts):
+    path = tmp_path / "x.wav"
+    soundfile.write(path, tones(rng, 1, int(4.5 * RATE))[0] / 4, RATE, subtype="FLOAT")
+    table = one_second_model.predict_timeline(path, hop_seconds=hop, batch_size=3)
+    np.testing.assert_allclose(table["start"], starts)
+    np.testing.assert_allclose(table["end"], np.asarray(starts) + 1)
+    waveform = audio.load(path, RATE)
+    clips = np.stack([waveform[round(start * RATE) :][:RATE] for start in starts])
+    np.testing.assert_allclose(table[list(gk.GENRES)], one_second_model.predict(clips, verbose=0), atol=1e-4)
+
+
+def test_timeline_of_bad_files(one_second_model, tmp_path):
+    soundfile.write(tmp_path / "short.wav", np.zeros(100), 8000)
+    with pytest.raises(audio.AudioError, match="too short"):
+        one_second_model.predict_timeline(tmp_path / "short.wav")
+    with pytest.raises(audio.AudioError, match="no such file"):
+        one_second_model.predict_timeline(tmp_path / "x.wav")
+    with pytest.raises(ValueError, match="`hop_seconds` must be > 0"):
+        one_second_model.predict_timeline(tmp_path / "short.wav", hop_seconds=0)
