@@ -1,12 +1,16 @@
 """Report against scikit-learn, and evaluate."""
 
+import copy
 import json
 
 import genrekeras as gk
+import keras
 import numpy as np
 import pytest
 from conftest import calibrate, small_model
+from genrekeras import evaluation
 from genrekeras.evaluation import Report, evaluate, wilson_interval
+from genrekeras.report import reliability
 from sklearn import metrics
 
 
@@ -104,3 +108,42 @@ def test_bad_input(report, mini):
         Report(*arguments[:4], report.labels + 2, report.probabilities)
     with pytest.raises(ValueError, match="at least one clip"):
         Report(*arguments[:3], np.zeros(0), np.zeros(0), np.zeros((0, 8)))
+
+
+@pytest.mark.parametrize("factor", [4.0, 0.3])
+def test_calibrate_finds_the_temperature_that_was_hidden(mini, tmp_path, factor):
+    """A model whose labels are drawn from its own probabilities is calibrated; then its logits are stretched."""
+    model = small_model(genres=mini.genres)
+    calibrate(model, np.stack([mini.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
+    layer = model.head.layers[-1]
+    layer.set_weights([3.0 * weight for weight in layer.get_weights()])
+    split = mini.train
+    probabilities = evaluate(model, split, crop="even", crops=2).probabilities
+    rng = np.random.default_rng(0)
+    labels = np.array([rng.choice(8, p=p / p.sum()) for p in probabilities.astype("float64")], "int32")
+    split = copy.copy(split)
+    split.labels = labels
+    layer.set_weights([factor * weight for weight in layer.get_weights()])
+    found = evaluation.calibrate(model, split, crops=2)
+    assert found.temperature == pytest.approx(factor, rel=0.35)
+    assert found.after.log_loss < found.before.log_loss
+    assert found.after.calibration_error < found.before.calibration_error
+    if factor > 1:
+        assert found.before.calibration_error > 0.1
+    # inside the model, and inside its file
+    again = evaluate(model, split, crop="even", crops=2)
+    np.testing.assert_allclose(again.probabilities, found.after.probabilities, atol=1e-4)
+    model.save(tmp_path / "m.keras")
+    loaded = evaluate(keras.saving.load_model(tmp_path / "m.keras"), split, crop="even", crops=2)
+    np.testing.assert_allclose(loaded.probabilities, found.after.probabilities, atol=1e-4)
+    figure = reliability({"before": found.before, "after": found.after}, tmp_path / "r.png")
+    assert f"{found.before.calibration_error:.3f}" in figure.axes[0].get_title()
+
+
+def test_calibration_keeps_the_order_of_genres_of_a_crop(mini):
+    model = small_model(genres=mini.genres)
+    calibrate(model, np.stack([mini.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
+    before = evaluate(model, mini.validation)
+    found = evaluation.calibrate(model, mini.validation, crop="start", crops=1)
+    assert (found.after.predictions == before.predictions).all() and found.temperature > 1  # it knows nothing yet
+    assert found.after.accuracy == before.accuracy

@@ -3,9 +3,11 @@
 import os
 
 import numpy as np
+import pandas as pd
 import pytest
+from genrekeras.embeddings import Embeddings
 from genrekeras.evaluation import Report
-from genrekeras.report import learning_curves
+from genrekeras.report import collection_map, learning_curves, spectrogram, timeline
 
 
 def test_confusion_matrix(tmp_path):
@@ -45,3 +47,32 @@ def test_learning_curves(tmp_path):
 def test_a_picture_that_cannot_be_written(tmp_path):
     with pytest.raises(OSError):
         learning_curves({"loss": [1.0]}, tmp_path / "no folder" / "curves.png")
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_spectrogram(tmp_path, flipped):
+    frequencies = np.geomspace(40, 9000, 64)[:: -1 if flipped else 1]
+    figure = spectrogram(np.zeros((64, 100)), 5.0, frequencies, tmp_path / "s.png", "a clip", offset=2.0)
+    axes = figure.axes[0]
+    assert axes.get_xlim() == (2.0, 7.0)
+    shown = {label.get_text(): row for label, row in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)}
+    assert set(shown) == {"50", "100", "200", "500", "1,000", "2,000", "4,000", "8,000"}
+    assert frequencies[round(shown["1,000"])] == pytest.approx(1000, rel=0.05)
+    assert (tmp_path / "s.png").stat().st_size > 5000
+
+
+def test_timeline(tmp_path):
+    table = pd.DataFrame({"start": [0.0, 5.0, 65.0], "end": [10.0, 15.0, 75.0], "x": [1, 0.5, 0], "y": [0, 0.5, 1]})
+    figure = timeline(table, tmp_path / "t.png")
+    axes = figure.axes[0]
+    assert axes.get_xlim() == (0.0, 75.0) and axes.xaxis.get_major_formatter()(75, None) == "1:15"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["y", "x"]  # as the areas lie
+    assert len(timeline(table[:1], tmp_path / "t.png").axes[0].collections) == 2
+
+
+def test_collection_map(tmp_path, rng):
+    files = pd.DataFrame({"path": list("abcdef"), "genre": list("xxxxyy"), "probability": 0.5})
+    files = files.assign(x=0.5, y=0.5, z=0.0, seconds=1.0, error=None)
+    figure = collection_map(Embeddings(files, rng.normal(0, 1, (6, 8)).astype("float32"), None), tmp_path / "m.png")
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["x  (4)", "y  (2)"]
+    assert sum(len(points.get_offsets()) for points in figure.axes[0].collections) == 6

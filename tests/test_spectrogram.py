@@ -227,3 +227,11 @@ def test_bad_waveforms():
         gk.layers.MelSpectrogram()(np.zeros(100, "float32"))
     with pytest.raises(ValueError, match="at least one sample"):
         gk.layers.MelSpectrogram()(np.zeros((2, 0), "float32"))
+
+
+@pytest.mark.parametrize("options", [{}, {"mel_scale": "htk", "n_mels": 40, "f_min": 50.0, "f_max": 8000.0}])
+def test_band_frequencies_are_where_the_filters_peak(options):
+    layer = gk.layers.MelSpectrogram(**options)
+    f_max = layer.f_max or 11025.0
+    ours = librosa.mel_frequencies(layer.n_mels + 2, fmin=layer.f_min, fmax=f_max, htk=layer.mel_scale == "htk")
+    np.testing.assert_allclose(layer.band_frequencies, ours[1:-1], rtol=1e-9)

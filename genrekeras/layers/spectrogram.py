@@ -118,6 +118,12 @@ class MelSpectrogram(Float32Layer):
             (first, last, ops.convert_to_tensor(filters)) for first, last, filters in _filter_blocks(filterbank)
         ]
 
+    @property
+    def band_frequencies(self):
+        """`(n_mels,)` array, in Hz: where each band has its peak."""
+        f_max = self.sample_rate / 2 if self.f_max is None else self.f_max
+        return _band_edges(self.n_mels, self.f_min, f_max, self.mel_scale)[1:-1]
+
     def call(self, waveform):
         self.compute_output_shape(waveform.shape)
         if self._clip_by_clip(waveform):
@@ -327,7 +333,7 @@ def mel_filterbank(sample_rate, n_fft, n_mels, f_min, f_max, mel_scale, norm):
     Returns:
         `(n_fft // 2 + 1, n_mels)` float32, >= 0; warns where a band holds no bin.
     """
-    edges = _mel_to_hz(np.linspace(*_hz_to_mel(np.array([f_min, f_max]), mel_scale), n_mels + 2), mel_scale)
+    edges = _band_edges(n_mels, f_min, f_max, mel_scale)
     bins = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
     rising = (bins[:, None] - edges[:-2]) / np.diff(edges)[:-1]
     falling = (edges[2:] - bins[:, None]) / np.diff(edges)[1:]
@@ -342,6 +348,11 @@ def mel_filterbank(sample_rate, n_fft, n_mels, f_min, f_max, mel_scale, norm):
     if norm == "slaney":
         filters *= 2.0 / (edges[2:] - edges[:-2])
     return filters.astype("float32")
+
+
+def _band_edges(n_mels, f_min, f_max, mel_scale):
+    """`(n_mels + 2,)` in Hz: band i rises from edge i to its peak at edge i + 1 and falls to edge i + 2."""
+    return _mel_to_hz(np.linspace(*_hz_to_mel(np.array([f_min, f_max]), mel_scale), n_mels + 2), mel_scale)
 
 
 def windowed_dft_factors(window):

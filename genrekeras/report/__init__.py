@@ -1,5 +1,6 @@
-"""Pictures of a run."""
+"""Pictures: of a run, and of what a model hears."""
 
-from genrekeras.report.pictures import confusion_matrix, learning_curves
+from genrekeras.report.listening import collection_map, spectrogram, timeline
+from genrekeras.report.pictures import confusion_matrix, learning_curves, reliability
 
-__all__ = ["confusion_matrix", "learning_curves"]
+__all__ = ["collection_map", "confusion_matrix", "learning_curves", "reliability", "spectrogram", "timeline"]

@@ -1,4 +1,4 @@
-"""Confusion matrix and learning curves, as figures for a paper."""
+"""Confusion matrix, reliability and learning curves, as figures for a paper."""
 
 import numpy as np
 from genrekeras.files import whole_file
@@ -49,7 +49,7 @@ def confusion_matrix(report, path=None):
     for spine in axes.spines.values():
         spine.set_visible(False)
     figure.colorbar(image, ax=axes, label="% of the true genre's clips", fraction=0.046).outline.set_visible(False)
-    return _saved(figure, path)
+    return saved(figure, path)
 
 
 def learning_curves(history, path=None, title=None):
@@ -100,10 +100,38 @@ def learning_curves(history, path=None, title=None):
             axes.set_ylim(0, 105)
     if title:
         figure.suptitle(title, fontsize=10)
-    return _saved(figure, path)
+    return saved(figure, path)
 
 
-def _saved(figure, path):
+def reliability(reports, path=None):
+    """How often a model is right where it is so and so sure: on the diagonal, as often as it says.
+
+    Args:
+        reports: dict, name -> `genrekeras.evaluation.Report`, such as before and after `calibrate`.
+        path: str or path-like, where to save it, or `None`.
+
+    Returns:
+        `matplotlib.figure.Figure`.
+    """
+    figure = Figure(figsize=(4.2 * len(reports), 4.4), layout="constrained")
+    for axes, (name, report) in zip(np.atleast_1d(figure.subplots(1, len(reports))), reports.items(), strict=True):
+        confidence, hits, clips = (100 * np.array(column) for column in zip(*report.reliability, strict=True))
+        axes.plot([0, 100], [0, 100], color=_TRAINING, linewidth=0.8, linestyle="--")
+        axes.vlines(confidence, confidence, hits, color=_VALIDATION, alpha=0.35)
+        axes.scatter(confidence, hits, s=8 + 4 * clips / clips.sum() * len(clips) * 8, color=_VALIDATION, zorder=3)
+        axes.set_xlim(0, 102)
+        axes.set_ylim(0, 102)
+        axes.set_aspect("equal")
+        axes.set_xlabel("confidence in %")
+        axes.set_ylabel("right in %")
+        axes.set_title(
+            f"{name}: calibration error {report.calibration_error:.3f}\n{len(report.labels)} clips", fontsize=10
+        )
+        axes.spines[["top", "right"]].set_visible(False)
+    return saved(figure, path)
+
+
+def saved(figure, path):
     if path is not None:
         with whole_file(path) as temporary:
             figure.savefig(temporary, dpi=160)
