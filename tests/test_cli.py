@@ -1,13 +1,21 @@
 """The command line, as a user calls it."""
 
+import io
+import json
 import os
+import re
 import subprocess
 import sys
+import zipfile
 
+import genrekeras as gk
+import keras
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from conftest import write_fma, write_sine
+from conftest import calibrate, small_model, tones, write_fma, write_sine
+from genrekeras import tags
 from genrekeras.cli import main
 from test_download import server  # noqa: F401 - a fixture
 
@@ -79,7 +87,8 @@ def test_an_interrupt(folder, monkeypatch):
 
 
 def test_help_and_version():
-    assert "fma  Get FMA" in run("--help").stdout
+    for command, what in (("fma", "Get FMA"), ("predict", "Tell the genre of FILES")):
+        assert re.search(rf"\n  {command} +{what}", run("--help").stdout)
     for command in ("download", "check", "build"):
         assert "FOLDER" in run("fma", command, "--help").stdout
     assert "genrekeras, version 0" in run("--version").stdout
@@ -96,3 +105,135 @@ def test_as_a_module_in_a_process_of_its_own(tmp_path):
     )
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("Error: `data_dir` is not a folder")
+
+
+@pytest.fixture(scope="module")
+def saved(one_second_model, tmp_path_factory):
+    """Its file."""
+    path = tmp_path_factory.mktemp("model") / "genre.keras"
+    one_second_model.save(path)
+    return path
+
+
+def test_predict(saved, music):
+    done = run("predict", music, "--model", saved, "--top", 2)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 9 and lines[0] == f"{music / 'a.ogg'}   (4 s heard)" and "█" in lines[1]
+    genre, share, *_ = lines[1].split()
+    assert genre in gk.GENRES and share.endswith("%")
+
+    table = pd.read_csv(io.StringIO(run("predict", music, "-m", saved, "--csv").stdout))
+    rows = json.loads(run("predict", music, "-m", saved, "--json").stdout)
+    assert [row["path"] for row in rows] == list(table["path"])
+    expected = keras.saving.load_model(saved).predict_files(music)
+    assert list(expected["path"]) == list(table["path"])
+    for genre in gk.GENRES:
+        np.testing.assert_allclose(table[genre], expected[genre], rtol=1e-5)
+        np.testing.assert_allclose([row[genre] for row in rows], expected[genre], rtol=1e-5)
+    assert table["genre"][0] == lines[1].split()[0] and rows[0]["error"] is None
+
+
+def test_predict_tells_what_could_not_be_read(saved, music):
+    (music / "text.mp3").write_text("no music")
+    done = run("predict", music, "-m", saved, code=1)
+    assert "could not be read: not audio" in done.stdout and "1 of 4 files could not be read." in done.stderr
+    done = run("predict", music, "-m", saved, "--csv", code=1)
+    assert "text.mp3: not audio" in done.stderr and len(done.stdout.splitlines()) == 5
+    rows = json.loads(run("predict", music, "-m", saved, "--json", code=1).stdout)
+    assert rows[3]["genre"] is None and rows[3]["probability"] is None and "not audio" in rows[3]["error"]
+
+
+def test_predict_to_a_file_goes_on_where_it_was_broken_off(saved, music, tmp_path):
+    output = tmp_path / "genres.csv"
+    run("predict", music, "-m", saved, "-o", output)
+    whole = pd.read_csv(output)
+    assert not (tmp_path / "genres.csv.part").exists()
+    output.unlink()
+    keras.saving.load_model(saved).predict_files(music / "a.ogg", journal=f"{output}.part")
+    done = run("predict", music, "-m", saved, "-o", output)
+    assert "1/3" in done.stderr  # the bar begins there
+    pd.testing.assert_frame_equal(pd.read_csv(output), whole, atol=1e-5)
+    assert "must end in .csv or .json" in run("predict", music, "-m", saved, "-o", "x.txt", code=2).stderr
+    assert (
+        "No such file or directory"
+        in run("predict", music, "-m", saved, "-o", tmp_path / "no" / "x.csv", code=1).stderr
+    )
+
+
+def test_predict_with_a_wrong_call(saved, music, tmp_path):
+    (tmp_path / "texts").mkdir()
+    assert "holds no audio files (0 others)" in run("predict", tmp_path / "texts", "-m", saved, code=1).stderr
+    assert "Missing argument" in run("predict", "-m", saved, code=2).stderr
+    assert "There is no model file" in run("predict", music, "-m", tmp_path / "x.keras", code=1).stderr
+    (tmp_path / "text.keras").write_text("no model")
+    assert "cannot be loaded as a Keras model" in run("predict", music, "-m", tmp_path / "text.keras", code=1).stderr
+    with zipfile.ZipFile(tmp_path / "zip.keras", "w") as file:
+        file.writestr("config.json", "{}")
+    assert "cannot be loaded as a Keras model" in run("predict", music, "-m", tmp_path / "zip.keras", code=1).stderr
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
+    assert "holds a Sequential, not a GenreClassifier" in run("info", tmp_path / "other.keras", code=1).stderr
+
+
+def test_info(saved):
+    shown = run("info", saved).stdout
+    for part in ("MiB", "efficientnet_b0", "1 s at 22050 Hz", "MelSpectrogram(sample_rate=22050", "Hip-Hop, Pop, Folk"):
+        assert part in shown
+
+
+def test_pictures_of_files(saved, music, tmp_path):
+    track = music / "b" / "two.flac"
+    done = run("spectrogram", track, "-o", tmp_path / "s.png")
+    assert "128 bands, 431 frames of 10 s" in done.stdout
+    done = run("spectrogram", track, "-m", saved, "--offset", 2, "-o", tmp_path / "s2.png")
+    assert "128 bands, 44 frames of 1 s" in done.stdout
+    assert "13 clips of" in run("timeline", track, "-m", saved, "-o", tmp_path / "t.png").stdout
+    run("timeline", track, "-m", saved, "-o", tmp_path / "t.csv", "--hop-seconds", 2)
+    assert pd.read_csv(tmp_path / "t.csv")["start"].tolist() == [0, 2, 4, 6]
+    (music / "text.mp3").write_text("no music")
+    done = run("map", music, "-m", saved, "-o", tmp_path / "m.png", code=1)
+    assert "3 files" in done.stdout and "text.mp3: not audio" in done.stderr
+    for name in ("s", "s2", "t", "m"):
+        assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+    assert "not audio" in run("spectrogram", music / "text.mp3", "-o", tmp_path / "x.png", code=1).stderr
+    assert "at 100 s" in run("spectrogram", track, "--offset", 100, "-o", tmp_path / "x.png", code=1).stderr
+    assert "not supported" in run("timeline", track, "-m", saved, "-o", tmp_path / "x.xyz", code=1).stderr
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_evaluate_and_calibrate(tmp_path, monkeypatch):
+    monkeypatch.setenv("GENREKERAS_CACHE", str(tmp_path / "cache"))
+    genres, folder = ("high", "low"), tmp_path / "sounds"
+    for genre, hz in zip(genres, (2000, 200), strict=True):
+        (folder / genre).mkdir(parents=True)
+        for place in range(20):
+            write_sine(folder / genre / f"{place}.wav", hz + 20 * place, rate=22050)
+    model = small_model(genres=genres)
+    calibrate(model, tones(np.random.default_rng(3), 32, 22050)).save(tmp_path / "m.keras")
+    options = ["-m", tmp_path / "m.keras", "--protocol", "random"]
+    done = run("evaluate", folder, *options, "-o", tmp_path / "r.json", "--picture", tmp_path / "c.png")
+    figures = json.loads((tmp_path / "r.json").read_text())
+    assert f"accuracy {100 * figures['accuracy']:.1f} %" in done.stdout and "\nhigh " in done.stdout
+    assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
+    done = run("calibrate", folder, *options, "-o", tmp_path / "n.keras", "--picture", tmp_path / "rel.png")
+    assert "Temperature" in done.stdout and "before: validation" in done.stdout
+    first, second = (keras.saving.load_model(tmp_path / f"{name}.keras") for name in "mn")
+    temperature = float(done.stdout.split()[1])
+    ratio = first.head.get_weights()[0] / second.head.get_weights()[0]
+    np.testing.assert_allclose(ratio, temperature, rtol=1e-2)
+    assert "must end in .keras" in run("calibrate", folder, *options, "-o", tmp_path / "n", code=1).stderr
+    small_model().save(tmp_path / "m.keras")
+    assert "The data's `genres` is not the model's" in run("evaluate", folder, *options, code=1).stderr
+
+
+def test_tags_are_written_when_asked_for(saved, music):
+    tracks = [music / "a.ogg", music / "b" / "two.flac"]
+    before = [track.read_bytes() for track in tracks]
+    run("predict", music, "-m", saved)
+    assert [track.read_bytes() for track in tracks] == before
+    write_sine(music / "b" / "sine.au", 440)  # no tags that anyone knows
+    done = run("predict", music, "-m", saved, "--write-tags", "--keep-copies", "--csv", code=1)
+    assert "sine.au: a kind of file whose tags are not known" in done.stderr and "could not be read" not in done.stderr
+    table = pd.read_csv(io.StringIO(done.stdout)).set_index("path")
+    for track, old in zip(tracks, before, strict=True):
+        assert tags.read_genres(track) == [table.loc[str(track), "genre"]]
+        assert track.with_name(f"{track.name}.orig").read_bytes() == old
