@@ -22,7 +22,14 @@ SUBSET = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _InOrder(click.Group):
+    """Commands in the order in which they are written here, which is that in which they are needed."""
+
+    def list_commands(self, context):
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="genrekeras", prog_name="genrekeras")
 def main():
     """Tell the genre of music with Keras 3."""
@@ -52,10 +59,10 @@ CROPS = click.option(
 @click.option("--keep-copies", is_flag=True, help="Keep each file as it was, as FILE.orig, before its tags change.")
 @click.pass_context
 def predict(context, files, path, form, output, top, max_clips, workers, write_tags, keep_copies):
-    """Tell the genre of FILES: audio files, and folders with audio files anywhere below them.
+    """Tell the genre of files and folders.
 
-    A track is heard in clips side by side, and their probabilities are averaged. With --output, a call that was broken
-    off goes on when it is made again.
+    FILES are audio files, and folders with audio files anywhere below them. A track is heard in clips side by side, and
+    their probabilities are averaged. With --output, a call that was broken off goes on when it is made again.
 
     The exit code is 0 if all files could be read (and tagged), 1 if some could not, and 2 for a wrong call.
     """
@@ -92,7 +99,10 @@ def predict(context, files, path, form, output, top, max_clips, workers, write_t
 @click.option("-o", "--output", type=click.Path(dir_okay=False), help="A .json file for all figures and probabilities.")
 @click.option("--picture", type=click.Path(dir_okay=False), help="A .png, .pdf or .svg file for the confusion matrix.")
 def evaluate(folder, path, subset, protocol, split, crops, output, picture):
-    """Tell how good a model is on a split of FOLDER: FMA, or music with a folder a genre."""
+    """Tell how good a model is.
+
+    FOLDER is FMA, or music with one folder a genre; the model hears one of its splits.
+    """
     from genrekeras import evaluation
 
     with _errors_named():
@@ -120,9 +130,10 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="The calibrated model, .keras.")
 @click.option("--picture", type=click.Path(dir_okay=False), help="A file for the reliability before and after.")
 def calibrate(folder, path, subset, protocol, crops, output, picture):
-    """Make a model as sure of itself as it is right on the validation split of FOLDER.
+    """Make a model as sure of itself as it is right.
 
-    The temperature that is found goes into the last layer of the model that is written.
+    On the validation split of FOLDER, which is FMA, or music with one folder a genre. The temperature that is found
+    goes into the last layer of the model that is written.
     """
     from genrekeras import evaluation, report
 
@@ -153,7 +164,10 @@ def _data(folder, subset, protocol, sample_rate):
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="A .png, .pdf, .svg or .csv file.")
 @click.option("--hop-seconds", type=float, help="From clip to clip.  [default: half a clip]")
 def timeline(file, path, output, hop_seconds):
-    """Tell the genres along a track, FILE, as a picture or a table."""
+    """Tell the genres along a track.
+
+    FILE is heard in clips that overlap by half; a picture or a table shows the genres of each.
+    """
     from genrekeras import report
 
     with _errors_named():
@@ -173,7 +187,10 @@ def timeline(file, path, output, hop_seconds):
 @click.option("--max-clips", type=click.IntRange(min=1), default=30, show_default=True, help="Heard of a long track.")
 @click.pass_context
 def map_command(context, files, path, output, max_clips):
-    """Draw FILES (and folders) on a plane: what sounds alike lies close together.
+    """Draw a collection on a plane.
+
+    What sounds alike to the model lies close together. FILES are audio files, and folders with audio files anywhere
+    below them.
 
     The exit code is 1 if some files could not be read.
     """
@@ -194,7 +211,10 @@ def map_command(context, files, path, output, max_clips):
 @click.option("-m", "--model", "path", type=click.Path(), help="Whose front end.  [default: a new GenreClassifier's]")
 @click.option("--offset", type=click.FloatRange(min=0), default=0.0, show_default=True, help="In s, where to begin.")
 def spectrogram(file, output, path, offset):
-    """Draw what a model sees of FILE: the gray image that its front end makes of a clip."""
+    """Draw what a model sees of a track.
+
+    The gray image that its front end makes of a clip of FILE.
+    """
     from genrekeras import audio, report
 
     with _errors_named():
@@ -288,14 +308,12 @@ def _load(path):
 @main.command()
 @click.argument("path", metavar="MODEL", type=click.Path())
 def info(path):
-    """Tell what MODEL is: backbone, front end, genres, size."""
+    """Tell what a saved model is."""
     with _errors_named():
         model = _load(path)
         click.echo(f"{path}: {size(os.path.getsize(path))}, {model.count_params():,} weights")
-        click.echo(
-            f"backbone   {model.backbone}, stem {model.stem}, dropout {model.dropout}, fine_tune {model.fine_tune}"
-        )
-        click.echo(f"pretrained {model.pretrained}")
+        click.echo(f"backbone   {model.backbone}, stem {model.stem}, dropout {model.dropout}")
+        click.echo(f"trained    {model.fine_tune} of it, from {model.pretrained or 'random'} weights")
         click.echo(f"hears      {model.clip_seconds:g} s at {model.sample_rate} Hz")
         for place, layer in enumerate(model.front_end.layers[1:]):
             options = {k: v for k, v in layer.get_config().items() if k not in ("name", "dtype", "trainable")}
@@ -306,9 +324,9 @@ def info(path):
 
 @main.group(name="fma")
 def fma_commands():
-    """Get FMA, the dataset for music analysis: download, check, build.
+    """Get FMA: download, check, build.
 
-    Download and build go on where they were broken off.
+    FMA is a dataset for music analysis. Download and build go on where they were broken off.
     """
 
 

@@ -87,7 +87,7 @@ def test_an_interrupt(folder, monkeypatch):
 
 
 def test_help_and_version():
-    for command, what in (("fma", "Get FMA"), ("predict", "Tell the genre of FILES")):
+    for command, what in (("fma", "Get FMA: download"), ("predict", "Tell the genre of files and folders")):
         assert re.search(rf"\n  {command} +{what}", run("--help").stdout)
     for command in ("download", "check", "build"):
         assert "FOLDER" in run("fma", command, "--help").stdout
