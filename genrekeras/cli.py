@@ -9,6 +9,7 @@ import warnings
 import click
 import genrekeras as gk  # before keras: it chooses the backend
 import keras
+import numpy as np
 from genrekeras import inference
 from genrekeras.datasets import fma
 from genrekeras.datasets.fma.archives import ARCHIVES, BASE_URL
@@ -307,6 +308,38 @@ def _load(path):
 
 @main.command()
 @click.argument("path", metavar="MODEL", type=click.Path())
+@click.option("--to", "form", required=True, type=click.Choice(["onnx", "openvino", "litert", "saved_model", "torch"]))
+@click.option("-o", "--output", type=click.Path(), help="The file to write.  [default: MODEL with another ending]")
+@click.option("--clips", type=click.Path(), help="Audio to compare on, a file or a folder.  [default: made-up sounds]")
+def export(path, form, output, clips):
+    """Write a model for another runtime.
+
+    What was written is loaded by its own runtime and compared with MODEL; if it computes something else, nothing is
+    kept. Genres, sample rate and clip length go with it.
+    """
+    from genrekeras import export as exports
+
+    with _errors_named():
+        model = _load(path)
+        if clips is not None:
+            clips = _clips(model, clips)
+        output = output or os.path.splitext(path)[0] + (exports.FORMATS[form].ending or "_saved_model")
+        difference = exports.export(model, output, form, clips)
+        click.echo(f"{output}: probabilities as those of {path}, to {difference:.1g}")
+
+
+def _clips(model, path):
+    """The first clip of each file, at the most 16, two at the least."""
+    from genrekeras import audio
+
+    paths = inference.find_files(path)[:16]
+    samples = model.input_shape[1]
+    clips = [audio.to_length(audio.load(p, model.sample_rate, duration=model.clip_seconds), samples) for p in paths]
+    return np.stack(clips if len(clips) > 1 else [clips[0], clips[0][::-1]])
+
+
+@main.command()
+@click.argument("path", metavar="MODEL", type=click.Path())
 def info(path):
     """Tell what a saved model is."""
     with _errors_named():
@@ -406,7 +439,7 @@ def _errors_named():
         warnings.showwarning = lambda message, *arguments, **options: click.echo(f"Note: {message}", err=True)
         try:
             yield
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ValueError, ImportError, RuntimeError) as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt as error:
             raise click.ClickException("broken off. What is whole is kept; call it again to go on.") from error

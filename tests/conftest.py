@@ -7,6 +7,9 @@ import pathlib
 import subprocess
 import sys
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes beside each other; before torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import genrekeras as gk
 import keras
 import numpy as np

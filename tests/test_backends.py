@@ -26,12 +26,13 @@ def environment(backend):
 
 @pytest.mark.parametrize("backend", OTHERS)
 def test_the_tests_of_layers_and_models(backend):
-    """The same tests as on torch. On jax those that train are left to the ring below: each compiles for a minute."""
+    """The same tests as on torch. Those that train are left to the ring below: on jax each compiles for a minute."""
     needs(backend)
     stages = ("spectrogram", "augmentation", "backbones", "folding", "classifier")
     elsewhere = ["real", "on_torch_equals"]  # real clips may be missing, and a file decodes alike on each backend
+    elsewhere += ["fit_learns", "fine_tuning", "head_trains", "second_phase"]
     if backend == "jax":
-        elsewhere += ["fit_learns", "fine_tuning", "head_trains", "second_phase", "half_precision", "does_not_follow"]
+        elsewhere += ["half_precision", "does_not_follow"]
     slow = ["-k", f"not ({' or '.join(elsewhere)})"]
     done = subprocess.run(
         [

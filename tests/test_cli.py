@@ -237,3 +237,11 @@ def test_tags_are_written_when_asked_for(saved, music):
     for track, old in zip(tracks, before, strict=True):
         assert tags.read_genres(track) == [table.loc[str(track), "genre"]]
         assert track.with_name(f"{track.name}.orig").read_bytes() == old
+
+
+def test_export(saved, music, tmp_path):
+    done = run("export", saved, "--to", "torch", "-o", tmp_path / "m.pt2", "--clips", music)
+    assert f"{tmp_path / 'm.pt2'}: probabilities as those of" in done.stdout
+    assert "set KERAS_BACKEND=tensorflow" in run("export", saved, "--to", "litert", code=1).stderr
+    assert "must end in .onnx" in run("export", saved, "--to", "onnx", "-o", "x", code=1).stderr
+    assert os.listdir(os.path.dirname(saved)) == ["genre.keras"]

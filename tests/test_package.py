@@ -49,6 +49,7 @@ ORDER = (
     "report.listening",
     "report",
     "evaluation",
+    "export",
     "tags",
     "cli",
     "__main__",

@@ -1,0 +1,304 @@
+"""A model for other runtimes: waveform in, probabilities out, compared with the Keras model before it is kept."""
+
+import importlib.metadata
+import json
+import os
+import tempfile
+import warnings
+import zipfile
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from genrekeras.files import TEMPORARY
+from genrekeras.layers import MelSpectrogram, PowerToDecibels, SpectrogramToImage
+
+CARD = "genrekeras.json"  # what the file carries of genres, sample rate and clip length
+
+
+class ExportError(RuntimeError):
+    """An export that does not compute what the Keras model does, or that its runtime cannot load. Nothing is kept."""
+
+
+class Format(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        ending: str, of the file; empty for a folder.
+        backends: tuple of str, from which it can be made.
+        write: function of (functional model, path, card, clips).
+        run: function of a path; gives a function, `(batch, samples)` -> `(batch, genres)` by the format's own runtime.
+        read_card: function of a path; gives the card.
+    """
+
+    ending: str
+    backends: tuple
+    write: object
+    run: object
+    read_card: object
+
+
+def export(model, path, format, clips=None, tolerance=1e-3):
+    """Write a model in the format of another runtime.
+
+    The spectrogram is made by matrix products (`dft="matmul"`), since most formats have no complex numbers;
+    augmentation is left out. What was written is loaded by its own runtime and compared with the model on single clips
+    and on a batch; it takes its place at `path` only if all probabilities agree.
+
+    Args:
+        model: `GenreClassifier`.
+        path: str or path-like; `.onnx`, `.xml` (OpenVINO, with a `.bin` beside it), `.tflite`, `.pt2`, or a new folder.
+        format: a key of `FORMATS`.
+        clips: `(n, samples)` float32, at least two, to compare on; `None` makes up some sounds.
+        tolerance: float > 0, the most that a probability may differ.
+
+    Returns:
+        float, by how much they differ at the most.
+
+    Raises:
+        ValueError: an unknown format, a wrong ending, clips of another length, or a format that is not made from the
+            backend that runs.
+        ImportError: a package is missing.
+        ExportError: the exported model computes something else.
+        OSError: it cannot be written.
+    """
+    row = _row(format)
+    path = os.path.abspath(os.fspath(path))
+    if keras.backend.backend() not in row.backends:
+        raise ValueError(
+            f"{format} is made from {' or '.join(row.backends)}, and {keras.backend.backend()} runs: set "
+            f"KERAS_BACKEND={row.backends[0]} (the saved model loads there)."
+        )
+    if not path.endswith(row.ending):
+        raise ValueError(f"`path` must end in {row.ending} for {format}. Received: path={path!r}")
+    if not row.ending and os.path.exists(path):
+        raise ValueError(f"`path` must be a new folder. Received: path={path!r}")
+    clips = _made_up_clips(model) if clips is None else np.asarray(clips, "float32")
+    if clips.ndim != 2 or len(clips) < 2 or clips.shape[1] != model.input_shape[1]:
+        raise ValueError(
+            f"`clips` must have the shape (two or more, {model.input_shape[1]}). Received: shape={clips.shape}"
+        )
+    card = {
+        "genres": list(model.genres),
+        "sample_rate": model.sample_rate,
+        "clip_seconds": model.clip_seconds,
+        "input": f"waveform (batch, {model.input_shape[1]}) float32, mono, in [-1, 1]",
+        "output": f"probabilities (batch, {len(model.genres)}) float32, in the order of genres",
+        "made_by": f"genrekeras {importlib.metadata.version('genrekeras')} on {keras.backend.backend()}",
+    }
+    expected = model.predict(clips, verbose=0)
+    folder, name = os.path.split(path)
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder) as temporary:
+        written = os.path.join(temporary, name)
+        with warnings.catch_warnings():  # of tracing, about shapes that are fixed
+            warnings.simplefilter("ignore")
+            row.write(_exportable(model, clips), written, card, clips)
+        difference = _difference(row, written, clips, expected, card)
+        if not difference <= tolerance:
+            raise ExportError(
+                f"{format}: probabilities differ from those of the Keras model by {difference:.2g}, more than "
+                f"{tolerance:g}. Nothing was kept."
+            )
+        for entry in sorted(
+            os.listdir(temporary), key=lambda entry: entry == name
+        ):  # the weights before what names them
+            os.replace(os.path.join(temporary, entry), os.path.join(folder, entry))
+    return difference
+
+
+def load(path, format):
+    """An exported model, as a function of waveforms, and what it carries.
+
+    Args:
+        path: str or path-like.
+        format: a key of `FORMATS`.
+
+    Returns:
+        function, `(batch, samples)` float32 -> `(batch, genres)` float32, by the format's own runtime; dict with
+        `genres`, `sample_rate`, `clip_seconds`.
+    """
+    row, path = _row(format), os.fspath(path)
+    return row.run(path), row.read_card(path)
+
+
+def _row(format):
+    if format not in FORMATS:
+        raise ValueError(f"`format` must be one of {tuple(FORMATS)}. Received: format={format!r}")
+    return FORMATS[format]
+
+
+def _exportable(model, clips):
+    """The same model without augmentation, with the spectrogram as matrix products, called once."""
+    layers = model.get_config()["front_end"]
+    layers = [keras.saving.deserialize_keras_object(layer) for layer in layers] if layers else None
+    layers = layers or [MelSpectrogram(), PowerToDecibels(), SpectrogramToImage()]
+    [place] = [place for place, layer in enumerate(layers) if isinstance(layer, MelSpectrogram)]
+    layers[place] = MelSpectrogram.from_config({**layers[place].get_config(), "dft": "matmul"})
+    config = {**model.get_config(), "front_end": layers, "waveform_augmentation": (), "image_augmentation": ()}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The backbone has random weights and is frozen", UserWarning)
+        copy = type(model)(**{**config, "pretrained": None})
+    copy.set_weights(model.get_weights())
+    functional = keras.Model(copy.input, copy.output)
+    functional(clips[:1])  # ONNX wants a model that has been called
+    return functional
+
+
+def _difference(row, path, clips, expected, card):
+    try:
+        run, carried = row.run(path), row.read_card(path)
+        single = np.concatenate([run(clip[None]) for clip in clips])
+        batch = run(clips)
+    except ImportError:
+        raise
+    except Exception as error:  # each runtime has its own
+        raise ExportError(f"Its own runtime cannot use what was written: {error}") from error
+    if carried != card:
+        raise ExportError(f"What was written does not carry its genres and sample rate, but {carried}")
+    return float(max(np.abs(seen - expected).max() for seen in (single, batch)))
+
+
+def _made_up_clips(model):
+    """Noise, a chord, silence and a loud clipped tone: `(4, samples)`."""
+    rng, time = np.random.default_rng(0), np.arange(model.input_shape[1]) / model.sample_rate
+    chord = sum(np.sin(2 * np.pi * hz * time) for hz in (220.0, 277.2, 329.6)) / 4
+    clipped = np.clip(3 * np.sin(2 * np.pi * 110 * time), -1, 1)
+    return np.stack([0.1 * rng.standard_normal(len(time)), chord, np.zeros(len(time)), clipped]).astype("float32")
+
+
+def _write_onnx(model, path, card, clips):
+    import onnx
+
+    model.export(path, format="onnx", verbose=False)
+    proto = onnx.load(path)
+    onnx.helper.set_model_props(proto, {CARD: json.dumps(card)})
+    onnx.save(proto, path)
+
+
+def _run_onnx(path):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    [given] = session.get_inputs()
+    return lambda waveforms: session.run(None, {given.name: waveforms})[0]
+
+
+def _read_card_onnx(path):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return json.loads(session.get_modelmeta().custom_metadata_map[CARD])
+
+
+def _write_openvino(model, path, card, clips):
+    import openvino
+
+    model.export(path, format="openvino", verbose=False)
+    graph = openvino.Core().read_model(path)
+    graph.set_rt_info(json.dumps(card), [CARD])
+    with_card = f"{path[:-4]}-card.xml"
+    openvino.save_model(graph, with_card, compress_to_fp16=False)
+    del graph  # it holds the old .bin
+    for ending in (".xml", ".bin"):
+        os.replace(f"{with_card[:-4]}{ending}", f"{path[:-4]}{ending}")
+
+
+def _run_openvino(path):
+    import openvino
+
+    # Without the hint some processors compute in 16 bits, which was 0.38 off.
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda waveforms: compiled(waveforms)[0]
+
+
+def _read_card_openvino(path):
+    import openvino
+
+    return json.loads(openvino.Core().read_model(path).get_rt_info([CARD]).astype(str))
+
+
+def _write_for_torch(model, path, card, clips):
+    import torch
+
+    class Module(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, waveform):
+            return self.model(waveform, training=False)
+
+    # Keras' own export fixes the batch to 1.
+    example = torch.from_numpy(clips[:2])
+    program = torch.export.export(Module().eval(), (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    torch.export.save(program, path, extra_files={CARD: json.dumps(card)})
+
+
+def _run_on_torch(path):
+    import torch
+
+    module = torch.export.load(path).module()
+    return lambda waveforms: module(torch.from_numpy(waveforms)).detach().numpy()
+
+
+def _read_card_of_torch(path):
+    import torch
+
+    extra = {CARD: ""}
+    torch.export.load(path, extra_files=extra)
+    return json.loads(extra[CARD])
+
+
+def _write_for_tensorflow(model, path, card, clips):
+    model.export(path, format="tf_saved_model", verbose=False)
+    os.makedirs(os.path.join(path, "assets.extra"))  # TensorFlow's own place for what others add
+    with open(os.path.join(path, "assets.extra", CARD), "w", encoding="utf-8") as file:
+        json.dump(card, file)
+
+
+def _run_on_tensorflow(path):
+    import tensorflow
+
+    loaded = tensorflow.saved_model.load(path)
+    return lambda waveforms: loaded.serve(waveforms).numpy()
+
+
+def _read_card_of_folder(path):
+    with open(os.path.join(path, "assets.extra", CARD), encoding="utf-8") as file:
+        return json.load(file)
+
+
+def _write_litert(model, path, card, clips):
+    model.export(path, format="litert", verbose=False)
+    with zipfile.ZipFile(path, "a") as file:  # behind the model, as LiteRT's own associated files
+        file.writestr(CARD, json.dumps(card))
+
+
+def _run_litert(path):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(path)
+    [given], [result] = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def run(waveforms):
+        interpreter.resize_tensor_input(given["index"], waveforms.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(given["index"], waveforms)
+        interpreter.invoke()
+        return interpreter.get_tensor(result["index"])
+
+    return run
+
+
+def _read_card_of_zip(path):
+    with zipfile.ZipFile(path) as file:
+        return json.loads(file.read(CARD))
+
+
+FORMATS = {
+    "onnx": Format(".onnx", ("torch",), _write_onnx, _run_onnx, _read_card_onnx),
+    "openvino": Format(".xml", ("torch", "tensorflow"), _write_openvino, _run_openvino, _read_card_openvino),
+    "torch": Format(".pt2", ("torch",), _write_for_torch, _run_on_torch, _read_card_of_torch),
+    "saved_model": Format("", ("tensorflow",), _write_for_tensorflow, _run_on_tensorflow, _read_card_of_folder),
+    "litert": Format(".tflite", ("tensorflow",), _write_litert, _run_litert, _read_card_of_zip),
+}

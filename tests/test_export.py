@@ -1,0 +1,108 @@
+"""Exports: what works from which backend, each compared by its own runtime; README's table comes from here."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from genrekeras import export
+
+# What each runtime and each way to it needs.
+PACKAGES = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("openvino",),
+    "torch": ("torch",),
+    "saved_model": ("tensorflow",),
+    "litert": ("tensorflow", "ai_edge_litert"),
+}
+WAYS = [(backend, name) for name, row in export.FORMATS.items() for backend in row.backends]
+
+SCRIPT = """
+import json, os, sys
+import genrekeras, keras, numpy as np
+from genrekeras import export
+model, folder, *formats = sys.argv[1:]
+model = keras.saving.load_model(model)
+clips = np.random.default_rng(1).normal(0, 0.1, (3, 22050)).astype("float32")
+told = {}
+for name in formats:
+    path = os.path.join(folder, name + export.FORMATS[name].ending)
+    difference = export.export(model, path, name, clips)
+    run, card = export.load(path, name)
+    seen = run(clips[:2])
+    told[name] = [difference, float(np.abs(seen - model.predict(clips[:2], verbose=0)).max()), card, seen.tolist()]
+print(json.dumps(told))
+"""
+
+
+@pytest.mark.parametrize("backend", ["torch", "tensorflow"])
+def test_each_way(one_second_model, tmp_path, backend):
+    formats = [name for way, name in WAYS if way == backend]
+    for package in {package for name in formats for package in PACKAGES[name]}:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    one_second_model.save(tmp_path / "m.keras")
+    os.mkdir(tmp_path / "out")
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, tmp_path / "m.keras", tmp_path / "out", *formats],
+        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    for name, (difference, seen, card, probabilities) in told.items():
+        assert difference < 1e-4 and seen < 1e-4, name
+        assert card["genres"] == list(one_second_model.genres) and card["sample_rate"] == 22050
+        assert np.ptp(probabilities, axis=1).min() > 0.01  # not one and the same for all genres
+    endings = [export.FORMATS[name].ending for name in formats]
+    expected = {f"{name}{ending}" for name, ending in zip(formats, endings, strict=True)} | {"openvino.bin"}
+    assert set(os.listdir(tmp_path / "out")) == expected
+
+
+def test_the_table_in_the_readme():
+    readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    for name, row in export.FORMATS.items():
+        assert f"| `{name}` | {' , '.join(row.backends).replace(' ,', ',')} |" in readme
+
+
+def test_an_export_that_differs_is_not_kept(one_second_model, tmp_path, monkeypatch):
+    """Also not in place of an older one."""
+    (tmp_path / "m.pt2").write_bytes(b"older")
+    row = export.FORMATS["torch"]
+
+    def of_other_weights(model, path, card, clips):
+        model.set_weights([1.1 * weight for weight in model.get_weights()])
+        row.write(model, path, card, clips)
+
+    monkeypatch.setitem(export.FORMATS, "torch", row._replace(write=of_other_weights))
+    clips = np.random.default_rng(1).normal(0, 0.1, (2, 22050)).astype("float32")
+    with pytest.raises(export.ExportError, match=r"torch: probabilities differ .* more than 1e-06"):
+        export.export(one_second_model, tmp_path / "m.pt2", "torch", clips, tolerance=1e-6)
+    monkeypatch.setitem(export.FORMATS, "torch", row._replace(write=lambda m, path, *_: open(path, "w").close()))
+    with pytest.raises(export.ExportError, match="Its own runtime cannot use what was written"):
+        export.export(one_second_model, tmp_path / "m.pt2", "torch", clips)
+    assert os.listdir(tmp_path) == ["m.pt2"] and (tmp_path / "m.pt2").read_bytes() == b"older"
+
+
+def test_bad_calls(one_second_model, tmp_path):
+    model = one_second_model
+    with pytest.raises(ValueError, match="`format` must be one of"):
+        export.export(model, tmp_path / "m.onnx", "coreml")
+    with pytest.raises(ValueError, match=r"`path` must end in \.onnx"):
+        export.export(model, tmp_path / "m.bin", "onnx")
+    with pytest.raises(
+        ValueError, match=r"litert is made from tensorflow, and torch runs: set KERAS_BACKEND=tensorflow"
+    ):
+        export.export(model, tmp_path / "m.tflite", "litert")
+    with pytest.raises(ValueError, match=r"must have the shape \(two or more, 22050\)"):
+        export.export(model, tmp_path / "m.onnx", "onnx", np.zeros((1, 22050)))
+    with pytest.raises(OSError):
+        export.export(model, tmp_path / "no" / "m.onnx", "onnx")
+    assert not os.listdir(tmp_path) and keras.backend.backend() == "torch"
