@@ -69,13 +69,14 @@ __all__ = [
     "datasets",
     "embeddings",
     "evaluation",
+    "export",
     "features",
     "inference",
     "layers",
 ]
 
 # What brings an audio codec, dataset code or scikit-learn with it is imported when it is first used.
-_LAZY_MODULES = ("audio", "datasets", "embeddings", "evaluation", "features", "inference")
+_LAZY_MODULES = ("audio", "datasets", "embeddings", "evaluation", "export", "features", "inference")
 
 
 def __getattr__(name):

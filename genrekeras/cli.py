@@ -439,7 +439,7 @@ def _errors_named():
         warnings.showwarning = lambda message, *arguments, **options: click.echo(f"Note: {message}", err=True)
         try:
             yield
-        except (OSError, ValueError, ImportError, RuntimeError) as error:
+        except (OSError, ValueError, ImportError) as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt as error:
             raise click.ClickException("broken off. What is whole is kept; call it again to go on.") from error

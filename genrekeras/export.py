@@ -16,7 +16,7 @@ from genrekeras.layers import MelSpectrogram, PowerToDecibels, SpectrogramToImag
 CARD = "genrekeras.json"  # what the file carries of genres, sample rate and clip length
 
 
-class ExportError(RuntimeError):
+class ExportError(ValueError):
     """An export that does not compute what the Keras model does, or that its runtime cannot load. Nothing is kept."""
 
 
