@@ -73,11 +73,12 @@ def predict(context, files, path, form, output, top, max_clips, workers, write_t
         journal = None if output is None else f"{output}.part"
         table = _load(path).predict_files(paths, max_clips=max_clips, workers=workers, journal=journal)
         text = {"csv": _as_csv, "json": _as_json, None: _as_bars}[form](table, top)
+        text = text.encode("utf-8", "surrogateescape")  # names may be of any bytes
         if output is None:
             click.echo(text, nl=False)
         else:
             with whole_file(output) as temporary, open(temporary, "wb") as file:
-                file.write(text.encode("utf-8", "surrogateescape"))
+                file.write(text)
             os.remove(journal)
         wrong = table[table["error"].notna()]
         for row in wrong.itertuples() if form else ():

@@ -93,15 +93,21 @@ def load_clips(path, sample_rate, clip_seconds, starts):
     Raises:
         audio.AudioError: as `audio.load`.
     """
-    samples, blocks = round(clip_seconds * sample_rate), []
+    blocks = []
     for start in starts:
         near = blocks and start - blocks[-1][-1] <= 2 * clip_seconds and start - blocks[-1][0] <= _BLOCK_SECONDS
         blocks[-1].append(start) if near else blocks.append([start])
     for block in blocks:
         waveform = audio.load(path, sample_rate, offset=block[0], duration=block[-1] - block[0] + clip_seconds)
-        for start in block:
-            first = min(round((start - block[0]) * sample_rate), max(0, len(waveform) - samples))
-            yield audio.to_length(waveform[first : first + samples], samples)
+        yield from _cut(waveform, sample_rate, clip_seconds, np.subtract(block, block[0]))
+
+
+def _cut(waveform, sample_rate, clip_seconds, starts):
+    """Clips of a waveform, each as long as it must be, also where the last one begins some samples too late."""
+    samples = round(clip_seconds * sample_rate)
+    for start in starts:
+        first = min(round(start * sample_rate), max(0, len(waveform) - samples))
+        yield audio.to_length(waveform[first : first + samples], samples)
 
 
 def predict_each(model, paths, max_clips=30, batch_size=16, workers=2):
@@ -172,11 +178,9 @@ def predict_waveform(model, y, sample_rate, max_clips=30):
     if too_short := _too_short(seconds, model):
         raise ValueError(f"`y` is {too_short}")
     y = soxr.resample(y, sample_rate, model.sample_rate)
-    samples = round(model.clip_seconds * model.sample_rate)
     starts = clip_starts(seconds, model.clip_seconds, max_clips)
-    firsts = [min(round(start * model.sample_rate), max(0, len(y) - samples)) for start in starts]
-    clips = np.stack([audio.to_length(y[first : first + samples], samples) for first in firsts])
-    probabilities = model.predict(clips, verbose=0).mean(axis=0)
+    clips = list(_cut(y, model.sample_rate, model.clip_seconds, starts))
+    probabilities = model.predict(np.stack(clips), verbose=0).mean(axis=0)
     return pd.Series(row_of(model, None, probabilities, seconds=_heard(seconds, clips, model)))[columns(model)]
 
 
@@ -207,10 +211,10 @@ def predict_timeline(model, path, hop_seconds=None, batch_size=16):
         last = max(0.0, seconds - model.clip_seconds)
         starts = np.linspace(0.0, last, math.ceil(last / hop_seconds - 1e-9) + 1)
         clips = load_clips(name, model.sample_rate, model.clip_seconds, starts)
-        progress = bar(len(starts), "Listening", "clip")
-        while batch := list(itertools.islice(clips, batch_size)):
-            probabilities.append(network.predict_on_batch(np.stack(batch)))
-            progress.update(len(batch))
+        with bar(len(starts), "Listening", "clip") as progress:
+            while batch := list(itertools.islice(clips, batch_size)):
+                probabilities.append(network.predict_on_batch(np.stack(batch)))
+                progress.update(len(batch))
     table = pd.DataFrame(np.concatenate(probabilities), columns=list(model.genres))
     table.insert(0, "start", starts)
     table.insert(1, "end", np.minimum(starts + model.clip_seconds, seconds))
@@ -250,10 +254,12 @@ class _Journal:
         self.rows, self._file = {}, None
         if path is None:
             return
-        weights = hashlib.sha256()
+        content = hashlib.sha256()
+        for layer in model.front_end.layers:
+            content.update(_line({key: value for key, value in layer.get_config().items() if key != "name"}))
         for variable in model.weights:
-            weights.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
-        ours = _line({"genres": model.genres, "max_clips": max_clips, "weights": weights.hexdigest()})
+            content.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
+        ours = _line({"genres": model.genres, "max_clips": max_clips, "model": content.hexdigest()})
         self._file = open(path, "ab+")
         self._file.seek(0)
         head, *lines = self._file.read().splitlines(keepends=True) or [b""]
@@ -283,7 +289,7 @@ class _Journal:
 
 
 def _line(value):
-    return json.dumps(value).encode() + b"\n"
+    return json.dumps(value, default=str).encode() + b"\n"
 
 
 def _state(path):

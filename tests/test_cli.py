@@ -143,6 +143,17 @@ def test_predict_tells_what_could_not_be_read(saved, music):
     assert rows[3]["genre"] is None and rows[3]["probability"] is None and "not audio" in rows[3]["error"]
 
 
+def test_predict_of_a_name_that_is_no_text(saved, music):
+    name = os.path.join(os.fsencode(music), b"latin-1 \xe9.ogg")
+    with open(name, "wb") as file:
+        file.write((music / "a.ogg").read_bytes())
+    for form in ([], ["--csv"], ["--json"]):
+        command = [sys.executable, "-m", "genrekeras", "predict", os.fsdecode(name), "-m", str(saved), *form]
+        done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"})
+        assert done.returncode == 0, done.stderr
+        assert (b"latin-1 \\udce9.ogg" if form == ["--json"] else b"latin-1 \xe9.ogg") in done.stdout
+
+
 def test_predict_to_a_file_goes_on_where_it_was_broken_off(saved, music, tmp_path):
     output = tmp_path / "genres.csv"
     run("predict", music, "-m", saved, "-o", output)

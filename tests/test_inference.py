@@ -206,6 +206,11 @@ def test_a_journal_of_something_else(one_second_model, music, tmp_path):
         one_second_model.predict_files(music, journal=tmp_path / "journal", max_clips=2)
     with pytest.raises(ValueError, match="is not a journal of this model"):
         small_model().predict_files(music, journal=tmp_path / "journal")
+    front_end = [gk.layers.MelSpectrogram(), gk.layers.PowerToDecibels(top_db=60.0), gk.layers.SpectrogramToImage()]
+    other_front_end = small_model(front_end=front_end)
+    other_front_end.set_weights(one_second_model.get_weights())
+    with pytest.raises(ValueError, match="is not a journal of this model"):
+        other_front_end.predict_files(music, journal=tmp_path / "journal")
     with pytest.raises(OSError):
         one_second_model.predict_files(music, journal=tmp_path / "no" / "journal")
 
