@@ -7,7 +7,9 @@ import datetime
 import importlib.metadata
 import json
 import os
+import platform
 import sys
+import time
 
 import genrekeras as gk  # before keras: it chooses the backend
 import keras
@@ -18,6 +20,7 @@ from genrekeras.files import whole_file
 BATCH_SIZE = 16
 EPOCHS = 20
 VARIANTS = 4  # of each clip, where a frozen backbone meets augmentation
+WHOLE_TRACKS = {"crop": "even", "crops": 3}  # of 30 s, three of 10 s
 
 
 def start(doc, network=True):
@@ -59,12 +62,17 @@ class Run:
         folder: str.
         clip_seconds: float, of the clips that the model hears.
         model_file: str, where the best model is saved.
+        config: dict, what is known of the run so far; `config.json`.
     """
 
     flags: argparse.Namespace
     data: gk.datasets.Dataset
     folder: str
     clip_seconds: float
+    config: dict = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        self._began = time.monotonic()
 
     @property
     def model_file(self):
@@ -123,7 +131,9 @@ class Run:
 
     def save_config(self, **more):
         """Leave in the folder what the run was made with."""
-        self._save_json("config.json", {**self._config(), **more})
+        seconds = round(time.monotonic() - self._began, 1)
+        self.config = {**self._config(), **self.config, **more, "seconds": seconds}
+        self._save_json("config.json", self.config)
 
     def train(self, model, callbacks=()):
         """Fit the compiled model, keep the best epoch, and leave config, history and curves in the folder."""
@@ -142,7 +152,7 @@ class Run:
             callbacks.append(gk.callbacks.BestCheckpoint(self.model_file, monitor="val_accuracy", model=model))
         if self.flags.wandb:
             self.wandb = gk.callbacks.WandbLogger(
-                config={**self._config(), **training}, name=os.path.basename(self.folder), folder=self.folder
+                config=self.config, name=os.path.basename(self.folder), folder=self.folder
             )
             callbacks.append(self.wandb)
         steps = -(-len(self.data.train) // BATCH_SIZE)
@@ -154,6 +164,7 @@ class Run:
             with whole_file(self.model_file) as temporary:
                 model.save(temporary)
         self._save_history(history)
+        self.save_config()
         report.learning_curves(history, os.path.join(self.folder, "learning_curves.png"), title=self._title(model))
 
     def _fit(self, model, weights, options):
@@ -178,29 +189,48 @@ class Run:
         return gk.features.fit_head(model, train, validation, **options)
 
     def evaluate(self):
-        """Score the saved model on validation and test; leave figures and pictures in the folder."""
+        """Calibrate the saved model on validation and score it; leave figures, pictures, card and report."""
         model = keras.saving.load_model(self.model_file)
-        self.save_reports([gk.evaluation.evaluate(model, split) for split in self.splits_to_score()])
+        splits = {split.name: split for split in self.splits_to_score()}
+        reports = {f"{name}_tracks": gk.evaluation.evaluate(model, splits[name], **WHOLE_TRACKS) for name in splits}
+        if "validation" in splits:
+            gk.evaluation.calibrate(model, splits["validation"], **WHOLE_TRACKS)
+            reports = {f"{name}_uncalibrated": scores for name, scores in reports.items()}
+            for name, split in splits.items():
+                reports[f"{name}_tracks"] = gk.evaluation.evaluate(model, split, **WHOLE_TRACKS)
+        reports |= {name: gk.evaluation.evaluate(model, split) for name, split in splits.items()}
+        model.card = {**self._card(reports), **model.card}
+        with whole_file(self.model_file) as temporary:
+            model.save(temporary)
+        self._save_json("card.json", dict(model.card))
+        report.model_card(model, os.path.join(self.folder, "model_card.md"))
+        self.save_reports(reports)
         if self.flags.wandb:
             self.wandb.finish()
             print(f"The W&B run is in {os.path.join(self.folder, 'wandb')}; `wandb sync` uploads one that was offline.")
 
     def save_reports(self, reports):
-        """Print each report and leave it as JSON and as a picture; all their figures go into metrics.json."""
+        """Print each report and leave it as JSON, and as a picture; all their figures, and a page that tells all.
+
+        Args:
+            reports: dict, name -> `Report`: "validation", "test", and "..._tracks", "..._tracks_uncalibrated".
+        """
         print()
         if not reports:
             print("Nothing was scored: there is no validation clip and no test clip.")
-        metrics = {}
-        for scores in reports:
-            scores.to_json(os.path.join(self.folder, f"{scores.split}.json"))
-            scores.plot(os.path.join(self.folder, f"confusion_{scores.split}.png"))
-            details = ("genres", "track_ids", "labels", "predictions", "probabilities")
-            metrics[scores.split] = {key: value for key, value in scores.to_dict().items() if key not in details}
-            if self.flags.wandb:
+        for name, scores in reports.items():
+            scores.to_json(os.path.join(self.folder, f"{name}.json"))
+            if "uncalibrated" in name:
+                continue
+            scores.plot(os.path.join(self.folder, f"confusion_{name}.png"))
+            if self.flags.wandb and name == scores.split:
                 self.wandb.log_report(scores)
             print(scores)
-        self._save_json("metrics.json", metrics)
-        print(f"\nAll of it is in {self.folder}")
+        self._save_json("metrics.json", {name: scores.figures() for name, scores in reports.items()})
+        self._save_mistakes(reports)
+        self.save_config()
+        report.html(report.load_run(self.folder), os.path.join(self.folder, "report.html"))
+        print(f"\nAll of it is in {self.folder}; begin with report.html")
 
     def splits_to_score(self):
         """Validation and test, without those that are empty."""
@@ -222,10 +252,56 @@ class Run:
             "command": [os.path.basename(sys.executable), *sys.argv],
             "flags": vars(self.flags),
             "backend": keras.backend.backend(),
-            "versions": {package: _version(package) for package in packages},
-            "data": {"name": self.data.name, "protocol": self.data.protocol, "counts": self.data.counts},
-            "fingerprint": self.data.train.fingerprint,
+            "versions": {
+                "python": platform.python_version(),
+                **{package: _version(package) for package in packages},
+            },
+            "data": {
+                "name": self.data.name,
+                "protocol": self.data.protocol,
+                "counts": self.data.counts,
+                "broken": self.data.broken,
+                "leakage": json.loads(gk.datasets.leakage(self.data).reset_index().to_json(orient="records")),
+                "fingerprint": self.data.train.fingerprint,
+            },
         }
+
+    def _card(self, reports):
+        """What the model is to tell of itself; no path of this machine."""
+        hidden = ("data_dir", "output", "wandb")
+        flags = {key: value for key, value in vars(self.flags).items() if value is not None and key not in hidden}
+        optimizer = self.config["optimizer"]
+        return {
+            "data": {key: value for key, value in self.config["data"].items() if key != "broken"},
+            "training": {
+                "script": os.path.basename(sys.argv[0]),
+                "flags": flags,
+                "epochs": self.config["epochs"],
+                "batch_size": self.config["batch_size"],
+                "optimizer": optimizer["name"],
+                "learning_rate": float(f"{optimizer['learning_rate']:.6g}"),
+                "seconds": self.config["seconds"],
+                "backend": self.config["backend"],
+                "versions": self.config["versions"],
+            },
+            "scores": [scores.figures() for name, scores in reports.items() if "uncalibrated" not in name],
+        }
+
+    def _save_mistakes(self, reports):
+        """The wrong ones of the last split's clips, the surest first."""
+        split = next(iter(self.splits_to_score()[::-1]), None)
+        if split is None:
+            return
+        scores = reports.get(f"{split.name}_tracks", reports[split.name])
+        sure = scores.probabilities.max(axis=1)
+        wrong = sorted(np.flatnonzero(scores.predictions != scores.labels), key=lambda row: -sure[row])
+        with whole_file(os.path.join(self.folder, "mistakes.csv")) as temporary:
+            with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(["track_id", "what", "genre", "predicted", "probability"])
+                for row in wrong:
+                    names = scores.genres[scores.labels[row]], scores.genres[scores.predictions[row]]
+                    writer.writerow([scores.track_ids[row], _title(split, row), *names, round(float(sure[row]), 4)])
 
     def _save_json(self, name, content):
         with whole_file(os.path.join(self.folder, name)) as path, open(path, "w", encoding="utf-8") as file:
@@ -245,6 +321,13 @@ def augmentation_of_2023(seed):
         "waveform_augmentation": [gk.layers.PowerGain(factors=(1.5, 0.5), share=(0.0, 0.2), seed=seed)],
         "image_augmentation": [gk.layers.ImageNoise(sigma=0.1, share=(0.2, 0.4), seed=seed)],
     }
+
+
+def _title(split, row):
+    """Artist and title of a clip as far as they are known, else its file's name."""
+    track = split.tracks.iloc[row]
+    names = [track[key] for key in ("artist", "title") if key in track and isinstance(track[key], str) and track[key]]
+    return ": ".join(names) or os.path.basename(track.get("path", ""))
 
 
 def _parser(doc, network):

@@ -48,7 +48,7 @@ def main():
     machine = pipeline.make_pipeline(preprocessing.StandardScaler(), vectors)
     run.save_config(machine=str(machine))
     machine.fit(mfcc_statistics(run.data.train), run.data.train.labels)
-    run.save_reports([score(machine, split) for split in run.splits_to_score()])
+    run.save_reports({split.name: score(machine, split) for split in run.splits_to_score()})
 
 
 def score(machine, split):
@@ -57,7 +57,7 @@ def score(machine, split):
     values = np.stack([-values, values], axis=1) if values.ndim == 1 else values  # of two genres
     probabilities = np.zeros((len(split), len(split.genres)))  # a genre without a training clip gets 0
     probabilities[:, machine.classes_] = scipy.special.softmax(values, axis=1)
-    return Report(split.genres, split.name, split.protocol, split.track_ids, split.labels, probabilities)
+    return Report(split.genres, split.name, split.protocol, split.track_ids, split.labels, probabilities, "whole clip")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """GenreClassifier: a waveform in, probabilities out, and everything between them inside one `.keras` file."""
 
+import json
 import math
 import os
+import types
 import warnings
 
 import keras
@@ -46,9 +48,12 @@ class GenreClassifier(keras.Model):
         dropout: float in [0, 1), before the last layer.
         waveform_augmentation: sequence of layers, `(batch, samples)` -> same shape, active in training.
         image_augmentation: sequence of layers, `(batch, mels, frames, 1)` -> same shape, active in training.
+        card: dict of what JSON can hold, what is to be known of the model: `data` and `training` (what it was trained
+            on, and how), `scores`, `calibration` (with `unsure_below`, the probability below which a track is marked
+            unsure). It is saved with the model. `fit` empties it, since what it says is then no longer true.
 
     Attributes:
-        genres, clip_seconds, backbone, ...: the arguments.
+        genres, clip_seconds, backbone, ...: the arguments. `card` may be set anew, as a whole.
         sample_rate: int, in Hz, from the front end.
         front_end, feature_extractor, head, image_model: the parts.
 
@@ -83,6 +88,7 @@ class GenreClassifier(keras.Model):
         dropout=0.5,
         waveform_augmentation=(),
         image_augmentation=(),
+        card=None,
         name=None,
     ):
         genres = _checked_genres(genres)
@@ -147,6 +153,7 @@ class GenreClassifier(keras.Model):
         self.stem = stem
         self.pretrained = None if pretrained is None else str(pretrained)
         self.dropout = dropout
+        self.card = card
         self.sample_rate = sample_rate
         self.front_end = front_end_model
         self.feature_extractor = feature_extractor
@@ -170,6 +177,21 @@ class GenreClassifier(keras.Model):
         _check_fine_tune(value)
         backbones.set_trainable(self.feature_extractor, self.backbone, value, self._drop_connect)
         self._fine_tune = value
+
+    @property
+    def card(self):
+        """What is to be known of the model; read only, but may be set anew."""
+        return self._card
+
+    @card.setter
+    def card(self, value):
+        try:
+            copy = dict(json.loads(json.dumps({} if value is None else dict(value), allow_nan=False)))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"`card` must be a dict of what JSON can hold ({error}). Received: card={value!r}"
+            ) from error
+        self._card = types.MappingProxyType(copy)
 
     @property
     def input_spec(self):
@@ -199,6 +221,7 @@ class GenreClassifier(keras.Model):
         `genrekeras.datasets.Batches` keep the order of their seed and of the epoch, also after `initial_epoch`.
         """
         self.check_data(x, y)
+        self.card = None
         if isinstance(validation_data, (tuple, list)):
             self.check_data(*validation_data[:2])
         elif validation_data is not None:
@@ -271,6 +294,7 @@ class GenreClassifier(keras.Model):
             "pretrained": self.pretrained,
             "dropout": self.dropout,
             **{key: keras.saving.serialize_keras_object(value) for key, value in self._config_layers.items()},
+            "card": dict(self.card) or None,
             "name": self.name,
         }
 

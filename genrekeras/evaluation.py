@@ -23,6 +23,7 @@ class Report:
         track_ids: `(n,)` int64.
         labels: `(n,)` int32.
         probabilities: `(n, len(genres))` float.
+        heard: str, what was heard of each clip, such as "first 10 s".
     """
 
     genres: tuple
@@ -31,6 +32,7 @@ class Report:
     track_ids: np.ndarray
     labels: np.ndarray
     probabilities: np.ndarray
+    heard: str = ""
 
     def __post_init__(self):
         count, genres = len(self.labels), len(self.genres)
@@ -92,7 +94,9 @@ class Report:
     @property
     def log_loss(self):
         """Mean of -log of the probability of the true genre, in nats."""
-        return float(metrics.log_loss(self.labels, self.probabilities, labels=range(len(self.genres))))
+        rows = self.probabilities.astype("float64")
+        shares = rows / rows.sum(axis=1, keepdims=True)  # of float32, they add up to 1 only nearly
+        return float(metrics.log_loss(self.labels, shares, labels=range(len(self.genres))))
 
     @property
     def calibration_error(self):
@@ -113,11 +117,12 @@ class Report:
         owns = [bins == own for own in np.unique(bins)]
         return [(float(confidence[own].mean()), float(hit[own].mean()), int(own.sum())) for own in owns]
 
-    def to_dict(self):
-        """All figures, and each clip's truth and probabilities, of plain Python types."""
+    def figures(self):
+        """dict of all figures, of plain Python types."""
         return {
             "split": self.split,
             "protocol": self.protocol,
+            "heard": self.heard,
             "clips": len(self.labels),
             "accuracy": self.accuracy,
             "accuracy_interval_95": list(self.accuracy_interval),
@@ -127,6 +132,12 @@ class Report:
             "genre_accuracy": self.genre_accuracy,
             "genre_accuracy_interval_95": self.genre_accuracy_interval,
             "confusion_matrix": self.confusion_matrix.tolist(),
+        }
+
+    def to_dict(self):
+        """`figures`, and each clip's truth and probabilities, of plain Python types."""
+        return {
+            **self.figures(),
             "genres": list(self.genres),
             "track_ids": self.track_ids.tolist(),
             "labels": self.labels.tolist(),
@@ -139,16 +150,37 @@ class Report:
         with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             json.dump(self.to_dict(), file, indent=1)
 
+    @classmethod
+    def from_dict(cls, content):
+        """The report that `to_dict` wrote.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            return cls(
+                tuple(content["genres"]),
+                content["split"],
+                content["protocol"],
+                np.asarray(content["track_ids"], "int64"),
+                np.asarray(content["labels"], "int32"),
+                np.asarray(content["probabilities"], "float64"),
+                content.get("heard", ""),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"This is no report: {type(error).__name__} {error}") from error
+
     def plot(self, path=None):
         """The confusion matrix as a `matplotlib.figure.Figure`, saved if `path` is given."""
-        from genrekeras.report import confusion_matrix
+        from genrekeras.report.pictures import confusion_matrix
 
         return confusion_matrix(self, path)
 
     def __str__(self):
         low, high = self.accuracy_interval
         return (
-            f"{self.split} ({self.protocol} protocol, {len(self.labels)} clips): accuracy {100 * self.accuracy:.1f} % "
+            f"{self.split} ({self.protocol} protocol, {len(self.labels)} clips{self.heard and ', '}{self.heard}): "
+            f"accuracy {100 * self.accuracy:.1f} % "
             f"[{100 * low:.1f}, {100 * high:.1f}], macro-F1 {self.macro_f1:.3f}, log-loss {self.log_loss:.3f}, "
             f"calibration error {self.calibration_error:.3f}"
         )
@@ -173,7 +205,7 @@ def evaluate(model, split, batch_size=16, crop="start", crops=1):
     Raises:
         ValueError: the split is empty, or has another sample rate or other genres than the model.
     """
-    return _report(model, split, _of_crops(model, split, batch_size, crop, crops))
+    return _report(model, split, _of_crops(model, split, batch_size, crop, crops), _heard(model, crop, crops))
 
 
 class Calibration(NamedTuple):
@@ -181,48 +213,89 @@ class Calibration(NamedTuple):
 
     Attributes:
         temperature: float > 0; above 1 the model was too sure of itself.
+        unsure_below: float, the probability below which a track is marked unsure; `None` if no genre was found.
         before, after: `Report` of the split.
     """
 
     temperature: float
+    unsure_below: float
     before: Report
     after: Report
 
 
-def calibrate(model, split, batch_size=16, crop="even", crops=3):
+def calibrate(model, split, batch_size=16, crop="even", crops=3, unsure=0.05):
     """Make a model as sure of itself as it is right, on clips that it was not trained on.
 
     The logits are divided by the temperature with the least log-loss, which leaves the order of genres in a crop as it
     is; of several crops the mean of the probabilities counts, as for whole files. The temperature goes into the weights
-    of the last layer: the model that is saved is the calibrated one.
+    of the last layer: the model that is saved is the calibrated one. Its card tells so, and holds the probability below
+    which `predict_files` marks a track as unsure; scores that it held are no longer true and go.
 
-    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+    Sources: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. Platt, "Probabilistic Outputs for
+    Support Vector Machines", 1999, section 2.2 (few clips, all of them right, do not make a model infinitely sure).
 
     Args:
         model: `GenreClassifier`; changed in place.
         split: `genrekeras.datasets.Split`, such as `data.validation`.
         batch_size, crop, crops: as in `evaluate`.
+        unsure: float in [0, 1), how many of the tracks whose genre it finds may be marked as unsure. More marks mean
+            fewer wrong genres that go unmarked.
 
     Returns:
         `Calibration`. `after` is of the very clips that chose the temperature: a figure to report is of others.
 
     Raises:
-        ValueError: as `evaluate`.
+        ValueError: as `evaluate`; `unsure` is out of range.
     """
+    if not 0 <= unsure < 1:
+        raise ValueError(f"`unsure` must lie in [0, 1). Received: unsure={unsure}")
+    heard = _heard(model, crop, crops)
     of_crops = _of_crops(model, split, batch_size, crop, crops)
     logits = np.log(np.maximum(of_crops, np.finfo("float32").tiny).astype("float64"))  # but for a number for each row
 
     def scaled(temperature):
         return special.softmax(logits / temperature, axis=-1)
 
+    # Labels as sure as so many clips make them (the rule of succession, as in Platt scaling): where all are right, the
+    # least log-loss would be that of a temperature of 0.
+    doubt = 1 / (len(split) + 2)
+    others = len(model.genres) - 1
+    targets = np.where(np.eye(others + 1)[split.labels] > 0, 1 - doubt, doubt / others)
+
     def loss(log_temperature):
-        return _report(model, split, scaled(math.exp(log_temperature))).log_loss
+        mean = scaled(math.exp(log_temperature)).mean(axis=1)
+        return -(targets * np.log(np.maximum(mean, np.finfo("float32").tiny))).sum(axis=1).mean()
 
     found = optimize.minimize_scalar(loss, bounds=(math.log(0.05), math.log(20.0)), method="bounded")
     temperature = math.exp(found.x)
     layer = model.head.layers[-1]
     layer.set_weights([weight / temperature for weight in layer.get_weights()])
-    return Calibration(temperature, _report(model, split, of_crops), _report(model, split, scaled(temperature)))
+    before, after = _report(model, split, of_crops, heard), _report(model, split, scaled(temperature), heard)
+    unsure_below, marked = _unsure(after, unsure)
+    earlier = model.card.get("calibration", {}).get("temperature", 1.0)
+    model.card = {
+        **{key: value for key, value in model.card.items() if key != "scores"},
+        "calibration": {
+            "temperature": earlier * temperature,
+            "unsure_below": unsure_below,
+            "marked_unsure": marked,
+            "on": {"split": split.name, "protocol": split.protocol, "heard": heard, "clips": len(split)},
+            "log_loss": {"before": before.log_loss, "after": after.log_loss},
+            "calibration_error": {"before": before.calibration_error, "after": after.calibration_error},
+        },
+    }
+    return Calibration(temperature, unsure_below, before, after)
+
+
+def _unsure(report, share):
+    """The probability below which a share of the tracks whose genre was found lies, and whom that marks."""
+    found = report.predictions == report.labels
+    confidence = report.probabilities.max(axis=1)
+    if not found.any():
+        return None, {}
+    least = float(np.quantile(confidence[found], share, method="lower"))
+    own = {"of_right": found, "of_wrong": ~found}
+    return least, {name: float((confidence < least)[rows].mean()) for name, rows in own.items() if rows.any()}
 
 
 def _of_crops(model, split, batch_size, crop, crops):
@@ -234,9 +307,14 @@ def _of_crops(model, split, batch_size, crop, crops):
     return model.for_inference().predict(data, verbose=0).reshape(len(split), crops, -1)
 
 
-def _report(model, split, of_crops):
+def _report(model, split, of_crops, heard):
     probabilities = of_crops.mean(axis=1)
-    return Report(tuple(model.genres), split.name, split.protocol, split.track_ids, split.labels, probabilities)
+    return Report(tuple(model.genres), split.name, split.protocol, split.track_ids, split.labels, probabilities, heard)
+
+
+def _heard(model, crop, crops):
+    seconds = f"{model.clip_seconds:g} s"
+    return f"first {seconds}" if (crop, crops) == ("start", 1) else f"{crops} crops of {seconds} ({crop})"
 
 
 def wilson_interval(hits, count, z=1.959964):

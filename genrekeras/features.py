@@ -107,6 +107,7 @@ def fit_head(model, train, validation=None, batch_size=16, epochs=1, seed=0, cla
     trainer = keras.Model(model.head.inputs, model.head.outputs)
     trainer.compile_from_config(model.get_compile_config())
     trainer.optimizer, trainer.jit_compile = model.optimizer, model.jit_compile
+    model.card = None
     if not model.optimizer.built:
         model.optimizer.build(trainer.trainable_variables)
     data = _batches(model, train, batch_size, seed, class_weight)

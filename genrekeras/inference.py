@@ -139,9 +139,10 @@ def predict_files(model, paths, max_clips=30, batch_size=16, workers=2, journal=
             `None` keeps nothing.
 
     Returns:
-        `pandas.DataFrame`, a row a file: `path`, `genre` (the most probable), `probability` (its own), a column a
-        genre, `seconds` (heard; a file that is cut short is heard as far as it goes), `error` (`None`, or why the file
-        could not be read; its other columns are missing then).
+        `pandas.DataFrame`, a row a file: `path`, `genre` (the most probable), `probability` (its own), `unsure` (bool,
+        that is less than the model's card asks for; missing where a model was not calibrated), a column a genre,
+        `seconds` (heard; a file that is cut short is heard as far as it goes), `error` (`None`, or why the file could
+        not be read; its other columns are missing then).
 
     Raises:
         ValueError, OSError: as `find_files`; the journal is another model's, or cannot be written.
@@ -221,9 +222,19 @@ def predict_timeline(model, path, hop_seconds=None, batch_size=16):
     return table
 
 
+def unsure_below(model):
+    """The probability below which a track is marked unsure, from the model's card; `None` if it has none."""
+    return model.card.get("calibration", {}).get("unsure_below")
+
+
 def columns(model):
     """The columns of `predict_files`."""
-    return ["path", "genre", "probability", *model.genres, "seconds", "error"]
+    return ["path", "genre", "probability", "unsure", *model.genres, "seconds", "error"]
+
+
+def genres_of(table):
+    """The genres of a table with the columns of `predict_files`."""
+    return list(table.columns[4:-2])
 
 
 def as_table(model, rows):
@@ -238,7 +249,9 @@ def row_of(model, path, probabilities, seconds, error=None):
     row = {"path": path, "error": error}
     if probabilities is not None:
         best = int(probabilities.argmax())
-        row |= {"genre": model.genres[best], "probability": float(probabilities[best]), "seconds": round(seconds, 2)}
+        probability, least = float(probabilities[best]), unsure_below(model)
+        row |= {"genre": model.genres[best], "probability": probability, "seconds": round(seconds, 2)}
+        row["unsure"] = None if least is None else probability < least
         row |= dict(zip(model.genres, probabilities.tolist(), strict=True))
     return row
 
@@ -259,7 +272,8 @@ class _Journal:
             content.update(_line({key: value for key, value in layer.get_config().items() if key != "name"}))
         for variable in model.weights:
             content.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
-        ours = _line({"genres": model.genres, "max_clips": max_clips, "model": content.hexdigest()})
+        about = {"genres": model.genres, "max_clips": max_clips, "unsure_below": unsure_below(model)}
+        ours = _line({**about, "model": content.hexdigest()})
         self._file = open(path, "ab+")
         self._file.seek(0)
         head, *lines = self._file.read().splitlines(keepends=True) or [b""]

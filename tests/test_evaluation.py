@@ -124,7 +124,8 @@ def test_calibrate_finds_the_temperature_that_was_hidden(mini, tmp_path, factor)
     split = copy.copy(split)
     split.labels = labels
     layer.set_weights([factor * weight for weight in layer.get_weights()])
-    found = evaluation.calibrate(model, split, crops=2)
+    model.card = {"scores": [], "data": "mini"}
+    found = evaluation.calibrate(model, split, crops=2, unsure=0.3)
     assert found.temperature == pytest.approx(factor, rel=0.35)
     assert found.after.log_loss < found.before.log_loss
     assert found.after.calibration_error < found.before.calibration_error
@@ -136,8 +137,37 @@ def test_calibrate_finds_the_temperature_that_was_hidden(mini, tmp_path, factor)
     model.save(tmp_path / "m.keras")
     loaded = evaluate(keras.saving.load_model(tmp_path / "m.keras"), split, crop="even", crops=2)
     np.testing.assert_allclose(loaded.probabilities, found.after.probabilities, atol=1e-4)
+    _check_card(model, found)
+    evaluation.calibrate(model, split, crops=2)  # what is calibrated already
+    assert model.card["calibration"]["temperature"] == pytest.approx(found.temperature, rel=0.02)
+    with pytest.raises(ValueError, match="`unsure` must lie in"):
+        evaluation.calibrate(model, split, unsure=1.0)
     figure = reliability({"before": found.before, "after": found.after}, tmp_path / "r.png")
     assert f"{found.before.calibration_error:.3f}" in figure.axes[0].get_title()
+
+
+def test_few_clips_that_are_all_right_do_not_make_a_model_infinitely_sure(mini):
+    model = small_model(genres=mini.genres)
+    calibrate(model, np.stack([mini.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
+    layer = model.head.layers[-1]
+    layer.set_weights([10.0 * weight for weight in layer.get_weights()])
+    split = copy.copy(mini.validation)
+    split.labels = evaluate(model, split).predictions.astype("int32")
+    found = evaluation.calibrate(model, split, crop="start", crops=1)
+    assert found.after.accuracy == 1 and found.temperature > 0.2  # the least that is tried is 0.05
+    assert found.after.probabilities.max(axis=1).mean() < 41 / 42
+
+
+def _check_card(model, found):
+    """What `calibrate(..., unsure=0.3)` leaves there."""
+    told = model.card["calibration"]
+    assert "scores" not in model.card and model.card["data"] == "mini"  # those are no longer true
+    assert told["unsure_below"] == found.unsure_below and told["temperature"] == found.temperature
+    assert told["on"]["clips"] == len(found.after.labels)
+    assert told["calibration_error"]["after"] == found.after.calibration_error
+    sure, right = found.after.probabilities.max(axis=1), found.after.predictions == found.after.labels
+    assert 0.2 < told["marked_unsure"]["of_right"] == (sure[right] < found.unsure_below).mean() <= 0.3
+    assert told["marked_unsure"]["of_wrong"] == (sure[~right] < found.unsure_below).mean()
 
 
 def test_calibration_keeps_the_order_of_genres_of_a_crop(mini):

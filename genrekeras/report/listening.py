@@ -1,6 +1,7 @@
 """Pictures of what a model hears: a spectrogram, the genres along a track, a collection on a plane."""
 
 import numpy as np
+from genrekeras.inference import genres_of
 from genrekeras.report.pictures import saved
 from matplotlib import colormaps
 from matplotlib.figure import Figure
@@ -97,7 +98,7 @@ def collection_map(embeddings, path=None, title=None, seed=0):
     """
     places = embeddings.map(seed)
     found = embeddings.files["genre"].to_numpy()
-    genres = list(embeddings.files.columns[3:-2])
+    genres = genres_of(embeddings.files)
     figure = Figure(figsize=(7.5, 6), layout="constrained")
     axes = figure.add_subplot()
     size = np.clip(4000 / len(places), 6, 60)

@@ -1,4 +1,4 @@
-"""Confusion matrix, reliability and learning curves, as figures for a paper."""
+"""Confusion matrix, reliability, learning curves and comparison, as figures for a paper."""
 
 import numpy as np
 from genrekeras.files import whole_file
@@ -52,20 +52,21 @@ def confusion_matrix(report, path=None):
     return saved(figure, path)
 
 
-def learning_curves(history, path=None, title=None):
+def learning_curves(history, path=None, title=None, keys=("loss", "accuracy", "learning_rate")):
     """Loss, accuracy and learning rate over the epochs, training and validation.
 
     Args:
         history: dict of lists, as `model.fit(...).history`.
         path: str or path-like, where to save it, or `None`.
         title: str or `None`.
+        keys: which of them, where the history has them.
 
     Returns:
         `matplotlib.figure.Figure`.
     """
     if not history.get("loss"):
         raise ValueError(f"`history` must hold the loss of an epoch at least. Received: {list(history)}")
-    panels = [key for key in ("loss", "accuracy", "learning_rate") if key in history]
+    panels = [key for key in keys if key in history]
     figure = Figure(figsize=(4.0 * len(panels), 3.2), layout="constrained")
     for axes, key in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         percent = 100 if key == "accuracy" else 1
@@ -128,6 +129,41 @@ def reliability(reports, path=None):
             f"{name}: calibration error {report.calibration_error:.3f}\n{len(report.labels)} clips", fontsize=10
         )
         axes.spines[["top", "right"]].set_visible(False)
+    return saved(figure, path)
+
+
+def comparison(table, path=None):
+    """The accuracy of runs with its interval, and how far each is from the first.
+
+    Args:
+        table: `pandas.DataFrame` of `genrekeras.comparison.compare`.
+        path: str or path-like, where to save it, or `None`.
+
+    Returns:
+        `matplotlib.figure.Figure`.
+    """
+    figure = Figure(figsize=(9.5, 1.4 + 0.38 * len(table)), layout="constrained")
+    ours, theirs = figure.subplots(1, 2, sharey=True)
+    rows = np.arange(len(table))
+    first = table.index[0]
+    for axes, columns, title in (
+        (ours, ("accuracy", "low", "high"), f"accuracy in % of {table['clips'].iloc[0]} clips"),
+        (theirs, ("difference", "difference_low", "difference_high"), f"difference from {first}, in points"),
+    ):
+        middle, low, high = (100 * table[column].to_numpy("float64") for column in columns)
+        sure = np.nan_to_num(low) * np.nan_to_num(high) > 0 if axes is theirs else np.ones(len(rows), bool)
+        for own, color in ((sure, _VALIDATION), (~sure, _TRAINING)):
+            axes.hlines(rows[own], low[own], high[own], color=color, linewidth=2, alpha=0.5)
+            axes.scatter(middle[own], rows[own], color=color, s=28, zorder=3)
+        axes.set_title(title, fontsize=10)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="y", color="#d8dce2", linewidth=0.6)
+        axes.set_axisbelow(True)
+    theirs.axvline(0, color=_TRAINING, linewidth=0.8, linestyle="--")
+    ours.set_yticks(rows, list(table.index))
+    ours.invert_yaxis()
+    ours.margins(y=0.5 / len(table) + 0.1)
     return saved(figure, path)
 
 

@@ -1,0 +1,83 @@
+"""What the commands share: options, errors without a traceback, models and data."""
+
+import contextlib
+import os
+import warnings
+
+import click
+import genrekeras as gk  # before keras: it chooses the backend
+import keras
+from genrekeras.datasets import fma
+from genrekeras.datasets.folder import load_folder
+from genrekeras.datasets.splits import PROTOCOLS
+
+MODEL = click.option(
+    "-m", "--model", "path", required=True, type=click.Path(), help="A saved GenreClassifier, such as model.keras."
+)
+MODEL_FILE = click.argument("path", metavar="MODEL", type=click.Path())
+FILE = click.argument("file", type=click.Path())
+FILES = click.argument("files", nargs=-1, required=True, type=click.Path())
+FOLDER = click.argument("folder", type=click.Path(file_okay=False))
+SUBSET = click.option(
+    "--subset", type=click.Choice(list(fma.SUBSETS)), default="small", show_default=True, help="Of FMA."
+)
+PROTOCOL = click.option("--protocol", type=click.Choice(PROTOCOLS), help="How clips were dealt to splits.")
+CROPS = click.option(
+    "--crops", type=click.IntRange(min=1), default=3, show_default=True, help="Heard of each track and averaged."
+)
+MAX_CLIPS = click.option(
+    "--max-clips", type=click.IntRange(min=1), default=30, show_default=True, help="Heard of a long track."
+)
+
+
+def output(required=False, kind="A .png, .pdf or .svg file."):
+    """The option --output."""
+    return click.option("-o", "--output", required=required, type=click.Path(dir_okay=False), help=kind)
+
+
+@contextlib.contextmanager
+def errors_named():
+    """Errors of use without a traceback, warnings as notes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *arguments, **options: click.echo(f"Note: {message}", err=True)
+        try:
+            yield
+        except (OSError, ValueError, ImportError) as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt as error:
+            raise click.ClickException("broken off. What is whole is kept; call it again to go on.") from error
+
+
+def load_model(path):
+    """A saved GenreClassifier; an error that says what the file is instead."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no model file {path}")
+    try:
+        model = keras.saving.load_model(path)
+    except Exception as error:  # Keras raises what it meets on its way through the file
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise ValueError(f"{path} cannot be loaded as a Keras model: {reason[0][:300]}") from error
+    if not isinstance(model, gk.GenreClassifier):
+        raise ValueError(f"{path} holds a {type(model).__name__}, not a GenreClassifier")
+    return model
+
+
+def load_data(folder, subset, protocol, sample_rate):
+    """The splits of FMA, or of a folder with a folder a genre."""
+    options = {"sample_rate": sample_rate, **({"protocol": protocol} if protocol else {})}
+    if fma.is_fma(folder):
+        return fma.load_fma(folder, subset, **options)
+    return load_folder(folder, **options)
+
+
+def bar(share, width=30):
+    """A share as a bar of blocks."""
+    eighths = round(share * width * 8)
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+
+
+def tell_unread(errors):
+    """A line on standard error for each row of a table with `path` and `error`."""
+    for row in errors.itertuples():
+        click.echo(f"{row.path}: {row.error}", err=True)

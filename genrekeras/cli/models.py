@@ -1,0 +1,143 @@
+"""Commands about models: what they are, how good they are, and as files for other runtimes."""
+
+import os
+
+import click
+import numpy as np
+from genrekeras import export as exports
+from genrekeras import inference
+from genrekeras.cli.common import (
+    CROPS,
+    FOLDER,
+    MODEL,
+    MODEL_FILE,
+    PROTOCOL,
+    SUBSET,
+    bar,
+    errors_named,
+    load_data,
+    load_model,
+    output,
+)
+from genrekeras.files import size, whole_file
+
+
+@click.command()
+@MODEL_FILE
+@click.option("--card", type=click.Path(dir_okay=False), help="Write a model card to this .md file, as hubs read it.")
+def info(path, card):
+    """Tell what a saved model is, what it was trained on, and its scores."""
+    from genrekeras import report
+
+    with errors_named():
+        model = load_model(path)
+        click.echo(f"{path}: {size(os.path.getsize(path))}")
+        for name, text in report.describe(model):
+            click.echo(f"{name:<10} {text}")
+        if card:
+            report.model_card(model, card)
+
+
+@click.command()
+@FOLDER
+@MODEL
+@SUBSET
+@PROTOCOL
+@click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
+@CROPS
+@output(kind="A .json file for all figures and probabilities.")
+@click.option("--picture", type=click.Path(dir_okay=False), help="A .png, .pdf or .svg file for the confusion matrix.")
+def evaluate(folder, path, subset, protocol, split, crops, output, picture):
+    """Tell how good a model is.
+
+    FOLDER is FMA, or music with one folder a genre; the model hears one of its splits.
+    """
+    from genrekeras import evaluation
+
+    with errors_named():
+        model = load_model(path)
+        data = load_data(folder, subset, protocol, model.sample_rate)
+        report = evaluation.evaluate(model, getattr(data, split), crop="even", crops=crops)
+        width = max(map(len, report.genres))
+        click.echo(f"{data}\n{report}\n\n{'':<{width}}  found        95 %")
+        for genre, share in report.genre_accuracy.items():
+            if share is not None:
+                low, high = report.genre_accuracy_interval[genre]
+                click.echo(f"{genre:<{width}} {share:6.1%}  {low:5.0%} to {high:4.0%}  {bar(share)}")
+        if output:
+            report.to_json(output)
+        if picture:
+            report.plot(picture)
+
+
+@click.command()
+@FOLDER
+@MODEL
+@SUBSET
+@PROTOCOL
+@CROPS
+@click.option(
+    "--unsure",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Share of the tracks whose genre is found that may be marked unsure.",
+)
+@output(required=True, kind="The calibrated model, .keras.")
+@click.option("--picture", type=click.Path(dir_okay=False), help="A file for the reliability before and after.")
+def calibrate(folder, path, subset, protocol, crops, unsure, output, picture):
+    """Make a model as sure of itself as it is right.
+
+    On the validation split of FOLDER, which is FMA, or music with one folder a genre. The temperature that is found
+    goes into the last layer of the model that is written, and the probability below which a track is marked unsure into
+    its card.
+    """
+    from genrekeras import evaluation, report
+
+    with errors_named():
+        if not output.endswith(".keras"):
+            raise ValueError(f"--output must end in .keras. Received: {output}")
+        model = load_model(path)
+        data = load_data(folder, subset, protocol, model.sample_rate)
+        found = evaluation.calibrate(model, data.validation, crops=crops, unsure=unsure)
+        click.echo(f"Temperature {found.temperature:.3f}\nbefore: {found.before}\nafter:  {found.after}")
+        if found.unsure_below is not None:
+            marked = model.card["calibration"]["marked_unsure"]
+            click.echo(
+                f"unsure below {found.unsure_below:.3f}: {marked['of_right']:.1%} of the tracks whose genre is found, "
+                f"{marked.get('of_wrong', 0):.1%} of the others"
+            )
+        with whole_file(output) as temporary:
+            model.save(temporary)
+        if picture:
+            report.reliability({"before": found.before, "after": found.after}, picture)
+
+
+@click.command()
+@MODEL_FILE
+@click.option("--to", "form", required=True, type=click.Choice(list(exports.FORMATS)))
+@click.option("-o", "--output", type=click.Path(), help="The file to write.  [default: MODEL with another ending]")
+@click.option("--clips", type=click.Path(), help="Audio to compare on, a file or a folder.  [default: made-up sounds]")
+def export(path, form, output, clips):
+    """Write a model for another runtime.
+
+    What was written is loaded by its own runtime and compared with MODEL; if it computes something else, nothing is
+    kept. Genres, sample rate and clip length go with it.
+    """
+    with errors_named():
+        model = load_model(path)
+        if clips is not None:
+            clips = _clips(model, clips)
+        output = output or os.path.splitext(path)[0] + (exports.FORMATS[form].ending or "_saved_model")
+        difference = exports.export(model, output, form, clips)
+        click.echo(f"{output}: probabilities as those of {path}, to {difference:.1g}")
+
+
+def _clips(model, path):
+    """The first clip of each file, at the most 16, two at the least."""
+    from genrekeras import audio
+
+    paths = inference.find_files(path)[:16]
+    samples = model.input_shape[1]
+    clips = [audio.to_length(audio.load(p, model.sample_rate, duration=model.clip_seconds), samples) for p in paths]
+    return np.stack(clips if len(clips) > 1 else [clips[0], clips[0][::-1]])

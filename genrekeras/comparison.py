@@ -1,0 +1,73 @@
+"""Runs beside each other: who is better, and whether that is more than chance."""
+
+import numpy as np
+import pandas as pd
+
+
+def compare(reports, draws=10_000, seed=0):
+    """Scores of several models on the same clips, and how far each is from the first.
+
+    The interval of a difference is that of a paired bootstrap over clips: they are drawn anew for both models at once,
+    so that what makes a clip easy or hard for both falls away. It tells of other clips from where these came; it knows
+    nothing of other seeds of training.
+
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
+
+    Args:
+        reports: dict, name -> `genrekeras.evaluation.Report`, two or more; the first is what the others are held
+            against.
+        draws: int > 0, of the bootstrap.
+        seed: int, of the bootstrap.
+
+    Returns:
+        `pandas.DataFrame`, a row a report: `clips`, `heard`, `accuracy`, its 95 % interval `low` and `high`,
+        `macro_f1`, `log_loss`, `calibration_error`, and `difference` (of accuracies, from the first) with its 95 %
+        interval `difference_low`, `difference_high`. If that holds 0, nobody knows which is better.
+
+    Raises:
+        ValueError: fewer than two reports, or reports of other clips, labels or genres than the first's.
+    """
+    if len(reports) < 2:
+        raise ValueError(f"`reports` must be two or more. Received: reports={list(reports)}")
+    rng = np.random.default_rng(seed)
+    (name, first), *_ = reports.items()
+    rows = {}
+    for other, report in reports.items():
+        order = _as_in(name, first, other, report)
+        low, high = report.accuracy_interval
+        rows[other] = {
+            "clips": len(report.labels),
+            "heard": report.heard,
+            "accuracy": report.accuracy,
+            "low": low,
+            "high": high,
+            "macro_f1": report.macro_f1,
+            "log_loss": report.log_loss,
+            "calibration_error": report.calibration_error,
+        }
+        if report is first:
+            continue
+        better = (report.predictions == report.labels)[order].astype(int) - (first.predictions == first.labels)
+        # A sample of n clips with replacement holds so many on which the first, neither or the other alone is right.
+        shares = [(better == which).mean() for which in (-1, 0, 1)]
+        drawn = rng.multinomial(len(better), shares, size=draws) @ [-1, 0, 1] / len(better)
+        interval = np.quantile(drawn, [0.025, 0.975])
+        rows[other] |= dict(
+            zip(("difference", "difference_low", "difference_high"), (better.mean(), *interval), strict=True)
+        )
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _as_in(name, first, other, report):
+    """The order in which the clips of a report are those of the first."""
+    if report.genres != first.genres:
+        raise ValueError(f"{other} has other genres than {name}.")
+    ours, theirs = np.argsort(first.track_ids, kind="stable"), np.argsort(report.track_ids, kind="stable")
+    same = len(ours) == len(theirs) and (first.track_ids[ours] == report.track_ids[theirs]).all()
+    if not same or (first.labels[ours] != report.labels[theirs]).any():
+        raise ValueError(
+            f"{other} was scored on other clips than {name}, and only the same ones can be compared: {report} / {first}"
+        )
+    order = np.empty(len(ours), int)
+    order[ours] = theirs
+    return order

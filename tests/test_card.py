@@ -1,0 +1,106 @@
+"""What a saved model knows of itself."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import yaml
+from conftest import small_model, tones
+from genrekeras import report
+
+SCORE = {
+    "split": "test",
+    "protocol": "official",
+    "heard": "first 1 s",
+    "clips": 20,
+    "accuracy": 0.85,
+    "accuracy_interval_95": [0.64, 0.95],
+    "macro_f1": 0.84,
+    "log_loss": 0.5,
+    "calibration_error": 0.07,
+    "genre_accuracy": {"a": 0.9, "b": 0.8},
+    "genre_accuracy_interval_95": {"a": [0.6, 0.98], "b": [0.49, 0.94]},
+    "confusion_matrix": [[9, 1], [2, 8]],
+}
+CARD = {
+    "data": {
+        "name": "mine",
+        "protocol": "official",
+        "counts": {"train": 100, "validation": 20, "test": 20, "missing": 0, "broken": 1},
+        "leakage": [
+            {"first": "train", "second": "test", "artists": None, "albums": 2, "duplicates": 0, "clips": 3, "of": 20}
+        ],
+    },
+    "training": {"script": "x.py", "epochs": 3, "versions": {"keras": "3.15.1"}},
+    "scores": [SCORE],
+}
+
+
+def test_a_card_is_saved_with_the_model(tmp_path):
+    model = small_model(genres=["a", "b"], card=CARD)
+    model.save(tmp_path / "m.keras")
+    assert dict(keras.saving.load_model(tmp_path / "m.keras").card) == CARD
+    assert small_model().card == {} and small_model().get_config()["card"] is None
+    with pytest.raises(TypeError):
+        model.card["data"] = "another"
+    for wrong in ({"a": object()}, {"a": float("nan")}, 5, ["data"]):
+        with pytest.raises(ValueError, match="`card` must be a dict of what JSON can hold"):
+            model.card = wrong
+    assert dict(model.card) == CARD
+
+
+def test_training_empties_it(rng):
+    model = small_model(card=CARD)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(tones(rng, 2, 22050), np.zeros(2, int), verbose=0)
+    assert model.card == {}
+
+
+def test_what_is_told():
+    model = small_model(genres=["a", "b"], card=CARD)
+    lines = dict(report.describe(model))
+    assert lines["data"] == "mine, official protocol: 100 train, 20 validation, 20 test clips"
+    assert lines["training"] == "script x.py, epochs 3"
+    assert lines["scores"].startswith("test (official protocol, 20 clips, first 1 s): 85.0 % [64.0, 95.0]")
+    assert "was not saved with it" in dict(report.describe(small_model()))["card"]
+
+
+def test_a_card_of_another_form(tmp_path):
+    model = small_model(card={"data": "songs", "scores": 5, "mood": "good"})
+    assert "songs" in dict(report.describe(model))["card"]
+    with pytest.raises(ValueError, match="not of the form"):
+        report.model_card(model, tmp_path / "model_card.md")
+    assert not (tmp_path / "model_card.md").exists()
+
+
+def test_the_model_card(tmp_path):
+    calibration = {
+        "temperature": 1.5,
+        "unsure_below": 0.4,
+        "marked_unsure": {"of_right": 0.05, "of_wrong": 0.5},
+        "on": {"split": "validation", "protocol": "official", "heard": "first 1 s", "clips": 20},
+        "log_loss": {"before": 0.7, "after": 0.6},
+        "calibration_error": {"before": 0.2, "after": 0.1},
+    }
+    model = small_model(genres=["a", "b"], card={**CARD, "calibration": calibration, "license": "cc-by-nc-4.0"})
+    report.model_card(model, tmp_path / "model_card.md")
+    text = (tmp_path / "model_card.md").read_text()
+    _, head, body = text.split("---\n", 2)
+    head = yaml.safe_load(head)
+    assert head["library_name"] == "keras" and head["license"] == "cc-by-nc-4.0"
+    [result] = head["model-index"][0]["results"]
+    assert result["dataset"]["split"] == "test" and result["metrics"][0] == {"type": "accuracy", "value": 0.85}
+    for part in (
+        "| test | official | first 1 s | 20 | 85.0 % | 64.0 to 95.0 | 0.840 | 0.500 | 0.070 |",
+        "| a | 90 % | 60 to 98 |",
+        "b taken for a (2 of 10), a taken for b (1 of 10).",
+        "| train, test | unknown | 2 | 0 | 3 of 20 |",
+        "less probable than 0.400 is marked unsure. On the same clips this marks 5.0 %",
+        "A temperature of 1.500",
+    ):
+        assert part in body, part
+    report.model_card(small_model(), tmp_path / "empty.md")
+    text = (tmp_path / "empty.md").read_text()
+    assert text.count("was not saved with the model") == 2 and "It was not calibrated" in text
+    json.dumps(yaml.safe_load(text.split("---\n")[1]))
