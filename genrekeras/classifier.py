@@ -31,7 +31,7 @@ class GenreClassifier(keras.Model):
     - `image_model`: image -> probabilities, the image augmentation, `feature_extractor` and `head`.
 
     Args:
-        backbone: str, `"efficientnet_b0"` or `"resnet50"`.
+        backbone: str, `"efficientnet_b0"`, `"resnet50"` or `"efficientnet_lite0"` (smaller and faster).
         genres: list or tuple of distinct str, at least two; the label of a genre is its index.
         clip_seconds: float > 0, length of the clips that the model hears.
         front_end: sequence of layers (or a `keras.Sequential`), waveform `(batch, samples)` -> image
@@ -42,7 +42,7 @@ class GenreClassifier(keras.Model):
         fine_tune: what is trained: `"head"`, the last layer; `"stem"`, the first convolution and the last layer;
             `"all"`. May be changed later by assigning `model.fine_tune`; the saved model remembers it.
         pretrained: `"imagenet"`, `None` (random weights), or the path of a `.weights.h5` file that was saved from the
-            RGB `keras.applications` network built with `weights=None, include_top=False`.
+            RGB network (`genrekeras.backbones`) built with `weights=None, include_top=False`.
         dropout: float in [0, 1), before the last layer.
         waveform_augmentation: sequence of layers, `(batch, samples)` -> same shape, active in training.
         image_augmentation: sequence of layers, `(batch, mels, frames, 1)` -> same shape, active in training.
