@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from genrekeras import backbones, folding
 from genrekeras.genres import GENRES
-from genrekeras.layers import MelSpectrogram, PowerToDecibels, SpectrogramToImage
+from genrekeras.layers import default_front_end
 from keras import ops
 
 # With Keras' 0.99, moving statistics of a network that is trained from random weights lag hundreds of steps behind it.
@@ -36,7 +36,7 @@ class GenreClassifier(keras.Model):
         clip_seconds: float > 0, length of the clips that the model hears.
         front_end: sequence of layers (or a `keras.Sequential`), waveform `(batch, samples)` -> image
             `(batch, mels, frames, 1)` in [0, 255], one of them a `MelSpectrogram`, which knows the sample rate; `None`
-            is `[MelSpectrogram(), PowerToDecibels(), SpectrogramToImage()]`.
+            is `genrekeras.layers.default_front_end()`, a `MelSpectrogram`, `PowerToDecibels`, `SpectrogramToImage`.
         stem: `"fold"`, the backbone's own first convolution folded to one channel, which equals feeding it the gray
             image as three equal channels; or `"new"`, a fresh one.
         fine_tune: what is trained: `"head"`, the last layer; `"stem"`, the first convolution and the last layer;
@@ -108,7 +108,7 @@ class GenreClassifier(keras.Model):
                 "layer on random features.",
                 stacklevel=2,
             )
-        front_end_layers = _default_front_end() if front_end is None else _as_layers("front_end", front_end)
+        front_end_layers = default_front_end() if front_end is None else _as_layers("front_end", front_end)
         waveform_augmentation = _as_layers("waveform_augmentation", waveform_augmentation)
         image_augmentation = _as_layers("image_augmentation", image_augmentation)
         sample_rate = _sample_rate(front_end_layers)
@@ -340,10 +340,6 @@ def _check_fine_tune(fine_tune):
 
 def _is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _default_front_end():
-    return [MelSpectrogram(), PowerToDecibels(), SpectrogramToImage()]
 
 
 def _as_layers(name, layers):
