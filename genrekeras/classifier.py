@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from genrekeras import backbones, folding
 from genrekeras.genres import GENRES
-from genrekeras.layers import MelSpectrogram, PowerToDecibels, SpectrogramToImage
+from genrekeras.layers import default_front_end
 from keras import ops
 
 # With Keras' 0.99, moving statistics of a network that is trained from random weights lag hundreds of steps behind it.
@@ -33,18 +33,18 @@ class GenreClassifier(keras.Model):
     - `image_model`: image -> probabilities, the image augmentation, `feature_extractor` and `head`.
 
     Args:
-        backbone: str, `"efficientnet_b0"` or `"resnet50"`.
+        backbone: str, `"efficientnet_b0"`, `"resnet50"` or `"efficientnet_lite0"` (smaller and faster).
         genres: list or tuple of distinct str, at least two; the label of a genre is its index.
         clip_seconds: float > 0, length of the clips that the model hears.
         front_end: sequence of layers (or a `keras.Sequential`), waveform `(batch, samples)` -> image
             `(batch, mels, frames, 1)` in [0, 255], one of them a `MelSpectrogram`, which knows the sample rate; `None`
-            is `[MelSpectrogram(), PowerToDecibels(), SpectrogramToImage()]`.
+            is `genrekeras.layers.default_front_end()`, a `MelSpectrogram`, `PowerToDecibels`, `SpectrogramToImage`.
         stem: `"fold"`, the backbone's own first convolution folded to one channel, which equals feeding it the gray
             image as three equal channels; or `"new"`, a fresh one.
         fine_tune: what is trained: `"head"`, the last layer; `"stem"`, the first convolution and the last layer;
             `"all"`. May be changed later by assigning `model.fine_tune`; the saved model remembers it.
         pretrained: `"imagenet"`, `None` (random weights), or the path of a `.weights.h5` file that was saved from the
-            RGB `keras.applications` network built with `weights=None, include_top=False`.
+            RGB network (`genrekeras.backbones`) built with `weights=None, include_top=False`.
         dropout: float in [0, 1), before the last layer.
         waveform_augmentation: sequence of layers, `(batch, samples)` -> same shape, active in training.
         image_augmentation: sequence of layers, `(batch, mels, frames, 1)` -> same shape, active in training.
@@ -114,7 +114,7 @@ class GenreClassifier(keras.Model):
                 "layer on random features.",
                 stacklevel=2,
             )
-        front_end_layers = _default_front_end() if front_end is None else _as_layers("front_end", front_end)
+        front_end_layers = default_front_end() if front_end is None else _as_layers("front_end", front_end)
         waveform_augmentation = _as_layers("waveform_augmentation", waveform_augmentation)
         image_augmentation = _as_layers("image_augmentation", image_augmentation)
         sample_rate = _sample_rate(front_end_layers)
@@ -364,10 +364,6 @@ def _check_fine_tune(fine_tune):
 
 def _is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _default_front_end():
-    return [MelSpectrogram(), PowerToDecibels(), SpectrogramToImage()]
 
 
 def _as_layers(name, layers):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 from genrekeras.files import TEMPORARY
-from genrekeras.layers import MelSpectrogram, PowerToDecibels, SpectrogramToImage
+from genrekeras.layers import default_front_end
 
 CARD = "genrekeras.json"  # what the file carries of genres, sample rate and clip length
 
@@ -129,15 +129,11 @@ def _row(format):
 
 def _exportable(model, clips):
     """The same model without augmentation, with the spectrogram as matrix products, called once."""
-    layers = model.get_config()["front_end"]
-    layers = [keras.saving.deserialize_keras_object(layer) for layer in layers] if layers else None
-    layers = layers or [MelSpectrogram(), PowerToDecibels(), SpectrogramToImage()]
-    [place] = [place for place, layer in enumerate(layers) if isinstance(layer, MelSpectrogram)]
-    layers[place] = MelSpectrogram.from_config({**layers[place].get_config(), "dft": "matmul"})
-    config = {**model.get_config(), "front_end": layers, "waveform_augmentation": (), "image_augmentation": ()}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The backbone has random weights and is frozen", UserWarning)
-        copy = type(model)(**{**config, "pretrained": None})
+    config = {**model.get_config(), "waveform_augmentation": (), "image_augmentation": ()}
+    config["front_end"] = config["front_end"] or keras.saving.serialize_keras_object(default_front_end())
+    [spectrogram] = [layer["config"] for layer in config["front_end"] if "dft" in layer["config"]]
+    spectrogram["dft"] = "matmul"
+    copy = type(model).from_config(config)
     copy.set_weights(model.get_weights())
     functional = keras.Model(copy.input, copy.output)
     functional(clips[:1])  # ONNX wants a model that has been called

@@ -121,6 +121,7 @@ def _in_place_on_torch():
     return {
         keras.activations.silu: functools.partial(torch.nn.functional.silu, inplace=True),
         keras.activations.relu: functools.partial(torch.nn.functional.relu, inplace=True),
+        keras.activations.relu6: functools.partial(torch.nn.functional.relu6, inplace=True),
     }
 
 

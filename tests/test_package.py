@@ -24,6 +24,7 @@ ORDER = (
     "layers.spectrogram",
     "layers.augmentation",
     "layers",
+    "efficientnet_lite",
     "backbones",
     "folding",
     "inference",

@@ -8,7 +8,13 @@ from genrekeras.layers.augmentation import (
     RandomTimeShift,
     SpecAugment,
 )
-from genrekeras.layers.spectrogram import MelSpectrogram, PowerToDecibels, SampleFrames, SpectrogramToImage
+from genrekeras.layers.spectrogram import (
+    MelSpectrogram,
+    PowerToDecibels,
+    SampleFrames,
+    SpectrogramToImage,
+    default_front_end,
+)
 
 __all__ = [
     "ImageNoise",
@@ -21,4 +27,5 @@ __all__ = [
     "SampleFrames",
     "SpecAugment",
     "SpectrogramToImage",
+    "default_front_end",
 ]

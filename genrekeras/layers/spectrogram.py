@@ -325,6 +325,11 @@ class SpectrogramToImage(Float32Layer):
         return {**super().get_config(), "scale": self.scale, "top_db": self.top_db, "flip": self.flip}
 
 
+def default_front_end():
+    """The front end of a model that was given none: a list of layers, waveform -> image, at 22,050 Hz."""
+    return [MelSpectrogram(), PowerToDecibels(), SpectrogramToImage()]
+
+
 def mel_filterbank(sample_rate, n_fft, n_mels, f_min, f_max, mel_scale, norm):
     """Triangular mel filters, as `librosa.filters.mel` makes them.
 
