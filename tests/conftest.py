@@ -4,6 +4,7 @@ import contextlib
 import csv
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -129,6 +130,16 @@ def music(tmp_path, rng):
     (folder / "b" / "cover.jpg").write_bytes(b"no music")
     (folder / ".hidden.wav").write_bytes(b"no music")
     return folder
+
+
+@pytest.fixture
+def ffmpeg(tmp_path, monkeypatch):
+    """A real ffmpeg on the PATH, and only that."""
+    real = shutil.which("ffmpeg") or pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ffmpeg").symlink_to(real)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    return lambda *arguments: subprocess.run(["ffmpeg", "-v", "error", *map(str, arguments)], check=True)
 
 
 @contextlib.contextmanager

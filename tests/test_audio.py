@@ -1,9 +1,10 @@
 """audio.load and to_length."""
 
+import http.server
 import os
-import shutil
 import subprocess
 import tempfile
+import threading
 
 import librosa
 import numpy as np
@@ -185,16 +186,6 @@ def test_to_length_reflects_at_both_ends():
         audio.to_length(np.zeros(0), 4)
 
 
-@pytest.fixture
-def ffmpeg(tmp_path, monkeypatch):
-    """A real ffmpeg on the PATH, and only that."""
-    real = shutil.which("ffmpeg") or pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "ffmpeg").symlink_to(real)
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    return lambda *arguments: subprocess.run(["ffmpeg", "-v", "error", *map(str, arguments)], check=True)
-
-
 @pytest.mark.parametrize("extension", ["m4a", "mp4", "wma", "MKA"])
 def test_what_libsndfile_cannot_read_ffmpeg_may(ffmpeg, tmp_path, extension):
     write_sine(tmp_path / "sine.wav", 440)
@@ -217,10 +208,33 @@ def test_what_ffmpeg_cannot_read_either(ffmpeg, tmp_path):
         audio.load(tmp_path / "silent.mp4")
     with pytest.raises(audio.AudioError, match="missing"):
         audio.load(tmp_path / "none.m4a")
-    secret = write_sine(tmp_path / "secret.wav", 440)
-    (tmp_path / "list.m4a").write_text(f"#EXTM3U\n#EXTINF:3,\nhttp://127.0.0.1:1/{secret}\n")
-    with pytest.raises(audio.AudioError, match="ffmpeg cannot read it"):  # and it does not try
-        audio.load(tmp_path / "list.m4a")
+
+
+def test_a_file_that_names_an_address_opens_no_connection(ffmpeg, tmp_path):
+    """A playlist under another name."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        (tmp_path / "list.m4a").write_text(
+            "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\n"
+            f"http://127.0.0.1:{server.server_port}/song.ts\n#EXT-X-ENDLIST\n"
+        )
+        with pytest.raises(audio.AudioError, match="ffmpeg cannot read it"):
+            audio.load(tmp_path / "list.m4a")
+        assert not asked
+        with pytest.raises(subprocess.CalledProcessError):
+            ffmpeg("-protocol_whitelist", "file,http,tcp", "-f", "hls", "-i", tmp_path / "list.m4a", tmp_path / "x.wav")
+        assert asked  # it could have been
+        server.shutdown()
 
 
 def test_without_ffmpeg(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from conftest import calibrate, small_model, tones, write_fma, write_sine
 from genrekeras import tags
 from genrekeras.cli import main
+from genrekeras.evaluation import Report
 from test_download import server  # noqa: F401 - a fixture
 
 
@@ -185,10 +186,61 @@ def test_predict_with_a_wrong_call(saved, music, tmp_path):
     assert "holds a Sequential, not a GenreClassifier" in run("info", tmp_path / "other.keras", code=1).stderr
 
 
-def test_info(saved):
-    shown = run("info", saved).stdout
+def test_info(saved, tmp_path):
+    shown = run("info", saved, "--card", tmp_path / "card.md").stdout
     for part in ("MiB", "efficientnet_b0", "1 s at 22050 Hz", "MelSpectrogram(sample_rate=22050", "Hip-Hop, Pop, Folk"):
         assert part in shown
+    assert "was not saved with it" in shown and "It was not calibrated" in (tmp_path / "card.md").read_text()
+
+
+def test_unsure_tracks(music, tmp_path):
+    """They say so, and get no tag."""
+    model = small_model(card={"calibration": {"unsure_below": 1.0}})
+    model.save(tmp_path / "m.keras")
+    before = (music / "a.ogg").read_bytes()
+    done = run("predict", music / "a.ogg", "-m", tmp_path / "m.keras", "--write-tags")
+    assert "a.ogg   (4 s heard, unsure: it resembles none of the genres)" in done.stdout
+    assert (music / "a.ogg").read_bytes() == before
+
+
+def test_similar(saved, music):
+    (music / "copy.ogg").write_bytes((music / "a.ogg").read_bytes())
+    done = run("similar", music / "a.ogg", music, "-m", saved, "--count", 2)
+    first, second = done.stdout.splitlines()
+    assert first.startswith(f" 1.000  {music / 'copy.ogg'}   (") and float(second.split()[0]) < 1
+    (music / "text.mp3").write_text("no music")
+    done = run("similar", music / "text.mp3", music, "-m", saved, code=1)
+    assert "text.mp3: not audio" in done.stderr and "cannot be read, so nothing is like it" in done.stderr
+
+
+def test_compare_and_report(tmp_path, rng):
+    labels = np.arange(40) % 2
+    for name, right in (("a", 0.9), ("b", 0.3)):
+        folder = tmp_path / name
+        folder.mkdir()
+        config = {"command": [], "flags": {"seed": 0}, "backend": "torch", "versions": {}}
+        counts = dict.fromkeys(("tracks", "missing", "broken", "train", "validation", "test"), 1)
+        config["data"] = {"name": "mine", "protocol": "official", "counts": counts}
+        (folder / "config.json").write_text(json.dumps(config))
+        hit = (rng.uniform(size=40) < right)[:, None]
+        probabilities = np.where(hit == np.eye(2, dtype=bool)[labels], 0.8, 0.2)
+        Report(("x", "y"), "test", "official", np.arange(40), labels, probabilities).to_json(folder / "test.json")
+        assert run("report", folder).stdout.strip() == str(folder / "report.html")
+        assert "of 40 test clips" in (folder / "report.html").read_text()
+    done = run("compare", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "c.csv")
+    table = pd.read_csv(tmp_path / "c.csv", index_col="run")
+    assert list(table.index) == ["a", "b"] and table.loc["b", "difference_high"] < 0
+    assert f"{table.loc['b', 'difference']:+.1%}" in done.stdout.splitlines()[-1]
+    run("compare", tmp_path / "b" / "test.json", tmp_path / "a", "-o", tmp_path / "c.png")
+    assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
+    for arguments, message in (
+        ([tmp_path / "a"], "two or more"),
+        ([tmp_path / "a", tmp_path / "a"], "named twice"),
+        ([tmp_path / "a", tmp_path], "is not the folder of a run"),
+        ([tmp_path / "a", tmp_path / "a" / "config.json"], "cannot be read as a report"),
+        ([tmp_path / "a", tmp_path / "b", "--split", "validation"], "holds no scores of validation, but test"),
+    ):
+        assert message in run("compare", *arguments, code=1).stderr
 
 
 def test_pictures_of_files(saved, music, tmp_path):

@@ -9,13 +9,18 @@ import sys
 
 import genrekeras as gk
 import keras
+import numpy as np
 import pytest
 from conftest import numpy, write_fma, write_sine
 
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 SCRIPTS = sorted(path.name for path in EXPERIMENTS.glob("*.py") if path.name != "common.py")
-FILES = {"config.json", "metrics.json", "validation.json", "confusion_validation.png"}
-NETWORK_FILES = {*FILES, "model.keras", "history.csv", "learning_curves.png"}
+SPLITS = ("validation", "test")
+FILES = {"config.json", "metrics.json", "mistakes.csv", "report.html"}
+FILES |= {f"{split}.json" for split in SPLITS} | {f"confusion_{split}.png" for split in SPLITS}
+NETWORK_FILES = {*FILES, "model.keras", "history.csv", "learning_curves.png", "card.json", "model_card.md"}
+NETWORK_FILES |= {f"{split}_tracks{kind}.json" for split in SPLITS for kind in ("", "_uncalibrated")}
+NETWORK_FILES |= {f"confusion_{split}_tracks.png" for split in SPLITS}
 
 
 def run(script, *flags, cache=None, **environment):
@@ -46,7 +51,7 @@ def test_a_run_leaves_a_whole_folder(script, mini_cache, tmp_path):
     done = run(script, *flags, cache=mini_cache)
     assert done.returncode == 0, done.stderr
     assert "SYNTHETIC" in done.stdout.splitlines()[0] and "To do:   2 epochs of 2 steps" in done.stdout
-    assert set(os.listdir(tmp_path / "r")) == {*NETWORK_FILES, "test.json", "confusion_test.png"}
+    assert set(os.listdir(tmp_path / "r")) == NETWORK_FILES
     config = json.loads((tmp_path / "r" / "config.json").read_text())
     assert config["data"]["counts"]["broken"] == 2 and config["backend"] == "torch" and config["flags"]["seed"] == 0
     assert ("inner_optimizer" in config["optimizer"]) == (precision == "mixed_float16")  # it scales the loss
@@ -55,6 +60,22 @@ def test_a_run_leaves_a_whole_folder(script, mini_cache, tmp_path):
     assert metrics["validation"]["clips"] == 32 and metrics["validation"]["protocol"] == "official"
     model = keras.saving.load_model(tmp_path / "r" / "model.keras")
     assert len(model.genres) == 8 and model.genres[0].startswith("Synthetic")
+    card = model.card
+    assert card["data"]["counts"]["broken"] == 2 and card["training"]["epochs"] == 2
+    assert str(tmp_path) not in json.dumps(dict(card))  # it travels with the model
+    told = {(score["split"], score["heard"]): score["accuracy"] for score in card["scores"]}
+    assert told["test", "first 1 s"] == metrics["test"]["accuracy"]
+    assert told["test", "3 crops of 1 s (even)"] == metrics["test_tracks"]["accuracy"]
+    probabilities = json.loads((tmp_path / "r" / "test_tracks.json").read_text())["probabilities"]
+    data = gk.datasets.load_mini(cache_dir=mini_cache).test
+    split = data.select([list(data.track_ids).index(metrics_id) for metrics_id in _ids(tmp_path / "r")])
+    again = gk.evaluation.evaluate(model, split, crop="even", crops=3)
+    np.testing.assert_allclose(again.probabilities, probabilities, atol=2e-3 if precision != "float32" else 1e-5)
+    assert "of 32 test clips" in (tmp_path / "r" / "report.html").read_text()
+
+
+def _ids(folder):
+    return json.loads((folder / "test_tracks.json").read_text())["track_ids"]
 
 
 def test_a_seed_gives_the_same_history_whether_the_data_is_made_or_there(mini_cache, tmp_path):
@@ -90,7 +111,7 @@ def test_mfcc_svm(mini_cache, tmp_path):
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())
     assert metrics["validation"]["accuracy"] > 0.8  # the sounds are easy to tell apart
-    assert set(os.listdir(tmp_path / "r")) == {*FILES, "test.json", "confusion_test.png"}
+    assert set(os.listdir(tmp_path / "r")) == FILES
 
 
 def test_on_an_fma_folder_without_validation(tmp_path, mini_cache):

@@ -52,7 +52,7 @@ def test_files_of_a_folder(one_second_model, music):
     table = one_second_model.predict_files(music)
     names = ["a.ogg", os.path.join("b", "c", "one.wav"), os.path.join("b", "two.flac")]
     assert [os.path.relpath(path, music) for path in table["path"]] == names
-    assert list(table.columns) == ["path", "genre", "probability", *gk.GENRES, "seconds", "error"]
+    assert list(table.columns) == ["path", "genre", "probability", "unsure", *gk.GENRES, "seconds", "error"]
     assert table["error"].isna().all() and table["seconds"].tolist() == [4.0, 2.0, 7.0]
     probabilities = table[list(gk.GENRES)].to_numpy()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
@@ -67,6 +67,23 @@ def test_files_of_a_folder(one_second_model, music):
         np.testing.assert_allclose(alone[list(gk.GENRES)].astype(float), row, atol=1e-4)
         assert list(alone.index) == list(table.columns) and alone["error"] is None
     assert np.ptp(probabilities, axis=0).max() > 1e-2  # the tracks differ
+    assert table["unsure"].isna().all()  # it was not calibrated
+
+
+def test_tracks_that_resemble_no_genre_are_unsure(music, tmp_path):
+    """Below what the card says, in files and waveforms; a journal of another threshold is another model's."""
+    model = small_model(card={"calibration": {"unsure_below": 0.0}})
+    journal = tmp_path / "journal"
+    sure = model.predict_files(music, journal=journal)
+    assert sure["unsure"].tolist() == [False] * 3
+    least = sure["probability"].sort_values().iloc[1]
+    model.card = {"calibration": {"unsure_below": float(least)}}
+    table = model.predict_files([*inference.find_files(music), "missing.ogg"])
+    assert table["unsure"].tolist()[:3] == (sure["probability"] < least).tolist()
+    assert table["unsure"].isna().tolist() == [False, False, False, True]
+    assert model.predict_waveform(np.zeros(RATE), RATE)["unsure"] in (True, False)
+    with pytest.raises(ValueError, match="is not a journal of this model"):
+        model.predict_files(music, journal=journal)
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 5, "workers": 1}, {"batch_size": 64}])

@@ -26,6 +26,19 @@ def test_a_genre_goes_in_and_nothing_else_changes(tmp_path, kind):
     assert sorted(os.listdir(tmp_path)) == sorted([path.name, "old"])
 
 
+@pytest.mark.parametrize("kind", ["m4a", "wma", "opus"])
+def test_a_genre_goes_into_what_ffmpeg_makes(ffmpeg, tmp_path, kind):
+    write_sine(tmp_path / "sine.wav", 440, rate=48000)
+    path = tmp_path / f"song.{kind}"
+    ffmpeg("-i", tmp_path / "sine.wav", "-metadata", "title=Дождь", path)
+    sound = audio.load(path)
+    tags.write_genre(path, "Hip-Hop")
+    assert tags.read_genres(path) == ["Hip-Hop"]
+    np.testing.assert_array_equal(audio.load(path), sound)
+    told = mutagen.File(path, easy=True)
+    assert str(told["Title" if kind == "wma" else "title"][0]) == "Дождь"
+
+
 @pytest.mark.parametrize("kind", ["mp3", "flac", "ogg"])
 def test_other_tags_stay(tmp_path, kind):
     path = write_sine(tmp_path / f"song.{kind}", 440)

@@ -44,7 +44,6 @@ def predict(context, files, path, form, output, top, max_clips, workers, write_t
         else:
             with whole_file(output) as temporary, open(temporary, "wb") as file:
                 file.write(text)
-            os.remove(journal)
         wrong = table[table["error"].notna()]
         if form:
             tell_unread(wrong)
@@ -53,6 +52,8 @@ def predict(context, files, path, form, output, top, max_clips, workers, write_t
         untagged = _write_tags(table[table["error"].isna()], keep_copies) if write_tags else []
         for error in untagged:
             click.echo(str(error), err=True)
+        if journal:
+            os.remove(journal)
     context.exit(1 if len(wrong) or untagged else 0)
 
 
