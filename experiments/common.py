@@ -271,6 +271,7 @@ class Run:
         hidden = ("data_dir", "output", "wandb")
         flags = {key: value for key, value in vars(self.flags).items() if value is not None and key not in hidden}
         optimizer = self.config["optimizer"]
+        optimizer = optimizer.get("inner_optimizer", {}).get("config", optimizer)  # in 16 bits one scales the loss
         return {
             "data": {key: value for key, value in self.config["data"].items() if key != "broken"},
             "training": {
