@@ -26,7 +26,10 @@ from genrekeras.files import size, whole_file
 @MODEL_FILE
 @click.option("--card", type=click.Path(dir_okay=False), help="Write a model card to this .md file, as hubs read it.")
 def info(path, card):
-    """Tell what a saved model is, what it was trained on, and its scores."""
+    """Tell what a saved model is.
+
+    What it hears and computes, what it was trained on, how good it is and how sure.
+    """
     from genrekeras import report
 
     with errors_named():

@@ -30,7 +30,7 @@ def report(folder, output):
 @click.option("--first-clip", is_flag=True, help="By the first clip of each track, not by several of each.")
 @output(kind="A picture (.png, .pdf, .svg) or a table (.csv).")
 def compare(runs, split, first_clip, output):
-    """Tell which of several runs is better, and whether that is more than chance.
+    """Tell which of several runs is better.
 
     RUNS are folders that experiments left, or .json files that `genrekeras evaluate` wrote, of the same clips. The
     others are held against the first. The interval of a difference is that of a paired bootstrap over clips: if it

@@ -119,7 +119,9 @@ def reliability(reports, path=None):
         confidence, hits, clips = (100 * np.array(column) for column in zip(*report.reliability, strict=True))
         axes.plot([0, 100], [0, 100], color=_TRAINING, linewidth=0.8, linestyle="--")
         axes.vlines(confidence, confidence, hits, color=_VALIDATION, alpha=0.35)
-        axes.scatter(confidence, hits, s=8 + 4 * clips / clips.sum() * len(clips) * 8, color=_VALIDATION, zorder=3)
+        axes.scatter(
+            confidence, hits, s=8 + 4 * clips / clips.sum() * len(clips) * 8, color=_VALIDATION, zorder=3, clip_on=False
+        )
         axes.set_xlim(0, 102)
         axes.set_ylim(0, 102)
         axes.set_aspect("equal")
