@@ -30,9 +30,33 @@ MAX_CLIPS = click.option(
 )
 
 
-def output(required=False, kind="A .png, .pdf or .svg file."):
-    """The option --output."""
-    return click.option("-o", "--output", required=required, type=click.Path(dir_okay=False), help=kind)
+PICTURES = (".png", ".pdf", ".svg")
+
+
+def file_to_write(*names, endings, **options):
+    """An option that names a file to write, refused before any work where that cannot be done.
+
+    Args:
+        names: of the option.
+        endings: tuple of str, of which the file must have one; empty for any.
+        options: of `click.option`.
+    """
+
+    def check(context, parameter, path):
+        if path is None:
+            return None
+        if endings and not path.lower().endswith(endings):
+            raise click.BadParameter(
+                f"must end in {', '.join(endings[:-1])}{' or ' if endings[1:] else ''}{endings[-1]}"
+            )
+        folder = os.path.dirname(os.path.abspath(path))
+        if not os.path.isdir(folder):
+            raise click.BadParameter(f"there is no folder {folder}")
+        if not os.access(folder, os.W_OK):
+            raise click.BadParameter(f"the folder {folder} cannot be written to")
+        return path
+
+    return click.option(*names, type=click.Path(dir_okay=False), callback=check, **options)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,18 @@ import click
 import genrekeras as gk
 import keras
 from genrekeras import inference
-from genrekeras.cli.common import FILE, FILES, MAX_CLIPS, MODEL, bar, errors_named, load_model, output, tell_unread
+from genrekeras.cli.common import (
+    FILE,
+    FILES,
+    MAX_CLIPS,
+    MODEL,
+    PICTURES,
+    bar,
+    errors_named,
+    file_to_write,
+    load_model,
+    tell_unread,
+)
 from genrekeras.files import whole_file
 
 
@@ -16,7 +27,7 @@ from genrekeras.files import whole_file
 @MODEL
 @click.option("--csv", "form", flag_value="csv", help="A row for each file, with all probabilities.")
 @click.option("--json", "form", flag_value="json", help="The same as a JSON list.")
-@output(kind="Write to this file; the ending tells the format.")
+@file_to_write("-o", "--output", endings=(), help="Write to this .csv or .json file.")
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Genres shown for each file.")
 @MAX_CLIPS
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Threads that decode.")
@@ -60,7 +71,7 @@ def predict(context, files, path, form, output, top, max_clips, workers, write_t
 @click.command()
 @FILE
 @MODEL
-@output(required=True, kind="A .png, .pdf, .svg or .csv file.")
+@file_to_write("-o", "--output", endings=(*PICTURES, ".csv"), required=True, help="A picture or a .csv table.")
 @click.option("--hop-seconds", type=float, help="From clip to clip.  [default: half a clip]")
 def timeline(file, path, output, hop_seconds):
     """Tell the genres along a track.
@@ -109,7 +120,7 @@ def similar(context, file, files, path, count, max_clips):
 @click.command(name="map")
 @FILES
 @MODEL
-@output(required=True)
+@file_to_write("-o", "--output", endings=PICTURES, required=True, help="A .png, .pdf or .svg file.")
 @MAX_CLIPS
 @click.pass_context
 def map_command(context, files, path, output, max_clips):
@@ -132,7 +143,7 @@ def map_command(context, files, path, output, max_clips):
 
 @click.command()
 @FILE
-@output(required=True)
+@file_to_write("-o", "--output", endings=PICTURES, required=True, help="A .png, .pdf or .svg file.")
 @click.option("-m", "--model", "path", type=click.Path(), help="Whose front end.  [default: a new GenreClassifier's]")
 @click.option("--offset", type=click.FloatRange(min=0), default=0.0, show_default=True, help="In s, where to begin.")
 def spectrogram(file, output, path, offset):

@@ -4,7 +4,7 @@ import os
 import shlex
 
 import click
-from genrekeras.cli.common import FOLDER, SUBSET, errors_named
+from genrekeras.cli.common import FOLDER, SUBSET, errors_named, file_to_write
 from genrekeras.datasets import fma
 from genrekeras.datasets.fma.archives import ARCHIVES, BASE_URL
 from genrekeras.datasets.splits import leakage
@@ -40,7 +40,7 @@ def download(folder, subset, only, remove_archives, base_url):
 @group.command()
 @FOLDER
 @SUBSET
-@click.option("--csv", "table", type=click.Path(dir_okay=False), help="Write a row for each clip to this file.")
+@file_to_write("--csv", "table", endings=(), help="Write a row for each clip to this file.")
 @click.pass_context
 def check(context, folder, subset, table):
     """Decode every clip in FOLDER and tell what is there.

@@ -11,20 +11,21 @@ from genrekeras.cli.common import (
     FOLDER,
     MODEL,
     MODEL_FILE,
+    PICTURES,
     PROTOCOL,
     SUBSET,
     bar,
     errors_named,
+    file_to_write,
     load_data,
     load_model,
-    output,
 )
 from genrekeras.files import size, whole_file
 
 
 @click.command()
 @MODEL_FILE
-@click.option("--card", type=click.Path(dir_okay=False), help="Write a model card to this .md file, as hubs read it.")
+@file_to_write("--card", endings=(".md",), help="Write a model card to this .md file, as hubs read it.")
 def info(path, card):
     """Tell what a saved model is.
 
@@ -48,8 +49,8 @@ def info(path, card):
 @PROTOCOL
 @click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
 @CROPS
-@output(kind="A .json file for all figures and probabilities.")
-@click.option("--picture", type=click.Path(dir_okay=False), help="A .png, .pdf or .svg file for the confusion matrix.")
+@file_to_write("-o", "--output", endings=(".json",), help="A .json file for all figures and probabilities.")
+@file_to_write("--picture", endings=PICTURES, help="A .png, .pdf or .svg file for the confusion matrix.")
 def evaluate(folder, path, subset, protocol, split, crops, output, picture):
     """Tell how good a model is.
 
@@ -86,8 +87,8 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
     show_default=True,
     help="Share of the tracks whose genre is found that may be marked unsure.",
 )
-@output(required=True, kind="The calibrated model, .keras.")
-@click.option("--picture", type=click.Path(dir_okay=False), help="A file for the reliability before and after.")
+@file_to_write("-o", "--output", endings=(".keras",), required=True, help="The calibrated model, .keras.")
+@file_to_write("--picture", endings=PICTURES, help="A .png, .pdf or .svg file for the reliability before and after.")
 def calibrate(folder, path, subset, protocol, crops, unsure, output, picture):
     """Make a model as sure of itself as it is right.
 
@@ -98,8 +99,6 @@ def calibrate(folder, path, subset, protocol, crops, unsure, output, picture):
     from genrekeras import evaluation, report
 
     with errors_named():
-        if not output.endswith(".keras"):
-            raise ValueError(f"--output must end in .keras. Received: {output}")
         model = load_model(path)
         data = load_data(folder, subset, protocol, model.sample_rate)
         found = evaluation.calibrate(model, data.validation, crops=crops, unsure=unsure)

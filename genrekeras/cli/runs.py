@@ -4,13 +4,13 @@ import json
 import os
 
 import click
-from genrekeras.cli.common import errors_named, output
+from genrekeras.cli.common import PICTURES, errors_named, file_to_write
 from genrekeras.files import whole_file
 
 
 @click.command()
 @click.argument("folder", metavar="RUN", type=click.Path(file_okay=False))
-@output(kind="The page.  [default: RUN/report.html]")
+@file_to_write("-o", "--output", endings=(".html",), help="The page.  [default: RUN/report.html]")
 def report(folder, output):
     """Write a page that tells all of a run.
 
@@ -28,7 +28,7 @@ def report(folder, output):
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
 @click.option("--split", type=click.Choice(["validation", "test"]), default="test", show_default=True)
 @click.option("--first-clip", is_flag=True, help="By the first clip of each track, not by several of each.")
-@output(kind="A picture (.png, .pdf, .svg) or a table (.csv).")
+@file_to_write("-o", "--output", endings=(*PICTURES, ".csv"), help="A picture (.png, .pdf, .svg) or a .csv table.")
 def compare(runs, split, first_clip, output):
     """Tell which of several runs is better.
 
