@@ -289,20 +289,11 @@ class Run:
         }
 
     def _save_mistakes(self, reports):
-        """The wrong ones of the last split's clips, the surest first."""
-        split = next(iter(self.splits_to_score()[::-1]), None)
-        if split is None:
-            return
-        scores = reports.get(f"{split.name}_tracks", reports[split.name])
-        sure = scores.probabilities.max(axis=1)
-        wrong = sorted(np.flatnonzero(scores.predictions != scores.labels), key=lambda row: -sure[row])
-        with whole_file(os.path.join(self.folder, "mistakes.csv")) as temporary:
-            with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-                writer = csv.writer(file)
-                writer.writerow(["track_id", "what", "genre", "predicted", "probability"])
-                for row in wrong:
-                    names = scores.genres[scores.labels[row]], scores.genres[scores.predictions[row]]
-                    writer.writerow([scores.track_ids[row], _title(split, row), *names, round(float(sure[row]), 4)])
+        """Those on the last split."""
+        for split in self.splits_to_score()[-1:]:
+            table = gk.evaluation.mistakes(reports.get(f"{split.name}_tracks", reports[split.name]), split)
+            with whole_file(os.path.join(self.folder, "mistakes.csv")) as temporary:
+                table.to_csv(temporary, index=False, errors="surrogateescape")
 
     def _save_json(self, name, content):
         with whole_file(os.path.join(self.folder, name)) as path, open(path, "w", encoding="utf-8") as file:
@@ -322,13 +313,6 @@ def augmentation_of_2023(seed):
         "waveform_augmentation": [gk.layers.PowerGain(factors=(1.5, 0.5), share=(0.0, 0.2), seed=seed)],
         "image_augmentation": [gk.layers.ImageNoise(sigma=0.1, share=(0.2, 0.4), seed=seed)],
     }
-
-
-def _title(split, row):
-    """Artist and title of a clip as far as they are known, else its file's name."""
-    track = split.tracks.iloc[row]
-    names = [track[key] for key in ("artist", "title") if key in track and isinstance(track[key], str) and track[key]]
-    return ": ".join(names) or os.path.basename(track.get("path", ""))
 
 
 def _parser(doc, network):

@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import math
+import os
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from genrekeras.datasets.batches import batches
 from genrekeras.files import whole_file
 from scipy import optimize, special
@@ -206,6 +208,38 @@ def evaluate(model, split, batch_size=16, crop="start", crops=1):
         ValueError: the split is empty, or has another sample rate or other genres than the model.
     """
     return _report(model, split, _of_crops(model, split, batch_size, crop, crops), _heard(model, crop, crops))
+
+
+def mistakes(report, split):
+    """The clips whose genre was not found, the surest first.
+
+    Args:
+        report: `Report`, of the split.
+        split: `genrekeras.datasets.Split`.
+
+    Returns:
+        `pandas.DataFrame`, a row a clip: `track_id`, `what` (artist and title, as far as they are known, else the name
+        of the file), `genre`, `predicted`, `probability` (of the predicted).
+    """
+    sure = report.probabilities.max(axis=1)
+    wrong = np.flatnonzero(report.predictions != report.labels)
+    wrong = wrong[np.argsort(-sure[wrong], kind="stable")]
+    rows = [
+        {
+            "track_id": report.track_ids[row],
+            "what": _what(split.tracks.loc[report.track_ids[row]]),
+            "genre": report.genres[report.labels[row]],
+            "predicted": report.genres[report.predictions[row]],
+            "probability": round(float(sure[row]), 4),
+        }
+        for row in wrong
+    ]
+    return pd.DataFrame(rows, columns=["track_id", "what", "genre", "predicted", "probability"], dtype=object)
+
+
+def _what(track):
+    names = [track[key] for key in ("artist", "title") if isinstance(track.get(key), str) and track[key]]
+    return ": ".join(names) or os.path.basename(track.get("path", ""))
 
 
 class Calibration(NamedTuple):

@@ -1,7 +1,9 @@
 """Report against scikit-learn, and evaluate."""
 
 import copy
+import dataclasses
 import json
+import os
 
 import genrekeras as gk
 import keras
@@ -144,6 +146,24 @@ def test_calibrate_finds_the_temperature_that_was_hidden(mini, tmp_path, factor)
         evaluation.calibrate(model, split, unsure=1.0)
     figure = reliability({"before": found.before, "after": found.after}, tmp_path / "r.png")
     assert f"{found.before.calibration_error:.3f}" in figure.axes[0].get_title()
+
+
+def test_mistakes(mini):
+    split = mini.test.select([0, 5, 10, 15])
+    split.tracks = split.tracks.assign(artist=["A", None, "", "B"], title=["x", "y", None, "z"])
+    labels = split.labels
+    probabilities = np.full((4, 8), 0.05)
+    sure = np.array([0.5, 0.6, 0.7, 0.9])
+    taken = np.array([labels[0], *(labels[1:] + 1) % 8])  # the first is right
+    probabilities[np.arange(4), taken] = sure
+    report = Report(mini.genres, "test", "official", split.track_ids, labels, probabilities)
+    table = evaluation.mistakes(report, split)
+    assert table["probability"].tolist() == [0.9, 0.7, 0.6]
+    assert table["track_id"].tolist() == [split.track_ids[i] for i in (3, 2, 1)]
+    assert table["what"].tolist() == ["B: z", os.path.basename(split.tracks["path"].iloc[2]), "y"]
+    assert table["genre"].tolist() == [mini.genres[labels[i]] for i in (3, 2, 1)]
+    assert table["predicted"].tolist() == [mini.genres[taken[i]] for i in (3, 2, 1)]
+    assert evaluation.mistakes(dataclasses.replace(report, labels=taken), split).empty
 
 
 def test_few_clips_that_are_all_right_do_not_make_a_model_infinitely_sure(mini):
