@@ -341,6 +341,6 @@ FORMATS = {
     "onnx": Format(".onnx", ("torch",), _write_onnx, _run_onnx, _read_card_onnx),
     "openvino": Format(".xml", ("torch", "tensorflow"), _write_openvino, _run_openvino, _read_card_openvino),
     "torch": Format(".pt2", ("torch",), _write_for_torch, _run_on_torch, _read_card_of_torch),
-    "saved_model": Format("", ("tensorflow",), _write_for_tensorflow, _run_on_tensorflow, _read_card_of_folder),
+    "saved_model": Format("", ("tensorflow", "jax"), _write_for_tensorflow, _run_on_tensorflow, _read_card_of_folder),
     "litert": Format(".tflite", ("tensorflow",), _write_litert, _run_litert, _read_card_of_zip, ("float16", "int8")),
 }

@@ -118,9 +118,12 @@ def calibrate(folder, path, subset, protocol, crops, unsure, output, picture):
 @click.command()
 @MODEL_FILE
 @click.option("--to", "form", required=True, type=click.Choice(list(exports.FORMATS)))
+@click.option(
+    "--quantize", type=click.Choice(["float16", "int8"]), help="Weights of the backbone in fewer bits, for litert."
+)
 @click.option("-o", "--output", type=click.Path(), help="The file to write.  [default: MODEL with another ending]")
 @click.option("--clips", type=click.Path(), help="Audio to compare on, a file or a folder.  [default: made-up sounds]")
-def export(path, form, output, clips):
+def export(path, form, quantize, output, clips):
     """Write a model for another runtime.
 
     What was written is loaded by its own runtime and compared with MODEL; if it computes something else, nothing is
@@ -131,7 +134,7 @@ def export(path, form, output, clips):
         if clips is not None:
             clips = _clips(model, clips)
         output = output or os.path.splitext(path)[0] + (exports.FORMATS[form].ending or "_saved_model")
-        difference = exports.export(model, output, form, clips)
+        difference = exports.export(model, output, form, clips, quantize=quantize)
         click.echo(f"{output}: probabilities as those of {path}, to {difference:.1g}")
 
 
