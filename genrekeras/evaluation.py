@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from genrekeras.datasets.batches import batches
+from genrekeras.datasets.frames import image_batches
 from genrekeras.files import whole_file
 from scipy import optimize, special
 from sklearn import metrics
@@ -196,10 +197,10 @@ def evaluate(model, split, batch_size=16, crop="start", crops=1):
 
     Args:
         model: `GenreClassifier`.
-        split: `genrekeras.datasets.Split`.
+        split: `genrekeras.datasets.Split`; or `FrameSplit`, whose images are what the front end would make.
         batch_size: int > 0.
-        crop, crops: which `model.clip_seconds` of each clip are heard, as in `genrekeras.datasets.batches`, such as
-            `crop="even", crops=3`. The probabilities of several are averaged.
+        crop, crops: of waveforms: which `model.clip_seconds` of each clip are heard, as in
+            `genrekeras.datasets.batches`, such as `crop="even", crops=3`. The probabilities of several are averaged.
 
     Returns:
         `Report`, clips in the order of the split.
@@ -207,7 +208,7 @@ def evaluate(model, split, batch_size=16, crop="start", crops=1):
     Raises:
         ValueError: the split is empty, or has another sample rate or other genres than the model.
     """
-    return _report(model, split, _of_crops(model, split, batch_size, crop, crops), _heard(model, crop, crops))
+    return _report(model, split, _of_crops(model, split, batch_size, crop, crops), _heard(model, split, crop, crops))
 
 
 def mistakes(report, split):
@@ -283,7 +284,7 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, unsure=0.05):
     """
     if not 0 <= unsure < 1:
         raise ValueError(f"`unsure` must lie in [0, 1). Received: unsure={unsure}")
-    heard = _heard(model, crop, crops)
+    heard = _heard(model, split, crop, crops)
     of_crops = _of_crops(model, split, batch_size, crop, crops)
     logits = np.log(np.maximum(of_crops, np.finfo("float32").tiny).astype("float64"))  # but for a number for each row
 
@@ -336,6 +337,10 @@ def _of_crops(model, split, batch_size, crop, crops):
     """`(clips, crops, genres)`, the probabilities of each crop."""
     if not hasattr(split, "track_ids"):
         raise ValueError(f"`split` must be a split, such as `data.test`. Received: {type(split).__name__}")
+    if hasattr(split, "images"):
+        data = image_batches(split, batch_size)
+        model.check_data(data)
+        return model.image_model.predict(data, verbose=0)[:, None]
     data = batches(split, batch_size, model.clip_seconds, crop, crops)
     model.check_data(data)
     return model.for_inference().predict(data, verbose=0).reshape(len(split), crops, -1)
@@ -346,7 +351,9 @@ def _report(model, split, of_crops, heard):
     return Report(tuple(model.genres), split.name, split.protocol, split.track_ids, split.labels, probabilities, heard)
 
 
-def _heard(model, crop, crops):
+def _heard(model, split, crop, crops):
+    if hasattr(split, "images"):
+        return f"{split.images.shape[2]} frames of each"
     seconds = f"{model.clip_seconds:g} s"
     return f"first {seconds}" if (crop, crops) == ("start", 1) else f"{crops} crops of {seconds} ({crop})"
 

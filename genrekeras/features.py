@@ -13,6 +13,7 @@ import numpy as np
 from genrekeras import files, folding
 from genrekeras.classifier import FollowEpoch
 from genrekeras.datasets.batches import Batches, batches
+from genrekeras.datasets.frames import image_batches
 from genrekeras.progress import bar, say
 
 
@@ -39,7 +40,7 @@ def extract(model, split, cache_dir=None, crop="start", crops=1, augment=False, 
 
     Args:
         model: `GenreClassifier` with `fine_tune="head"`: its backbone stands still.
-        split: `genrekeras.datasets.Split`.
+        split: `genrekeras.datasets.Split`, or `FrameSplit`, whose images are what the front end would make.
         cache_dir: str or path-like; `None` is the folder `features` in the user's cache (or in the environment variable
             GENREKERAS_CACHE).
         crop, crops: which `model.clip_seconds` of a clip are heard, and how many variants of it, as in
@@ -61,7 +62,11 @@ def extract(model, split, cache_dir=None, crop="start", crops=1, augment=False, 
             'Features can be kept where the backbone stands still: `model.fine_tune` must be "head". '
             f"Received: fine_tune={model.fine_tune!r}"
         )
-    data = batches(split, batch_size, model.clip_seconds, crop, crops, seed=seed, workers=workers)
+    images = hasattr(split, "images")
+    if images:
+        data = image_batches(split, batch_size, seed=seed, repeats=crops)
+    else:
+        data = batches(split, batch_size, model.clip_seconds, crop, crops, seed=seed, workers=workers)
     model.check_data(data)
     cache_dir = os.path.join(files.cache_dir(), "features") if cache_dir is None else os.fspath(cache_dir)
     upstream = (split.fingerprint, crop, crops, seed, augment)
@@ -70,7 +75,7 @@ def extract(model, split, cache_dir=None, crop="start", crops=1, augment=False, 
     with files.one_at_a_time(cache_dir, f"features {os.path.basename(path)[:8]}"):
         features = _read(path, shape)
         if features is None:
-            features = _run(model, data, augment, shape, split.name)
+            features = _run(_way(model, augment, images), data, shape, split.name)
             with files.whole_file(path) as temporary:
                 np.savez(temporary, features=features)
     rows = np.repeat(np.arange(len(split)), crops)
@@ -135,20 +140,41 @@ def _batches(model, features, batch_size, seed, class_weight):
     return Batches(data, model.sample_rate, model.genres, model.clip_seconds)
 
 
-def _run(model, data, augment, shape, name):
+class _AsInTraining(keras.layers.Layer):
+    """A layer that augments in `predict` too: Keras tells all layers that say `training` that there is none."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def call(self, inputs):
+        return self.layer(inputs, training=True)
+
+    def compute_output_shape(self, input_shape):
+        return self.layer.compute_output_shape(input_shape)
+
+
+def _way(model, augment, images):
+    """A model, waveform or image -> features."""
+    inputs = keras.Input((model.image_model if images else model).input_shape[1:])
+    steps = [] if images else [model.front_end]
+    if augment:
+        steps = [_AsInTraining(step) for step in [*steps, *_image_augmentation(model)]]
+    x = inputs
+    for step in steps:
+        x = step(x)
+    return keras.Model(inputs, folding.for_inference(model.feature_extractor)(x))
+
+
+def _run(way, data, shape, name):
     """Features of all batches, `shape`."""
-    waveform = keras.Input(model.input_shape[1:])
-    image = model.front_end(waveform, training=augment)
-    for layer in _image_augmentation(model) if augment else ():
-        image = layer(image, training=True)
-    way = keras.Model(waveform, folding.for_inference(model.feature_extractor)(image, training=False))
     features, row = np.empty(shape, "float32"), 0
     with bar(shape[0], f"Features of {name}", "clip") as progress:
         for index in range(len(data)):
-            waveforms = data[index][0]
-            features[row : row + len(waveforms)] = way.predict_on_batch(waveforms)
-            row += len(waveforms)
-            progress.update(len(waveforms))
+            batch = data[index][0]
+            features[row : row + len(batch)] = way.predict_on_batch(batch)
+            row += len(batch)
+            progress.update(len(batch))
     return features
 
 

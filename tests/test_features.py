@@ -134,6 +134,25 @@ def test_variants(mini, split, tmp_path):
     assert np.isfinite(history.history["loss"]).all() and numpy(model.optimizer.iterations) == 6
 
 
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        {"waveform_augmentation": [gk.layers.RandomNoise(5.0, 10.0, seed=1)]},
+        {"image_augmentation": [gk.layers.SpecAugment(seed=2)]},
+    ],
+    ids=["waveform", "image"],
+)
+def test_the_variants_of_a_clip_are_augmented(mini, split, tmp_path, augmentation):
+    """Each kind by itself, on one and the same crop."""
+    model = make_model(mini, **augmentation)
+    made = features.extract(model, split, tmp_path, crops=2, augment=True).features
+    plain = features.extract(model, split, tmp_path, crops=2).features
+    spread = np.ptp(plain, axis=0).max()
+    np.testing.assert_allclose(plain[0::2], plain[1::2], atol=1e-4 * spread)
+    for one, other in ((made[0::2], made[1::2]), (made, plain)):
+        assert (np.abs(one - other).max(axis=1) > 0.01 * spread).mean() > 0.8
+
+
 def test_the_best_model_is_saved_whole(mini, split, tmp_path):
     model = make_model(mini)
     kept = features.extract(model, split, tmp_path)

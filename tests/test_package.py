@@ -44,6 +44,7 @@ ORDER = (
     "datasets.fma.load",
     "datasets.fma",
     "datasets.mini",
+    "datasets.frames",
     "datasets",
     "features",
     "report.pictures",

@@ -3,6 +3,7 @@
 from genrekeras.datasets.batches import Batches, batches, class_weights
 from genrekeras.datasets.fma import load_fma
 from genrekeras.datasets.folder import load_folder
+from genrekeras.datasets.frames import image_batches, layers_of_frames, load_frames
 from genrekeras.datasets.mini import load_mini
 from genrekeras.datasets.splits import PROTOCOLS, Dataset, Split, leakage
 
@@ -13,8 +14,11 @@ __all__ = [
     "Split",
     "batches",
     "class_weights",
+    "image_batches",
+    "layers_of_frames",
     "leakage",
     "load_fma",
     "load_folder",
+    "load_frames",
     "load_mini",
 ]

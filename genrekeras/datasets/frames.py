@@ -1,0 +1,147 @@
+"""Spectrograms of a whole collection in one small file, as images: experiments that need no audio.
+
+The file is an npz archive: `decibels`, `(n, mels, frames)` uint8, whose row 0 is the highest band and in which 0..255
+stand for -80..0 dB below the peak of the clip; `label`, `(n,)`, indices of genres; `split`, `(n,)`, 0 training, 1
+validation, 2 test; `track_id`, `(n,)`. A model with the front end of `layers_of_frames` makes the same of a waveform.
+"""
+
+import hashlib
+import os
+import zipfile
+import zlib
+
+import numpy as np
+import pandas as pd
+from genrekeras.datasets.batches import Batches
+from genrekeras.datasets.quiet import quiet_absl
+from genrekeras.datasets.splits import SPLITS, UNKNOWN, Dataset, check_protocol, deal
+from genrekeras.genres import GENRES
+from genrekeras.layers import MelSpectrogram, PowerToDecibels, SampleFrames, SpectrogramToImage
+
+with quiet_absl():
+    import grain
+
+
+class FrameSplit:
+    """The images of a split, in memory.
+
+    Attributes:
+        name: str, such as "validation".
+        images: `(n, mels, frames, 1)` uint8, what `model.image_model` takes.
+        tracks: `pandas.DataFrame`, indexed by `track_id`: `label`, `genre`, `artist_id`, `album_id` (both -1, unknown)
+            and `checksum` (of the image).
+        labels: `(n,)` int32.
+        track_ids: `(n,)` int64.
+        sample_rate: int, in Hz, of the waveforms that the images were made of.
+        genres: tuple of str.
+        protocol: str, how tracks were dealt to splits.
+        fingerprint: str, changes with the content.
+    """
+
+    def __init__(self, name, images, tracks, sample_rate, genres, protocol):
+        self.name = name
+        self.images = images
+        self.sample_rate = sample_rate
+        self.tracks = tracks
+        self.labels = tracks["label"].to_numpy("int32")
+        self.track_ids = tracks.index.to_numpy("int64")
+        self.genres = tuple(genres)
+        self.protocol = protocol
+        content = pd.util.hash_pandas_object(tracks[["label", "checksum"]]).to_numpy()
+        self.fingerprint = hashlib.sha256(content.tobytes()).hexdigest()[:16]
+
+    def __len__(self):
+        return len(self.images)
+
+    def __repr__(self):
+        return f"FrameSplit({self.name!r}, {len(self)} images of {self.images.shape[1:3]}, protocol={self.protocol!r})"
+
+
+def layers_of_frames(frames=128, sample_rate=44100, n_mels=128):
+    """The front end that makes of a waveform what the file holds: a list of layers.
+
+    Args:
+        frames: int > 0, columns of the image, sampled at equal distances.
+        sample_rate: int > 0, in Hz.
+        n_mels: int > 0, rows of the image.
+    """
+    return [
+        MelSpectrogram(sample_rate=sample_rate, n_mels=n_mels),
+        PowerToDecibels(),
+        SampleFrames(frames),
+        SpectrogramToImage(scale="decibels", flip=True),
+    ]
+
+
+def load_frames(path, protocol="official", genres=GENRES, sample_rate=44100, seed=0):
+    """Read such a file.
+
+    Args:
+        path: str or path-like.
+        protocol: `"official"`, the splits of the file; or `"random"`, all of its tracks dealt 80/20 by lot within each
+            folder of FMA, as the 2023 system did.
+        genres: sequence of str, in the order of the labels.
+        sample_rate: int > 0, in Hz, of the waveforms that the images were made of.
+        seed: int, of the lots.
+
+    Returns:
+        `Dataset` of `FrameSplit`.
+
+    Raises:
+        ValueError: the file is missing or is something else, or the protocol is unknown.
+    """
+    name = os.path.basename(os.fspath(path))
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            images, labels, splits, ids = (file[key] for key in ("decibels", "label", "split", "track_id"))
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"`path` must be an npz file of decibels, label, split, track_id ({error}): {path}") from error
+    if images.ndim != 3 or images.dtype != np.uint8 or {len(labels), len(splits), len(ids)} != {len(images)}:
+        raise ValueError(f"{path} holds {images.dtype} of the shape {images.shape}, not (n, mels, frames) of uint8.")
+    if len(ids) == 0 or labels.min() < 0 or labels.max() >= len(genres) or not np.isin(splits, (0, 1, 2)).all():
+        raise ValueError(f"{path} holds labels outside of 0..{len(genres) - 1}, or splits outside of 0..2.")
+    tracks = pd.DataFrame(
+        {
+            "label": labels.astype("int32"),
+            "genre": [genres[label] for label in labels],
+            "folder": ids // 1000,
+            "split": [SPLITS[split] for split in splits],
+            "artist_id": UNKNOWN,
+            "album_id": UNKNOWN,
+            "checksum": [zlib.crc32(image.tobytes()) for image in images],
+        },
+        index=pd.Index(ids, name="track_id"),
+    )
+    check_protocol(protocol, tracks)
+    places = deal(protocol, tracks, seed)
+    tracks = tracks.drop(columns=["folder", "split"])
+    dealt = {
+        split: FrameSplit(split, images[rows][..., None], tracks.iloc[rows], sample_rate, genres, protocol)
+        for split, rows in places.items()
+    }
+    counts = {"tracks": len(ids), "missing": 0, "broken": 0, "readable": len(ids)}
+    counts |= {split: len(rows) for split, rows in places.items()}
+    return Dataset(name, protocol, **dealt, genres=tuple(genres), sample_rate=sample_rate, counts=counts, broken={})
+
+
+def image_batches(split, batch_size, shuffle=False, seed=0, repeats=1):
+    """What `model.image_model.fit` takes.
+
+    Args:
+        split: `FrameSplit`.
+        batch_size: int > 0; the last batch of an epoch may be smaller.
+        shuffle: bool, a new order in each epoch.
+        seed: int; the same seed gives the same batches, epoch by epoch, and epochs differ.
+        repeats: int > 0, how often an epoch holds each image, one behind the other unless they are shuffled.
+
+    Returns:
+        `Batches` of `(images, labels)`, `(batch, mels, frames, 1)` float32 in 0..255 and `(batch,)` int32.
+    """
+
+    def of_rows(rows):
+        rows = np.asarray(rows) // repeats
+        return split.images[rows].astype("float32"), split.labels[rows]
+
+    rows = grain.MapDataset.source(range(len(split) * repeats)).seed(seed)
+    data = (rows.shuffle() if shuffle else rows).batch(batch_size).map(of_rows)
+    return Batches(data, split.sample_rate, split.genres, None)

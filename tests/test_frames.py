@@ -1,0 +1,139 @@
+"""Collections as small images: what is read and refused, batches, features and scores of images, and real frames."""
+
+import genrekeras as gk
+import keras
+import numpy as np
+import pytest
+from conftest import SHARED_CLIPS, numpy, small_model
+from genrekeras import audio, evaluation, features
+from genrekeras.datasets import image_batches, layers_of_frames, leakage, load_frames
+
+FRAMES = SHARED_CLIPS.parent / "fma_frames" / "fma_small_frames.npz"
+COUNT = 60
+
+
+@pytest.fixture
+def content(rng):
+    return {
+        "decibels": rng.integers(0, 256, (COUNT, 32, 40), dtype=np.uint8),
+        "label": rng.integers(0, 8, COUNT),
+        "split": np.where(np.arange(COUNT) < 45, 0, 1),
+        "track_id": 7 * np.arange(COUNT) + 900,
+    }
+
+
+@pytest.fixture
+def path(tmp_path, content):
+    np.savez(tmp_path / "frames.npz", **content)
+    return tmp_path / "frames.npz"
+
+
+@pytest.fixture
+def model():
+    front_end = layers_of_frames(frames=40, sample_rate=22050, n_mels=32)
+    return small_model(front_end=front_end, image_augmentation=[gk.layers.SpecAugment(seed=1)])
+
+
+def test_splits(path, content):
+    data = load_frames(path, sample_rate=22050)
+    assert (len(data.train), len(data.validation), len(data.test)) == (45, 15, 0)
+    np.testing.assert_array_equal(data.validation.images[..., 0], content["decibels"][45:])
+    np.testing.assert_array_equal(data.validation.labels, content["label"][45:])
+    assert data.genres == gk.GENRES and data.protocol == "official" and data.train.protocol == "official"
+    assert data.train.fingerprint != data.validation.fingerprint
+    assert leakage(data)["duplicates"].tolist() == [0, 0, 0]
+
+    pooled, again = (load_frames(path, "random", seed=seed) for seed in (0, 0))
+    folders = pooled.validation.track_ids // 1000
+    assert (folders == 0).sum() == round(0.2 * 15) and (folders == 1).sum() == round(0.2 * 45)
+    assert sorted([*pooled.train.track_ids, *pooled.validation.track_ids]) == list(content["track_id"])
+    assert pooled.train.fingerprint == again.train.fingerprint
+    assert load_frames(path, "random", seed=1).train.fingerprint != again.train.fingerprint
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"label": None}, "must be an npz file of decibels, label, split, track_id"),
+        ({"decibels": np.zeros((COUNT, 32, 40), "float32")}, r"holds float32 of the shape \(60, 32, 40\)"),
+        ({"decibels": np.zeros((3, 32, 40), "uint8")}, r"holds uint8 of the shape \(3, 32, 40\)"),
+        ({"label": np.full(COUNT, 8)}, "holds labels outside of 0..7"),
+        ({"split": np.full(COUNT, 3)}, "splits outside of 0..2"),
+        ({"track_id": np.array([None] * COUNT)}, "must be an npz file"),  # a pickle
+    ],
+)
+def test_other_files(path, content, change, message):
+    content = {key: value for key, value in {**content, **change}.items() if value is not None}
+    np.savez(path, **content)
+    with pytest.raises(ValueError, match=message):
+        load_frames(path)
+
+
+def test_no_file(tmp_path):
+    (tmp_path / "text.npz").write_text("no frames")
+    for name in ("text.npz", "none.npz"):
+        with pytest.raises(ValueError, match="must be an npz file"):
+            load_frames(tmp_path / name)
+
+
+def test_batches(path):
+    split = load_frames(path).train
+    data = image_batches(split, 16, shuffle=True, seed=3)
+    epochs = []
+    for _ in range(2):
+        images, labels = (np.concatenate(part) for part in zip(*(data[i] for i in range(len(data))), strict=True))
+        assert images.dtype == np.float32 and images.shape == (45, 32, 40, 1)
+        order = [int(np.flatnonzero((split.images == image).all(axis=(1, 2, 3)))[0]) for image in images]
+        assert sorted(order) == list(range(45)) and (labels == split.labels[order]).all()
+        epochs.append(order)
+        data.on_epoch_end()
+    assert epochs[0] != epochs[1]
+    twice = image_batches(split, 4, repeats=2)
+    np.testing.assert_array_equal(twice[0][1], split.labels[[0, 0, 1, 1]])
+
+
+def test_features_and_scores(path, model, tmp_path):
+    """Of images: the same as by the parts of the model themselves; with augmentation, the variants differ."""
+    data = load_frames(path, sample_rate=22050)
+    calibrate_on_images(model, data.train.images)
+    model.fine_tune = "head"
+    found = features.extract(model, data.validation, tmp_path / "cache")
+    images = data.validation.images.astype("float32")
+    expected = numpy(model.feature_extractor(images, training=False))
+    np.testing.assert_allclose(found.features, expected, atol=1e-4 * np.ptp(expected))
+    np.testing.assert_array_equal(found.labels, data.validation.labels)
+    several = features.extract(model, data.validation, tmp_path / "cache", crops=2, augment=True)
+    assert several.features.shape == (30, expected.shape[1])
+    differences = np.abs(several.features[0::2] - several.features[1::2]).max(axis=1)
+    assert (differences > 1e-3 * np.ptp(expected)).mean() > 0.5
+    report = evaluation.evaluate(model, data.validation)
+    np.testing.assert_allclose(report.probabilities, numpy(model.image_model(images, training=False)), atol=1e-5)
+    assert report.heard == "40 frames of each" and (report.track_ids == data.validation.track_ids).all()
+    with pytest.raises(ValueError, match="`sample_rate` is not the model's"):
+        evaluation.evaluate(model, load_frames(path).validation)
+
+
+def calibrate_on_images(model, images):
+    norms = [x for x in model.feature_extractor.layers if isinstance(x, keras.layers.BatchNormalization)]
+    for norm in norms:
+        norm.momentum = 0.0
+    model.feature_extractor(images.astype("float32"), training=True)
+    for norm in norms:
+        norm.momentum = 0.9
+
+
+def test_the_front_end_makes_the_real_frames_of_real_clips(real_clips):
+    """Within 0.1 dB on average, each of the 8 clips at its own length, of 30 s at the most."""
+    if not FRAMES.is_file():
+        pytest.skip("the real frames (shared/data/fma_frames beside this checkout) are not here")
+    data = load_frames(FRAMES)
+    assert (len(data.train), len(data.validation)) == (6394, 800)
+    front_end = keras.Sequential(layers_of_frames())
+    compared = 0
+    for track_id, path in real_clips.items():
+        for split in (data.train, data.validation):
+            for row in np.flatnonzero(split.track_ids == track_id):
+                image = numpy(front_end(audio.load(path, 44100, duration=30.0)[None]))[0, :, :, 0]
+                assert np.abs(image - split.images[row, :, :, 0]).mean() * 80 / 255 < 0.1, track_id
+                compared += 1
+    assert compared == len(real_clips)
