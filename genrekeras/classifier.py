@@ -33,7 +33,8 @@ class GenreClassifier(keras.Model):
     - `image_model`: image -> probabilities, the image augmentation, `feature_extractor` and `head`.
 
     Args:
-        backbone: str, `"efficientnet_b0"`, `"resnet50"` or `"efficientnet_lite0"` (smaller and faster).
+        backbone: str, `"efficientnet_b0"`, `"resnet50"` or `"efficientnet_lite0"` (smaller and faster); or, small
+            networks made for spectrograms, which have no pretrained weights, `"mel_cnn"` or `"mel_resnet"`.
         genres: list or tuple of distinct str, at least two; the label of a genre is its index.
         clip_seconds: float > 0, length of the clips that the model hears.
         front_end: sequence of layers (or a `keras.Sequential`), waveform `(batch, samples)` -> image

@@ -25,6 +25,7 @@ ORDER = (
     "layers.augmentation",
     "layers",
     "efficientnet_lite",
+    "mel_networks",
     "backbones",
     "folding",
     "inference",

@@ -1,0 +1,115 @@
+"""Networks for spectrograms: their statistics against NumPy, what is drawn by lot in training, the models they make."""
+
+import genrekeras as gk
+import keras
+import numpy as np
+import pytest
+import scipy.fft
+from conftest import numpy, small_model
+from genrekeras import backbones, folding
+from genrekeras.mel_networks import CepstralStatistics, RandomFrames, RandomWindow, TimePooling
+
+NAMES = ("mel_cnn", "mel_resnet")
+
+
+@pytest.fixture
+def images(rng):
+    """`(6, 64, 40, 1)`, 0..255: smooth spectra that move, of very unequal spread."""
+    shapes = np.cumsum(rng.normal(0, 8, (6, 64, 1)), axis=1) + 128
+    moves = rng.normal(0, 1, (6, 64, 40)) * np.array([0.01, 1, 5, 20, 40, 80])[:, None, None]
+    return np.clip(shapes + moves, 0, 255).astype("float32")[..., None]
+
+
+def test_cepstral_statistics(images):
+    found = numpy(CepstralStatistics()(images))
+    cepstra = scipy.fft.dct(images[..., 0].astype("float64") * 80 / 255, axis=1, norm="ortho")[:, :40]
+    steps, deviation = np.diff(cepstra, axis=2), np.maximum(cepstra.std(axis=2), 1e-2)
+    centered = cepstra - cepstra.mean(axis=2, keepdims=True)
+    expected = [cepstra.mean(axis=2), np.log(deviation)]
+    expected += [np.sort(cepstra, axis=2)[:, :, place] for place in (4, 20, 36, 39)]
+    expected += [np.log(np.maximum(np.abs(steps).mean(axis=2), 1e-2))]
+    expected += [(centered**3).mean(axis=2) / (deviation**3 + 1e-3)]
+    for values in (cepstra[:, :24], steps[:, :24]):
+        covariance = np.stack([np.cov(clip, bias=True) for clip in values]) + np.eye(24)
+        eigenvalues, vectors = np.linalg.eigh(covariance)
+        root = (vectors * np.sqrt(eigenvalues)[:, None]) @ vectors.transpose(0, 2, 1)
+        expected.append(root[:, *np.triu_indices(24)])
+    expected = np.concatenate(expected, axis=1)
+    assert found.shape == expected.shape == (6, 920) == CepstralStatistics().compute_output_shape(images.shape)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=5e-3)
+
+
+def test_silence_and_extremes_are_finite(rng):
+    images = np.stack([np.zeros((64, 40)), np.full((64, 40), 255), 255 * rng.integers(0, 2, (64, 40))])
+    images = np.concatenate([images, 255 * (np.arange(40) % 2 * np.ones((1, 64, 1)))])[..., None].astype("float32")
+    assert np.isfinite(numpy(CepstralStatistics()(images))).all()
+    for name in NAMES:
+        assert np.isfinite(numpy(backbones.build(name, (64, 40, 1))(images))).all()
+
+
+def test_time_pooling(rng):
+    pool = TimePooling(heads=2, units=5, maximum=True)
+    x = rng.normal(0, 1, (3, 7, 4)).astype("float32")
+    found = numpy(pool(x))
+    kernel, bias, scores, offset = pool.get_weights()
+    weights = np.exp(np.tanh(x @ kernel + bias) @ scores + offset)
+    weights = np.repeat(weights / weights.sum(axis=1, keepdims=True), 2, axis=2)
+    expected = [x.mean(axis=1), np.sqrt(x.var(axis=1) + 1e-4), (weights * x).sum(axis=1), x.max(axis=1)]
+    np.testing.assert_allclose(found, np.concatenate(expected, axis=1), atol=1e-5)
+    assert found.shape == pool.compute_output_shape(x.shape)
+
+
+@pytest.mark.parametrize("kind", [RandomFrames, RandomWindow])
+def test_columns_by_lot(kind):
+    images = np.broadcast_to(np.arange(40.0, dtype="float32")[None, None, :, None], (200, 3, 40, 1))
+    layer = kind(12, seed=1)
+    assert layer(images, training=False).shape == images.shape
+    seen = numpy(layer(images, training=True))
+    assert seen.shape == (200, 3, 12, 1)
+    np.testing.assert_array_equal(seen, np.broadcast_to(seen[:, :1], seen.shape))  # whole columns
+    steps = np.diff(seen[:, 0, :, 0], axis=1)
+    assert (steps == 1).all() if kind is RandomWindow else (steps >= 1).all() and (steps > 1).any()
+    assert len(np.unique(seen[:, 0, :, 0], axis=0)) > 20 and seen.min() == 0 and seen.max() == 39
+    few = images[:, :, :12]
+    np.testing.assert_array_equal(numpy(layer(few, training=True)), few)
+    assert kind.from_config(layer.get_config()).count == 12
+    with pytest.raises(ValueError, match="must be an integer > 0"):
+        kind(0)
+
+
+@pytest.mark.parametrize("name, weights", [("mel_cnn", 873_092), ("mel_resnet", 699_920)])
+def test_a_backbone(name, weights, images):
+    network = backbones.build(name, (128, 128, 1))
+    assert network.count_params() == pytest.approx(weights, abs=2000) and network.output_shape == (None, 256)
+    network = backbones.build(name, (64, 40, 1))
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.5
+    network(images, training=True)
+    features = numpy(network(images, training=False))
+    assert np.ptp(features, axis=0).max() > 0.1
+    np.testing.assert_allclose(numpy(folding.for_inference(network)(images)), features, atol=1e-4 * features.max())
+    alone = np.concatenate([numpy(network(image[None], training=False)) for image in images])
+    np.testing.assert_allclose(alone, features, atol=1e-4 * features.max())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model(name, tmp_path, rng):
+    front_end = gk.datasets.layers_of_frames(frames=80, sample_rate=22050, n_mels=64)
+    model = small_model(backbone=name, front_end=front_end, genres=["a", "b"])
+    images, labels = rng.uniform(0, 255, (12, 64, 80, 1)).astype("float32"), np.arange(12) % 2
+    images[labels == 1, :32] /= 4
+    model.image_model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    history = model.image_model.fit(images, labels, epochs=12, batch_size=12, verbose=0).history
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+    model.save(tmp_path / "m.keras")
+    waveforms = rng.uniform(-1, 1, (2, 22050)).astype("float32")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_allclose(loaded.predict(waveforms), model.predict(waveforms), atol=1e-6)
+    model.fine_tune = "stem"
+    assert {weight.path.split("/")[-2] for weight in model.feature_extractor.trainable_variables} == {f"{name}_conv1"}
+
+
+def test_there_are_no_pretrained_weights():
+    with pytest.raises(backbones.PretrainedWeightsError, match="There are no pretrained weights of mel_cnn"):
+        gk.GenreClassifier("mel_cnn", clip_seconds=1.0)
