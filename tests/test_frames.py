@@ -92,6 +92,45 @@ def test_batches(path):
     np.testing.assert_array_equal(twice[0][1], split.labels[[0, 0, 1, 1]])
 
 
+def test_mixing(path):
+    """The larger part is a clip's own; labels in proportion; means, and frames at random places or the last ones."""
+    split = load_frames(path).train
+    split.images = np.broadcast_to(np.arange(45, dtype=np.uint8)[:, None, None, None], (45, 32, 40, 1))
+    data = image_batches(split, 15, seed=1, mix=0.6)
+    kinds = {"none": 0, "mean": 0, "last frames": 0, "frames": 0}
+    for epoch in range(60):
+        data.epoch = epoch
+        for place in range(len(data)):
+            images, labels = data[place]
+            assert images.dtype == labels.dtype == np.float32 and images.shape == (15, 32, 40, 1)
+            np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-5)
+            own = np.arange(15 * place, 15 * place + 15)
+            if (images == own[:, None, None, None]).all():
+                kinds["none"] += 1
+                np.testing.assert_array_equal(labels.argmax(axis=1), split.labels[own])
+                continue
+            assert (labels[np.arange(15), split.labels[own]] >= 0.5 - 1e-6).all()
+            np.testing.assert_array_equal(images, np.broadcast_to(images[:, :1], images.shape))  # whole columns
+            columns = images[:, 0, :, 0]
+            if (columns == columns[:, :1]).all():
+                kinds["mean"] += 1
+                continue
+            from_own = columns == own[:, None]
+            mixed = ~from_own.all(axis=1)
+            share = labels[np.arange(15), split.labels[own]]
+            alike = np.isclose(share, from_own.mean(axis=1), atol=1e-6) | np.isclose(share, 1, atol=1e-6)
+            assert alike.all() and mixed.any()
+            last = (np.diff(from_own.astype(int), axis=1) <= 0).all()
+            kinds["last frames" if last else "frames"] += 1
+    total = sum(kinds.values())
+    for kind, share in (("none", 0.4), ("mean", 0.3), ("last frames", 0.15), ("frames", 0.15)):
+        assert kinds[kind] / total == pytest.approx(share, abs=0.1), kinds
+    one_hot = image_batches(split, 45, one_hot=True)[0][1]
+    np.testing.assert_array_equal(one_hot, np.eye(8)[split.labels])
+    with pytest.raises(ValueError, match="`mix` must lie in"):
+        image_batches(split, 8, mix=2)
+
+
 def test_features_and_scores(path, model, tmp_path):
     """Of images: the same as by the parts of the model themselves; with augmentation, the variants differ."""
     data = load_frames(path, sample_rate=22050)

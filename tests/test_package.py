@@ -31,6 +31,7 @@ ORDER = (
     "inference",
     "embeddings",
     "classifier",
+    "ensemble",
     "callbacks",
     "datasets.quiet",
     "datasets.splits",

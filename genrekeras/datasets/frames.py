@@ -124,8 +124,8 @@ def load_frames(path, protocol="official", genres=GENRES, sample_rate=44100, see
     return Dataset(name, protocol, **dealt, genres=tuple(genres), sample_rate=sample_rate, counts=counts, broken={})
 
 
-def image_batches(split, batch_size, shuffle=False, seed=0, repeats=1):
-    """What `model.image_model.fit` takes.
+def image_batches(split, batch_size, shuffle=False, seed=0, repeats=1, mix=0.0, one_hot=False):
+    """What `model.image_model.fit` takes (with `shuffle=False`; the order is theirs).
 
     Args:
         split: `FrameSplit`.
@@ -133,15 +133,45 @@ def image_batches(split, batch_size, shuffle=False, seed=0, repeats=1):
         shuffle: bool, a new order in each epoch.
         seed: int; the same seed gives the same batches, epoch by epoch, and epochs differ.
         repeats: int > 0, how often an epoch holds each image, one behind the other unless they are shuffled.
+        mix: float in [0, 1], share of the batches in which each image is mixed with another one of the batch, which
+            gets the smaller part: half of these by a weighted mean (mixup), the others by giving it some of the
+            frames, at random places or the last ones. Labels are one-hot rows mixed likewise (train with
+            `categorical_crossentropy`).
+            Sources: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018; Yun et al., "CutMix",
+            ICCV 2019.
+        one_hot: bool, labels as one-hot rows without mixing too.
 
     Returns:
-        `Batches` of `(images, labels)`, `(batch, mels, frames, 1)` float32 in 0..255 and `(batch,)` int32.
+        `Batches` of `(images, labels)`, `(batch, mels, frames, 1)` float32 in 0..255 and `(batch,)` int32, or, with
+        `mix` or `one_hot`, `(batch, len(genres))` float32.
     """
+    if not 0 <= mix <= 1:
+        raise ValueError(f"`mix` must lie in [0, 1]. Received: mix={mix}")
 
-    def of_rows(rows):
+    def of_rows(rows, rng):
         rows = np.asarray(rows) // repeats
-        return split.images[rows].astype("float32"), split.labels[rows]
+        images, labels = split.images[rows].astype("float32"), split.labels[rows]
+        if not (mix or one_hot):
+            return images, labels
+        labels = np.eye(len(split.genres), dtype="float32")[labels]
+        return _mixed(images, labels, rng) if rng.random() < mix else (images, labels)
 
     rows = grain.MapDataset.source(range(len(split) * repeats)).seed(seed)
-    data = (rows.shuffle() if shuffle else rows).batch(batch_size).map(of_rows)
+    data = (rows.shuffle() if shuffle else rows).batch(batch_size).random_map(of_rows)
     return Batches(data, split.sample_rate, split.genres, None)
+
+
+def _mixed(images, labels, rng):
+    """Each with another; its own part is the larger one."""
+    count, frames = len(images), images.shape[2]
+    other, own = rng.permutation(count), rng.beta(0.5, 0.5, count)
+    own = np.maximum(own, 1 - own)
+    if rng.random() < 0.5:
+        images = own[:, None, None, None] * images + (1 - own)[:, None, None, None] * images[other]
+    else:
+        places = rng.random((count, frames)).argsort(axis=1) if rng.random() < 0.5 else np.arange(frames)[None]
+        keep = places < np.round(own * frames)[:, None]
+        own = keep.mean(axis=1)
+        images = np.where(keep[:, None, :, None], images, images[other])
+    own = own[:, None].astype("float32")
+    return images.astype("float32"), own * labels + (1 - own) * labels[other]

@@ -5,6 +5,7 @@ from genrekeras.layers.augmentation import (
     PowerGain,
     RandomGain,
     RandomNoise,
+    RandomRecording,
     RandomTimeShift,
     SpecAugment,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "PowerToDecibels",
     "RandomGain",
     "RandomNoise",
+    "RandomRecording",
     "RandomTimeShift",
     "SampleFrames",
     "SpecAugment",

@@ -266,6 +266,96 @@ class SpecAugment(RandomLayer):
         }
 
 
+@keras.saving.register_keras_serializable("genrekeras")
+class RandomRecording(RandomLayer):
+    """Image: the same music as another recording has it, with another dynamic range, equalizer, noise, pitch and limit
+    of its band.
+
+    For images on which 0..255 are `top_db` decibels below the peak (`SpectrogramToImage(scale="decibels")`).
+
+    Args:
+        dynamic_range: float in [0, 1): distances from the peak are stretched by a factor drawn evenly from
+            `1 - dynamic_range` to `1 + dynamic_range`.
+        equalizer_db: float >= 0, in dB, deviation of each of seven cosines over the mel axis that are added to four of
+            five clips; of the constant one half of it.
+        noise_db: float >= 0, in dB: the deviation of Gaussian noise is drawn evenly from 0 to this.
+        shift: int >= 0, in mels: the spectrum moves by as many at the most, up or down; its edge is repeated.
+        low_pass: float in [0, 1], share of the clips that lose what is above a band, drawn from the upper 30 %.
+        top_db: float > 0.
+        highest_first: bool, whether row 0 is the highest band (`SpectrogramToImage(flip=True)`).
+        share, seed: as in `RandomLayer`.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        dynamic_range=0.15,
+        equalizer_db=2.5,
+        noise_db=1.5,
+        shift=4,
+        low_pass=0.2,
+        top_db=80.0,
+        highest_first=True,
+        share=1.0,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(share=share, seed=seed, **kwargs)
+        if not 0 <= dynamic_range < 1 or not 0 <= low_pass <= 1:
+            raise ValueError(
+                "`dynamic_range` must lie in [0, 1) and `low_pass` in [0, 1]. "
+                f"Received: dynamic_range={dynamic_range}, low_pass={low_pass}"
+            )
+        if min(equalizer_db, noise_db, shift) < 0:
+            raise ValueError(
+                "`equalizer_db`, `noise_db` and `shift` must be >= 0. "
+                f"Received: equalizer_db={equalizer_db}, noise_db={noise_db}, shift={shift}"
+            )
+        _check_positive("top_db", top_db)
+        self.dynamic_range = dynamic_range
+        self.equalizer_db = equalizer_db
+        self.noise_db = noise_db
+        self.shift = shift
+        self.low_pass = low_pass
+        self.top_db = top_db
+        self.highest_first = highest_first
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def augment(self, image):
+        mels = image.shape[1]
+        x = image / 255.0  # 1 is the peak, 0 is `top_db` below it
+        x = 1 - (1 - x) * self._per_clip(x, 1 - self.dynamic_range, 1 + self.dynamic_range)
+        x = x + self._equalizer(x, mels)
+        x = x + self._normal(ops.shape(x)) * self._per_clip(x, 0.0, self.noise_db / self.top_db)
+        moved = ops.floor(self._per_clip(x, -self.shift, self.shift + 1))
+        rows = ops.clip(self._rows(mels) + ops.cast(moved, "int32"), 0, mels - 1)  # (batch, mels, 1, 1)
+        x = ops.clip(ops.take_along_axis(x, rows, axis=1), 0.0, 1.1)
+        limit = ops.floor(self._per_clip(x, 0.7 * mels, mels))
+        limit = ops.where(self._per_clip(x) < self.low_pass, limit, float(mels))
+        band = mels - 1 - self._rows(mels) if self.highest_first else self._rows(mels)
+        return 255.0 * ops.where(ops.cast(band, "float32") < limit, x, 0.0)
+
+    def _equalizer(self, x, mels):
+        curves = np.cos(np.pi * (np.arange(mels) + 0.5) * np.arange(7)[:, None] / mels)  # (7, mels)
+        curves[0] /= 2
+        weights = self._normal((ops.shape(x)[0], 7)) * (self.equalizer_db / self.top_db)
+        curve = ops.matmul(weights, ops.convert_to_tensor(curves.astype("float32")))[:, :, None, None]
+        return ops.where(self._per_clip(x) < 0.8, curve, 0.0)
+
+    def _normal(self, shape):
+        return keras.random.normal(shape, seed=self._draws)
+
+    @staticmethod
+    def _rows(mels):
+        return ops.reshape(ops.arange(mels, dtype="int32"), (1, -1, 1, 1))
+
+    def get_config(self):
+        names = ("dynamic_range", "equalizer_db", "noise_db", "shift", "low_pass", "top_db", "highest_first")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
 def _unrelated_seed(seed):
     """Another seed, which is not that of a layer whose seed is the next number."""
     return int(np.random.SeedSequence([abs(seed), 1]).generate_state(1)[0] >> 1)
