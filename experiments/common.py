@@ -23,17 +23,18 @@ VARIANTS = 4  # of each clip, where a frozen backbone meets augmentation
 WHOLE_TRACKS = {"crop": "even", "crops": 3}  # of 30 s, three of 10 s
 
 
-def start(doc, network=True):
+def start(doc, network=True, frames=False):
     """Read the flags, load the data, make the run's folder and say what will be done.
 
     Args:
         doc: str, the experiment's docstring, shown by --help.
         network: bool, take the flags of a neural network too.
+        frames: bool, of images in a file rather than music.
 
     Returns:
         `Run`.
     """
-    flags = _parser(doc, network).parse_args()
+    flags = _parser(doc, network, frames).parse_args()
     try:
         data = _load_data(flags)
     except (OSError, ValueError) as error:
@@ -198,7 +199,8 @@ class Run:
             reports = {f"{name}_uncalibrated": scores for name, scores in reports.items()}
             for name, split in splits.items():
                 reports[f"{name}_tracks"] = gk.evaluation.evaluate(model, split, **WHOLE_TRACKS)
-        reports |= {name: gk.evaluation.evaluate(model, split) for name, split in splits.items()}
+        if "frames" not in self.flags:  # of images there is but one crop
+            reports |= {name: gk.evaluation.evaluate(model, split) for name, split in splits.items()}
         model.card = {**self._card(reports), **model.card}
         with whole_file(self.model_file) as temporary:
             model.save(temporary)
@@ -223,7 +225,7 @@ class Run:
             if "uncalibrated" in name:
                 continue
             scores.plot(os.path.join(self.folder, f"confusion_{name}.png"))
-            if self.flags.wandb and name == scores.split:
+            if self.flags.wandb and name == f"{scores.split}_tracks":
                 self.wandb.log_report(scores)
             print(scores)
         self._save_json("metrics.json", {name: scores.figures() for name, scores in reports.items()})
@@ -268,7 +270,7 @@ class Run:
 
     def _card(self, reports):
         """What the model is to tell of itself; no path of this machine."""
-        hidden = ("data_dir", "output", "wandb")
+        hidden = ("data_dir", "frames", "output", "wandb")
         flags = {key: value for key, value in vars(self.flags).items() if value is not None and key not in hidden}
         optimizer = self.config["optimizer"]
         optimizer = optimizer.get("inner_optimizer", {}).get("config", optimizer)  # in 16 bits one scales the loss
@@ -291,7 +293,8 @@ class Run:
     def _save_mistakes(self, reports):
         """Those on the last split."""
         for split in self.splits_to_score()[-1:]:
-            table = gk.evaluation.mistakes(reports.get(f"{split.name}_tracks", reports[split.name]), split)
+            scores = reports[f"{split.name}_tracks" if f"{split.name}_tracks" in reports else split.name]
+            table = gk.evaluation.mistakes(scores, split)
             with whole_file(os.path.join(self.folder, "mistakes.csv")) as temporary:
                 table.to_csv(temporary, index=False, errors="surrogateescape")
 
@@ -315,24 +318,29 @@ def augmentation_of_2023(seed):
     }
 
 
-def _parser(doc, network):
+def _parser(doc, network, frames):
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add(
-        "--data-dir",
-        help="folder with FMA's metadata and clips, or with one folder of music a genre (default: a small synthetic "
-        "corpus)",
-    )
-    add("--subset", default="small", choices=gk.datasets.fma.SUBSETS, help="of FMA (default: small)")
-    add(
-        "--protocol",
-        choices=gk.datasets.PROTOCOLS,
-        help="splits (default: official; artist_album for music of your own)",
-    )
+    if frames:
+        add("--frames", required=True, help="npz file of spectrograms, as gk.datasets.load_frames reads it")
+        add("--protocol", default="official", choices=("official", "random"), help="splits (default: official)")
+        add("--members", type=_positive, default=3, help="networks of each kind (default: 3)")
+    else:
+        add(
+            "--data-dir",
+            help="folder with FMA's metadata and clips, or with one folder of music a genre (default: a small "
+            "synthetic corpus)",
+        )
+        add("--subset", default="small", choices=gk.datasets.fma.SUBSETS, help="of FMA (default: small)")
+        add(
+            "--protocol",
+            choices=gk.datasets.PROTOCOLS,
+            help="splits (default: official; artist_album for music of your own)",
+        )
     add("--seed", type=int, default=0, help="of weights, order, dropout and splits by lot (default: 0)")
     add("--output", help="folder of the run, new or empty (default: runs/EXPERIMENT-TIME)")
     add("--smoke", action="store_true", help="few clips, short ones, 2 epochs: does it run?")
-    if not network:
+    if frames or not network:
         parser.set_defaults(wandb=False, precision="float32")
         return parser
     add("--epochs", type=_positive, help=f"default: {EPOCHS}")
@@ -364,6 +372,8 @@ def _positive(text):
 
 
 def _clip_seconds(flags):
+    if "frames" in flags:
+        return gk.datasets.FMA_SECONDS
     if flags.smoke:
         return 1.0
     return 3.0 if flags.data_dir is None else 10.0
@@ -371,6 +381,8 @@ def _clip_seconds(flags):
 
 def _load_data(flags):
     options = {"seed": flags.seed, **({"protocol": flags.protocol} if flags.protocol else {})}
+    if "frames" in flags:
+        return gk.datasets.load_frames(flags.frames, **options)
     if flags.data_dir is not None and gk.datasets.fma.is_fma(flags.data_dir):
         return gk.datasets.load_fma(flags.data_dir, flags.subset, **options)
     if flags.data_dir is not None:

@@ -114,6 +114,25 @@ def test_mfcc_svm(mini_cache, tmp_path):
     assert set(os.listdir(tmp_path / "r")) == FILES
 
 
+def test_best_on_a_file_of_frames(tmp_path, rng):
+    """Networks of two kinds, joined into a model that hears waveforms."""
+    np.savez(
+        tmp_path / "frames.npz",
+        decibels=rng.integers(0, 256, (80, 128, 128), dtype=np.uint8),
+        label=np.arange(80) % 8,
+        split=np.arange(80) % 2,
+        track_id=np.arange(80),
+    )
+    done = run("best.py", "--frames", tmp_path / "frames.npz", "--smoke", "--output", tmp_path / "r")
+    assert done.returncode == 0, done.stderr
+    model = keras.saving.load_model(tmp_path / "r" / "model.keras")
+    assert model.backbone == ("mel_cnn", "mel_resnet") and model.input_shape == (None, 1_321_967)
+    assert model.card["scores"][0]["heard"] == "128 frames of each" and model.card["calibration"]["on"]["clips"] == 32
+    assert {"report.html", "model_card.md", "mel_cnn-0.keras", "mel_resnet-0.keras"} < set(os.listdir(tmp_path / "r"))
+    wrong = run("best.py", "--frames", tmp_path / "r" / "card.json", "--output", tmp_path / "s")
+    assert wrong.returncode == 1 and "must be an npz file" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
 def test_on_an_fma_folder_without_validation(tmp_path, mini_cache):
     folder = write_fma(tmp_path / "fma", [(2, "Rock", "training"), (3, "Pop", "training"), (1000, "Folk", "training")])
     flags = ["--data-dir", folder, "--smoke", "--pretrained", "none", "--fine-tune", "all", "--output", tmp_path / "r"]

@@ -3,11 +3,12 @@
 from genrekeras.datasets.batches import Batches, batches, class_weights
 from genrekeras.datasets.fma import load_fma
 from genrekeras.datasets.folder import load_folder
-from genrekeras.datasets.frames import image_batches, layers_of_frames, load_frames
+from genrekeras.datasets.frames import FMA_SECONDS, image_batches, layers_of_frames, load_frames
 from genrekeras.datasets.mini import load_mini
 from genrekeras.datasets.splits import PROTOCOLS, Dataset, Split, leakage
 
 __all__ = [
+    "FMA_SECONDS",
     "PROTOCOLS",
     "Batches",
     "Dataset",

@@ -21,6 +21,8 @@ from genrekeras.layers import MelSpectrogram, PowerToDecibels, SampleFrames, Spe
 with quiet_absl():
     import grain
 
+FMA_SECONDS = 1_321_967 / 44_100  # length of most clips of FMA; those of 30.00 s are heard to there
+
 
 class FrameSplit:
     """The images of a split, in memory.
@@ -52,6 +54,16 @@ class FrameSplit:
 
     def __len__(self):
         return len(self.images)
+
+    def select(self, positions):
+        """A split of some of its tracks.
+
+        Args:
+            positions: sequence of int, in the order wanted.
+        """
+        positions = np.asarray(positions)
+        tracks = self.tracks.iloc[positions]
+        return FrameSplit(self.name, self.images[positions], tracks, self.sample_rate, self.genres, self.protocol)
 
     def __repr__(self):
         return f"FrameSplit({self.name!r}, {len(self)} images of {self.images.shape[1:3]}, protocol={self.protocol!r})"
