@@ -132,8 +132,8 @@ class Run:
 
     def save_config(self, **more):
         """Leave in the folder what the run was made with."""
-        seconds = round(time.monotonic() - self._began, 1)
-        self.config = {**self._config(), **self.config, **more, "seconds": seconds}
+        self.config = self.config or self._config()
+        self.config |= {**more, "seconds": round(time.monotonic() - self._began, 1)}
         self._save_json("config.json", self.config)
 
     def train(self, model, callbacks=()):
@@ -193,12 +193,14 @@ class Run:
         """Calibrate the saved model on validation and score it; leave figures, pictures, card and report."""
         model = keras.saving.load_model(self.model_file)
         splits = {split.name: split for split in self.splits_to_score()}
-        reports = {f"{name}_tracks": gk.evaluation.evaluate(model, splits[name], **WHOLE_TRACKS) for name in splits}
+        test = [split for name, split in splits.items() if name == "test"]
+        reports = {"test_tracks": gk.evaluation.evaluate(model, split, **WHOLE_TRACKS) for split in test}
         if "validation" in splits:
-            gk.evaluation.calibrate(model, splits["validation"], **WHOLE_TRACKS)
-            reports = {f"{name}_uncalibrated": scores for name, scores in reports.items()}
-            for name, split in splits.items():
-                reports[f"{name}_tracks"] = gk.evaluation.evaluate(model, split, **WHOLE_TRACKS)
+            found = gk.evaluation.calibrate(model, splits["validation"], **WHOLE_TRACKS)
+            before = {"validation_tracks": found.before, **reports}
+            reports = {f"{name}_uncalibrated": scores for name, scores in before.items()}
+            reports["validation_tracks"] = found.after
+            reports |= {"test_tracks": gk.evaluation.evaluate(model, split, **WHOLE_TRACKS) for split in test}
         if "frames" not in self.flags:  # of images there is but one crop
             reports |= {name: gk.evaluation.evaluate(model, split) for name, split in splits.items()}
         model.card = {**self._card(reports), **model.card}

@@ -24,7 +24,7 @@ def mel_cnn(image, name="mel_cnn", width=32, window=48, units=256):
     """Convolutions along mels, 0.9 million weights.
 
     Args:
-        image: Keras tensor, `(batch, mels, frames, 1)` in 0..255, mels a multiple of 16.
+        image: Keras tensor, `(batch, mels, frames, 1)` in 0..255.
         name: str, what the names of its layers begin with.
         width: int > 0, filters of the first convolution.
         window: int > 0, in frames; in training the convolutions see as many, neighbours, from a place by lot.

@@ -119,7 +119,9 @@ def calibrate(folder, path, subset, protocol, crops, unsure, output, picture):
 @MODEL_FILE
 @click.option("--to", "form", required=True, type=click.Choice(list(exports.FORMATS)))
 @click.option(
-    "--quantize", type=click.Choice(["float16", "int8"]), help="Weights of the backbone in fewer bits, for litert."
+    "--quantize",
+    type=click.Choice(exports.FORMATS["litert"].quantize),
+    help="Weights of the backbone in fewer bits, for litert.",
 )
 @click.option("-o", "--output", type=click.Path(), help="The file to write.  [default: MODEL with another ending]")
 @click.option("--clips", type=click.Path(), help="Audio to compare on, a file or a folder.  [default: made-up sounds]")
