@@ -193,14 +193,13 @@ class Run:
         """Calibrate the saved model on validation and score it; leave figures, pictures, card and report."""
         model = keras.saving.load_model(self.model_file)
         splits = {split.name: split for split in self.splits_to_score()}
-        test = [split for name, split in splits.items() if name == "test"]
-        reports = {"test_tracks": gk.evaluation.evaluate(model, split, **WHOLE_TRACKS) for split in test}
+        reports = self._scores_of_test(model, splits)
         if "validation" in splits:
             found = gk.evaluation.calibrate(model, splits["validation"], **WHOLE_TRACKS)
             before = {"validation_tracks": found.before, **reports}
             reports = {f"{name}_uncalibrated": scores for name, scores in before.items()}
             reports["validation_tracks"] = found.after
-            reports |= {"test_tracks": gk.evaluation.evaluate(model, split, **WHOLE_TRACKS) for split in test}
+            reports |= self._scores_of_test(model, splits)
         if "frames" not in self.flags:  # of images there is but one crop
             reports |= {name: gk.evaluation.evaluate(model, split) for name, split in splits.items()}
         model.card = {**self._card(reports), **model.card}
@@ -235,6 +234,12 @@ class Run:
         self.save_config()
         report.html(report.load_run(self.folder), os.path.join(self.folder, "report.html"))
         print(f"\nAll of it is in {self.folder}; begin with report.html")
+
+    @staticmethod
+    def _scores_of_test(model, splits):
+        if "test" not in splits:
+            return {}
+        return {"test_tracks": gk.evaluation.evaluate(model, splits["test"], **WHOLE_TRACKS)}
 
     def splits_to_score(self):
         """Validation and test, without those that are empty."""

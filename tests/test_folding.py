@@ -7,6 +7,7 @@ from conftest import mixed_precision, numpy
 from genrekeras import backbones, folding
 
 SHAPE = (64, 50, 1)
+RGB = [name for name, row in backbones.BACKBONES.items() if isinstance(row, backbones.Backbone)]
 
 
 def network_of(name, rng):
@@ -49,7 +50,9 @@ def test_the_same_features(network, images):
         np.testing.assert_array_equal(left, right)
 
 
-def test_what_does_nothing_is_gone(network):
+@pytest.mark.parametrize("name", RGB)
+def test_what_does_nothing_is_gone(name, rng):
+    network = network_of(name, rng)
     copy = folding.for_inference(network)
     convolutions = sum(isinstance(layer, folding.CONVOLUTIONS) for layer in network.layers)
     norms = sum(isinstance(layer, keras.layers.BatchNormalization) for layer in network.layers)
