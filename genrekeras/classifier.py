@@ -11,6 +11,7 @@ import numpy as np
 from genrekeras import backbones, folding
 from genrekeras.genres import GENRES
 from genrekeras.layers import default_front_end
+from genrekeras.strangeness import Strangeness
 from keras import ops
 
 # With Keras' 0.99, moving statistics of a network that is trained from random weights lag hundreds of steps behind it.
@@ -30,7 +31,8 @@ class GenreClassifier(keras.Model):
     - `front_end`: waveform -> image, with the waveform augmentation before it;
     - `feature_extractor`: image -> features, the backbone;
     - `head`: features -> probabilities, dropout and a dense layer;
-    - `image_model`: image -> probabilities, the image augmentation, `feature_extractor` and `head`.
+    - `image_model`: image -> probabilities, the image augmentation, `feature_extractor` and `head`;
+    - `strangeness`, a layer: features -> how unlike known music they are, since `genrekeras.evaluation.calibrate`.
 
     Args:
         backbone: str, `"efficientnet_b0"`, `"resnet50"` or `"efficientnet_lite0"` (smaller and faster); or, small
@@ -51,13 +53,14 @@ class GenreClassifier(keras.Model):
         waveform_augmentation: sequence of layers, `(batch, samples)` -> same shape, active in training.
         image_augmentation: sequence of layers, `(batch, mels, frames, 1)` -> same shape, active in training.
         card: dict of what JSON can hold, what is to be known of the model: `data` and `training` (what it was trained
-            on, and how), `scores`, `calibration` (with `unsure_below`, the probability below which a track is marked
-            unsure). It is saved with the model. `fit` empties it, since what it says is then no longer true.
+            on, and how), `scores`, `calibration` (with `unsure_below` and `strange_above`, the probability below
+            which and the strangeness above which a track is marked unsure). It is saved with the model. `fit` empties
+            it, since what it says is then no longer true.
 
     Attributes:
         genres, clip_seconds, backbone, ...: the arguments. `card` may be set anew, as a whole.
         sample_rate: int, in Hz, from the front end.
-        front_end, feature_extractor, head, image_model: the parts.
+        front_end, feature_extractor, head, image_model, strangeness: the parts.
 
     Input shape: `(batch, clip_seconds * sample_rate)` float32 in [-1, 1].
 
@@ -161,6 +164,8 @@ class GenreClassifier(keras.Model):
         self.feature_extractor = feature_extractor
         self.head = head
         self.image_model = image_model
+        self.strangeness = Strangeness(name="strangeness")
+        self.strangeness.build(feature_extractor.output_shape)
         self._fine_tune = fine_tune
         self._drop_connect = drop_connect
         self._config_layers = {
@@ -248,19 +253,27 @@ class GenreClassifier(keras.Model):
         self.check_data(x, None)
         return super().predict(x, *args, **kwargs)
 
-    def for_inference(self, features=False):
+    def for_inference(self, *outputs, images=False):
         """A `keras.Model`, waveform -> probabilities, that computes the same as this one does now, faster.
 
         Its backbone is a copy with BatchNorm folded into the convolutions; it cannot be trained, and does not follow
         when this model is.
 
         Args:
-            features: bool, give `[features, probabilities]`.
+            *outputs: str, of `"features"`, `"probabilities"` and `"strangeness"`; of several it gives a list. None
+                named: the probabilities.
+            images: bool, it takes images instead.
         """
-        waveform = keras.Input(self.input_shape[1:], name="waveform")
-        vector = folding.for_inference(self.feature_extractor)(self.front_end(waveform, training=False))
-        probabilities = self.head(vector, training=False)
-        return keras.Model(waveform, [vector, probabilities] if features else probabilities)
+        inputs = keras.Input(self.front_end.output_shape[1:] if images else self.input_shape[1:])
+        image = inputs if images else self.front_end(inputs, training=False)
+        features = folding.for_inference(self.feature_extractor)(image)
+        found = {
+            "features": features,
+            "probabilities": self.head(features, training=False),
+            "strangeness": self.strangeness(features),
+        }
+        chosen = [found[name] for name in outputs or ["probabilities"]]
+        return keras.Model(inputs, chosen if len(chosen) > 1 else chosen[0])
 
     def predict_files(self, paths, **options):
         """A `pandas.DataFrame` with the genre of each file; see `genrekeras.inference.predict_files`."""

@@ -78,10 +78,11 @@ def embed_files(model, paths, max_clips=30, batch_size=16, workers=2):
     rows, vectors = [], []
     tracks = inference.tracks_of(model, paths, max_clips, workers)
     with bar(len(paths), "Embedding", "file") as progress:
-        for track in inference.run_through(model.for_inference(features=True), tracks, batch_size):
-            features, probabilities = track.means() or (None, None)
-            rows.append(inference.row_of(model, track.path, probabilities, track.seconds, track.error))
-            vectors += [] if features is None else [features]
+        network = model.for_inference("probabilities", "strangeness", "features")
+        for track in inference.run_through(network, tracks, batch_size):
+            means = track.means()
+            rows.append(inference.row_of(model, track.path, means[:2], track.seconds, track.error))
+            vectors += means[2:]
             progress.update()
     table = inference.as_table(model, rows)
     read = table["error"].isna()

@@ -6,6 +6,7 @@ import math
 import os
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import pandas as pd
 from genrekeras.datasets.batches import batches
@@ -208,7 +209,8 @@ def evaluate(model, split, batch_size=16, crop="start", crops=1):
     Raises:
         ValueError: the split is empty, or has another sample rate or other genres than the model.
     """
-    return _report(model, split, _of_crops(model, split, batch_size, crop, crops), _heard(model, split, crop, crops))
+    [probabilities] = _of_crops(model, split, batch_size, crop, crops, "probabilities")
+    return _report(model, split, probabilities, _heard(model, split, crop, crops))
 
 
 def mistakes(report, split):
@@ -249,11 +251,13 @@ class Calibration(NamedTuple):
     Attributes:
         temperature: float > 0; above 1 the model was too sure of itself.
         unsure_below: float, the probability below which a track is marked unsure; `None` if no genre was found.
+        strange_above: float, the strangeness above which it is; also `None` of fewer than 20 clips.
         before, after: `Report` of the split.
     """
 
     temperature: float
     unsure_below: float
+    strange_above: float
     before: Report
     after: Report
 
@@ -263,8 +267,11 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, unsure=0.05):
 
     The logits are divided by the temperature with the least log-loss, which leaves the order of genres in a crop as it
     is; of several crops the mean of the probabilities counts, as for whole files. The temperature goes into the weights
-    of the last layer: the model that is saved is the calibrated one. Its card tells so, and holds the probability below
-    which `predict_files` marks a track as unsure; scores that it held are no longer true and go.
+    of the last layer: the model that is saved is the calibrated one.
+
+    It also learns what these clips are like (`genrekeras.strangeness`). `predict_files` marks a track as unsure whose
+    best genre is too improbable (it is between genres) or that is too strange (it resembles none; speech and noise
+    often get a sure genre). The model's card holds both limits; scores that it held are no longer true and go.
 
     Sources: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. Platt, "Probabilistic Outputs for
     Support Vector Machines", 1999, section 2.2 (few clips, all of them right, do not make a model infinitely sure).
@@ -273,8 +280,8 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, unsure=0.05):
         model: `GenreClassifier`; changed in place.
         split: `genrekeras.datasets.Split`, such as `data.validation`.
         batch_size, crop, crops: as in `evaluate`.
-        unsure: float in [0, 1), how many of the tracks whose genre it finds may be marked as unsure. More marks mean
-            fewer wrong genres that go unmarked.
+        unsure: float in [0, 1), how many of the tracks whose genre it finds may be marked as unsure by either limit.
+            More marks mean fewer wrong genres that go unmarked.
 
     Returns:
         `Calibration`. `after` is of the very clips that chose the temperature: a figure to report is of others.
@@ -285,7 +292,7 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, unsure=0.05):
     if not 0 <= unsure < 1:
         raise ValueError(f"`unsure` must lie in [0, 1). Received: unsure={unsure}")
     heard = _heard(model, split, crop, crops)
-    of_crops = _of_crops(model, split, batch_size, crop, crops)
+    of_crops, features = _of_crops(model, split, batch_size, crop, crops, "probabilities", "features")
     logits = np.log(np.maximum(of_crops, np.finfo("float32").tiny).astype("float64"))  # but for a number for each row
 
     def scaled(temperature):
@@ -306,44 +313,51 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, unsure=0.05):
     layer = model.head.layers[-1]
     layer.set_weights([weight / temperature for weight in layer.get_weights()])
     before, after = _report(model, split, of_crops, heard), _report(model, split, scaled(temperature), heard)
-    unsure_below, marked = _unsure(after, unsure)
+    strangeness = model.strangeness.fit(features)
+    unsure_below, strange_above, marked = _unsure(after, strangeness, unsure)
     earlier = model.card.get("calibration", {}).get("temperature", 1.0)
     model.card = {
         **{key: value for key, value in model.card.items() if key != "scores"},
         "calibration": {
             "temperature": earlier * temperature,
             "unsure_below": unsure_below,
+            "strange_above": strange_above,
             "marked_unsure": marked,
             "on": {"split": split.name, "protocol": split.protocol, "heard": heard, "clips": len(split)},
             "log_loss": {"before": before.log_loss, "after": after.log_loss},
             "calibration_error": {"before": before.calibration_error, "after": after.calibration_error},
         },
     }
-    return Calibration(temperature, unsure_below, before, after)
+    return Calibration(temperature, unsure_below, strange_above, before, after)
 
 
-def _unsure(report, share):
-    """The probability below which a share of the tracks whose genre was found lies, and whom that marks."""
+def _unsure(report, strangeness, share):
+    """The limits beyond which a share of the tracks whose genre was found lies, and whom they mark."""
     found = report.predictions == report.labels
-    confidence = report.probabilities.max(axis=1)
     if not found.any():
-        return None, {}
+        return None, None, {}
+    confidence = report.probabilities.max(axis=1)
     least = float(np.quantile(confidence[found], share, method="lower"))
+    marked, most = confidence < least, None
+    if strangeness is not None:
+        most = float(np.quantile(strangeness[found], 1 - share, method="higher"))
+        marked = marked | (strangeness > most)
     own = {"of_right": found, "of_wrong": ~found}
-    return least, {name: float((confidence < least)[rows].mean()) for name, rows in own.items() if rows.any()}
+    return least, most, {name: float(marked[rows].mean()) for name, rows in own.items() if rows.any()}
 
 
-def _of_crops(model, split, batch_size, crop, crops):
-    """`(clips, crops, genres)`, the probabilities of each crop."""
+def _of_crops(model, split, batch_size, crop, crops, *outputs):
+    """Outputs of `model.for_inference` of each crop, `(clips, crops, ...)`."""
     if not hasattr(split, "track_ids"):
         raise ValueError(f"`split` must be a split, such as `data.test`. Received: {type(split).__name__}")
     if hasattr(split, "images"):
         data = image_batches(split, batch_size)
-        model.check_data(data)
-        return model.image_model.predict(data, verbose=0)[:, None]
-    data = batches(split, batch_size, model.clip_seconds, crop, crops)
+        crops = 1
+    else:
+        data = batches(split, batch_size, model.clip_seconds, crop, crops)
     model.check_data(data)
-    return model.for_inference().predict(data, verbose=0).reshape(len(split), crops, -1)
+    network = model.for_inference(*outputs, images=hasattr(split, "images"))
+    return [found.reshape(len(split), crops, -1) for found in keras.tree.flatten(network.predict(data, verbose=0))]
 
 
 def _report(model, split, of_crops, heard):

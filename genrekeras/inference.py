@@ -119,9 +119,9 @@ def predict_each(model, paths, max_clips=30, batch_size=16, workers=2):
     Yields:
         dict, column -> value.
     """
-    for track in run_through(model.for_inference(), tracks_of(model, paths, max_clips, workers), batch_size):
-        [probabilities] = track.means() or [None]
-        yield row_of(model, track.path, probabilities, track.seconds, track.error)
+    network = model.for_inference("probabilities", "strangeness")
+    for track in run_through(network, tracks_of(model, paths, max_clips, workers), batch_size):
+        yield row_of(model, track.path, track.means(), track.seconds, track.error)
 
 
 def predict_files(model, paths, max_clips=30, batch_size=16, workers=2, journal=None):
@@ -140,9 +140,10 @@ def predict_files(model, paths, max_clips=30, batch_size=16, workers=2, journal=
 
     Returns:
         `pandas.DataFrame`, a row a file: `path`, `genre` (the most probable), `probability` (its own), `unsure` (bool,
-        that is less than the model's card asks for; missing where a model was not calibrated), a column a genre,
-        `seconds` (heard; a file that is cut short is heard as far as it goes), `error` (`None`, or why the file could
-        not be read; its other columns are missing then).
+        that is less than the model's card asks for, or the file is stranger than it allows; missing where a model was
+        not calibrated), a column a genre, `strangeness` (how unlike known music it is, 1 on average; missing where
+        nobody knows), `seconds` (heard; a file that is cut short is heard as far as it goes), `error` (`None`, or why
+        the file could not be read; its other columns are missing then).
 
     Raises:
         ValueError, OSError: as `find_files`; the journal is another model's, or cannot be written.
@@ -181,8 +182,9 @@ def predict_waveform(model, y, sample_rate, max_clips=30):
     y = soxr.resample(y, sample_rate, model.sample_rate)
     starts = clip_starts(seconds, model.clip_seconds, max_clips)
     clips = list(_cut(y, model.sample_rate, model.clip_seconds, starts))
-    probabilities = model.predict(np.stack(clips), verbose=0).mean(axis=0)
-    return pd.Series(row_of(model, None, probabilities, seconds=_heard(seconds, clips, model)))[columns(model)]
+    outputs = model.for_inference("probabilities", "strangeness").predict(np.stack(clips), verbose=0)
+    row = row_of(model, None, [output.mean(axis=0) for output in outputs], _heard(seconds, clips, model))
+    return pd.Series(row, columns(model))
 
 
 def predict_timeline(model, path, hop_seconds=None, batch_size=16):
@@ -222,36 +224,44 @@ def predict_timeline(model, path, hop_seconds=None, batch_size=16):
     return table
 
 
-def unsure_below(model):
-    """The probability below which a track is marked unsure, from the model's card; `None` if it has none."""
-    return model.card.get("calibration", {}).get("unsure_below")
+def limits(model):
+    """From the model's card: the probability below which, and the strangeness above which a track is marked unsure.
+
+    `None` where it has none.
+    """
+    calibration = model.card.get("calibration", {})
+    return calibration.get("unsure_below"), calibration.get("strange_above")
 
 
 def columns(model):
     """The columns of `predict_files`."""
-    return ["path", "genre", "probability", "unsure", *model.genres, "seconds", "error"]
+    return ["path", "genre", "probability", "unsure", *model.genres, "strangeness", "seconds", "error"]
 
 
 def genres_of(table):
     """The genres of a table with the columns of `predict_files`."""
-    return list(table.columns[4:-2])
+    return list(table.columns[4:-3])
 
 
 def as_table(model, rows):
     """Rows of `row_of` as a `pandas.DataFrame`."""
     # Of type object: pandas' strings cannot hold a name that is not UTF-8.
     table = pd.DataFrame(rows, columns=columns(model), dtype=object)
-    return table.astype(dict.fromkeys(["probability", *model.genres, "seconds"], "float64"))
+    return table.astype(dict.fromkeys(["probability", *model.genres, "strangeness", "seconds"], "float64"))
 
 
-def row_of(model, path, probabilities, seconds, error=None):
-    """dict, column -> value, of a file; without `probabilities` only `path` and `error`."""
+def row_of(model, path, means, seconds, error=None):
+    """dict, column -> value, of a file; `means`, of its clips' probabilities and strangeness, are `[]` of none."""
     row = {"path": path, "error": error}
-    if probabilities is not None:
+    if means:
+        probabilities, strangeness = means
         best = int(probabilities.argmax())
-        probability, least = float(probabilities[best]), unsure_below(model)
+        probability, (least, most) = float(probabilities[best]), limits(model)
         row |= {"genre": model.genres[best], "probability": probability, "seconds": round(seconds, 2)}
-        row["unsure"] = None if least is None else probability < least
+        if least is not None:
+            row["unsure"] = probability < least or (most is not None and float(strangeness) > most)
+        if most is not None:
+            row["strangeness"] = float(strangeness)
         row |= dict(zip(model.genres, probabilities.tolist(), strict=True))
     return row
 
@@ -272,7 +282,7 @@ class _Journal:
             content.update(_line({key: value for key, value in layer.get_config().items() if key != "name"}))
         for variable in model.weights:
             content.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
-        about = {"genres": model.genres, "max_clips": max_clips, "unsure_below": unsure_below(model)}
+        about = {"genres": model.genres, "max_clips": max_clips, "limits": limits(model)}
         ours = _line({**about, "model": content.hexdigest()})
         self._file = open(path, "ab+")
         self._file.seek(0)

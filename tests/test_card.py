@@ -78,6 +78,7 @@ def test_the_model_card(tmp_path):
     calibration = {
         "temperature": 1.5,
         "unsure_below": 0.4,
+        "strange_above": 1.75,
         "marked_unsure": {"of_right": 0.05, "of_wrong": 0.5},
         "on": {"split": "validation", "protocol": "official", "heard": "first 1 s", "clips": 20},
         "log_loss": {"before": 0.7, "after": 0.6},
@@ -96,7 +97,8 @@ def test_the_model_card(tmp_path):
         "| a | 90 % | 60 to 98 |",
         "b taken for a (2 of 10), a taken for b (1 of 10).",
         "| train, test | unknown | 2 | 0 | 3 of 20 |",
-        "less probable than 0.400 is marked unsure. On the same clips this marks 5.0 %",
+        "less probable than 0.400, or whose strangeness (how unlike these clips its features are; 1 on average) is "
+        "above 1.75, is marked unsure. On the same clips this marks 5.0 %",
         "A temperature of 1.500",
     ):
         assert part in body, part

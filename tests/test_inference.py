@@ -52,7 +52,16 @@ def test_files_of_a_folder(one_second_model, music):
     table = one_second_model.predict_files(music)
     names = ["a.ogg", os.path.join("b", "c", "one.wav"), os.path.join("b", "two.flac")]
     assert [os.path.relpath(path, music) for path in table["path"]] == names
-    assert list(table.columns) == ["path", "genre", "probability", "unsure", *gk.GENRES, "seconds", "error"]
+    assert list(table.columns) == [
+        "path",
+        "genre",
+        "probability",
+        "unsure",
+        *gk.GENRES,
+        "strangeness",
+        "seconds",
+        "error",
+    ]
     assert table["error"].isna().all() and table["seconds"].tolist() == [4.0, 2.0, 7.0]
     probabilities = table[list(gk.GENRES)].to_numpy()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
@@ -67,7 +76,7 @@ def test_files_of_a_folder(one_second_model, music):
         np.testing.assert_allclose(alone[list(gk.GENRES)].astype(float), row, atol=1e-4)
         assert list(alone.index) == list(table.columns) and alone["error"] is None
     assert np.ptp(probabilities, axis=0).max() > 1e-2  # the tracks differ
-    assert table["unsure"].isna().all()  # it was not calibrated
+    assert table["unsure"].isna().all() and table["strangeness"].isna().all()  # it was not calibrated
 
 
 def test_tracks_that_resemble_no_genre_are_unsure(music, tmp_path):

@@ -72,7 +72,7 @@ def test_timeline(tmp_path):
 
 def test_collection_map(tmp_path, rng):
     files = pd.DataFrame({"path": list("abcdef"), "genre": list("xxxxyy"), "probability": 0.5, "unsure": None})
-    files = files.assign(x=0.5, y=0.5, z=0.0, seconds=1.0, error=None)
+    files = files.assign(x=0.5, y=0.5, z=0.0, strangeness=None, seconds=1.0, error=None)
     figure = collection_map(Embeddings(files, rng.normal(0, 1, (6, 8)).astype("float32"), None), tmp_path / "m.png")
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["x  (4)", "y  (2)"]
     assert sum(len(points.get_offsets()) for points in figure.axes[0].collections) == 6

@@ -38,8 +38,8 @@ def predict(context, files, path, form, output, top, max_clips, workers, write_t
     """Tell the genre of files and folders.
 
     FILES are audio files, and folders with audio files anywhere below them. A track is heard in clips side by side, and
-    their probabilities are averaged. One that resembles none of the genres is marked unsure. With --output, a call that
-    was broken off goes on when it is made again.
+    their probabilities are averaged. One that is between genres, or like none of them, is marked unsure. With --output,
+    a call that was broken off goes on when it is made again.
 
     The exit code is 0 if all files could be read (and tagged), 1 if some could not, and 2 for a wrong call.
     """
@@ -208,8 +208,7 @@ def _as_bars(table, top):
         if row["error"]:
             lines += [row["path"], f"  could not be read: {row['error']}"]
             continue
-        unsure = ", unsure: it resembles none of the genres" if row["unsure"] else ""
-        lines.append(f"{row['path']}   ({row['seconds']:.0f} s heard{unsure})")
+        lines.append(f"{row['path']}   ({row['seconds']:.0f} s heard{', unsure' if row['unsure'] else ''})")
         probabilities = row[genres].astype(float).sort_values(ascending=False)[:top]
         lines += [f"  {genre:<{width}} {share:6.1%}  {bar(share)}" for genre, share in probabilities.items()]
     return "\n".join(lines) + "\n"

@@ -85,7 +85,7 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
     type=click.FloatRange(0, 1, max_open=True),
     default=0.05,
     show_default=True,
-    help="Share of the tracks whose genre is found that may be marked unsure.",
+    help="Share of the tracks whose genre is found that may be marked unsure by either limit.",
 )
 @file_to_write("-o", "--output", endings=(".keras",), required=True, help="The calibrated model, .keras.")
 @file_to_write("--picture", endings=PICTURES, help="A .png, .pdf or .svg file for the reliability before and after.")
@@ -93,8 +93,8 @@ def calibrate(folder, path, subset, protocol, crops, unsure, output, picture):
     """Make a model as sure of itself as it is right.
 
     On the validation split of FOLDER, which is FMA, or music with one folder a genre. The temperature that is found
-    goes into the last layer of the model that is written, and the probability below which a track is marked unsure into
-    its card.
+    goes into the last layer of the model that is written; into its card go the probability below which a track is
+    marked unsure and, learnt here too, how much unlike these clips it may be.
     """
     from genrekeras import evaluation, report
 
@@ -105,9 +105,10 @@ def calibrate(folder, path, subset, protocol, crops, unsure, output, picture):
         click.echo(f"Temperature {found.temperature:.3f}\nbefore: {found.before}\nafter:  {found.after}")
         if found.unsure_below is not None:
             marked = model.card["calibration"]["marked_unsure"]
+            strange = "" if found.strange_above is None else f" or if stranger than {found.strange_above:.2f}"
             click.echo(
-                f"unsure below {found.unsure_below:.3f}: {marked['of_right']:.1%} of the tracks whose genre is found, "
-                f"{marked.get('of_wrong', 0):.1%} of the others"
+                f"unsure below {found.unsure_below:.3f}{strange}: {marked['of_right']:.1%} of the tracks whose genre "
+                f"is found, {marked.get('of_wrong', 0):.1%} of the others"
             )
         with whole_file(output) as temporary:
             model.save(temporary)

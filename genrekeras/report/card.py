@@ -56,7 +56,9 @@ def _lines_of_card(card):
     if calibration := card.get("calibration"):
         lines.append(("calibrated", f"temperature {calibration['temperature']:.3f}, on {_on(calibration['on'])}"))
         if calibration["unsure_below"] is not None:
-            lines.append(("unsure", f"below a probability of {calibration['unsure_below']:.3f}"))
+            strange = calibration.get("strange_above")
+            above = "" if strange is None else f", or with a strangeness above {strange:.2f}"
+            lines.append(("unsure", f"below a probability of {calibration['unsure_below']:.3f}{above}"))
     return lines
 
 
