@@ -29,7 +29,7 @@ def start(doc, network=True, frames=False):
     Args:
         doc: str, the experiment's docstring, shown by --help.
         network: bool, take the flags of a neural network too.
-        frames: bool, of images in a file rather than music.
+        frames: bool, take a file of images in place of music.
 
     Returns:
         `Run`.
@@ -189,8 +189,12 @@ class Run:
         validation = gk.features.extract(model, self.data.validation) if len(self.data.validation) else None
         return gk.features.fit_head(model, train, validation, **options)
 
-    def evaluate(self):
-        """Calibrate the saved model on validation and score it; leave figures, pictures, card and report."""
+    def evaluate(self, about=None):
+        """Calibrate the saved model on validation and score it; leave figures, pictures, card and report.
+
+        Args:
+            about: str, what else the card is to say.
+        """
         model = keras.saving.load_model(self.model_file)
         splits = {split.name: split for split in self.splits_to_score()}
         reports = self._scores_of_test(model, splits)
@@ -200,9 +204,9 @@ class Run:
             reports = {f"{name}_uncalibrated": scores for name, scores in before.items()}
             reports["validation_tracks"] = found.after
             reports |= self._scores_of_test(model, splits)
-        if "frames" not in self.flags:  # of images there is but one crop
+        if not self.flags.frames:  # of images there is but one crop
             reports |= {name: gk.evaluation.evaluate(model, split) for name, split in splits.items()}
-        model.card = {**self._card(reports), **model.card}
+        model.card = {**self._card(reports), **({"about": about} if about else {}), **model.card}
         with whole_file(self.model_file) as temporary:
             model.save(temporary)
         self._save_json("card.json", dict(model.card))
@@ -287,6 +291,7 @@ class Run:
                 "script": os.path.basename(sys.argv[0]),
                 "flags": flags,
                 "epochs": self.config["epochs"],
+                "epochs_fixed": self.config.get("epochs_fixed", False),
                 "batch_size": self.config["batch_size"],
                 "optimizer": optimizer["name"],
                 "learning_rate": float(f"{optimizer['learning_rate']:.6g}"),
@@ -329,24 +334,23 @@ def _parser(doc, network, frames):
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     if frames:
-        add("--frames", required=True, help="npz file of spectrograms, as gk.datasets.load_frames reads it")
-        add("--protocol", default="official", choices=("official", "random"), help="splits (default: official)")
+        add("--frames", help="npz file of spectrograms, as make_frames.py writes it, in place of --data-dir")
         add("--members", type=_positive, default=3, help="networks of each kind (default: 3)")
-    else:
-        add(
-            "--data-dir",
-            help="folder with FMA's metadata and clips, or with one folder of music a genre (default: a small "
-            "synthetic corpus)",
-        )
-        add("--subset", default="small", choices=gk.datasets.fma.SUBSETS, help="of FMA (default: small)")
-        add(
-            "--protocol",
-            choices=gk.datasets.PROTOCOLS,
-            help="splits (default: official; artist_album for music of your own)",
-        )
+    add(
+        "--data-dir",
+        help="folder with FMA's metadata and clips, or with one folder of music a genre (default: a small synthetic "
+        "corpus)",
+    )
+    add("--subset", default="small", choices=gk.datasets.fma.SUBSETS, help="of FMA (default: small)")
+    add(
+        "--protocol",
+        choices=gk.datasets.PROTOCOLS,
+        help="splits (default: official; artist_album for music of your own)",
+    )
     add("--seed", type=int, default=0, help="of weights, order, dropout and splits by lot (default: 0)")
     add("--output", help="folder of the run, new or empty (default: runs/EXPERIMENT-TIME)")
     add("--smoke", action="store_true", help="few clips, short ones, 2 epochs: does it run?")
+    parser.set_defaults(frames=None)
     if frames or not network:
         parser.set_defaults(wandb=False, precision="float32")
         return parser
@@ -379,7 +383,7 @@ def _positive(text):
 
 
 def _clip_seconds(flags):
-    if "frames" in flags:
+    if flags.frames:
         return gk.datasets.FMA_SECONDS
     if flags.smoke:
         return 1.0
@@ -388,7 +392,7 @@ def _clip_seconds(flags):
 
 def _load_data(flags):
     options = {"seed": flags.seed, **({"protocol": flags.protocol} if flags.protocol else {})}
-    if "frames" in flags:
+    if flags.frames:
         return gk.datasets.load_frames(flags.frames, **options)
     if flags.data_dir is not None and gk.datasets.fma.is_fma(flags.data_dir):
         return gk.datasets.load_fma(flags.data_dir, flags.subset, **options)

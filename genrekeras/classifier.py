@@ -299,6 +299,21 @@ class GenreClassifier(keras.Model):
 
         return inference.predict_waveform(self, y, sample_rate, **options)
 
+    @classmethod
+    def from_preset(cls, name):
+        """A trained model that comes with the package.
+
+        Args:
+            name: str, `"fma_small"`: the eight genres of FMA's small subset. `model.card` and `genrekeras info` tell
+                what it was trained on and how good it is; it is for research.
+
+        Raises:
+            ValueError: there is none of this name.
+        """
+        from genrekeras.presets import preset_file
+
+        return keras.saving.load_model(preset_file(name))
+
     def get_config(self):
         return {
             "backbone": self.backbone if isinstance(self.backbone, str) else list(self.backbone),

@@ -182,7 +182,9 @@ def predict_waveform(model, y, sample_rate, max_clips=30):
     y = soxr.resample(y, sample_rate, model.sample_rate)
     starts = clip_starts(seconds, model.clip_seconds, max_clips)
     clips = list(_cut(y, model.sample_rate, model.clip_seconds, starts))
-    outputs = model.for_inference("probabilities", "strangeness").predict(np.stack(clips), verbose=0)
+    # Part by part: these are compiled once, a model for inference would be made and compiled at each call.
+    features = model.feature_extractor.predict(model.front_end.predict(np.stack(clips), verbose=0), verbose=0)
+    outputs = model.head.predict(features, verbose=0), keras.ops.convert_to_numpy(model.strangeness(features))
     row = row_of(model, None, [output.mean(axis=0) for output in outputs], _heard(seconds, clips, model))
     return pd.Series(row, columns(model))
 

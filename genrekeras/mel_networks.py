@@ -20,14 +20,14 @@ _HEADS, _ATTENTION_UNITS = 4, 64
 _ROOT_STEPS = 20  # of Newton and Schulz, for condition numbers up to about 1e5
 
 
-def mel_cnn(image, name="mel_cnn", width=32, window=48, units=256):
+def mel_cnn(image, name="mel_cnn", width=32, window=0.375, units=256):
     """Convolutions along mels, 0.9 million weights.
 
     Args:
         image: Keras tensor, `(batch, mels, frames, 1)` in 0..255.
         name: str, what the names of its layers begin with.
         width: int > 0, filters of the first convolution.
-        window: int > 0, in frames; in training the convolutions see as many, neighbours, from a place by lot.
+        window: share of the frames; in training the convolutions see so many neighbours, from a place by lot.
         units: int > 0, features.
 
     Returns:
@@ -41,12 +41,12 @@ def mel_cnn(image, name="mel_cnn", width=32, window=48, units=256):
     return _features([pooled, CepstralStatistics(name=f"{name}_cepstra")(image)], units, name)
 
 
-def mel_resnet(image, name="mel_resnet", width=16, frames=64, units=256):
+def mel_resnet(image, name="mel_resnet", width=16, frames=0.5, units=256):
     """Residual blocks along mels and time, 0.7 million weights.
 
     Args:
         image, name, width, units: as of `mel_cnn`.
-        frames: int > 0; in training it sees as many of the columns, by lot, in their order.
+        frames: share of the frames; in training it sees so many, by lot, in their order.
 
     Returns:
         Keras tensor, `(batch, units)`.
@@ -70,17 +70,18 @@ class _RandomColumns(keras.layers.Layer):
 
     def __init__(self, count, seed=None, **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})
-        if not isinstance(count, int) or count <= 0:
-            raise ValueError(f"The number of columns must be an integer > 0. Received: {count!r}")
+        if not 0 < count <= 1 and not (isinstance(count, int) and count > 0):
+            raise ValueError(f"`count` must be an integer > 0 or a share in (0, 1]. Received: count={count!r}")
         self.count = count
         self.seed = seed
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, image, training=None):
         total = image.shape[2]
-        if not training or total is None or total <= self.count:
+        count = self.count if isinstance(self.count, int) else max(1, round(self.count * (total or 1)))
+        if not training or total is None or total <= count:
             return image
-        columns = self.columns(ops.shape(image)[0], total)  # (batch, count)
+        columns = self.columns(ops.shape(image)[0], total, count)  # (batch, count)
         return ops.take_along_axis(image, columns[:, None, :, None], axis=2)
 
     def compute_output_shape(self, input_shape):
@@ -95,15 +96,15 @@ class RandomFrames(_RandomColumns):
     """Some columns of an image by lot, in their order, for each image others; active in training.
 
     Args:
-        count: int > 0, columns that are kept.
+        count: int > 0, columns that are kept; or float in (0, 1], as a share of all.
         seed: int or `None`.
 
     Input shape: `(batch, mels, frames, 1)`. Output shape: the same, with `count` frames in training.
     """
 
-    def columns(self, batch, total):
+    def columns(self, batch, total, count):
         order = ops.argsort(keras.random.uniform((batch, total), seed=self.generator), axis=1)
-        return ops.sort(order[:, : self.count], axis=1)
+        return ops.sort(order[:, :count], axis=1)
 
 
 @keras.saving.register_keras_serializable("genrekeras")
@@ -111,15 +112,15 @@ class RandomWindow(_RandomColumns):
     """Neighbouring columns of an image from a place by lot, for each image another; active in training.
 
     Args:
-        count: int > 0, columns that are kept.
+        count: int > 0, columns that are kept; or float in (0, 1], as a share of all.
         seed: int or `None`.
 
     Input shape: `(batch, mels, frames, 1)`. Output shape: the same, with `count` frames in training.
     """
 
-    def columns(self, batch, total):
-        first = keras.random.randint((batch, 1), 0, total - self.count + 1, seed=self.generator)
-        return first + ops.arange(self.count, dtype="int32")
+    def columns(self, batch, total, count):
+        first = keras.random.randint((batch, 1), 0, total - count + 1, seed=self.generator)
+        return first + ops.arange(count, dtype="int32")
 
 
 @keras.saving.register_keras_serializable("genrekeras")

@@ -73,8 +73,10 @@ def test_columns_by_lot(kind):
     few = images[:, :, :12]
     np.testing.assert_array_equal(numpy(layer(few, training=True)), few)
     assert kind.from_config(layer.get_config()).count == 12
-    with pytest.raises(ValueError, match="must be an integer > 0"):
+    with pytest.raises(ValueError, match="must be an integer > 0 or a share"):
         kind(0)
+    share = kind.from_config(kind(0.3, seed=1).get_config())
+    np.testing.assert_array_equal(numpy(share(images, training=True)), seen)
 
 
 @pytest.mark.parametrize("name, weights", [("mel_cnn", 873_092), ("mel_resnet", 699_920)])

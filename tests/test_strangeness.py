@@ -75,7 +75,7 @@ def test_a_calibrated_model_knows_clicks_from_its_music(mini, tmp_path):
     clicks = loaded.predict_waveform(np.arange(3 * 22050) % 5000 == 0, 22050)
     assert clicks["unsure"] is True and clicks["strangeness"] > 10 * found.strange_above
     assert clicks["probability"] > found.unsure_below  # these do not tell
-    waveforms = [split[i]["audio"] for i in range(len(split))]
+    waveforms = [split[i]["audio"] for i in range(0, len(split), 5)]
     rows = [loaded.predict_waveform(waveform, split.sample_rate) for waveform in waveforms]
     assert np.median([row["strangeness"] for row in rows]) < found.strange_above
     few = evaluation.calibrate(model, split.select(range(0, len(split), 4)), crops=1)

@@ -10,11 +10,17 @@ import keras
 from genrekeras.datasets import fma
 from genrekeras.datasets.folder import load_folder
 from genrekeras.datasets.splits import PROTOCOLS
+from genrekeras.presets import preset_file
 
 MODEL = click.option(
-    "-m", "--model", "path", required=True, type=click.Path(), help="A saved GenreClassifier, such as model.keras."
+    "-m",
+    "--model",
+    "path",
+    type=click.Path(),
+    default=preset_file("fma_small"),
+    help="A saved GenreClassifier, such as model.keras.  [default: fma_small, which comes with genrekeras]",
 )
-MODEL_FILE = click.argument("path", metavar="MODEL", type=click.Path())
+MODEL_FILE = click.argument("path", metavar="[MODEL]", type=click.Path(), default=preset_file("fma_small"))
 FILE = click.argument("file", type=click.Path())
 FILES = click.argument("files", nargs=-1, required=True, type=click.Path())
 FOLDER = click.argument("folder", type=click.Path(file_okay=False))

@@ -3,7 +3,7 @@
 from genrekeras.datasets.batches import Batches, batches, class_weights
 from genrekeras.datasets.fma import load_fma
 from genrekeras.datasets.folder import load_folder
-from genrekeras.datasets.frames import FMA_SECONDS, image_batches, layers_of_frames, load_frames
+from genrekeras.datasets.frames import FMA_SECONDS, image_batches, images_of, layers_of_frames, load_frames, save_frames
 from genrekeras.datasets.mini import load_mini
 from genrekeras.datasets.splits import PROTOCOLS, Dataset, Split, leakage
 
@@ -16,10 +16,12 @@ __all__ = [
     "batches",
     "class_weights",
     "image_batches",
+    "images_of",
     "layers_of_frames",
     "leakage",
     "load_fma",
     "load_folder",
     "load_frames",
     "load_mini",
+    "save_frames",
 ]

@@ -1,4 +1,4 @@
-"""Spectrograms of a whole collection in one small file, as images: experiments that need no audio.
+"""Spectrograms of a whole collection as images in memory, or in one file: experiments that need no audio.
 
 The file is an npz archive: `decibels`, `(n, mels, frames)` uint8, whose row 0 is the highest band and in which 0..255
 stand for -80..0 dB below the peak of the clip; `label`, `(n,)`, indices of genres; `split`, `(n,)`, 0 training, 1
@@ -12,11 +12,13 @@ import zlib
 
 import numpy as np
 import pandas as pd
-from genrekeras.datasets.batches import Batches
+from genrekeras.datasets.batches import Batches, batches
 from genrekeras.datasets.quiet import quiet_absl
 from genrekeras.datasets.splits import SPLITS, UNKNOWN, Dataset, check_protocol, deal
+from genrekeras.files import whole_file
 from genrekeras.genres import GENRES
 from genrekeras.layers import MelSpectrogram, PowerToDecibels, SampleFrames, SpectrogramToImage
+from genrekeras.progress import bar
 
 with quiet_absl():
     import grain
@@ -73,14 +75,14 @@ def layers_of_frames(frames=128, sample_rate=44100, n_mels=128):
     """The front end that makes of a waveform what the file holds: a list of layers.
 
     Args:
-        frames: int > 0, columns of the image, sampled at equal distances.
+        frames: int > 0, columns of the image, sampled at equal distances; `None` keeps all.
         sample_rate: int > 0, in Hz.
         n_mels: int > 0, rows of the image.
     """
     return [
         MelSpectrogram(sample_rate=sample_rate, n_mels=n_mels),
         PowerToDecibels(),
-        SampleFrames(frames),
+        *([] if frames is None else [SampleFrames(frames)]),
         SpectrogramToImage(scale="decibels", flip=True),
     ]
 
@@ -134,6 +136,51 @@ def load_frames(path, protocol="official", genres=GENRES, sample_rate=44100, see
     counts = {"tracks": len(ids), "missing": 0, "broken": 0, "readable": len(ids)}
     counts |= {split: len(rows) for split, rows in places.items()}
     return Dataset(name, protocol, **dealt, genres=tuple(genres), sample_rate=sample_rate, counts=counts, broken={})
+
+
+def images_of(split, model, crop="start", crops=1, workers=2):
+    """What a model sees of each clip of a split, in memory: a byte for each point of an image.
+
+    Args:
+        split: `Split`.
+        model: `GenreClassifier`, whose front end makes the images (without augmentation).
+        crop, crops: which `model.clip_seconds` of a clip, and how many of them, as in `batches`; each is an image.
+        workers: int > 0, threads that read ahead.
+
+    Returns:
+        `FrameSplit`, the crops of a track behind each other.
+
+    Raises:
+        ValueError: the split has another sample rate than the model.
+    """
+    batch_size = 16
+    data = batches(split, batch_size, model.clip_seconds, crop, crops, workers=workers)
+    model.check_data(data)
+    images = np.empty((len(split) * crops, *model.front_end.output_shape[1:]), "uint8")
+    with bar(len(images), f"Images of {split.name}", "clip") as progress:
+        for index in range(len(data)):
+            found = model.front_end.predict_on_batch(data[index][0])
+            images[index * batch_size :][: len(found)] = np.clip(np.round(found), 0, 255)
+            progress.update(len(found))
+    tracks = split.tracks.iloc[np.repeat(np.arange(len(split)), crops)]
+    return FrameSplit(split.name, images, tracks, split.sample_rate, split.genres, split.protocol)
+
+
+def save_frames(path, *splits):
+    """Write the file that `load_frames` reads.
+
+    Args:
+        path: str or path-like, .npz.
+        *splits: `FrameSplit`, named "train", "validation", "test".
+    """
+    content = {
+        "decibels": np.concatenate([split.images[..., 0] for split in splits]),
+        "label": np.concatenate([split.labels for split in splits]),
+        "split": np.repeat([SPLITS.index(split.name) for split in splits], [len(split) for split in splits]),
+        "track_id": np.concatenate([split.track_ids for split in splits]),
+    }
+    with whole_file(path) as temporary:
+        np.savez(temporary, **content)
 
 
 def image_batches(split, batch_size, shuffle=False, seed=0, repeats=1, mix=0.0, one_hot=False):
