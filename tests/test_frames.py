@@ -176,3 +176,29 @@ def test_the_front_end_makes_the_real_frames_of_real_clips(real_clips):
                 assert np.abs(image - split.images[row, :, :, 0]).mean() * 80 / 255 < 0.1, track_id
                 compared += 1
     assert compared == len(real_clips)
+
+
+def test_images_of_music(mini, tmp_path):
+    """What the front end makes of each crop, to half a grey level; the file that is written is read again."""
+    front_end = layers_of_frames(frames=40, sample_rate=22050, n_mels=32)
+    model = small_model(front_end=front_end, genres=mini.genres)
+    split = mini.validation.select([3, 1, 30])
+    images = gk.datasets.images_of(split, model, crop="even", crops=2)
+    assert images.images.shape == (6, 32, 40, 1) and images.images.dtype == np.uint8
+    assert images.track_ids.tolist() == np.repeat(split.track_ids, 2).tolist() and images.genres == mini.genres
+    first = numpy(model.front_end(split[2]["audio"][None, : model.input_shape[1]]))[0]
+    np.testing.assert_allclose(images.images[4], first, atol=0.51)
+    assert (images.images[4] != images.images[5]).any()
+    other = gk.datasets.images_of(mini.train.select([0, 5]), model)
+    gk.datasets.save_frames(tmp_path / "f.npz", other, images)
+    data = load_frames(tmp_path / "f.npz", genres=mini.genres, sample_rate=22050)
+    np.testing.assert_array_equal(data.validation.images, images.images)
+    np.testing.assert_array_equal(data.train.labels, mini.train.labels[[0, 5]])
+    split.sample_rate = 44100
+    with pytest.raises(ValueError, match="sample_rate"):
+        gk.datasets.images_of(split, model)
+
+
+def test_all_spectra():
+    model = small_model(front_end=layers_of_frames(frames=None, sample_rate=22050, n_mels=32))
+    assert model.image_model.input_shape == (None, 32, 44, 1)

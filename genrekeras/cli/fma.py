@@ -8,7 +8,7 @@ from genrekeras.cli.common import FOLDER, SUBSET, errors_named, file_to_write
 from genrekeras.datasets import fma
 from genrekeras.datasets.fma.archives import ARCHIVES, BASE_URL
 from genrekeras.datasets.splits import leakage
-from genrekeras.files import whole_file
+from genrekeras.files import size, whole_file
 
 
 @click.group(name="fma")
@@ -80,6 +80,35 @@ def build(folder, subset, sample_rate, prepared_dir, beam):
             protocol=_any(folder),
         )
         click.echo(f"{data}\n\nWhat the splits share:\n\n{leakage(data)}")
+
+
+@group.command()
+@FOLDER
+@SUBSET
+@file_to_write("-o", "--output", endings=(".npz",), required=True, help="The file to write, .npz.")
+def frames(folder, subset, output):
+    """Keep 128 spectra of each clip, for training without audio.
+
+    The clips in FOLDER are built at 44,100 Hz first. Of each, 29.98 s are heard (those of FMA have 29.98 s or 30.00 s);
+    the file holds 16 KiB a clip. experiments/best.py trains on it.
+    """
+    import genrekeras as gk
+
+    with errors_named():
+        data = fma.load_fma(folder, subset, sample_rate=44100, protocol=_any(folder))
+        click.echo(str(data))
+        model = gk.GenreClassifier(
+            "mel_cnn",
+            genres=data.genres,
+            clip_seconds=gk.datasets.FMA_SECONDS,
+            front_end=gk.datasets.layers_of_frames(),
+            pretrained=None,
+            fine_tune="all",
+        )
+        splits = [data.train, data.validation, *([] if data.protocol == "random" else [data.test])]
+        images = [gk.datasets.images_of(split, model) for split in splits if len(split)]
+        gk.datasets.save_frames(output, *images)
+        click.echo(f"{output}: {size(os.path.getsize(output))}")
 
 
 def _any(folder):

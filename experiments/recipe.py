@@ -1,0 +1,66 @@
+"""What best.py and choices_of_2023.py share: networks on images, and how they are trained."""
+
+import common
+import genrekeras as gk
+import keras
+from genrekeras.classifier import FollowEpoch
+
+EPOCHS = {"mel_cnn": 22, "mel_resnet": 40}
+BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 64, 2e-3, 0.05
+
+
+def front_end(run):
+    if run.flags.frames:
+        return gk.datasets.layers_of_frames()
+    return gk.datasets.layers_of_frames(frames=None, sample_rate=run.data.sample_rate)
+
+
+def classifier(run, backbone, **options):
+    return gk.GenreClassifier(
+        backbone,
+        genres=run.data.genres,
+        clip_seconds=run.clip_seconds,
+        front_end=front_end(run),
+        fine_tune="all",
+        pretrained=None,
+        **options,
+    )
+
+
+def training_images(run):
+    if run.flags.frames:
+        return run.data.train
+    return gk.datasets.images_of(run.data.train, classifier(run, "mel_cnn"), **common.WHOLE_TRACKS)
+
+
+def trained(run, images, backbone, seed, epochs):
+    """One network, from random weights."""
+    keras.utils.set_random_seed(seed)
+    augmentation = [
+        gk.layers.RandomRecording(seed=seed),
+        gk.layers.SpecAugment(frequency_masks=2, frequency_width=20, time_masks=0, seed=seed),
+    ]
+    model = classifier(run, backbone, dropout=0.3, image_augmentation=augmentation)
+    data = gk.datasets.image_batches(images, BATCH_SIZE, shuffle=True, seed=seed, mix=0.5)
+    fit(model, data, epochs)
+    return model
+
+
+def fit(model, data, epochs, learning_rate=LEARNING_RATE, average=True):
+    """Train the network of a model on images with labels as one-hot rows; warm-up and a cosine, no epoch is chosen.
+
+    Args:
+        average: bool, keep a moving average of the weights, which `fit` puts in their place at its end.
+    """
+    steps = len(data) * epochs
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, steps - steps // 20, warmup_target=learning_rate, warmup_steps=steps // 20
+    )
+    optimizer = keras.optimizers.AdamW(
+        rate, weight_decay=WEIGHT_DECAY, global_clipnorm=2.0, use_ema=average, ema_momentum=0.998
+    )
+    trainable = model.image_model.trainable_variables
+    optimizer.exclude_from_weight_decay([weight for weight in trainable if len(weight.shape) < 2])
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
+    model.image_model.compile(optimizer, loss, metrics=["accuracy"])
+    model.image_model.fit(data, epochs=epochs, shuffle=False, callbacks=[FollowEpoch(data)], verbose=2)
