@@ -260,10 +260,9 @@ def row_of(model, path, means, seconds, error=None):
         best = int(probabilities.argmax())
         probability, (least, most) = float(probabilities[best]), limits(model)
         row |= {"genre": model.genres[best], "probability": probability, "seconds": round(seconds, 2)}
-        if least is not None:
-            row["unsure"] = probability < least or (most is not None and float(strangeness) > most)
-        if most is not None:
-            row["strangeness"] = float(strangeness)
+        row["strangeness"] = None if most is None else float(strangeness)
+        strange = most is not None and float(strangeness) > most
+        row["unsure"] = None if least is None else strange or probability < least
         row |= dict(zip(model.genres, probabilities.tolist(), strict=True))
     return row
 

@@ -28,6 +28,8 @@ ORDER = (
     "mel_networks",
     "backbones",
     "folding",
+    "strangeness",
+    "presets",
     "inference",
     "embeddings",
     "classifier",
