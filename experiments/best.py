@@ -30,12 +30,12 @@ ABOUT = (
 
 def main():
     run = common.start(__doc__, frames=True)
-    images = recipe.training_images(run)
+    images, weights = recipe.training_images(run), run.class_weight()
     members, scores = [], {}
     for place in range(1 if run.flags.smoke else run.flags.members):
         for backbone, epochs in recipe.EPOCHS.items():
             seed = 100 * run.flags.seed + place
-            model = recipe.trained(run, images, backbone, seed, 2 if run.flags.smoke else epochs)
+            model = recipe.trained(run, images, weights, backbone, seed, 2 if run.flags.smoke else epochs)
             model.save(os.path.join(run.folder, f"{backbone}-{seed}.keras"))
             members.append(model)
             if len(run.data.validation):

@@ -33,7 +33,7 @@ def training_images(run):
     return gk.datasets.images_of(run.data.train, classifier(run, "mel_cnn"), **common.WHOLE_TRACKS)
 
 
-def trained(run, images, backbone, seed, epochs):
+def trained(run, images, class_weight, backbone, seed, epochs):
     """One network, from random weights."""
     keras.utils.set_random_seed(seed)
     augmentation = [
@@ -41,8 +41,8 @@ def trained(run, images, backbone, seed, epochs):
         gk.layers.SpecAugment(frequency_masks=2, frequency_width=20, time_masks=0, seed=seed),
     ]
     model = classifier(run, backbone, dropout=0.3, image_augmentation=augmentation)
-    data = gk.datasets.image_batches(images, BATCH_SIZE, shuffle=True, seed=seed, mix=0.5)
-    fit(model, data, epochs)
+    options = {"shuffle": True, "seed": seed, "mix": 0.5, "class_weight": class_weight}
+    fit(model, gk.datasets.image_batches(images, BATCH_SIZE, **options), epochs)
     return model
 
 

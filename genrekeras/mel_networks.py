@@ -78,8 +78,10 @@ class _RandomColumns(keras.layers.Layer):
 
     def call(self, image, training=None):
         total = image.shape[2]
-        count = self.count if isinstance(self.count, int) else max(1, round(self.count * (total or 1)))
-        if not training or total is None or total <= count:
+        if not training or total is None:
+            return image
+        count = self.count if isinstance(self.count, int) else max(1, round(self.count * total))
+        if total <= count:
             return image
         columns = self.columns(ops.shape(image)[0], total, count)  # (batch, count)
         return ops.take_along_axis(image, columns[:, None, :, None], axis=2)
@@ -153,8 +155,9 @@ class TimePooling(keras.layers.Layer):
         mean = ops.mean(x, axis=1, keepdims=True)
         variance = ops.mean(ops.square(x - mean), axis=1)
         weights = ops.softmax(self.scores(self.hidden(x)), axis=1)  # (batch, frames, heads)
-        weights = ops.repeat(weights, x.shape[-1] // self.heads, axis=-1)
-        pooled = [mean[:, 0], ops.sqrt(variance + 1e-4), ops.sum(weights * x, axis=1)]
+        by_head = ops.reshape(x, (-1, x.shape[1], self.heads, x.shape[-1] // self.heads))
+        attended = ops.reshape(ops.sum(weights[..., None] * by_head, axis=1), (-1, x.shape[-1]))
+        pooled = [mean[:, 0], ops.sqrt(variance + 1e-4), attended]
         return ops.concatenate([*pooled, ops.max(x, axis=1)] if self.maximum else pooled, axis=-1)
 
     def compute_output_shape(self, input_shape):
@@ -185,7 +188,8 @@ class CepstralStatistics(keras.layers.Layer):
             scipy.fft.dct(np.eye(input_shape[1]), axis=0, norm="ortho")[:_CEPSTRA] * 80 / 255
         )  # (cepstra, mels), dB
         self._cosines = cosines.astype("float32")
-        self._upper = np.flatnonzero(np.triu(np.ones((_COVARIANCE_CEPSTRA, _COVARIANCE_CEPSTRA))))
+        upper = np.flatnonzero(np.triu(np.ones((_COVARIANCE_CEPSTRA, _COVARIANCE_CEPSTRA))))
+        self._upper = np.eye(_COVARIANCE_CEPSTRA**2, dtype="float32")[:, upper]  # as a matrix: it can be exported
 
     def call(self, image):
         spectrum = ops.stop_gradient(image[..., 0])  # (batch, mels, frames)
@@ -222,7 +226,7 @@ class CepstralStatistics(keras.layers.Layer):
             correction = 1.5 * identity - 0.5 * ops.matmul(inverse, root)
             root, inverse = ops.matmul(root, correction), ops.matmul(correction, inverse)
         root = ops.reshape(root * ops.sqrt(scale), (-1, _COVARIANCE_CEPSTRA**2))
-        return ops.take(root, self._upper, axis=1)
+        return ops.matmul(root, ops.convert_to_tensor(self._upper))
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], 8 * _CEPSTRA + 2 * len(np.triu_indices(_COVARIANCE_CEPSTRA)[0]))

@@ -122,6 +122,13 @@ def test_mixing(path):
             assert alike.all() and mixed.any()
             last = (np.diff(from_own.astype(int), axis=1) <= 0).all()
             kinds["last frames" if last else "frames"] += 1
+    weights = np.arange(8, dtype="float32")
+    weighted = image_batches(split, 15, seed=1, mix=0.6, class_weight=weights)
+    for place in range(3):
+        images, labels, own_weights = weighted[place]
+        np.testing.assert_allclose(own_weights, labels @ weights, rtol=1e-6)
+    with pytest.raises(ValueError, match='must be None, "balanced", or 8 numbers'):
+        image_batches(split, 15, class_weight=[1.0])
     total = sum(kinds.values())
     for kind, share in (("none", 0.4), ("mean", 0.3), ("last frames", 0.15), ("frames", 0.15)):
         assert kinds[kind] / total == pytest.approx(share, abs=0.1), kinds

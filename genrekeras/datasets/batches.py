@@ -80,7 +80,7 @@ def batches(
     if len(split) == 0:
         raise ValueError(f"`split` has no clips. Received: split={split!r}")
     samples = round(clip_seconds * split.sample_rate)
-    weights = _checked_weights(class_weight, split)
+    weights = checked_weights(class_weight, split)
     make = _Batch(samples, tuple(split.genres), crop, crops, mixup, one_hot or mixup > 0, weights)
     clips = grain.MapDataset.source(_Crops(split, crops)).seed(seed)
     if shuffle:
@@ -243,7 +243,7 @@ class _Batch:
         return 0 if self.crop == "start" else spare // 2
 
 
-def _checked_weights(class_weight, split):
+def checked_weights(class_weight, split):
     if class_weight is None:
         return None
     if isinstance(class_weight, str) and class_weight == "balanced":

@@ -12,7 +12,7 @@ import zlib
 
 import numpy as np
 import pandas as pd
-from genrekeras.datasets.batches import Batches, batches
+from genrekeras.datasets.batches import Batches, batches, checked_weights
 from genrekeras.datasets.quiet import quiet_absl
 from genrekeras.datasets.splits import SPLITS, UNKNOWN, Dataset, check_protocol, deal
 from genrekeras.files import whole_file
@@ -183,7 +183,7 @@ def save_frames(path, *splits):
         np.savez(temporary, **content)
 
 
-def image_batches(split, batch_size, shuffle=False, seed=0, repeats=1, mix=0.0, one_hot=False):
+def image_batches(split, batch_size, shuffle=False, seed=0, repeats=1, mix=0.0, one_hot=False, class_weight=None):
     """What `model.image_model.fit` takes (with `shuffle=False`; the order is theirs).
 
     Args:
@@ -199,21 +199,24 @@ def image_batches(split, batch_size, shuffle=False, seed=0, repeats=1, mix=0.0, 
             Sources: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018; Yun et al., "CutMix",
             ICCV 2019.
         one_hot: bool, labels as one-hot rows without mixing too.
+        class_weight: as in `batches`.
 
     Returns:
         `Batches` of `(images, labels)`, `(batch, mels, frames, 1)` float32 in 0..255 and `(batch,)` int32, or, with
-        `mix` or `one_hot`, `(batch, len(genres))` float32.
+        `mix` or `one_hot`, `(batch, len(genres))` float32; with `class_weight` also `(batch,)` float32 weights.
     """
+    weights = checked_weights(class_weight, split)
     if not 0 <= mix <= 1:
         raise ValueError(f"`mix` must lie in [0, 1]. Received: mix={mix}")
 
     def of_rows(rows, rng):
         rows = np.asarray(rows) // repeats
         images, labels = split.images[rows].astype("float32"), split.labels[rows]
-        if not (mix or one_hot):
-            return images, labels
-        labels = np.eye(len(split.genres), dtype="float32")[labels]
-        return _mixed(images, labels, rng) if rng.random() < mix else (images, labels)
+        one_hot_rows = np.eye(len(split.genres), dtype="float32")[labels]
+        if rng.random() < mix:
+            images, one_hot_rows = _mixed(images, one_hot_rows, rng)
+        batch = images, (one_hot_rows if mix or one_hot else labels)
+        return batch if weights is None else (*batch, one_hot_rows @ weights)
 
     rows = grain.MapDataset.source(range(len(split) * repeats)).seed(seed)
     data = (rows.shuffle() if shuffle else rows).batch(batch_size).random_map(of_rows)

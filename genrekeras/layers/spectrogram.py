@@ -267,6 +267,8 @@ class SampleFrames(Float32Layer):
     def call(self, spectrogram):
         # In integers, so that it is exact on each backend.
         index = (2 * ops.arange(self.k, dtype="int32") + 1) * ops.shape(spectrogram)[2] // (2 * self.k)
+        if keras.backend.backend() == "torch":  # where `take` cannot be exported
+            return spectrogram[:, :, index]
         return ops.take(spectrogram, index, axis=2)
 
     def compute_output_shape(self, input_shape):
