@@ -17,10 +17,10 @@ import os
 import time
 from typing import NamedTuple
 
-import best
 import genrekeras as gk
 import keras
 import numpy as np
+import recipe
 
 BATCH_SIZE, VARIANTS = 64, 4
 
@@ -98,7 +98,7 @@ def score(name, data, seed):
     else:
         mix = 0.5 if choice.augmentation == "ours" else 0.0
         batches = gk.datasets.image_batches(data.train, BATCH_SIZE, shuffle=True, seed=seed, mix=mix, one_hot=True)
-        best.fit(model, batches, choice.epochs, choice.learning_rate, average=choice.augmentation == "ours")
+        recipe.fit(model, batches, choice.epochs, choice.learning_rate, average=choice.augmentation == "ours")
     report = gk.evaluation.evaluate(model, data.validation)
     seconds = round(time.monotonic() - began)
     print(f"{name}, seed {seed}: {report}; {seconds} s\n", flush=True)

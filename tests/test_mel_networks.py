@@ -115,3 +115,13 @@ def test_a_model(name, tmp_path, rng):
 def test_there_are_no_pretrained_weights():
     with pytest.raises(backbones.PretrainedWeightsError, match="There are no pretrained weights of mel_cnn"):
         gk.GenreClassifier("mel_cnn", clip_seconds=1.0)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="from torch")
+@pytest.mark.parametrize("form, ending, package", [("onnx", "onnx", "onnxscript"), ("openvino", "xml", "openvino")])
+def test_export(form, ending, package, tmp_path):
+    """All that they compute, and sampled frames; `export` compares what was written."""
+    pytest.importorskip(package)
+    front_end = gk.datasets.layers_of_frames(frames=80, sample_rate=22050, n_mels=64)
+    model = small_model(backbone=list(NAMES), front_end=front_end, genres=["a", "b"])
+    assert gk.export.export(model, tmp_path / f"m.{ending}", form) < 1e-4
