@@ -1,4 +1,4 @@
-"""What best.py and choices_of_2023.py share: networks on images, and how they are trained."""
+"""What best.py and choices.py share: networks on images, and how they are trained."""
 
 import common
 import genrekeras as gk
@@ -46,7 +46,7 @@ def trained(run, images, class_weight, backbone, seed, epochs):
     return model
 
 
-def fit(model, data, epochs, learning_rate=LEARNING_RATE, average=True):
+def fit(model, data, epochs, learning_rate=LEARNING_RATE, average=True, label_smoothing=0.1):
     """Train the network of a model on images with labels as one-hot rows; warm-up and a cosine, no epoch is chosen.
 
     Args:
@@ -61,6 +61,6 @@ def fit(model, data, epochs, learning_rate=LEARNING_RATE, average=True):
     )
     trainable = model.image_model.trainable_variables
     optimizer.exclude_from_weight_decay([weight for weight in trainable if len(weight.shape) < 2])
-    loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
     model.image_model.compile(optimizer, loss, metrics=["accuracy"])
     model.image_model.fit(data, epochs=epochs, shuffle=False, callbacks=[FollowEpoch(data)], verbose=2)

@@ -1,0 +1,169 @@
+"""Which choices pay? Those of 2023 (frozen or trained, which stem, dropout, augmentation), and those of best.py.
+
+    python experiments/choices.py --frames fma_small_frames.npz
+    python experiments/choices.py --frames fma_small_frames.npz --protocol random --only frozen trained --seeds 3
+
+On 128 spectra of each track. EfficientNet-Lite0 stands for the pretrained networks, since ImageNet's weights of it
+come from a package. Each choice is trained for a fixed number of epochs and scored on validation once, at its end;
+"best epoch" is what one would claim by choosing the epoch on the very scores that are reported (frozen networks only).
+A line of JSON for each run is added to --output; runs that stand there already are not made again.
+
+Expected: a frozen network 15 to 90 seconds on a core, a trained one MINUTES minutes on a core; README has the scores.
+"""
+
+import argparse
+import json
+import os
+import time
+from typing import NamedTuple
+
+import genrekeras as gk
+import keras
+import numpy as np
+import recipe
+
+BATCH_SIZE, VARIANTS = 64, 4
+
+
+class Choice(NamedTuple):
+    """A configuration."""
+
+    backbone: str = "efficientnet_lite0"
+    pretrained: str | None = "imagenet"
+    stem: str = "fold"
+    fine_tune: str = "head"
+    dropout: float = 0.5
+    augmentation: tuple = ()  # of the names of AUGMENTATIONS
+    mix: float = 0.0
+    epochs: int = 30
+    learning_rate: float = 1e-3
+    average: bool = False
+    label_smoothing: float = 0.1
+
+
+# Gain, the other half of the augmentation of 2023, is not seen: the image begins at the clip's own peak.
+AUGMENTATIONS = {
+    "noise of 2023": lambda seed: gk.layers.ImageNoise(sigma=0.1, share=0.2, seed=seed),
+    "recording": lambda seed: gk.layers.RandomRecording(seed=seed),
+    "masks": lambda seed: gk.layers.SpecAugment(frequency_masks=2, frequency_width=20, time_masks=0, seed=seed),
+}
+OURS = ("recording", "masks")
+TRAINED = Choice(fine_tune="all", epochs=8)
+AUGMENTED = TRAINED._replace(augmentation=OURS, mix=0.5, average=True)
+RECIPE = AUGMENTED._replace(
+    backbone="mel_resnet", pretrained=None, dropout=0.3, epochs=40, learning_rate=recipe.LEARNING_RATE
+)
+CHOICES = {
+    "frozen": Choice(),
+    "frozen_no_dropout": Choice(dropout=0.0),
+    "frozen_augmented_as_2023": Choice(augmentation=("noise of 2023",)),
+    "frozen_augmented": Choice(augmentation=OURS),
+    "new_stem": Choice(stem="new", fine_tune="stem", epochs=8),
+    "trained": TRAINED,
+    "trained_augmented_as_2023": TRAINED._replace(augmentation=("noise of 2023",)),
+    "trained_augmented": AUGMENTED,
+    "trained_from_random": AUGMENTED._replace(pretrained=None),
+    "efficientnet_b0_from_random": AUGMENTED._replace(backbone="efficientnet_b0", pretrained=None),
+    "resnet50_from_random": AUGMENTED._replace(backbone="resnet50", pretrained=None),
+    "recipe": RECIPE,
+    "recipe_no_recording": RECIPE._replace(augmentation=("masks",)),
+    "recipe_no_masks": RECIPE._replace(augmentation=("recording",)),
+    "recipe_no_augmentation": RECIPE._replace(augmentation=()),
+    "recipe_no_mixing": RECIPE._replace(mix=0.0),
+    "recipe_no_average": RECIPE._replace(average=False),
+    "recipe_no_smoothing": RECIPE._replace(label_smoothing=0.0),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--frames", required=True, help="npz file of spectrograms, as `genrekeras fma frames` writes it")
+    add("--protocol", default="official", choices=("official", "random"), help="splits (default: official)")
+    add("--only", nargs="+", default=list(CHOICES), choices=CHOICES, metavar="CHOICE", help=", ".join(CHOICES))
+    add("--seeds", type=int, default=1, help="runs of each, with seeds 0, 1, ... (default: 1)")
+    add("--output", default="choices.jsonl", help="file of the results (default: choices.jsonl)")
+    flags = parser.parse_args()
+    known = []
+    if os.path.exists(flags.output):
+        with open(flags.output, encoding="utf-8") as file:
+            known = [json.loads(line) for line in file]
+    data = gk.datasets.load_frames(flags.frames, flags.protocol)
+    print(data)
+    for seed in range(flags.seeds):
+        for name in flags.only:
+            if not any((row["choice"], row["protocol"], row["seed"]) == (name, flags.protocol, seed) for row in known):
+                known.append({"choice": name, "protocol": flags.protocol, "seed": seed, **score(name, data, seed)})
+                with open(flags.output, "a", encoding="utf-8") as file:
+                    file.write(json.dumps(known[-1]) + "\n")
+    print_table(known)
+
+
+def score(name, data, seed):
+    """Train one, and what it scores."""
+    began = time.monotonic()
+    keras.utils.set_random_seed(seed)
+    choice = CHOICES[name]
+    model = gk.GenreClassifier(
+        choice.backbone,
+        clip_seconds=gk.datasets.FMA_SECONDS,
+        front_end=gk.datasets.layers_of_frames(),
+        stem=choice.stem,
+        fine_tune=choice.fine_tune,
+        pretrained=choice.pretrained,
+        dropout=choice.dropout,
+        image_augmentation=[AUGMENTATIONS[kind](seed) for kind in choice.augmentation],
+    )
+    best_epoch = None
+    if choice.fine_tune == "head":
+        best_epoch = fit_head(model, choice, data, seed)
+    else:
+        options = {"shuffle": True, "seed": seed, "mix": choice.mix, "one_hot": True}
+        batches = gk.datasets.image_batches(data.train, BATCH_SIZE, **options)
+        recipe.fit(model, batches, choice.epochs, choice.learning_rate, choice.average, choice.label_smoothing)
+    report = gk.evaluation.evaluate(model, data.validation)
+    seconds = round(time.monotonic() - began)
+    print(f"{name}, seed {seed}: {report}; {seconds} s\n", flush=True)
+    hits = (report.predictions == report.labels).astype(int).tolist()
+    return {"accuracy": report.accuracy, "best_epoch": best_epoch, "seconds": seconds, "hits": hits}
+
+
+def fit_head(model, choice, data, seed):
+    """Train the last layer; the best accuracy on validation of all epochs."""
+    variants = VARIANTS if choice.augmentation else 1
+    train = gk.features.extract(model, data.train, crops=variants, augment=bool(choice.augmentation), seed=seed)
+    validation = gk.features.extract(model, data.validation)
+    steps = -(-len(data.train) // BATCH_SIZE) * choice.epochs
+    rate = keras.optimizers.schedules.CosineDecay(choice.learning_rate, steps)
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    options = {"batch_size": BATCH_SIZE, "epochs": choice.epochs, "seed": seed, "verbose": 0}
+    return max(gk.features.fit_head(model, train, validation, **options).history["val_accuracy"])
+
+
+def print_table(rows):
+    """Of each choice and protocol: mean over seeds, difference to what it changes, minutes, what the best epoch claims.
+
+    The interval of a difference is that of other tracks, with the seeds as they were.
+    """
+    print("| choice | protocol | validation, % (each seed) | difference [95 %] | minutes | best epoch |")
+    print("|---|---|---|---|---|---|")
+    for name, protocol in dict.fromkeys((row["choice"], row["protocol"]) for row in rows):
+        own, base = (
+            [row for row in rows if (row["choice"], row["protocol"]) == (other, protocol)]
+            for other in (name, "recipe" if name.startswith("recipe") else "frozen")
+        )
+        each = ", ".join(f"{100 * row['accuracy']:.1f}" for row in own)
+        cells = [name, protocol, f"{100 * np.mean([row['accuracy'] for row in own]):.1f} ({each})", ""]
+        if base and base != own:
+            gains = 100 * (
+                np.mean([row["hits"] for row in own], axis=0) - np.mean([row["hits"] for row in base], axis=0)
+            )
+            half = 1.96 * gains.std() / np.sqrt(len(gains))
+            cells[-1] = f"{gains.mean():+.1f} [{gains.mean() - half:+.1f}, {gains.mean() + half:+.1f}]"
+        cells.append(f"{np.mean([row['seconds'] for row in own]) / 60:.1f}")
+        epochs = [row["best_epoch"] for row in own if row["best_epoch"] is not None]
+        print(f"| {' | '.join(cells)} | {f'{100 * np.mean(epochs):.1f}' if epochs else ''} |")
+
+
+if __name__ == "__main__":
+    main()
