@@ -259,13 +259,14 @@ class Run:
         return f"{os.path.basename(sys.argv[0])}: {model.backbone} on {self.data.name}, {self.data.protocol} protocol"
 
     def _config(self):
-        packages = ("genrekeras", "keras", keras.backend.backend(), "librosa", "numpy", "tensorflow-datasets")
+        packages = ("keras", keras.backend.backend(), "librosa", "numpy", "tensorflow-datasets")
         return {
             "command": [os.path.basename(sys.executable), *sys.argv],
             "flags": vars(self.flags),
             "backend": keras.backend.backend(),
             "versions": {
                 "python": platform.python_version(),
+                "genrekeras": gk.__version__,
                 **{package: _version(package) for package in packages},
             },
             "data": {

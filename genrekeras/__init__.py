@@ -60,7 +60,7 @@ from genrekeras import callbacks, layers  # noqa: E402
 from genrekeras.classifier import GenreClassifier  # noqa: E402
 from genrekeras.genres import GENRES  # noqa: E402
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = [
     "GENRES",
     "GenreClassifier",

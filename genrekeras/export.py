@@ -1,7 +1,6 @@
 """A model for other runtimes: waveform in, probabilities out, compared with the Keras model before it is kept."""
 
 import contextlib
-import importlib.metadata
 import io
 import json
 import os
@@ -12,6 +11,7 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+from genrekeras import __version__
 from genrekeras.files import TEMPORARY
 from genrekeras.layers import default_front_end
 
@@ -104,7 +104,7 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
         "input": f"waveform (batch, {model.input_shape[1]}) float32, mono, in [-1, 1]",
         "output": f"probabilities (batch, {len(model.genres)}) float32, in the order of genres",
         "weights": quantize or "float32",
-        "made_by": f"genrekeras {importlib.metadata.version('genrekeras')} on {keras.backend.backend()}",
+        "made_by": f"genrekeras {__version__} on {keras.backend.backend()}",
     }
     expected = model.predict(clips, verbose=0)
     folder, name = os.path.split(path)

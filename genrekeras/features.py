@@ -1,7 +1,6 @@
 """Features of a frozen backbone: made once for each clip, kept on disk, so that the head trains in seconds."""
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import zipfile
@@ -10,7 +9,7 @@ from typing import NamedTuple
 import grain
 import keras
 import numpy as np
-from genrekeras import files, folding
+from genrekeras import __version__, files, folding
 from genrekeras.classifier import FollowEpoch
 from genrekeras.datasets.batches import Batches, batches
 from genrekeras.datasets.frames import image_batches
@@ -192,8 +191,7 @@ def _key(model, upstream):
     layers = [*model.front_end.layers, *_image_augmentation(model)]
     configs = [(type(layer).__name__, {k: v for k, v in layer.get_config().items() if k != "name"}) for layer in layers]
     network = model.backbone, model.stem, model.feature_extractor.layers[-1].compute_dtype, keras.backend.backend()
-    version = importlib.metadata.version("genrekeras")
-    content = hashlib.sha256(json.dumps([upstream, configs, network, version], default=str).encode())
+    content = hashlib.sha256(json.dumps([upstream, configs, network, __version__], default=str).encode())
     for variable in model.feature_extractor.variables:
         content.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
     return content.hexdigest()[:32]
