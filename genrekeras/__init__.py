@@ -59,8 +59,8 @@ _keep_memory()
 from genrekeras import callbacks, layers  # noqa: E402
 from genrekeras.classifier import GenreClassifier  # noqa: E402
 from genrekeras.genres import GENRES  # noqa: E402
+from genrekeras.version import __version__  # noqa: E402, F401
 
-__version__ = "0.3.0"
 __all__ = [
     "GENRES",
     "GenreClassifier",

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-from genrekeras import __version__
 from genrekeras.files import TEMPORARY
 from genrekeras.layers import default_front_end
+from genrekeras.version import __version__
 
 CARD = "genrekeras.json"  # what the file carries of genres, sample rate and clip length
 # The most that a probability may differ, by how weights are kept. Seen with EfficientNet-Lite0 on 800 real spectrograms

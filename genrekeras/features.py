@@ -9,11 +9,12 @@ from typing import NamedTuple
 import grain
 import keras
 import numpy as np
-from genrekeras import __version__, files, folding
+from genrekeras import files, folding
 from genrekeras.classifier import FollowEpoch
 from genrekeras.datasets.batches import Batches, batches
 from genrekeras.datasets.frames import image_batches
 from genrekeras.progress import bar, say
+from genrekeras.version import __version__
 
 
 class Features(NamedTuple):

@@ -17,6 +17,7 @@ PACKAGE = ROOT / "genrekeras"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each module may import those before it: the way of the data.
 ORDER = (
+    "version",
     "genres",
     "progress",
     "files",
