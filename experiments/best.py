@@ -7,7 +7,7 @@
 Small networks made for spectrograms, of two kinds, three of each with other seeds, trained apart from random weights
 for a fixed number of epochs (validation chooses nothing but the temperature), then joined into one model by the mean of
 their logits. `genrekeras fma frames` makes such a file of FMA's clips; of music itself three crops of 10 s are heard of
-each clip. The model that is saved hears waveforms, either way.
+each clip, one in an epoch. The model that is saved hears waveforms, either way.
 
 Expected: 50 minutes on 2 cores (PyTorch) on the spectra of fma_small, 61 % of its 800 validation tracks.
 """

@@ -6,9 +6,10 @@
 On 128 spectra of each track. EfficientNet-Lite0 stands for the pretrained networks, since ImageNet's weights of it
 come from a package. Each choice is trained for a fixed number of epochs and scored on validation once, at its end;
 "best epoch" is what one would claim by choosing the epoch on the very scores that are reported (frozen networks only).
+"as_best" and "from_random" have the augmentation, mixing and moving average of best.py all at once.
 A line of JSON for each run is added to --output; runs that stand there already are not made again.
 
-Expected: a frozen network 15 to 90 seconds on a core, a trained one MINUTES minutes on a core; README has the scores.
+Expected: a frozen network 15 to 90 seconds on a core, a trained one 14 minutes and more; README has the scores.
 """
 
 import argparse
@@ -61,7 +62,7 @@ CHOICES = {
     "new_stem": Choice(stem="new", fine_tune="stem", epochs=8),
     "trained": TRAINED,
     "trained_augmented_as_2023": TRAINED._replace(augmentation=("noise of 2023",)),
-    "trained_augmented": AUGMENTED,
+    "trained_as_best": AUGMENTED,
     "trained_from_random": AUGMENTED._replace(pretrained=None),
     "efficientnet_b0_from_random": AUGMENTED._replace(backbone="efficientnet_b0", pretrained=None),
     "resnet50_from_random": AUGMENTED._replace(backbone="resnet50", pretrained=None),
@@ -84,19 +85,30 @@ def main():
     add("--seeds", type=int, default=1, help="runs of each, with seeds 0, 1, ... (default: 1)")
     add("--output", default="choices.jsonl", help="file of the results (default: choices.jsonl)")
     flags = parser.parse_args()
-    known = []
-    if os.path.exists(flags.output):
-        with open(flags.output, encoding="utf-8") as file:
-            known = [json.loads(line) for line in file]
     data = gk.datasets.load_frames(flags.frames, flags.protocol)
     print(data)
+    known = read(flags.output)
     for seed in range(flags.seeds):
         for name in flags.only:
-            if not any((row["choice"], row["protocol"], row["seed"]) == (name, flags.protocol, seed) for row in known):
-                known.append({"choice": name, "protocol": flags.protocol, "seed": seed, **score(name, data, seed)})
+            about = {"choice": name, "protocol": flags.protocol, "seed": seed, "data": data.train.fingerprint}
+            about["settings"] = str(CHOICES[name])
+            if not any(about.items() <= row.items() for row in known):
+                known.append({**about, **score(name, data, seed)})
                 with open(flags.output, "a", encoding="utf-8") as file:
                     file.write(json.dumps(known[-1]) + "\n")
     print_table(known)
+
+
+def read(path):
+    """The rows that are there; the last line may be torn."""
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as file:
+        lines = file.read().splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        with open(path, "w", encoding="utf-8") as file:
+            file.writelines(lines[:-1])
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def score(name, data, seed):

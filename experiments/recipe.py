@@ -42,6 +42,7 @@ def trained(run, images, class_weight, backbone, seed, epochs):
     ]
     model = classifier(run, backbone, dropout=0.3, image_augmentation=augmentation)
     options = {"shuffle": True, "seed": seed, "mix": 0.5, "class_weight": class_weight}
+    options["variants"] = len(images) // len(run.data.train)
     fit(model, gk.datasets.image_batches(images, BATCH_SIZE, **options), epochs)
     return model
 

@@ -74,6 +74,8 @@ def clip_seconds(flags):
 
 def load_data(flags):
     options = {"seed": flags.seed, **({"protocol": flags.protocol} if flags.protocol else {})}
+    if flags.frames and flags.data_dir:
+        raise ValueError("--frames and --data-dir name two sets of data: leave one out")
     if flags.frames:
         return gk.datasets.load_frames(flags.frames, **options)
     if flags.data_dir is not None and gk.datasets.fma.is_fma(flags.data_dir):

@@ -55,7 +55,7 @@ class GenreClassifier(keras.Model):
         card: dict of what JSON can hold, what is to be known of the model: `data` and `training` (what it was trained
             on, and how), `scores`, `calibration` (with `unsure_below` and `strange_above`, the probability below
             which and the strangeness above which a track is marked unsure). It is saved with the model. `fit` empties
-            it, since what it says is then no longer true.
+            it, since what it says is then no longer true; after a part was trained by itself, empty it by hand.
 
     Attributes:
         genres, clip_seconds, backbone, ...: the arguments. `card` may be set anew, as a whole.
@@ -228,11 +228,11 @@ class GenreClassifier(keras.Model):
         `genrekeras.datasets.Batches` keep the order of their seed and of the epoch, also after `initial_epoch`.
         """
         self.check_data(x, y)
-        self.card = None
         if isinstance(validation_data, (tuple, list)):
             self.check_data(*validation_data[:2])
         elif validation_data is not None:
             self.check_data(validation_data, None)
+        self.card = None
         if isinstance(x, keras.utils.PyDataset) and hasattr(x, "epoch"):
             shuffle = False  # Keras would shuffle the batches, from Python's global random state
             if isinstance(callbacks, keras.callbacks.CallbackList):

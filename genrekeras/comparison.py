@@ -45,7 +45,7 @@ def compare(reports, draws=10_000, seed=0):
             "log_loss": report.log_loss,
             "calibration_error": report.calibration_error,
         }
-        if report is first:
+        if other == name:
             continue
         better = (report.predictions == report.labels)[order].astype(int) - (first.predictions == first.labels)
         # A sample of n clips with replacement holds so many on which the first, neither or the other alone is right.

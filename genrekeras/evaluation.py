@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from genrekeras.datasets.batches import batches
 from genrekeras.datasets.frames import image_batches
+from genrekeras.datasets.splits import group_tracks
 from genrekeras.files import whole_file
 from scipy import optimize, special
 from sklearn import metrics
@@ -226,11 +227,11 @@ def mistakes(report, split):
     """
     sure = report.probabilities.max(axis=1)
     wrong = np.flatnonzero(report.predictions != report.labels)
-    wrong = wrong[np.argsort(-sure[wrong], kind="stable")]
+    wrong = wrong[np.argsort(-sure[wrong], kind="stable")]  # rows of the report are those of the split
     rows = [
         {
             "track_id": report.track_ids[row],
-            "what": _what(split.tracks.loc[report.track_ids[row]]),
+            "what": _what(split.tracks.iloc[row]),
             "genre": report.genres[report.labels[row]],
             "predicted": report.genres[report.predictions[row]],
             "probability": round(float(sure[row]), 4),
@@ -251,7 +252,7 @@ class Calibration(NamedTuple):
     Attributes:
         temperature: float > 0; above 1 the model was too sure of itself.
         unsure_below: float, the probability below which a track is marked unsure; `None` if no genre was found.
-        strange_above: float, the strangeness above which it is; also `None` of fewer than 20 clips.
+        strange_above: float, the strangeness above which it is; also `None` of fewer than 20 clips or artists.
         before, after: `Report` of the split.
     """
 
@@ -280,8 +281,9 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, unsure=0.05):
         model: `GenreClassifier`; changed in place.
         split: `genrekeras.datasets.Split`, such as `data.validation`.
         batch_size, crop, crops: as in `evaluate`.
-        unsure: float in [0, 1), how many of the tracks whose genre it finds may be marked as unsure by either limit.
-            More marks mean fewer wrong genres that go unmarked.
+        unsure: float in [0, 1), how many of the tracks whose genre it finds each of the two limits may mark as unsure,
+            as many crops as here being heard; what both mark together stands in the card. More marks mean fewer wrong
+            genres that go unmarked.
 
     Returns:
         `Calibration`. `after` is of the very clips that chose the temperature: a figure to report is of others.
@@ -310,12 +312,13 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, unsure=0.05):
 
     found = optimize.minimize_scalar(loss, bounds=(math.log(0.05), math.log(20.0)), method="bounded")
     temperature = math.exp(found.x)
+    before, after = _report(model, split, of_crops, heard), _report(model, split, scaled(temperature), heard)
+    strangeness = model.strangeness.fit(features, group_tracks(split.tracks))
+    unsure_below, strange_above, marked = _unsure(after, strangeness, unsure)
+    told = model.card.get("calibration")
+    earlier = told.get("temperature", 1.0) if isinstance(told, dict) else 1.0
     layer = model.head.layers[-1]
     layer.set_weights([weight / temperature for weight in layer.get_weights()])
-    before, after = _report(model, split, of_crops, heard), _report(model, split, scaled(temperature), heard)
-    strangeness = model.strangeness.fit(features)
-    unsure_below, strange_above, marked = _unsure(after, strangeness, unsure)
-    earlier = model.card.get("calibration", {}).get("temperature", 1.0)
     model.card = {
         **{key: value for key, value in model.card.items() if key != "scores"},
         "calibration": {
@@ -351,6 +354,8 @@ def _of_crops(model, split, batch_size, crop, crops, *outputs):
     if not hasattr(split, "track_ids"):
         raise ValueError(f"`split` must be a split, such as `data.test`. Received: {type(split).__name__}")
     if hasattr(split, "images"):
+        if len(np.unique(split.track_ids)) < len(split):
+            raise ValueError("`split` must hold an image of each track; several of one are for training.")
         data = image_batches(split, batch_size)
         crops = 1
     else:

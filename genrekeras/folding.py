@@ -56,9 +56,10 @@ class Steps(keras.layers.Layer):
     """
 
     def __init__(self, steps, image, features, like):
-        super().__init__(dtype=like.dtype)
+        super().__init__(dtype=like.dtype, autocast=False)
         self.image, self.features, self._features_shape = image, features, like.shape
         self.called = [layer for layer, _, _ in steps]
+        self.casts = {layer.compute_dtype for layer in self.called} != {"float32"}  # 16 bits, or some layers of both
         last = {key: place for place, (_, sources, _) in enumerate(steps) for key in sources}
         self.wiring = [
             (sources, target, [key for key in last if last[key] == place])
@@ -69,10 +70,13 @@ class Steps(keras.layers.Layer):
         tensors = {self.image: image}
         for layer, (sources, target, read_last) in zip(self.called, self.wiring, strict=True):
             read = [tensors[key] for key in sources]
+            if self.casts:
+                read = [keras.ops.cast(tensor, layer.compute_dtype) for tensor in read]
             tensors[target] = layer.call(read[0] if len(read) == 1 else read)
             for key in read_last:
                 del tensors[key]
-        return tensors[self.features]
+        features = tensors[self.features]
+        return keras.ops.cast(features, self.compute_dtype) if self.casts else features
 
     def compute_output_shape(self, image_shape):
         return (image_shape[0], *self._features_shape[1:])

@@ -231,8 +231,10 @@ def limits(model):
 
     `None` where it has none.
     """
-    calibration = model.card.get("calibration", {})
-    return calibration.get("unsure_below"), calibration.get("strange_above")
+    calibration = model.card.get("calibration")
+    found = calibration if isinstance(calibration, dict) else {}
+    limits = (found.get("unsure_below"), found.get("strange_above"))
+    return tuple(limit if isinstance(limit, (int, float)) else None for limit in limits)
 
 
 def columns(model):
@@ -290,7 +292,9 @@ class _Journal:
         head, *lines = self._file.read().splitlines(keepends=True) or [b""]
         if head not in (b"", ours):
             self._file.close()
-            raise ValueError(f"{os.fspath(path)} is not a journal of this model and `max_clips`: take another file.")
+            raise ValueError(
+                f"{os.fspath(path)} is not a journal of this model, its limits and `max_clips`: take another file."
+            )
         if not head:
             self._file.write(ours)
         if lines and not lines[-1].endswith(b"\n"):  # the process ended within it

@@ -66,7 +66,7 @@ def mel_resnet(image, name="mel_resnet", width=16, frames=0.5, units=256):
 
 
 class _RandomColumns(keras.layers.Layer):
-    """Some columns of an image, in training; all of them otherwise, and where there are no more than those."""
+    """Some columns of an image, in training; all of them otherwise, where it is frozen, and where there are no more."""
 
     def __init__(self, count, seed=None, **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})
@@ -78,7 +78,7 @@ class _RandomColumns(keras.layers.Layer):
 
     def call(self, image, training=None):
         total = image.shape[2]
-        if not training or total is None:
+        if not (training and self.trainable) or total is None:
             return image
         count = self.count if isinstance(self.count, int) else max(1, round(self.count * total))
         if total <= count:
@@ -177,13 +177,15 @@ class CepstralStatistics(keras.layers.Layer):
 
     Input shape: `(batch, mels, frames, 1)`, 0..255 for 80 dB.
 
-    Output shape: `(batch, 920)`.
+    Output shape: `(batch, 920)`; fewer of fewer than 40 mels, of which there must be 24.
     """
 
     def __init__(self, **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})
 
     def build(self, input_shape):
+        if input_shape[1] < _COVARIANCE_CEPSTRA:
+            raise ValueError(f"At least {_COVARIANCE_CEPSTRA} mels are needed. Received: {input_shape[1]}")
         cosines = (
             scipy.fft.dct(np.eye(input_shape[1]), axis=0, norm="ortho")[:_CEPSTRA] * 80 / 255
         )  # (cepstra, mels), dB
@@ -229,7 +231,7 @@ class CepstralStatistics(keras.layers.Layer):
         return ops.matmul(root, ops.convert_to_tensor(self._upper))
 
     def compute_output_shape(self, input_shape):
-        return (input_shape[0], 8 * _CEPSTRA + 2 * len(np.triu_indices(_COVARIANCE_CEPSTRA)[0]))
+        return (input_shape[0], 8 * min(_CEPSTRA, input_shape[1]) + 2 * len(np.triu_indices(_COVARIANCE_CEPSTRA)[0]))
 
 
 def _scaled(image, name):

@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 _DIRECTIONS = 20
-_LEAST_CLIPS = 20
+_FOLDS = 20
 
 
 @keras.saving.register_keras_serializable("genrekeras")
@@ -46,44 +46,55 @@ class Strangeness(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return (input_shape[0],)
 
-    def fit(self, features):
+    def fit(self, features, groups=None):
         """Learn what is known.
 
         Args:
             features: `(tracks, clips, size)` array.
+            groups: `(tracks,)` int array, of tracks that belong together, such as those of an artist; `None`, each is
+                by itself.
 
         Returns:
-            `(tracks,)` array, the mean strangeness of each track's clips as others' clips tell it: a fifth of the
-            tracks at a time is measured by the other four fifths. `None` if there are fewer than 20 tracks; all is
-            strange or nothing to so few, and the layer stays as it was.
+            `(tracks,)` array, the mean strangeness of each track's clips as others' clips tell it: a twentieth of the
+            groups at a time is measured by all others. `None` if there are fewer than 20 tracks or groups; to so few
+            all is strange or nothing, and the layer stays as it was.
+
+        Raises:
+            ValueError: `features` are not finite numbers.
         """
-        if len(features) < _LEAST_CLIPS:
+        if not np.isfinite(features).all():
+            raise ValueError("`features` must be finite numbers.")
+        _, groups = np.unique(np.arange(len(features)) if groups is None else groups, return_inverse=True)
+        count = groups.max(initial=-1) + 1
+        if count < _FOLDS:
             return None
-        size = features.shape[-1]
-        fold = np.random.default_rng(0).permutation(len(features)) % 5
+        fold = (np.random.default_rng(0).permutation(count) % _FOLDS)[groups]
+        size, directions = features.shape[-1], self.directions.shape[1]
         found = np.zeros(len(features))
-        for number in range(5):
-            others = _normal(features[fold != number].reshape(-1, size), self.directions.shape[1])
+        for number in range(_FOLDS):
+            others = _normal(features[fold != number].reshape(-1, size), directions)
             own = features[fold == number]
             found[fold == number] = _distances(own.reshape(-1, size), *others).reshape(len(own), -1).mean(axis=1)
-        self.set_weights(_normal(features.reshape(-1, size), self.directions.shape[1]))
+        self.set_weights(_normal(features.reshape(-1, size), directions))
         return found
 
 
 def _normal(features, count):
     """The weights of the layer: mean, 1 / deviation, and directions, such that less is subtracted along wide ones."""
+    from sklearn.utils.extmath import randomized_svd  # not for those who only predict
+
     features = features.astype("float64")
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     typical = np.median(deviation[deviation > 0]) if deviation.any() else 1.0
     deviation = np.maximum(deviation, 0.1 * typical)  # one that never moved would make a trifle infinitely strange
     standard = (features - mean) / deviation
-    _, values, vectors = np.linalg.svd(standard, full_matrices=False)
-    variances = values**2 / len(features)
     size, known = standard.shape[1], min(count, len(features) // 4)
-    rest = variances[known:].sum() / max(1, size - known)  # in each of the other directions
+    _, values, vectors = randomized_svd(standard, known, n_iter=7, random_state=0)  # the widest directions alone
+    variances = values**2 / len(features)
+    rest = ((standard**2).sum() / len(features) - variances.sum()) / max(1, size - known)  # in each other direction
     rest = max(rest, 1e-3)
     directions = np.zeros((size, count))
-    directions[:, :known] = vectors[:known].T * np.sqrt(np.maximum(0.0, 1 - rest / np.maximum(variances[:known], rest)))
+    directions[:, :known] = vectors.T * np.sqrt(1 - rest / np.maximum(variances, rest))
     return [mean, 1 / (deviation * np.sqrt(rest * size)), directions]
 
 

@@ -53,6 +53,9 @@ def test_a_card_is_saved_with_the_model(tmp_path):
 def test_training_empties_it(rng):
     model = small_model(card=CARD)
     model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="must have the shape"):
+        model.fit(tones(rng, 2, 22050), np.zeros(2, int), validation_data=(tones(rng, 2, 99), np.zeros(2, int)))
+    assert dict(model.card) == CARD  # nothing was trained
     model.fit(tones(rng, 2, 22050), np.zeros(2, int), verbose=0)
     assert model.card == {}
 
@@ -66,12 +69,23 @@ def test_what_is_told():
     assert "was not saved with it" in dict(report.describe(small_model()))["card"]
 
 
-def test_a_card_of_another_form(tmp_path):
-    model = small_model(card={"data": "songs", "scores": 5, "mood": "good"})
+COUNTS_AS_WORDS = {"data": {**CARD["data"], "counts": dict.fromkeys(CARD["data"]["counts"], "songs")}}
+
+
+@pytest.mark.parametrize("card", [{"data": "songs", "scores": 5, "mood": "good"}, COUNTS_AS_WORDS])
+def test_a_card_of_another_form(card, tmp_path):
+    model = small_model(card=card)
     assert "songs" in dict(report.describe(model))["card"]
     with pytest.raises(ValueError, match="not of the form"):
         report.model_card(model, tmp_path / "model_card.md")
     assert not (tmp_path / "model_card.md").exists()
+
+
+@pytest.mark.parametrize("calibration", ["by hand", None, {"unsure_below": "0.3"}])
+def test_limits_of_another_form_are_none(calibration):
+    model = small_model(card={"calibration": calibration})
+    row = model.predict_waveform(np.zeros(22050), 22050)
+    assert row["unsure"] is None and row["strangeness"] is None and row["probability"] > 0
 
 
 def test_the_model_card(tmp_path):

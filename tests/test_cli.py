@@ -306,3 +306,13 @@ def test_export(saved, music, tmp_path):
     assert "set KERAS_BACKEND=tensorflow" in run("export", saved, "--to", "litert", code=1).stderr
     assert "must end in .onnx" in run("export", saved, "--to", "onnx", "-o", "x", code=1).stderr
     assert os.listdir(os.path.dirname(saved)) == ["genre.keras"]
+
+
+def test_export_of_the_model_that_comes_with_the_package_is_written_here(monkeypatch, tmp_path):
+    written = []
+    monkeypatch.setattr(
+        "genrekeras.export.export", lambda model, path, *arguments, **options: written.append(path) or 0.0
+    )
+    monkeypatch.chdir(tmp_path)
+    run("export", "--to", "torch")
+    assert written == ["fma_small.pt2"]

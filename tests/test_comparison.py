@@ -36,6 +36,8 @@ def test_differences(rng):
     np.testing.assert_allclose(found, expected, atol=1 / count)
     assert found[1] > 0  # paired, it is more than chance; the two intervals overlap
     assert table.loc["a", "high"] > table.loc["b", "low"]
+    same = compare({"a": reports["a"], "again": reports["a"]})
+    assert same.loc["again", ["difference", "difference_low", "difference_high"]].tolist() == [0, 0, 0]
 
 
 def test_the_picture(rng, tmp_path):

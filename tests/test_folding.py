@@ -63,6 +63,17 @@ def test_what_does_nothing_is_gone(name, rng):
     assert copy.input_shape == network.input_shape and copy.output_shape == network.output_shape
 
 
+@pytest.mark.parametrize("name", ["mel_cnn", "mel_resnet"])
+def test_some_layers_in_16_bits(name, rng, images):
+    with mixed_precision("mixed_bfloat16"):
+        network = network_of(name, rng)
+        reference = numpy(keras.ops.cast(network(images, training=False), "float32"))
+        copied = folding.for_inference(network)(images)
+    assert keras.backend.standardize_dtype(copied.dtype) == "bfloat16"
+    found = numpy(keras.ops.cast(copied, "float32"))
+    assert np.abs(found - reference).max() < 5e-2 * np.abs(reference).max()
+
+
 def test_it_does_not_follow_and_leaves_nothing_behind(network, images):
     copy = folding.for_inference(network)
     features = numpy(copy(images))

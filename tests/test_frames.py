@@ -90,6 +90,12 @@ def test_batches(path):
     assert epochs[0] != epochs[1]
     twice = image_batches(split, 4, repeats=2)
     np.testing.assert_array_equal(twice[0][1], split.labels[[0, 0, 1, 1]])
+    chosen = np.concatenate([image_batches(split, 15, variants=3, seed=seed)[0][0] for seed in range(4)])
+    places = np.array([np.flatnonzero((split.images == image).all(axis=(1, 2, 3)))[0] for image in chosen])
+    np.testing.assert_array_equal(places // 3, np.tile(np.arange(15), 4))
+    assert set(places % 3) == {0, 1, 2}
+    with pytest.raises(ValueError, match="must divide the 45 images"):
+        image_batches(split, 15, variants=2)
 
 
 def test_mixing(path):
@@ -185,6 +191,24 @@ def test_the_front_end_makes_the_real_frames_of_real_clips(real_clips):
     assert compared == len(real_clips)
 
 
+def test_what_the_file_tells_and_what_it_must_not_hold(path, content, tmp_path):
+    genres = np.array(list("abcdefgh"))
+    np.savez(path, **content, genres=genres, protocol=np.array("artist_album"))
+    data = load_frames(path)
+    assert data.genres == tuple("abcdefgh") and data.protocol == data.train.protocol == "artist_album"
+    assert load_frames(path, "random").protocol == "random"
+    with pytest.raises(ValueError, match="has no images"):
+        image_batches(data.test, 4)
+    with pytest.raises(ValueError, match="has no images"):
+        evaluation.evaluate(small_model(genres=list("abcdefgh")), data.test)
+    np.savez(path, **{**content, "track_id": np.arange(COUNT) // 2})
+    with pytest.raises(ValueError, match="several images of a track"):
+        load_frames(path)
+    np.save(tmp_path / "array.npy", content["decibels"])
+    with pytest.raises(ValueError, match="must be an npz file"):
+        load_frames(tmp_path / "array.npy")
+
+
 def test_images_of_music(mini, tmp_path):
     """What the front end makes of each crop, to half a grey level; the file that is written is read again."""
     front_end = layers_of_frames(frames=40, sample_rate=22050, n_mels=32)
@@ -196,9 +220,14 @@ def test_images_of_music(mini, tmp_path):
     first = numpy(model.front_end(split[2]["audio"][None, : model.input_shape[1]]))[0]
     np.testing.assert_allclose(images.images[4], first, atol=0.51)
     assert (images.images[4] != images.images[5]).any()
+    others = [gk.datasets.images_of(split, model, crop).fingerprint for crop in ("start", "center")]
+    assert len({images.fingerprint, *others}) == 3
+    with pytest.raises(ValueError, match="several of one are for training"):
+        evaluation.evaluate(model, images)
+    images = gk.datasets.images_of(split, model)
     other = gk.datasets.images_of(mini.train.select([0, 5]), model)
     gk.datasets.save_frames(tmp_path / "f.npz", other, images)
-    data = load_frames(tmp_path / "f.npz", genres=mini.genres, sample_rate=22050)
+    data = load_frames(tmp_path / "f.npz", sample_rate=22050)
     np.testing.assert_array_equal(data.validation.images, images.images)
     np.testing.assert_array_equal(data.train.labels, mini.train.labels[[0, 5]])
     split.sample_rate = 44100

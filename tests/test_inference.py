@@ -228,7 +228,7 @@ def test_a_journal_of_something_else(one_second_model, music, tmp_path):
         one_second_model.predict_files(music, journal=other)
     assert other.read_text() == "Dear Ann,\n"
     one_second_model.predict_files(music, journal=tmp_path / "journal")
-    with pytest.raises(ValueError, match="is not a journal of this model and `max_clips`"):
+    with pytest.raises(ValueError, match="is not a journal of this model, its limits and `max_clips`"):
         one_second_model.predict_files(music, journal=tmp_path / "journal", max_clips=2)
     with pytest.raises(ValueError, match="is not a journal of this model"):
         small_model().predict_files(music, journal=tmp_path / "journal")

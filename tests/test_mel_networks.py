@@ -112,6 +112,16 @@ def test_a_model(name, tmp_path, rng):
     assert {weight.path.split("/")[-2] for weight in model.feature_extractor.trainable_variables} == {f"{name}_conv1"}
 
 
+def test_a_frozen_network_stands_still_and_few_mels_are_enough(rng):
+    model = small_model(backbone=list(NAMES), front_end=gk.datasets.layers_of_frames(80, 22050, n_mels=32))
+    images = rng.uniform(0, 255, (2, 32, 80, 1)).astype("float32")
+    model.fine_tune = "head"
+    still = numpy(model.feature_extractor(images, training=False))
+    np.testing.assert_allclose(numpy(model.feature_extractor(images, training=True)), still, atol=1e-5)
+    with pytest.raises(ValueError, match="24 mels"):
+        small_model(backbone="mel_cnn", front_end=gk.datasets.layers_of_frames(80, 22050, n_mels=20))
+
+
 def test_there_are_no_pretrained_weights():
     with pytest.raises(backbones.PretrainedWeightsError, match="There are no pretrained weights of mel_cnn"):
         gk.GenreClassifier("mel_cnn", clip_seconds=1.0)

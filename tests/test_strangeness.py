@@ -1,6 +1,9 @@
 """What is unlike known music: the distance against NumPy, few clips, files of earlier versions, a calibrated model."""
 
+import zipfile
+
 import genrekeras as gk
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -35,7 +38,7 @@ def test_it_is_the_mahalanobis_distance(known, rng):
     values = values[::-1].copy()
     values[WIDE:] = values[WIDE:].mean()  # as the layer takes them to be
     expected = ((standard @ vectors[:, ::-1]) ** 2 / values).sum(axis=1) / SIZE
-    np.testing.assert_allclose(found, expected, rtol=2e-3)
+    np.testing.assert_allclose(found, expected, rtol=5e-3)
     assert found.mean() == pytest.approx(1, abs=1e-3)
     own = found.reshape(200, 2).mean(axis=1)
     assert np.corrcoef(own, of_tracks)[0, 1] > 0.9 and (of_tracks > own).mean() > 0.9  # told by others' clips
@@ -53,13 +56,19 @@ def test_few_clips_and_features_that_do_not_move(known):
     assert np.isfinite(layer.fit(known[..., :3])).all()
 
 
-def test_a_file_of_an_earlier_version_has_none(known):
-    layer = built()
-    layer.fit(known)
-    before = layer.get_weights()
-    layer.load_own_variables({})
-    for weight, own in zip(layer.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(weight, own)
+def test_a_file_of_an_earlier_version_has_none(tmp_path):
+    model = small_model(genres=["a", "b"])
+    model.save(tmp_path / "now.keras")
+    with zipfile.ZipFile(tmp_path / "now.keras") as archive:
+        archive.extractall(tmp_path)
+    with h5py.File(tmp_path / "model.weights.h5", "a") as weights:
+        del weights["strangeness"]
+    with zipfile.ZipFile(tmp_path / "then.keras", "w") as archive:
+        for name in ("metadata.json", "config.json", "model.weights.h5"):
+            archive.write(tmp_path / name, name)
+    loaded = keras.saving.load_model(tmp_path / "then.keras")
+    for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_calibrated_model_knows_clicks_from_its_music(mini, tmp_path):
@@ -79,9 +88,20 @@ def test_a_calibrated_model_knows_clicks_from_its_music(mini, tmp_path):
     rows = [loaded.predict_waveform(waveform, split.sample_rate) for waveform in waveforms]
     assert np.median([row["strangeness"] for row in rows]) < found.strange_above
     few = evaluation.calibrate(model, split.select(range(0, len(split), 4)), crops=1)
-    assert few.strange_above is None and np.isnan(
-        float(model.predict_waveform(waveforms[0], 22050)["strangeness"] or np.nan)
-    )
+    assert model.predict_waveform(waveforms[0], 22050)["strangeness"] is None
+    assert few.strange_above is None
+
+
+def test_those_of_a_group_do_not_tell_of_each_other(known):
+    """Tracks of an artist that are alike: each is strange to all others."""
+    groups = np.arange(200) // 8
+    known[groups == 7] = known[groups == 7][:1] + 40  # far from all, close together
+    alone, together = built().fit(known), built().fit(known, groups)
+    assert together[groups == 7].min() > 3 * alone[groups == 7].max()
+    assert built().fit(known, np.arange(200) // 11) is None  # 19 groups
+    known[3, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="must be finite"):
+        built().fit(known)
 
 
 def test_what_a_model_for_inference_gives(one_second_model, rng):

@@ -77,7 +77,7 @@ def build(folder, subset, sample_rate, prepared_dir, beam):
             sample_rate=sample_rate,
             prepared_dir=prepared_dir,
             beam_options=options,
-            protocol=_any(folder),
+            protocol=_protocol_of_table(folder),
         )
         click.echo(f"{data}\n\nWhat the splits share:\n\n{leakage(data)}")
 
@@ -95,7 +95,7 @@ def frames(folder, subset, output):
     import genrekeras as gk
 
     with errors_named():
-        data = fma.load_fma(folder, subset, sample_rate=44100, protocol=_any(folder))
+        data = fma.load_fma(folder, subset, sample_rate=44100, protocol=_protocol_of_table(folder))
         click.echo(str(data))
         model = gk.GenreClassifier(
             "mel_cnn",
@@ -111,6 +111,6 @@ def frames(folder, subset, output):
         click.echo(f"{output}: {size(os.path.getsize(output))}")
 
 
-def _any(folder):
+def _protocol_of_table(folder):
     """A protocol that the folder's table can serve: train_labels.csv knows no splits."""
     return "official" if os.path.basename(fma.find_table(folder)) == "tracks.csv" else "random"

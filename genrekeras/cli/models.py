@@ -21,6 +21,7 @@ from genrekeras.cli.common import (
     load_model,
 )
 from genrekeras.files import size, whole_file
+from genrekeras.presets import preset_file
 
 
 @click.command()
@@ -85,7 +86,7 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
     type=click.FloatRange(0, 1, max_open=True),
     default=0.05,
     show_default=True,
-    help="Share of the tracks whose genre is found that may be marked unsure by either limit.",
+    help="Share of the tracks whose genre is found that each of the two limits may mark unsure.",
 )
 @file_to_write("-o", "--output", endings=(".keras",), required=True, help="The calibrated model, .keras.")
 @file_to_write("--picture", endings=PICTURES, help="A .png, .pdf or .svg file for the reliability before and after.")
@@ -136,7 +137,9 @@ def export(path, form, quantize, output, clips):
         model = load_model(path)
         if clips is not None:
             clips = _clips(model, clips)
-        output = output or os.path.splitext(path)[0] + (exports.FORMATS[form].ending or "_saved_model")
+        if output is None:
+            own = path if path != preset_file("fma_small") else os.path.basename(path)  # not into the package
+            output = os.path.splitext(own)[0] + (exports.FORMATS[form].ending or "_saved_model")
         difference = exports.export(model, output, form, clips, quantize=quantize)
         click.echo(f"{output}: probabilities as those of {path}, to {difference:.1g}")
 

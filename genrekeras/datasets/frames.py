@@ -2,7 +2,8 @@
 
 The file is an npz archive: `decibels`, `(n, mels, frames)` uint8, whose row 0 is the highest band and in which 0..255
 stand for -80..0 dB below the peak of the clip; `label`, `(n,)`, indices of genres; `split`, `(n,)`, 0 training, 1
-validation, 2 test; `track_id`, `(n,)`. A model with the front end of `layers_of_frames` makes the same of a waveform.
+validation, 2 test; `track_id`, `(n,)`; and, where these are not FMA's eight genres and official splits, `genres`,
+`(genres,)`, and `protocol`, text. A model with the front end of `layers_of_frames` makes the same of a waveform.
 """
 
 import hashlib
@@ -87,14 +88,13 @@ def layers_of_frames(frames=128, sample_rate=44100, n_mels=128):
     ]
 
 
-def load_frames(path, protocol="official", genres=GENRES, sample_rate=44100, seed=0):
+def load_frames(path, protocol="official", sample_rate=44100, seed=0):
     """Read such a file.
 
     Args:
         path: str or path-like.
         protocol: `"official"`, the splits of the file; or `"random"`, all of its tracks dealt 80/20 by lot within each
             folder of FMA, as the 2023 system did.
-        genres: sequence of str, in the order of the labels.
         sample_rate: int > 0, in Hz, of the waveforms that the images were made of.
         seed: int, of the lots.
 
@@ -108,12 +108,16 @@ def load_frames(path, protocol="official", genres=GENRES, sample_rate=44100, see
     try:
         with np.load(path, allow_pickle=False) as file:
             images, labels, splits, ids = (file[key] for key in ("decibels", "label", "split", "track_id"))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            genres = tuple(file["genres"].tolist()) if "genres" in file else GENRES
+            dealt_by = str(file["protocol"]) if "protocol" in file else "official"
+    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"`path` must be an npz file of decibels, label, split, track_id ({error}): {path}") from error
     if images.ndim != 3 or images.dtype != np.uint8 or {len(labels), len(splits), len(ids)} != {len(images)}:
         raise ValueError(f"{path} holds {images.dtype} of the shape {images.shape}, not (n, mels, frames) of uint8.")
     if len(ids) == 0 or labels.min() < 0 or labels.max() >= len(genres) or not np.isin(splits, (0, 1, 2)).all():
         raise ValueError(f"{path} holds labels outside of 0..{len(genres) - 1}, or splits outside of 0..2.")
+    if len(np.unique(ids)) < len(ids):
+        raise ValueError(f"{path} holds several images of a track; it must be one of each.")
     tracks = pd.DataFrame(
         {
             "label": labels.astype("int32"),
@@ -129,6 +133,7 @@ def load_frames(path, protocol="official", genres=GENRES, sample_rate=44100, see
     check_protocol(protocol, tracks)
     places = deal(protocol, tracks, seed)
     tracks = tracks.drop(columns=["folder", "split"])
+    protocol = dealt_by if protocol == "official" else protocol
     dealt = {
         split: FrameSplit(split, images[rows][..., None], tracks.iloc[rows], sample_rate, genres, protocol)
         for split, rows in places.items()
@@ -163,6 +168,7 @@ def images_of(split, model, crop="start", crops=1, workers=2):
             images[index * batch_size :][: len(found)] = np.clip(np.round(found), 0, 255)
             progress.update(len(found))
     tracks = split.tracks.iloc[np.repeat(np.arange(len(split)), crops)]
+    tracks = tracks.assign(checksum=[zlib.crc32(image.tobytes()) for image in images])
     return FrameSplit(split.name, images, tracks, split.sample_rate, split.genres, split.protocol)
 
 
@@ -171,19 +177,23 @@ def save_frames(path, *splits):
 
     Args:
         path: str or path-like, .npz.
-        *splits: `FrameSplit`, named "train", "validation", "test".
+        *splits: `FrameSplit` of an image a track, named "train", "validation", "test".
     """
     content = {
         "decibels": np.concatenate([split.images[..., 0] for split in splits]),
         "label": np.concatenate([split.labels for split in splits]),
         "split": np.repeat([SPLITS.index(split.name) for split in splits], [len(split) for split in splits]),
         "track_id": np.concatenate([split.track_ids for split in splits]),
+        "genres": np.array(splits[0].genres),
+        "protocol": np.array(splits[0].protocol),
     }
     with whole_file(path) as temporary:
         np.savez(temporary, **content)
 
 
-def image_batches(split, batch_size, shuffle=False, seed=0, repeats=1, mix=0.0, one_hot=False, class_weight=None):
+def image_batches(
+    split, batch_size, shuffle=False, seed=0, repeats=1, variants=1, mix=0.0, one_hot=False, class_weight=None
+):
     """What `model.image_model.fit` takes (with `shuffle=False`; the order is theirs).
 
     Args:
@@ -192,6 +202,8 @@ def image_batches(split, batch_size, shuffle=False, seed=0, repeats=1, mix=0.0, 
         shuffle: bool, a new order in each epoch.
         seed: int; the same seed gives the same batches, epoch by epoch, and epochs differ.
         repeats: int > 0, how often an epoch holds each image, one behind the other unless they are shuffled.
+        variants: int > 0, how many images of a track the split holds, one behind the other (`images_of`, `crops`): an
+            epoch has one of them, by lot.
         mix: float in [0, 1], share of the batches in which each image is mixed with another one of the batch, which
             gets the smaller part: half of these by a weighted mean (mixup), the others by giving it some of the
             frames, at random places or the last ones. Labels are one-hot rows mixed likewise (train with
@@ -218,8 +230,15 @@ def image_batches(split, batch_size, shuffle=False, seed=0, repeats=1, mix=0.0, 
         batch = images, (one_hot_rows if mix or one_hot else labels)
         return batch if weights is None else (*batch, one_hot_rows @ weights)
 
-    rows = grain.MapDataset.source(range(len(split) * repeats)).seed(seed)
-    data = (rows.shuffle() if shuffle else rows).batch(batch_size).random_map(of_rows)
+    if len(split) == 0:
+        raise ValueError(f"`split` has no images. Received: split={split!r}")
+    if len(split) % variants:
+        raise ValueError(f"`variants` must divide the {len(split)} images. Received: variants={variants}")
+    rows = grain.MapDataset.source(range(len(split) * repeats // variants)).seed(seed)
+    rows = rows.shuffle() if shuffle else rows
+    if variants > 1:
+        rows = rows.random_map(lambda track, rng: track * variants + int(rng.integers(variants)))
+    data = rows.batch(batch_size).random_map(of_rows)
     return Batches(data, split.sample_rate, split.genres, None)
 
 

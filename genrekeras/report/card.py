@@ -7,6 +7,7 @@ import jinja2
 import keras
 from genrekeras.files import whole_file
 
+_OTHER_FORM = (KeyError, IndexError, TypeError, ValueError, AttributeError)  # what a card made by hand may raise
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(os.path.join(os.path.dirname(__file__), "templates")),
     autoescape=jinja2.select_autoescape(["html.jinja"]),
@@ -29,7 +30,7 @@ def describe(model):
     lines = [
         (
             "backbone",
-            f"{model.backbone}, stem {model.stem}, {model.count_params():,} weights, dropout {model.dropout:g}",
+            f"{model.backbone}, stem {model.stem}, {weights(model):,} weights, dropout {model.dropout:g}",
         ),
         ("trained", f"{trained}, from {model.pretrained or 'random'} weights"),
         ("hears", f"{model.clip_seconds:g} s at {model.sample_rate} Hz"),
@@ -40,7 +41,7 @@ def describe(model):
         return [*lines, ("card", "none: what it was trained on and how good it is was not saved with it")]
     try:
         return lines + _lines_of_card(model.card)
-    except (KeyError, TypeError, AttributeError):  # made by hand
+    except _OTHER_FORM:
         return [*lines, ("card", json.dumps(dict(model.card)))]
 
 
@@ -60,6 +61,11 @@ def _lines_of_card(card):
             above = "" if strange is None else f", or with a strangeness above {strange:.2f}"
             lines.append(("unsure", f"below a probability of {calibration['unsure_below']:.3f}{above}"))
     return lines
+
+
+def weights(model):
+    """How many numbers were learnt: those of backbone and last layer."""
+    return model.feature_extractor.count_params() + model.head.count_params()
 
 
 def front_end(model):
@@ -95,7 +101,7 @@ def model_card(model, path):
     """
     try:
         text = _markdown(model, model.card)
-    except (KeyError, TypeError, AttributeError, jinja2.TemplateError) as error:
+    except (*_OTHER_FORM, jinja2.TemplateError) as error:
         raise ValueError(f"The card in the model is not of the form that experiments give it: {error!r}") from error
     with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
@@ -107,6 +113,7 @@ def _markdown(model, card):
     return TEMPLATES.get_template("model_card.md.jinja").render(
         model=model,
         front_end=front_end(model),
+        weights=weights(model),
         front_matter=_front_matter(card),
         card=card,
         main=main,
