@@ -177,15 +177,13 @@ class CepstralStatistics(keras.layers.Layer):
 
     Input shape: `(batch, mels, frames, 1)`, 0..255 for 80 dB.
 
-    Output shape: `(batch, 920)`; fewer of fewer than 40 mels, of which there must be 24.
+    Output shape: `(batch, 920)`; fewer of fewer than 40 mels.
     """
 
     def __init__(self, **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})
 
     def build(self, input_shape):
-        if input_shape[1] < _COVARIANCE_CEPSTRA:
-            raise ValueError(f"At least {_COVARIANCE_CEPSTRA} mels are needed. Received: {input_shape[1]}")
         cosines = (
             scipy.fft.dct(np.eye(input_shape[1]), axis=0, norm="ortho")[:_CEPSTRA] * 80 / 255
         )  # (cepstra, mels), dB
