@@ -46,9 +46,9 @@ def test_form(script):
     assert "Expected: " in docstring and (" minutes on" in docstring or " seconds on" in docstring)
 
 
-@pytest.mark.parametrize("script", ["efficientnet_dropout.py", "resnet50_augmented.py"])
+@pytest.mark.parametrize("script", ["efficientnet_dropout.py", "efficientnet_augmented.py"])
 def test_a_run_leaves_a_whole_folder(script, mini_cache, tmp_path):
-    precision = "mixed_float16" if script.startswith("efficientnet") else "float32"
+    precision = "mixed_float16" if "dropout" in script else "float32"
     flags = ["--smoke", "--pretrained", "none", "--fine-tune", "all", "--precision", precision]
     flags += ["--output", tmp_path / "r"]
     done = run(script, *flags, cache=mini_cache)
