@@ -295,7 +295,9 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, unsure=0.05):
         raise ValueError(f"`unsure` must lie in [0, 1). Received: unsure={unsure}")
     heard = _heard(model, split, crop, crops)
     of_crops, features = _of_crops(model, split, batch_size, crop, crops, "probabilities", "features")
-    logits = np.log(np.maximum(of_crops, np.finfo("float32").tiny).astype("float64"))  # but for a number for each row
+    layer = model.head.layers[-1]
+    kernel, bias = (weight.astype("float64") for weight in layer.get_weights())
+    logits = features @ kernel + bias  # of probabilities that are all but 0 they could not be told
 
     def scaled(temperature):
         return special.softmax(logits / temperature, axis=-1)
@@ -310,14 +312,13 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, unsure=0.05):
         mean = scaled(math.exp(log_temperature)).mean(axis=1)
         return -(targets * np.log(np.maximum(mean, np.finfo("float32").tiny))).sum(axis=1).mean()
 
-    found = optimize.minimize_scalar(loss, bounds=(math.log(0.05), math.log(20.0)), method="bounded")
+    found = optimize.minimize_scalar(loss, bounds=(math.log(0.05), math.log(1e4)), method="bounded")
     temperature = math.exp(found.x)
     before, after = _report(model, split, of_crops, heard), _report(model, split, scaled(temperature), heard)
     strangeness = model.strangeness.fit(features, group_tracks(split.tracks))
     unsure_below, strange_above, marked = _unsure(after, strangeness, unsure)
     told = model.card.get("calibration")
     earlier = told.get("temperature", 1.0) if isinstance(told, dict) else 1.0
-    layer = model.head.layers[-1]
     layer.set_weights([weight / temperature for weight in layer.get_weights()])
     model.card = {
         **{key: value for key, value in model.card.items() if key != "scores"},

@@ -178,6 +178,19 @@ def test_few_clips_that_are_all_right_do_not_make_a_model_infinitely_sure(mini):
     assert found.after.probabilities.max(axis=1).mean() < 41 / 42
 
 
+def test_a_model_that_is_sure_beyond_all_measure(mini):
+    """Its probabilities are 0 and 1 in 32 bits, and the temperature is that of its logits."""
+    model = small_model(genres=mini.genres)
+    calibrate(model, np.stack([mini.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
+    layer = model.head.layers[-1]
+    layer.set_weights([3000.0 * weight for weight in layer.get_weights()])
+    found = evaluation.calibrate(model, mini.validation, crop="start", crops=1)
+    assert found.before.probabilities.max(axis=1).mean() > 0.99 and found.temperature > 500
+    assert found.after.log_loss < 2.2 and found.after.calibration_error < 0.2
+    again = evaluate(model, mini.validation)
+    np.testing.assert_allclose(again.probabilities, found.after.probabilities, atol=1e-4)
+
+
 def _check_card(model, found):
     """What `calibrate(..., unsure=0.3)` leaves there."""
     told = model.card["calibration"]
