@@ -70,9 +70,8 @@ class Steps(keras.layers.Layer):
         tensors = {self.image: image}
         for layer, (sources, target, read_last) in zip(self.called, self.wiring, strict=True):
             read = [tensors[key] for key in sources]
-            if self.casts:
-                read = [keras.ops.cast(tensor, layer.compute_dtype) for tensor in read]
-            tensors[target] = layer.call(read[0] if len(read) == 1 else read)
+            run = layer if self.casts else layer.call
+            tensors[target] = run(read[0] if len(read) == 1 else read)
             for key in read_last:
                 del tensors[key]
         features = tensors[self.features]
