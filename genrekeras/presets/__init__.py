@@ -24,7 +24,7 @@ def preset_file(name):
     """
     if name not in PRESETS:
         raise ValueError(f"There is no preset of this name; there are {', '.join(PRESETS)}. Received: {name!r}")
-    return os.path.join(os.path.dirname(__file__), "preset_models", f"{name}.keras")
+    return os.path.join(os.path.dirname(__file__), f"{name}.keras")
 
 
 def save_in_half(model, path):
