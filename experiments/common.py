@@ -188,11 +188,11 @@ class Run:
         validation = gk.features.extract(model, self.data.validation) if len(self.data.validation) else None
         return gk.features.fit_head(model, train, validation, **options)
 
-    def evaluate(self, about=None):
+    def evaluate(self, **more):
         """Calibrate the saved model on validation and score it; leave figures, pictures, card and report.
 
         Args:
-            about: str, what else the card is to say.
+            more: what else the card is to say, such as `about`, a text, and `license`.
         """
         model = keras.saving.load_model(self.model_file)
         splits = {split.name: split for split in self.splits_to_score()}
@@ -205,7 +205,7 @@ class Run:
             reports |= self._scores_of_test(model, splits)
         if not self.flags.frames:  # of images there is but one crop
             reports |= {name: gk.evaluation.evaluate(model, split) for name, split in splits.items()}
-        model.card = {**self._card(reports), **({"about": about} if about else {}), **model.card}
+        model.card = {**self._card(reports), **more, **model.card}
         with whole_file(self.model_file) as temporary:
             model.save(temporary)
         self._save_json("card.json", dict(model.card))

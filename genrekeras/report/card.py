@@ -30,7 +30,7 @@ def describe(model):
     lines = [
         (
             "backbone",
-            f"{model.backbone}, stem {model.stem}, {weights(model):,} weights, dropout {model.dropout:g}",
+            f"{backbone(model)}, stem {model.stem}, {weights(model):,} weights, dropout {model.dropout:g}",
         ),
         ("trained", f"{trained}, from {model.pretrained or 'random'} weights"),
         ("hears", f"{model.clip_seconds:g} s at {model.sample_rate} Hz"),
@@ -61,6 +61,13 @@ def _lines_of_card(card):
             above = "" if strange is None else f", or with a strangeness above {strange:.2f}"
             lines.append(("unsure", f"below a probability of {calibration['unsure_below']:.3f}{above}"))
     return lines
+
+
+def backbone(model):
+    """Its name; of several, how many of each."""
+    if isinstance(model.backbone, str):
+        return model.backbone
+    return " and ".join(f"{model.backbone.count(name)} {name}" for name in dict.fromkeys(model.backbone))
 
 
 def weights(model):
@@ -113,6 +120,7 @@ def _markdown(model, card):
     return TEMPLATES.get_template("model_card.md.jinja").render(
         model=model,
         front_end=front_end(model),
+        backbone=backbone(model),
         weights=weights(model),
         front_matter=_front_matter(card),
         card=card,
