@@ -13,7 +13,7 @@ from genrekeras.files import size, whole_file
 
 @click.group(name="fma")
 def group():
-    """Get FMA: download, check, build.
+    """Get FMA: download, check, build; keep spectra of it.
 
     FMA is a dataset for music analysis. Download and build go on where they were broken off.
     """
