@@ -24,6 +24,8 @@ def join(models):
     models = list(models)
     if not models:
         raise ValueError("`models` must hold a model at least. Received: models=[]")
+    if not all(isinstance(model.backbone, str) for model in models):
+        raise ValueError("A joined model cannot be joined again: join all of its members at once.")
     shared = ("genres", "clip_seconds", "front_end")
     configs = [{key: model.get_config()[key] for key in shared} for model in models]
     for config in configs:

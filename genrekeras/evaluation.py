@@ -218,7 +218,7 @@ def mistakes(report, split):
     """The clips whose genre was not found, the surest first.
 
     Args:
-        report: `Report`, of the split.
+        report: `Report` of the split, clips in its order.
         split: `genrekeras.datasets.Split`.
 
     Returns:
@@ -227,7 +227,7 @@ def mistakes(report, split):
     """
     sure = report.probabilities.max(axis=1)
     wrong = np.flatnonzero(report.predictions != report.labels)
-    wrong = wrong[np.argsort(-sure[wrong], kind="stable")]  # rows of the report are those of the split
+    wrong = wrong[np.argsort(-sure[wrong], kind="stable")]
     rows = [
         {
             "track_id": report.track_ids[row],

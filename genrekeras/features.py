@@ -11,9 +11,9 @@ import keras
 import numpy as np
 from genrekeras import files, folding
 from genrekeras.classifier import FollowEpoch
-from genrekeras.datasets.batches import Batches, batches
+from genrekeras.datasets.batches import Batches, batches, fill
 from genrekeras.datasets.frames import image_batches
-from genrekeras.progress import bar, say
+from genrekeras.progress import say
 from genrekeras.version import __version__
 
 
@@ -75,7 +75,8 @@ def extract(model, split, cache_dir=None, crop="start", crops=1, augment=False, 
     with files.one_at_a_time(cache_dir, f"features {os.path.basename(path)[:8]}"):
         features = _read(path, shape)
         if features is None:
-            features = _run(_way(model, augment, images), data, shape, split.name)
+            features = np.empty(shape, "float32")
+            fill(features, data, _way(model, augment, images).predict_on_batch, f"Features of {split.name}")
             with files.whole_file(path) as temporary:
                 np.savez(temporary, features=features)
     rows = np.repeat(np.arange(len(split)), crops)
@@ -164,18 +165,6 @@ def _way(model, augment, images):
     for step in steps:
         x = step(x)
     return keras.Model(inputs, folding.for_inference(model.feature_extractor)(x))
-
-
-def _run(way, data, shape, name):
-    """Features of all batches, `shape`."""
-    features, row = np.empty(shape, "float32"), 0
-    with bar(shape[0], f"Features of {name}", "clip") as progress:
-        for index in range(len(data)):
-            batch = data[index][0]
-            features[row : row + len(batch)] = way.predict_on_batch(batch)
-            row += len(batch)
-            progress.update(len(batch))
-    return features
 
 
 def _image_augmentation(model):

@@ -99,7 +99,7 @@ def test_channels_first_on_torch_and_portable_weights(name):
     assert gray.get_layer(backbones.BACKBONES[name].stem).kernel.shape[2] == 2
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="a layer for torch")
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the backend is not torch")
 @pytest.mark.parametrize("trainable", [True, False])
 def test_batch_norm_on_torch_equals_that_of_keras(rng, trainable):
     """Outputs, gradients and moving statistics, in training and in inference."""

@@ -40,6 +40,8 @@ def test_models_that_do_not_go_together():
         join([])
     with pytest.raises(ValueError, match="must have the same genres"):
         join([member("mel_cnn"), member("mel_cnn", genres=["a", "b", "d"])])
+    with pytest.raises(ValueError, match="cannot be joined again"):
+        join([join([member("mel_cnn")]), member("mel_cnn")])
     with pytest.raises(ValueError, match="Several backbones must all be of"):
         join([small_model(), small_model()])
     with pytest.raises(ValueError, match="`backbone` must be one of"):

@@ -30,8 +30,8 @@ def split(mini):
 @pytest.fixture
 def runs(monkeypatch):
     """Counts the times that features were made rather than read."""
-    made, run = [], features._run
-    monkeypatch.setattr(features, "_run", lambda *arguments: made.append(arguments) or run(*arguments))
+    made, run = [], features.fill
+    monkeypatch.setattr(features, "fill", lambda *arguments: made.append(arguments) or run(*arguments))
     return made
 
 

@@ -129,7 +129,7 @@ def test_convolutions_of_all_kinds(rng, activation, padding, strides, dilation):
             np.testing.assert_array_equal(given, before)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="gradients as torch gives them")
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the backend is not torch")
 def test_the_gradient_on_torch_equals_that_of_the_network(network, images):
     """What a saliency map is made of; activations overwrite what they read, which must not spoil it."""
     gradients = []

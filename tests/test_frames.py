@@ -94,6 +94,8 @@ def test_batches(path):
     places = np.array([np.flatnonzero((split.images == image).all(axis=(1, 2, 3)))[0] for image in chosen])
     np.testing.assert_array_equal(places // 3, np.tile(np.arange(15), 4))
     assert set(places % 3) == {0, 1, 2}
+    both = image_batches(split, 60, repeats=2, variants=3)[0][1]  # 15 tracks, twice
+    assert len(both) == 30 and set(both) <= set(split.labels)
     with pytest.raises(ValueError, match="must divide the 45 images"):
         image_batches(split, 15, variants=2)
 

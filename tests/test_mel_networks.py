@@ -125,7 +125,7 @@ def test_there_are_no_pretrained_weights():
         gk.GenreClassifier("mel_cnn", clip_seconds=1.0)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="from torch")
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the backend is not torch")
 @pytest.mark.parametrize("form, ending, package", [("onnx", "onnx", "onnxscript"), ("openvino", "xml", "openvino")])
 def test_export(form, ending, package, tmp_path):
     """All that they compute, and sampled frames; `export` compares what was written."""

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from genrekeras import audio
 from genrekeras.datasets.quiet import quiet_absl
+from genrekeras.progress import bar
 
 with quiet_absl():
     import grain
@@ -104,6 +105,17 @@ def class_weights(split):
     weights = np.zeros(len(counts), "float32")
     weights[counts > 0] = len(split.labels) / ((counts > 0).sum() * counts[counts > 0])
     return weights
+
+
+def fill(array, data, function, title):
+    """Put what a function makes of the inputs of all batches into an array, row after row, with a progress bar."""
+    row = 0
+    with bar(len(array), title, "clip") as progress:
+        for index in range(len(data)):
+            found = function(data[index][0])
+            array[row : row + len(found)] = found
+            row += len(found)
+            progress.update(len(found))
 
 
 class Batches(keras.utils.PyDataset):

@@ -13,13 +13,12 @@ import zlib
 
 import numpy as np
 import pandas as pd
-from genrekeras.datasets.batches import Batches, batches, checked_weights
+from genrekeras.datasets.batches import Batches, batches, checked_weights, fill
 from genrekeras.datasets.quiet import quiet_absl
 from genrekeras.datasets.splits import SPLITS, UNKNOWN, Dataset, check_protocol, deal
 from genrekeras.files import whole_file
 from genrekeras.genres import GENRES
 from genrekeras.layers import MelSpectrogram, PowerToDecibels, SampleFrames, SpectrogramToImage
-from genrekeras.progress import bar
 
 with quiet_absl():
     import grain
@@ -158,15 +157,14 @@ def images_of(split, model, crop="start", crops=1, workers=2):
     Raises:
         ValueError: the split has another sample rate than the model.
     """
-    batch_size = 16
-    data = batches(split, batch_size, model.clip_seconds, crop, crops, workers=workers)
+    data = batches(split, 16, model.clip_seconds, crop, crops, workers=workers)
     model.check_data(data)
     images = np.empty((len(split) * crops, *model.front_end.output_shape[1:]), "uint8")
-    with bar(len(images), f"Images of {split.name}", "clip") as progress:
-        for index in range(len(data)):
-            found = model.front_end.predict_on_batch(data[index][0])
-            images[index * batch_size :][: len(found)] = np.clip(np.round(found), 0, 255)
-            progress.update(len(found))
+
+    def gray(waveforms):
+        return np.clip(np.round(model.front_end.predict_on_batch(waveforms)), 0, 255)
+
+    fill(images, data, gray, f"Images of {split.name}")
     tracks = split.tracks.iloc[np.repeat(np.arange(len(split)), crops)]
     tracks = tracks.assign(checksum=[zlib.crc32(image.tobytes()) for image in images])
     return FrameSplit(split.name, images, tracks, split.sample_rate, split.genres, split.protocol)
@@ -222,7 +220,9 @@ def image_batches(
         raise ValueError(f"`mix` must lie in [0, 1]. Received: mix={mix}")
 
     def of_rows(rows, rng):
-        rows = np.asarray(rows) // repeats
+        rows = np.asarray(rows) // repeats * variants
+        if variants > 1:
+            rows = rows + rng.integers(variants, size=len(rows))
         images, labels = split.images[rows].astype("float32"), split.labels[rows]
         one_hot_rows = np.eye(len(split.genres), dtype="float32")[labels]
         if rng.random() < mix:
@@ -234,11 +234,8 @@ def image_batches(
         raise ValueError(f"`split` has no images. Received: split={split!r}")
     if len(split) % variants:
         raise ValueError(f"`variants` must divide the {len(split)} images. Received: variants={variants}")
-    rows = grain.MapDataset.source(range(len(split) * repeats // variants)).seed(seed)
-    rows = rows.shuffle() if shuffle else rows
-    if variants > 1:
-        rows = rows.random_map(lambda track, rng: track * variants + int(rng.integers(variants)))
-    data = rows.batch(batch_size).random_map(of_rows)
+    rows = grain.MapDataset.source(range(len(split) // variants * repeats)).seed(seed)
+    data = (rows.shuffle() if shuffle else rows).batch(batch_size).random_map(of_rows)
     return Batches(data, split.sample_rate, split.genres, None)
 
 
