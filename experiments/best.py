@@ -28,15 +28,18 @@ ABOUT = (
 )
 
 
-def main():
-    run = common.start(__doc__, frames=True)
+def main(run):
     images, weights = recipe.training_images(run), run.class_weight()
     members, scores = [], {}
     for place in range(1 if run.flags.smoke else run.flags.members):
         for backbone, epochs in recipe.EPOCHS.items():
             seed = 100 * run.flags.seed + place
-            model = recipe.trained(run, images, weights, backbone, seed, 2 if run.flags.smoke else epochs)
-            model.save(os.path.join(run.folder, f"{backbone}-{seed}.keras"))
+            path = run.path(f"{backbone}-{seed}.keras")
+            if not os.path.exists(path):  # it is there in a run that was broken off behind it
+                model = recipe.trained(run, images, weights, backbone, seed, 2 if run.flags.smoke else epochs)
+                with whole_file(path) as temporary:
+                    model.save(temporary)
+            model = keras.saving.load_model(path)
             members.append(model)
             if len(run.data.validation):
                 report = gk.evaluation.evaluate(model, run.data.validation)
@@ -59,7 +62,7 @@ def main():
 
 def save_small(run):
     """The same model in half the room, and what that costs."""
-    path = os.path.join(run.folder, "model_half.keras")
+    path = run.path("model_half.keras")
     save_in_half(keras.saving.load_model(run.model_file), path)
     print(f"{path}: {size(os.path.getsize(path))}, weights in 16 bits")
     if len(run.data.validation):
@@ -69,4 +72,4 @@ def save_small(run):
 
 
 if __name__ == "__main__":
-    main()
+    common.start(main, __doc__, frames=True)

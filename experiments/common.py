@@ -7,6 +7,8 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
+import signal
 import sys
 import time
 
@@ -15,41 +17,52 @@ import keras
 import numpy as np
 import settings
 from genrekeras import backbones, report
-from genrekeras.files import whole_file
+from genrekeras.files import TEMPORARY, whole_file
 
 BATCH_SIZE = 16
 VARIANTS = 4  # of each clip, where a frozen backbone meets augmentation
+STATE = ".state.npz"  # how the names of files end that are there until the run is finished
 WHOLE_TRACKS = {"crop": "even", "crops": 3}  # of 30 s, three of 10 s
 
 
-def start(doc, network=True, frames=False):
-    """Read the flags, load the data, make the run's folder and say what will be done.
+def start(main, doc, network=True, frames=False):
+    """Read the flags, load the data, make the run's folder, say what will be done, and do it.
+
+    Broken off by a signal or by a loss that is not finite, it says in one line how to go on.
 
     Args:
+        main: function of a `Run`, the experiment.
         doc: str, the experiment's docstring, shown by --help.
         network: bool, take the flags of a neural network too.
         frames: bool, take a file of images in place of music.
-
-    Returns:
-        `Run`.
     """
-    flags = settings.parser(doc, network, frames).parse_args()
-    try:
-        data = settings.load_data(flags)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"The data cannot be used: {error}") from error
-    keras.config.set_dtype_policy(flags.precision)
-    keras.utils.set_random_seed(flags.seed)  # now: making the data may have drawn from the global state
-    run = Run(flags, data, settings.make_folder(flags), clip_seconds=settings.clip_seconds(flags))
-    if flags.smoke:
-        run.data = _small(data)
-    print(f"Data:    {run.data}")
-    print(f"Folder:  {run.folder}")
-    if len(data.validation) == 0:
-        print("NOTE:    the validation split is empty: nothing tells how good the result is, or which epoch is best.")
-    if data.protocol == "random":
-        print("NOTE:    random protocol: artists on both sides, and validation is the test: scores are too good.")
-    return run
+    signal.signal(signal.SIGTERM, _interrupt)
+    flags = settings.read(doc, network, frames)
+    with settings.folder_of_run(flags) as folder:
+        run = None
+        try:
+            run = Run(flags, folder, settings.clip_seconds(flags))
+            run.load_data()
+            main(run)
+            run.finish()
+        except KeyboardInterrupt as error:
+            number = getattr(error, "signal", signal.SIGINT)
+            again = "nothing was begun"
+            if run:
+                run.save_config()
+                again = f"To go on: python {shlex.quote(sys.argv[0])} --resume {shlex.quote(folder)}"
+            print(f"\nStopped by {signal.Signals(number).name}. {again}", file=sys.stderr)
+            raise SystemExit(128 + number) from None
+        except gk.training.NonFiniteLossError as error:
+            raise SystemExit(f"\nStopped: {error}") from error
+        except SystemExit:
+            if run:
+                run.leave()
+            raise
+
+
+def _interrupt(number, frame):
+    raise gk.training.Interrupted(number)
 
 
 @dataclasses.dataclass
@@ -58,25 +71,76 @@ class Run:
 
     Attributes:
         flags: `argparse.Namespace`.
-        data: `genrekeras.datasets.Dataset`.
         folder: str.
         clip_seconds: float, of the clips that the model hears.
+        data: `genrekeras.datasets.Dataset`.
         model_file: str, where the best model is saved.
         config: dict, what is known of the run so far; `config.json`.
     """
 
     flags: argparse.Namespace
-    data: gk.datasets.Dataset
     folder: str
     clip_seconds: float
-    config: dict = dataclasses.field(default_factory=dict)
+    data: gk.datasets.Dataset | None = None
 
     def __post_init__(self):
         self._began = time.monotonic()
+        self._seconds_before = 0.0
+        self.config = self._config()
+        if self.flags.resume:
+            with open(self.path(settings.CONFIG), encoding="utf-8") as file:
+                before = json.load(file)
+            self._seconds_before = before.get("seconds", 0.0)
+            for name in os.listdir(self.folder):
+                if name.startswith(TEMPORARY):  # a write that a kill cut short
+                    os.remove(self.path(name))
+            self._compare(before)
+        self.save_config()
+
+    def load_data(self):
+        """Load what the flags name; a smoke test takes a few clips of it."""
+        try:
+            self.data = settings.load_data(self.flags)
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"The data cannot be used: {error}") from error
+        keras.config.set_dtype_policy(self.flags.precision)
+        keras.utils.set_random_seed(self.flags.seed)  # now: making the data may have drawn from the global state
+        if self.flags.smoke:
+            self.data = _small(self.data)
+        print(f"Data:    {self.data}")
+        print(f"Folder:  {self.folder}")
+        if len(self.data.validation) == 0:
+            print("NOTE:    the validation split is empty: nothing tells how good the result is, or the best epoch.")
+        if self.data.protocol == "random":
+            print("NOTE:    random protocol: artists on both sides, and validation is the test: scores are too good.")
+        self.config["data"] = self._about_data()
+
+    def _compare(self, before):
+        """Say what is not as it was when the run began."""
+        for name in ("backend", "versions"):
+            if before.get(name) != self.config[name]:
+                print(f"NOTE:    the run began with {before.get(name)}, and goes on with {self.config[name]}.")
+
+    def leave(self):
+        """Take back what a run that could not begin has left."""
+        if set(os.listdir(self.folder)) <= {settings.CONFIG, settings.LOCK} and not self.flags.resume:
+            os.remove(self.path(settings.CONFIG))
+
+    def finish(self):
+        """The last thing: nothing is left to resume."""
+        for name in os.listdir(self.folder):
+            if name.endswith(STATE):
+                os.remove(self.path(name))
+        self.save_config(finished=True)
+        print(f"\nAll of it is in {self.folder}; begin with report.html")
+
+    def path(self, name):
+        """That of a file in the run's folder."""
+        return os.path.join(self.folder, name)
 
     @property
     def model_file(self):
-        return os.path.join(self.folder, "model.keras")
+        return self.path("model.keras")
 
     def classifier(self, backbone, dropout, waveform_augmentation=(), image_augmentation=()):
         """A `GenreClassifier` as the flags say.
@@ -131,9 +195,9 @@ class Run:
 
     def save_config(self, **more):
         """Leave in the folder what the run was made with."""
-        self.config = self.config or self._config()
-        self.config |= {**more, "seconds": round(time.monotonic() - self._began, 1)}
-        self._save_json("config.json", self.config)
+        seconds = self._seconds_before + time.monotonic() - self._began
+        self.config |= {**more, "seconds": round(seconds, 1)}
+        self._save_json(settings.CONFIG, self.config)
 
     def train(self, model, callbacks=()):
         """Fit the compiled model, keep the best epoch, and leave config, history and curves in the folder."""
@@ -158,19 +222,20 @@ class Run:
         steps = -(-len(self.data.train) // BATCH_SIZE)
         print(f"To do:   {self._epochs()} epochs of {steps} steps of up to {BATCH_SIZE} clips\n")
         fit = self._fit_head if model.fine_tune == "head" else self._fit
-        options = {"epochs": self._epochs(), "callbacks": callbacks, "verbose": 1 if sys.stdout.isatty() else 2}
+        options = {"epochs": self._epochs(), "callbacks": callbacks, "state": self.path(f"training{STATE}")}
+        options |= {"every_seconds": self.flags.save_every, "verbose": 1 if sys.stdout.isatty() else 2}
         history = fit(model, weights, options).history
         if not len(self.data.validation):
             with whole_file(self.model_file) as temporary:
                 model.save(temporary)
         self._save_history(history)
         self.save_config()
-        report.learning_curves(history, os.path.join(self.folder, "learning_curves.png"), title=self._title(model))
+        report.learning_curves(history, self.path("learning_curves.png"), title=self._title(model))
 
     def _fit(self, model, weights, options):
         train = self._batches(self.data.train, model, shuffle=True, class_weight=weights)
         validation = self._batches(self.data.validation, model) if len(self.data.validation) else None
-        return model.fit(train, validation_data=validation, **options)
+        return gk.training.fit(model, train, validation_data=validation, **options)
 
     def _fit_head(self, model, weights, options):
         """The same as `_fit` where the backbone stands still, in a fraction of the time."""
@@ -195,6 +260,8 @@ class Run:
             more: what else the card is to say, such as `about`, a text, and `license`.
         """
         model = keras.saving.load_model(self.model_file)
+        if model.card:
+            return  # it was done: training empties the card, and a model with one is saved last
         splits = {split.name: split for split in self.splits_to_score()}
         reports = self._scores_of_test(model, splits)
         if "validation" in splits:
@@ -206,14 +273,14 @@ class Run:
         if not self.flags.frames:  # of images there is but one crop
             reports |= {name: gk.evaluation.evaluate(model, split) for name, split in splits.items()}
         model.card = {**self._card(reports), **more, **model.card}
+        self._save_json("card.json", dict(model.card))
+        report.model_card(model, self.path("model_card.md"))
+        self.save_reports(reports)
         with whole_file(self.model_file) as temporary:
             model.save(temporary)
-        self._save_json("card.json", dict(model.card))
-        report.model_card(model, os.path.join(self.folder, "model_card.md"))
-        self.save_reports(reports)
         if self.flags.wandb:
             self.wandb.finish()
-            print(f"The W&B run is in {os.path.join(self.folder, 'wandb')}; `wandb sync` uploads one that was offline.")
+            print(f"The W&B run is in {self.path('wandb')}; `wandb sync` uploads one that was offline.")
 
     def save_reports(self, reports):
         """Print each report and leave it as JSON, and as a picture; all their figures, and a page that tells all.
@@ -225,18 +292,17 @@ class Run:
         if not reports:
             print("Nothing was scored: there is no validation clip and no test clip.")
         for name, scores in reports.items():
-            scores.to_json(os.path.join(self.folder, f"{name}.json"))
+            scores.to_json(self.path(f"{name}.json"))
             if "uncalibrated" in name:
                 continue
-            scores.plot(os.path.join(self.folder, f"confusion_{name}.png"))
+            scores.plot(self.path(f"confusion_{name}.png"))
             if self.flags.wandb and name == f"{scores.split}_tracks":
                 self.wandb.log_report(scores)
             print(scores)
         self._save_json("metrics.json", {name: scores.figures() for name, scores in reports.items()})
         self._save_mistakes(reports)
         self.save_config()
-        report.html(report.load_run(self.folder), os.path.join(self.folder, "report.html"))
-        print(f"\nAll of it is in {self.folder}; begin with report.html")
+        report.html(report.load_run(self.folder), self.path("report.html"))
 
     @staticmethod
     def _scores_of_test(model, splits):
@@ -262,21 +328,24 @@ class Run:
         packages = ("keras", keras.backend.backend(), "librosa", "numpy", "tensorflow-datasets")
         return {
             "command": [os.path.basename(sys.executable), *sys.argv],
-            "flags": vars(self.flags),
+            "working_directory": os.getcwd(),
+            "flags": {name: value for name, value in vars(self.flags).items() if name != "resume"},
             "backend": keras.backend.backend(),
             "versions": {
                 "python": platform.python_version(),
                 "genrekeras": gk.__version__,
                 **{package: _version(package) for package in packages},
             },
-            "data": {
-                "name": self.data.name,
-                "protocol": self.data.protocol,
-                "counts": self.data.counts,
-                "broken": self.data.broken,
-                "leakage": json.loads(gk.datasets.leakage(self.data).reset_index().to_json(orient="records")),
-                "fingerprint": self.data.train.fingerprint,
-            },
+        }
+
+    def _about_data(self):
+        return {
+            "name": self.data.name,
+            "protocol": self.data.protocol,
+            "counts": self.data.counts,
+            "broken": self.data.broken,
+            "leakage": json.loads(gk.datasets.leakage(self.data).reset_index().to_json(orient="records")),
+            "fingerprint": self.data.train.fingerprint,
         }
 
     def _card(self, reports):
@@ -307,15 +376,15 @@ class Run:
         for split in self.splits_to_score()[-1:]:
             scores = reports[f"{split.name}_tracks" if f"{split.name}_tracks" in reports else split.name]
             table = gk.evaluation.mistakes(scores, split)
-            with whole_file(os.path.join(self.folder, "mistakes.csv")) as temporary:
+            with whole_file(self.path("mistakes.csv")) as temporary:
                 table.to_csv(temporary, index=False, errors="surrogateescape")
 
     def _save_json(self, name, content):
-        with whole_file(os.path.join(self.folder, name)) as path, open(path, "w", encoding="utf-8") as file:
+        with whole_file(self.path(name)) as path, open(path, "w", encoding="utf-8") as file:
             json.dump(content, file, indent=1, default=str)
 
     def _save_history(self, history):
-        path = os.path.join(self.folder, "history.csv")
+        path = self.path("history.csv")
         with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["epoch", *history])

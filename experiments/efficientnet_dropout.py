@@ -15,8 +15,7 @@ import genrekeras as gk
 import keras
 
 
-def main():
-    run = common.start(__doc__)
+def main(run):
     model = run.classifier("efficientnet_b0", dropout=0.5)
     model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     run.train(model, [gk.callbacks.StepDecay(1e-3, factor=0.1, every=10)])
@@ -24,4 +23,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    common.start(main, __doc__)

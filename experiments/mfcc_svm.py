@@ -42,8 +42,7 @@ def mfcc_statistics(split):
     return np.asarray(rows, "float32")
 
 
-def main():
-    run = common.start(__doc__, network=False)
+def main(run):
     vectors = svm.SVC(kernel="rbf", C=1.0, break_ties=True, class_weight=run.class_weight())
     machine = pipeline.make_pipeline(preprocessing.StandardScaler(), vectors)
     run.save_config(machine=str(machine))
@@ -61,4 +60,4 @@ def score(machine, split):
 
 
 if __name__ == "__main__":
-    main()
+    common.start(main, __doc__, network=False)

@@ -3,7 +3,6 @@
 import common
 import genrekeras as gk
 import keras
-from genrekeras.classifier import FollowEpoch
 
 EPOCHS = {"mel_cnn": 22, "mel_resnet": 40}
 BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 64, 2e-3, 0.05
@@ -43,15 +42,17 @@ def trained(run, images, class_weight, backbone, seed, epochs):
     model = classifier(run, backbone, dropout=0.3, image_augmentation=augmentation)
     options = {"shuffle": True, "seed": seed, "mix": 0.5, "class_weight": class_weight}
     options["variants"] = len(images) // len(run.data.train)
-    fit(model, gk.datasets.image_batches(images, BATCH_SIZE, **options), epochs)
+    keep = {"state": run.path(f"{backbone}-{seed}{common.STATE}"), "every_seconds": run.flags.save_every}
+    fit(model, gk.datasets.image_batches(images, BATCH_SIZE, **options), epochs, **keep)
     return model
 
 
-def fit(model, data, epochs, learning_rate=LEARNING_RATE, average=True, label_smoothing=0.1):
+def fit(model, data, epochs, learning_rate=LEARNING_RATE, average=True, label_smoothing=0.1, **keep):
     """Train the network of a model on images with labels as one-hot rows; warm-up and a cosine, no epoch is chosen.
 
     Args:
         average: bool, keep a moving average of the weights, which `fit` puts in their place at its end.
+        keep: `state` and `every_seconds` of `genrekeras.training.fit`.
     """
     steps = len(data) * epochs
     rate = keras.optimizers.schedules.CosineDecay(
@@ -64,4 +65,4 @@ def fit(model, data, epochs, learning_rate=LEARNING_RATE, average=True, label_sm
     optimizer.exclude_from_weight_decay([weight for weight in trainable if len(weight.shape) < 2])
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
     model.image_model.compile(optimizer, loss, metrics=["accuracy"])
-    model.image_model.fit(data, epochs=epochs, shuffle=False, callbacks=[FollowEpoch(data)], verbose=2)
+    gk.training.fit(model.image_model, data, epochs, verbose=2, **keep)

@@ -14,8 +14,7 @@ import common  # before keras: it chooses the backend
 import keras
 
 
-def main():
-    run = common.start(__doc__)
+def main(run):
     model = run.classifier("resnet50", dropout=0.0)
     model.compile(keras.optimizers.RMSprop(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     run.train(model)
@@ -23,4 +22,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    common.start(main, __doc__)

@@ -1,14 +1,19 @@
 """The flags of the experiments, and what they name: data and the run's folder."""
 
 import argparse
+import contextlib
 import datetime
+import itertools
+import json
 import os
 import sys
 
+import filelock
 import genrekeras as gk  # before keras: it chooses the backend
 from genrekeras import backbones
 
 EPOCHS = 20
+CONFIG, LOCK = "config.json", ".lock"
 
 
 def parser(doc, network, frames):
@@ -32,6 +37,14 @@ def parser(doc, network, frames):
     add("--seed", type=int, default=0, help="of weights, order, dropout and splits by lot (default: 0)")
     add("--output", help="folder of the run, new or empty (default: runs/EXPERIMENT-TIME)")
     add("--smoke", action="store_true", help="few clips, short ones, 2 epochs: does it run?")
+    add(
+        "--save-every",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="how often the state is saved within an epoch, to be gone on from (default: 60)",
+    )
+    add("--resume", metavar="FOLDER", help="go on with the run in this folder; takes no other flag")
     made.set_defaults(frames=None)
     if frames or not network:
         made.set_defaults(wandb=False, precision="float32")
@@ -89,13 +102,58 @@ def load_data(flags):
     return gk.datasets.load_mini(**options)
 
 
-def make_folder(flags):
+def read(doc, network, frames):
+    """The flags, from the command line, or with --resume from the run that is to go on."""
+    made = parser(doc, network, frames)
+    flags = made.parse_args()
+    if flags.resume is None:
+        return flags
+    if len(sys.argv) != 2 + (sys.argv[1] == "--resume"):
+        made.error("--resume takes no other flag: those of the run are in its folder")
+    path = os.path.join(flags.resume, CONFIG)
+    try:
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file)
+        script, saved = os.path.basename(config["command"][1]), config["flags"]
+        if script != os.path.basename(sys.argv[0]):
+            raise SystemExit(f"{flags.resume} is a run of {script}: resume it with that script.")
+        for name in ("data_dir", "frames", "pretrained"):
+            there = os.path.join(config["working_directory"], saved.get(name) or "")
+            if saved.get(name) and os.path.exists(there):
+                saved[name] = there  # whatever folder this is called from
+        if config.get("finished"):
+            raise SystemExit(f"{flags.resume} is finished: there is nothing to resume.")
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise SystemExit(f"There is no run that can be resumed in {flags.resume}: {path}: {error!r}") from error
+    return argparse.Namespace(**{**vars(flags), **saved, "resume": flags.resume, "output": flags.resume})
+
+
+@contextlib.contextmanager
+def folder_of_run(flags):
+    """The run's folder, which is its own: another run, or a second call of this one, is refused."""
     name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
-    folder = flags.output or os.path.join("runs", f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+    made = os.path.join("runs", f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+    folder = flags.output or next(path for path in _names(made) if not os.path.exists(path))
     try:
         os.makedirs(folder, exist_ok=True)
-        if os.listdir(folder):
+        if flags.resume is None and set(os.listdir(folder)) - {LOCK}:
             raise SystemExit(f"--output must be a new or empty folder, and {folder} holds files.")
+        lock = filelock.FileLock(os.path.join(folder, LOCK))
+        lock.acquire(blocking=False)
+    except filelock.Timeout as error:
+        raise SystemExit(f"Another process is at work on the run in {folder}.") from error
     except OSError as error:
-        raise SystemExit(f"The run's folder cannot be made: {error}") from error
-    return folder
+        raise SystemExit(f"The run's folder cannot be used: {error}") from error
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(lock.lock_file)
+        lock.release()
+
+
+def _names(path):
+    """A path, and others like it: clocks go back, and two runs may begin in one second."""
+    yield path
+    for number in itertools.count(2):
+        yield f"{path}-{number}"

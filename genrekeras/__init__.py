@@ -74,10 +74,11 @@ __all__ = [
     "features",
     "inference",
     "layers",
+    "training",
 ]
 
 # What brings an audio codec, dataset code or scikit-learn with it is imported when it is first used.
-_LAZY_MODULES = ("audio", "datasets", "embeddings", "ensemble", "evaluation", "export", "features", "inference")
+_LAZY_MODULES = tuple(name for name in __all__ if name.islower() and name not in ("callbacks", "layers"))
 
 
 def __getattr__(name):

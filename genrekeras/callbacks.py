@@ -63,6 +63,8 @@ class BestCheckpoint(keras.callbacks.Callback):
         best_epoch: int, its epoch from 0.
     """
 
+    remembered = ("best", "best_epoch")  # by `genrekeras.training.fit`
+
     def __init__(self, path, monitor="val_accuracy", mode=None, model=None):
         super().__init__()
         path = os.fspath(path)
@@ -130,7 +132,10 @@ class WandbLogger(keras.callbacks.Callback):
 
     Attributes:
         run: the wandb run, from the first use on.
+        run_id: str, its id; a run that has one when it starts goes on with it.
     """
+
+    remembered = ("run_id",)
 
     def __init__(self, project="genrekeras", config=None, name=None, folder="."):
         super().__init__()
@@ -139,6 +144,7 @@ class WandbLogger(keras.callbacks.Callback):
         self.name = name
         self.folder = os.fspath(folder)
         self.run = None
+        self.run_id = None
 
     def start(self):
         """Open the run, if it is not open."""
@@ -154,6 +160,8 @@ class WandbLogger(keras.callbacks.Callback):
                     dir=self.folder,
                     mode=mode,
                     settings=settings,
+                    id=self.run_id,
+                    resume="allow" if self.run_id else None,
                 )
 
             try:
@@ -161,6 +169,7 @@ class WandbLogger(keras.callbacks.Callback):
             except wandb.Error as error:
                 warnings.warn(f"W&B cannot be reached, the run is logged offline: {error}", stacklevel=2)
                 self.run = init("offline")
+            self.run_id = self.run.id
 
     def on_train_begin(self, logs=None):
         self.start()

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import grain
 import keras
 import numpy as np
-from genrekeras import files, folding
-from genrekeras.classifier import FollowEpoch
+from genrekeras import files, folding, training
 from genrekeras.datasets.batches import Batches, batches, fill
 from genrekeras.datasets.frames import image_batches
 from genrekeras.progress import say
@@ -97,8 +96,8 @@ def fit_head(model, train, validation=None, batch_size=16, epochs=1, seed=0, cla
         epochs: int > 0.
         seed: int, of the order.
         class_weight: sequence of float, one a genre, or `None`.
-        options: further ones of `keras.Model.fit`, such as `callbacks` (`BestCheckpoint(..., model=model)`),
-            `initial_epoch`, `verbose`.
+        options: further ones of `genrekeras.training.fit`, such as `callbacks` (`BestCheckpoint(..., model=model)`),
+            `state`, `initial_epoch`, `verbose`.
 
     Returns:
         `keras.callbacks.History`.
@@ -117,9 +116,8 @@ def fit_head(model, train, validation=None, batch_size=16, epochs=1, seed=0, cla
     if not model.optimizer.built:
         model.optimizer.build(trainer.trainable_variables)
     data = _batches(model, train, batch_size, seed, class_weight)
-    callbacks = [*keras.tree.flatten(options.pop("callbacks", None) or []), FollowEpoch(data)]
     held_out = None if validation is None else (validation.features, validation.labels)
-    return trainer.fit(data, epochs=epochs, validation_data=held_out, callbacks=callbacks, shuffle=False, **options)
+    return training.fit(trainer, data, epochs, validation_data=held_out, **options)
 
 
 def _batches(model, features, batch_size, seed, class_weight):
@@ -134,11 +132,13 @@ def _batches(model, features, batch_size, seed, class_weight):
         batch = features.features[rows], labels
         return batch if weights is None else (*batch, weights[labels])
 
-    rows = grain.MapDataset.source(range(clips)).seed(seed).shuffle()
+    clips = grain.MapDataset.source(range(clips)).seed(seed).shuffle()
+    rows = clips
     if variants > 1:
         rows = rows.random_map(lambda clip, rng: clip * variants + int(rng.integers(variants)))
+    track_ids = clips.map(lambda clip: features.track_ids[clip * variants]).batch(batch_size)
     data = rows.batch(batch_size).map(of_rows)
-    return Batches(data, model.sample_rate, model.genres, model.clip_seconds)
+    return Batches(data, model.sample_rate, model.genres, model.clip_seconds, track_ids)
 
 
 class _AsInTraining(keras.layers.Layer):

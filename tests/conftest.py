@@ -27,6 +27,22 @@ REAL_CLIPS = {2: "Hip-Hop", 5: "Hip-Hop", 10: "Pop", 140: "Folk"} | {
 }
 
 
+def pytest_addoption(parser):
+    parser.addoption("--thorough", action="store_true", help="as many cases as README speaks of: some 20 minutes more")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--thorough"):
+        slow = [item for item in items if item.get_closest_marker("thorough")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture
+def thorough(request):
+    return request.config.getoption("--thorough")
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Weights, dropout and augmentation of a test are the same in each run, alone or among others."""

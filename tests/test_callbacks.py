@@ -135,7 +135,7 @@ def test_a_figure_that_never_comes_is_named_and_the_training_is_saved(dense, dat
 
 class FakeRun:
     def __init__(self, **arguments):
-        self.arguments, self.logged, self.finished = arguments, [], False
+        self.arguments, self.logged, self.finished, self.id = arguments, [], False, "abc"
 
     def log(self, figures):
         self.logged.append(figures)

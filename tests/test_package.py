@@ -51,6 +51,7 @@ ORDER = (
     "datasets.mini",
     "datasets.frames",
     "datasets",
+    "training",
     "features",
     "report.pictures",
     "report.listening",

@@ -87,7 +87,11 @@ def batches(
     if shuffle:
         clips = clips.shuffle()
     data = clips.random_map(make.clip).batch(batch_size).random_map(make.batch)
-    return Batches(data, split.sample_rate, tuple(split.genres), clip_seconds, workers, processes)
+    numbers = grain.MapDataset.source(range(len(split) * crops)).seed(seed)
+    track_ids = (numbers.shuffle() if shuffle else numbers).map(lambda i: _track_id(split, i // crops))
+    return Batches(
+        data, split.sample_rate, tuple(split.genres), clip_seconds, track_ids.batch(batch_size), workers, processes
+    )
 
 
 def class_weights(split):
@@ -124,6 +128,7 @@ class Batches(keras.utils.PyDataset):
     Args:
         data: `grain.MapDataset` of the batches of an epoch.
         sample_rate, genres, clip_seconds, workers, processes: as in `batches`.
+        track_ids: `grain.MapDataset` of the track ids of these batches.
 
     Attributes:
         sample_rate, genres, clip_seconds: of the data; `GenreClassifier.fit` compares them with the model's.
@@ -131,7 +136,7 @@ class Batches(keras.utils.PyDataset):
             sets it as each epoch begins.
     """
 
-    def __init__(self, data, sample_rate, genres, clip_seconds, workers=1, processes=False):
+    def __init__(self, data, sample_rate, genres, clip_seconds, track_ids, workers=1, processes=False):
         # Keras' own workers hand out stale batches after a pass that was broken off, as that is in which Keras builds a
         # model; ours know batches by their position.
         super().__init__()
@@ -141,7 +146,7 @@ class Batches(keras.utils.PyDataset):
         self.epoch = 0
         self._first, self._last = 0, len(data)
         # An epoch is a repetition with its own seed, so that batch i of epoch e is element e * steps + i.
-        self._batches = data.repeat()
+        self._batches, self._track_ids = data.repeat(), track_ids.repeat()
         self._workers_ahead = workers
         self._processes = processes
         self._pool = None
@@ -188,6 +193,10 @@ class Batches(keras.utils.PyDataset):
         rest.epoch, rest._first = epoch, batch
         return rest
 
+    def track_ids(self, epoch, batch):
+        """Ids of the tracks in a batch of an epoch: a list of int."""
+        return [int(track_id) for track_id in self._track_ids[epoch * self._last + batch]]
+
     def _start_workers(self):
         if not self._processes:
             pool = concurrent.futures.ThreadPoolExecutor(self._workers_ahead)
@@ -196,6 +205,10 @@ class Batches(keras.utils.PyDataset):
             self._workers_ahead, multiprocessing.get_context("spawn"), _remember, (self._batches,)
         )
         return pool, lambda position: pool.submit(_remembered, position)
+
+
+def _track_id(split, index):
+    return split.track_ids[index] if hasattr(split, "track_ids") else split[index]["track_id"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -235,8 +235,9 @@ def image_batches(
     if len(split) % variants:
         raise ValueError(f"`variants` must divide the {len(split)} images. Received: variants={variants}")
     rows = grain.MapDataset.source(range(len(split) // variants * repeats)).seed(seed)
-    data = (rows.shuffle() if shuffle else rows).batch(batch_size).random_map(of_rows)
-    return Batches(data, split.sample_rate, split.genres, None)
+    rows = (rows.shuffle() if shuffle else rows).batch(batch_size)
+    track_ids = rows.map(lambda rows: split.track_ids[np.asarray(rows) // repeats * variants])
+    return Batches(rows.random_map(of_rows), split.sample_rate, split.genres, None, track_ids)
 
 
 def _mixed(images, labels, rng):

@@ -1,0 +1,353 @@
+"""Training that may be broken off at any moment, and goes on as if it had not been."""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import threading
+import time
+import warnings
+import zipfile
+
+import keras
+import numpy as np
+from genrekeras.classifier import FollowEpoch
+from genrekeras.datasets.batches import Batches
+from genrekeras.files import whole_file
+
+# What those of Keras know of the epochs before; a callback of one's own says it by an attribute `remembered`.
+_REMEMBERED = {
+    keras.callbacks.EarlyStopping: ("wait", "best", "best_epoch", "stopped_epoch"),
+    keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
+}
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal stopped a training, whose state is saved.
+
+    Attributes:
+        signal: int, `signal.SIGINT` or `signal.SIGTERM`.
+    """
+
+    def __init__(self, number):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.signal = number
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss, or a weight, is no longer a finite number.
+
+    Attributes:
+        epoch, batch: int, from 0, where that was seen.
+        track_ids: list of int, the tracks of that batch; empty if the data does not tell.
+    """
+
+    def __init__(self, what, epoch, batch, track_ids):
+        tracks = f", with the tracks {', '.join(map(str, track_ids))}" if track_ids else ""
+        super().__init__(
+            f"{what} in epoch {epoch + 1}, batch {batch + 1}{tracks}. What was saved before stays. A smaller learning "
+            "rate, or clipped gradients (`global_clipnorm`), may help; of a single clip, so would leaving it out."
+        )
+        self.epoch, self.batch, self.track_ids = epoch, batch, track_ids
+
+
+def fit(
+    model,
+    data,
+    epochs,
+    state=None,
+    validation_data=None,
+    callbacks=(),
+    every_seconds=60.0,
+    initial_epoch=0,
+    verbose="auto",
+):
+    """`model.fit` that goes on where it was broken off, when it is called again in a later process.
+
+    What is saved: weights, optimizer, epoch, position in the data, states of random layers, the history so far, the
+    running means of an epoch that has begun, and what callbacks know (`BestCheckpoint`, `WandbLogger`, Keras'
+    `EarlyStopping` and `ReduceLROnPlateau`; others list the names of their attributes in an attribute `remembered`).
+    It is saved as each epoch ends and, within an epoch, every `every_seconds`, but for no more than a twentieth of the
+    time. The file is there whole or not at all; if it cannot be written, a warning says so and training goes on.
+
+    SIGINT (Ctrl-C) and SIGTERM save the state behind the batch at hand and raise `Interrupted`; the second one acts at
+    once. While the epoch's validation runs, what was saved before stands.
+
+    With the same seed, backend and machine the final weights and the history are those of a training that ran through,
+    bit for bit on PyTorch. (What layers draw from Python's or NumPy's own generators is not followed.)
+
+    Args:
+        model: compiled `keras.Model`, such as a `GenreClassifier` or its `image_model`, made as it was the first time.
+        data: `genrekeras.datasets.Batches`.
+        epochs: int, how many in all; more than the first time trains on.
+        state: str or path-like, ends in .npz: where the state is kept; it may be deleted once the model is saved.
+            `None`: nothing is kept, and signals do what they always do.
+        validation_data, callbacks, initial_epoch, verbose: as in `keras.Model.fit`.
+        every_seconds: float >= 0; 0 is after each batch.
+
+    Returns:
+        `keras.callbacks.History` of all epochs.
+
+    Raises:
+        Interrupted: by a signal.
+        NonFiniteLossError: the loss or a weight became infinite or NaN; nothing is saved from there on.
+        ValueError: `state` belongs to another training, or cannot be read.
+    """
+    keeper = _Keeper(state, data, keras.tree.flatten(callbacks or []), every_seconds, initial_epoch)
+    keeper.read()
+    follow = [FollowEpoch(validation_data)] if isinstance(validation_data, Batches) else []
+    with keeper.listen():
+        while not keeper.is_done(epochs):
+            part, until = (data.rest(keeper.epoch, keeper.batch), keeper.epoch + 1) if keeper.batch else (data, epochs)
+            model.fit(
+                part,
+                initial_epoch=keeper.epoch,
+                epochs=until,
+                validation_data=validation_data,
+                callbacks=[*keeper.others, FollowEpoch(part), *follow, keeper],
+                shuffle=False,
+                verbose=verbose,
+            )
+    keeper.restore(model)
+    history = keras.callbacks.History()
+    history.set_model(model)
+    history.epoch, history.history = list(range(keeper.first_epoch, keeper.epoch)), keeper.history
+    return history
+
+
+class _Keeper(keras.callbacks.Callback):
+    """Keeps the state of a training, and brings it back; the last of its callbacks.
+
+    Attributes:
+        others: list, the callbacks before it.
+        first_epoch, epoch, batch: int, where the training began and where it is: so many batches of the epoch are done.
+        history: dict, key -> list, a value an epoch.
+        stopped: bool, a callback ended the training.
+    """
+
+    _SAVED = ("first_epoch", "epoch", "batch", "history", "stopped")
+
+    def __init__(self, path, data, others, every_seconds, initial_epoch):
+        super().__init__()
+        self.path = None if path is None else os.fspath(path)
+        if self.path is not None and not self.path.endswith(".npz"):
+            raise ValueError(f"`state` must end in .npz. Received: state={self.path!r}")
+        if not every_seconds >= 0:
+            raise ValueError(f"`every_seconds` must be >= 0. Received: every_seconds={every_seconds}")
+        for other in others if self.path else ():
+            if isinstance(other, keras.callbacks.EarlyStopping) and other.restore_best_weights:
+                raise ValueError(
+                    "`EarlyStopping(restore_best_weights=True)` keeps weights that a later process does not have: "
+                    "leave that out, and add `BestCheckpoint`."
+                )
+        self.data, self.others, self.every_seconds = data, others, every_seconds
+        self.first_epoch, self.epoch, self.batch = initial_epoch, initial_epoch, 0
+        self.history, self.stopped = {}, False
+        self._behind = 0  # how many batches of its first epoch were done before `fit` began
+        self._arrays, self._known = None, None  # to be brought back
+        self._heard = None  # a signal
+        self._saved_at, self._cost = time.monotonic(), 0.0
+
+    def read(self):
+        """Read the file, if there is one."""
+        if self.path is None or not os.path.exists(self.path):
+            return
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                about = json.loads(file["about"].tobytes())
+                self._arrays = {
+                    part: [file[f"{part}{i}"] for i in range(count)] for part, count in about["arrays"].items()
+                }
+            training, self._known = about["training"], about["callbacks"]
+            for name in self._SAVED:
+                setattr(self, name, about[name])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"`state` cannot be read ({error}); delete it to start anew: {self.path}") from error
+        now = self._training()
+        if training != now:
+            raise ValueError(
+                f"`state` belongs to another training, {training} instead of {now}; delete it to begin: {self.path}"
+            )
+        self._remind()
+
+    def is_done(self, epochs):
+        return self.stopped or self.epoch >= epochs
+
+    @contextlib.contextmanager
+    def listen(self):
+        """Note the first signal instead of dying of it."""
+        if self.path is None or threading.current_thread() is not threading.main_thread():
+            yield  # Python lets only the main thread do this
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def give_back():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        def note(number, frame):
+            self._heard = number
+            give_back()
+
+        for number in before:
+            signal.signal(number, note)
+        try:
+            yield
+        finally:
+            give_back()
+
+    def restore(self, model):
+        """Put what was read into the model of a training that needs no more epochs."""
+        if self._arrays is not None:
+            self.set_model(model)
+            self._bring_back("model", "optimizer")
+            model.optimizer.finalize_variable_values(model.trainable_variables)
+
+    def on_train_begin(self, logs=None):
+        self._behind = self.batch
+        if self._arrays is not None:
+            self._remind()  # again: some forget as training begins
+            self._bring_back("model", "optimizer")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._arrays is not None and self.batch:
+            if len(self.model.metrics_variables) < len(self._arrays["metrics"]):
+                self.model.test_on_batch(*self.data[0])  # TensorFlow makes them as it goes
+            self._bring_back("metrics")
+        elif self._arrays is not None:
+            self._bring_back_random()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._arrays is not None:
+            self._bring_back_random()  # only now: torch draws as it begins to read data
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batch = self._behind + batch + 1
+        if not math.isfinite(float((logs or {}).get("loss", 0.0))):
+            self._fail("The loss is not finite")
+        if self.path is None or self.batch == len(self.data):
+            return  # the epoch's validation comes first
+        seconds = time.monotonic() - self._saved_at
+        if self._heard or (seconds >= self.every_seconds and (not self.every_seconds or seconds > 20 * self._cost)):
+            self._save()
+        self._obey()
+
+    def on_test_batch_end(self, batch, logs=None):
+        self._obey()
+
+    def on_epoch_end(self, epoch, logs=None):
+        for key, value in (logs or {}).items():
+            self.history.setdefault(key, []).append(float(value))
+        self.stopped = bool(self.model.stop_training)
+        arrays = self._capture() if self.path else None
+        behind, self._behind, self.batch, self.epoch = self._behind, 0, 0, epoch + 1
+        if self.path:
+            self._save(arrays)
+        if behind:  # `fit` ends here, and if there is a moving average of the weights it puts that in their place
+            self._arrays = {part: [np.array(value) for value in values] for part, values in arrays.items()}
+            self._known = self._knowledge()
+        self._obey()
+
+    def _capture(self):
+        """The values of all variables."""
+        arrays = {
+            part: [keras.ops.convert_to_numpy(variable) for variable in variables]
+            for part, variables in _variables(self.model).items()
+        }
+        arrays["random"] = _random_states_of_torch() if keras.backend.backend() == "torch" else []
+        for array in arrays["model"] + arrays["optimizer"]:
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                self._fail("A weight is not finite")
+        return arrays
+
+    def _bring_back(self, *parts):
+        if not self.model.optimizer.built:
+            self.model.optimizer.build(self.model.trainable_variables)
+        for part in parts:
+            variables, values = _variables(self.model)[part], self._arrays[part]
+            if [tuple(variable.shape) for variable in variables] != [value.shape for value in values]:
+                raise ValueError(
+                    f"`state` belongs to another model: the shapes of its {part} variables differ; delete it to start "
+                    f"anew: {self.path}"
+                )
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+
+    def _bring_back_random(self):
+        if keras.backend.backend() == "torch":
+            _set_random_states_of_torch(self._arrays["random"])
+        self._arrays = None
+
+    def _save(self, arrays=None):
+        began = time.monotonic()
+        arrays = arrays or self._capture()
+        about = {name: getattr(self, name) for name in self._SAVED}
+        about |= {"training": self._training(), "callbacks": self._knowledge()}
+        about["arrays"] = {part: len(values) for part, values in arrays.items()}
+        content = {f"{part}{i}": value for part, values in arrays.items() for i, value in enumerate(values)}
+        content["about"] = np.frombuffer(json.dumps(about).encode(), "uint8")
+        try:
+            with whole_file(self.path) as temporary:
+                np.savez(temporary, **content)
+        except OSError as error:
+            warnings.warn(f"The state could not be saved as {self.path}: {error}. Training goes on.", stacklevel=2)
+        self._saved_at = time.monotonic()
+        self._cost = self._saved_at - began
+
+    def _obey(self):
+        if self._heard:
+            raise Interrupted(self._heard)
+
+    def _fail(self, what):
+        raise NonFiniteLossError(what, self.epoch, self.batch - 1, self.data.track_ids(self.epoch, self.batch - 1))
+
+    def _training(self):
+        """What tells one training from another: the number of batches, and who comes first."""
+        return {
+            "batches": len(self.data),
+            "first_tracks": self.data.track_ids(0, 0)[:8],
+            "callbacks": [[type(other).__name__, *names] for other, names in self._remembering()],
+        }
+
+    def _knowledge(self):
+        return [{name: getattr(other, name) for name in names} for other, names in self._remembering()]
+
+    def _remind(self):
+        for (other, names), row in zip(self._remembering(), self._known, strict=True):
+            for name in names:
+                setattr(other, name, row[name])
+
+    def _remembering(self):
+        """(callback, names of its attributes) of those that know of the epochs before."""
+        return [(other, names) for other in self.others if (names := _remembered(other))]
+
+
+def _variables(model):
+    return {"model": model.variables, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables}
+
+
+def _random_states_of_torch():
+    """Of the generators from which layers without a seed draw there, each device's."""
+    import torch
+
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return [state.numpy() for state in (torch.get_rng_state(), *devices)]
+
+
+def _set_random_states_of_torch(states):
+    import torch
+
+    states = [torch.from_numpy(np.array(state)) for state in states]
+    if states:  # a state that was saved on another backend has none
+        torch.set_rng_state(states[0])
+    if torch.cuda.is_available() and len(states) == 1 + torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states[1:])
+
+
+def _remembered(callback):
+    """Names of the attributes by which a callback knows of the epochs before."""
+    for kind, names in _REMEMBERED.items():
+        if isinstance(callback, kind):
+            return list(names)
+    return list(getattr(callback, "remembered", ()))

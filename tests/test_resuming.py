@@ -1,0 +1,174 @@
+"""Experiments that are killed at any moment and resumed end as if they had run through."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
+ALL = ["--fine-tune", "all"]
+HEAD = ["--fine-tune", "head"]
+
+
+class Experiment:
+    """One run of a script on the synthetic corpus, in as many processes as it takes."""
+
+    def __init__(self, folder, flags, cache, backend="torch", script="efficientnet_dropout_augmented.py"):
+        self.folder, self.script = folder / "run", script
+        self.cache, self.log = cache, folder / "log"
+        folder.mkdir(exist_ok=True)
+        self.flags = ["--smoke", "--pretrained", "none", "--epochs", "3", "--save-every", "0", *flags]
+        self.environment = {**os.environ, "KERAS_BACKEND": backend, "GENREKERAS_CACHE": str(self.cache)}
+        self.environment |= {"PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+    def start(self):
+        begun = (self.folder / "config.json").exists()
+        flags = ["--resume", self.folder] if begun else [*self.flags, "--output", self.folder]
+        with open(self.log, "w") as log:
+            command = [sys.executable, EXPERIMENTS / self.script, *flags]
+            return subprocess.Popen(command, env=self.environment, stdout=log, stderr=subprocess.STDOUT)
+
+    def stop(self, moment, number=signal.SIGKILL):
+        """Start or resume it, and end it at a moment; its exit code and what it printed."""
+        process = self.start()
+        deadline = time.monotonic() + 300
+        while process.poll() is None and time.monotonic() < deadline:
+            if moment(self, self.log.read_text()):
+                process.send_signal(number)
+                break
+            time.sleep(0.0005)
+        return process.wait(timeout=300), self.log.read_text()
+
+    def finish(self):
+        assert self.start().wait(timeout=600) == 0, self.log.read_text()
+        return self
+
+    def files(self, pattern):
+        return list(self.folder.glob(pattern)) if self.folder.exists() else []
+
+    def assert_whole(self):
+        """Whatever bears its own name can be loaded."""
+        for path in self.files("[!.]*.keras"):
+            keras.saving.load_model(path)
+        for path in self.files("[!.]*.npz"):
+            with np.load(path) as file:
+                assert all(file[name] is not None for name in file)
+        for path in self.files("[!.]*.json"):
+            json.loads(path.read_text())
+
+    def assert_equals(self, other, tolerance):
+        rows = [
+            np.genfromtxt(run.folder / "history.csv", delimiter=",", skip_header=1, ndmin=2) for run in (self, other)
+        ]
+        models = [keras.saving.load_model(run.folder / "model.keras") for run in (self, other)]
+        weights = [model.get_weights() for model in models]
+        probabilities = [
+            json.loads((run.folder / "validation_tracks.json").read_text())["probabilities"] for run in (self, other)
+        ]
+        for a, b in [rows, probabilities, *zip(*weights, strict=True)]:
+            if tolerance:
+                np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+            else:
+                np.testing.assert_array_equal(a, b)
+        assert set(os.listdir(self.folder)) == set(os.listdir(other.folder))
+
+
+def after(text, seconds=0.0):
+    """The moment so long after something was printed."""
+    since = []
+
+    def moment(run, printed):
+        if text in printed and not since:
+            since.append(time.monotonic())
+        return since and time.monotonic() >= since[0] + seconds
+
+    return moment
+
+
+def writing(pattern, times=1):
+    """The moment when a file is being written, and is not whole yet, for so many times."""
+    seen = set()
+
+    def moment(run, printed):
+        seen.update(run.files(f".tmp-*{pattern}"))
+        return len(seen) >= times and all(path.exists() for path in run.files(f".tmp-*{pattern}"))
+
+    return moment
+
+
+def building(run, printed):
+    """The moment when some of the data is there."""
+    return any(run.cache.glob("mini-*/prepared/**/*.array_record*"))
+
+
+FEW = {
+    "all": [building, writing(".state.npz", 2), after("Epoch 2/3", 0.3), writing("model.keras")],
+    "head": [after("Features of train", 0.3), after("Epoch 1/3")],
+}
+MANY = {
+    "all": [
+        building,
+        after("Decoding clips", 0.02),
+        after("SYNTHETIC"),
+        after("To do:", 0.5),
+        *(after(f"Epoch {epoch}/3", seconds) for epoch in (1, 2, 3) for seconds in (0.1, 0.6)),
+        *(writing(".state.npz", times) for times in (1, 3)),
+        writing("model.keras"),
+        after("validation (official", 0.1),
+        writing("card.json"),
+    ],
+    "head": [
+        *(after("Features of train", seconds) for seconds in (0.0, 1.0, 3.0)),
+        after("Features of validation"),
+        after("Epoch 1/3"),
+    ],
+}
+
+
+@pytest.mark.parametrize("flags", [ALL, HEAD], ids=["all", "head"])
+def test_killed_and_resumed(flags, tmp_path, mini_cache, thorough):
+    """By SIGKILL, while data is made, features are kept, in batches and in writes; bit for bit, on torch."""
+    through = Experiment(tmp_path / "through", flags, mini_cache).finish()
+    killed = Experiment(tmp_path / "killed", flags, tmp_path / "cache")
+    kills = 0
+    for moment in (MANY if thorough else FEW)[flags[1]]:
+        code, printed = killed.stop(moment)
+        assert code == -signal.SIGKILL, printed  # or the moment never came
+        kills += 1
+        killed.assert_whole()
+    assert kills == len((MANY if thorough else FEW)[flags[1]])
+    killed.finish().assert_equals(through, tolerance=0)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("backend", ["jax", "tensorflow"])
+def test_killed_and_resumed_on_other_backends(backend, tmp_path, mini_cache):
+    """To 1e-5; tests/test_training.py has the same in one process."""
+    pytest.importorskip(backend)
+    through = Experiment(tmp_path / "through", ALL, mini_cache, backend).finish()
+    killed = Experiment(tmp_path / "killed", ALL, tmp_path / "cache", backend)
+    for moment in FEW["all"]:
+        code, printed = killed.stop(moment)
+        assert code == -signal.SIGKILL, printed
+    killed.finish().assert_equals(through, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_one_line(number, tmp_path, mini_cache):
+    run = Experiment(tmp_path, ALL, mini_cache)
+    code, printed = run.stop(after("Epoch 2/3", 0.2), number)
+    assert code == 128 + number and "Traceback" not in printed
+    last = printed.strip().splitlines()[-1]
+    assert last == f"Stopped by {number.name}. To go on: python {EXPERIMENTS / run.script} --resume {run.folder}"
+    assert run.files("*.state.npz") and not run.files(".tmp-*")
+    code, printed = run.stop(after("SYNTHETIC"), number)  # outside of the training
+    assert code == 128 + number and printed.strip().splitlines()[-1] == last and "Traceback" not in printed
+    printed = run.finish().log.read_text()
+    assert "Epoch 1/3" not in printed and "Epoch 3/3" in printed and "begin with report.html" in printed

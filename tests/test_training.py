@@ -1,0 +1,267 @@
+"""Training that is broken off goes on as if it had not been; here in one process, killed in tests/test_resuming.py."""
+
+import os
+import signal
+import warnings
+
+import genrekeras as gk
+import keras
+import numpy as np
+import pytest
+from conftest import numpy
+from genrekeras import training
+
+
+class Clips:
+    """40 clips of 64 samples; those of odd number are louder."""
+
+    sample_rate, genres, track_ids = 64, ("soft", "loud"), np.arange(100, 140)
+
+    def __init__(self, wrong=None):
+        self.wrong = wrong
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        audio = np.random.default_rng(index).standard_normal(64) * (1 + index % 2)
+        if index == self.wrong:
+            audio[:] = np.nan
+        return {"audio": audio.astype("float32"), "genre": index % 2, "track_id": self.track_ids[index]}
+
+
+def batches(shuffle=True, **arguments):
+    return gk.datasets.batches(Clips(**arguments), 8, 0.5, crop="random", shuffle=shuffle, seed=5)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Quieter(keras.layers.Layer):
+    """An augmentation with a generator of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.generator = keras.random.SeedGenerator(3)
+
+    def call(self, x, training=None):
+        return x * keras.random.uniform((), 0.5, 1.0, seed=self.generator) if training else x
+
+
+def network(average=True):
+    """Everything that has a state: BatchNorm, dropout, a layer with a generator, an average of the weights."""
+    keras.utils.set_random_seed(3)
+    layers = [Quieter(), keras.layers.Dense(16), keras.layers.BatchNormalization(), keras.layers.ReLU()]
+    layers += [keras.layers.Dropout(0.5), keras.layers.Dense(2, activation="softmax")]
+    model = keras.Sequential([keras.Input((32,)), *layers])
+    optimizer = keras.optimizers.AdamW(1e-2, use_ema=average, ema_momentum=0.9)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+class BrokenOff(Exception):
+    pass
+
+
+class Break(keras.callbacks.Callback):
+    """Breaks a training off behind so many batches, by an exception or by a signal."""
+
+    def __init__(self, batches, number=None):
+        super().__init__()
+        self.left, self.number = batches, number
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.left -= 1
+        if self.left == 0 and self.number is None:
+            raise BrokenOff
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+
+def callbacks(folder):
+    rate = keras.callbacks.ReduceLROnPlateau("val_loss", patience=1, min_delta=1.0)
+    return [rate, gk.callbacks.BestCheckpoint(folder / "best.keras")]
+
+
+def train(folder, *others, **options):
+    model = network()
+    arguments = {"validation_data": batches(False), "callbacks": [*callbacks(folder), *others], "verbose": 0}
+    history = training.fit(model, batches(), 4, folder / "state.npz", **{**arguments, **options})
+    return model, history
+
+
+@pytest.fixture
+def through(tmp_path):
+    """(weights, history) of a training by `fit` that ran through."""
+    folder = tmp_path / "through"
+    folder.mkdir()
+    model = network()
+    data, validation = batches(), batches(False)
+    follow = [training.FollowEpoch(data), training.FollowEpoch(validation)]
+    options = {"validation_data": validation, "callbacks": [*callbacks(folder), *follow]}
+    history = model.fit(data, epochs=4, shuffle=False, verbose=0, **options)
+    return model.get_weights(), history.history, keras.saving.load_model(folder / "best.keras").get_weights()
+
+
+def assert_same(found, wanted, folder):
+    (model, history), (weights, told, best) = found, wanted
+    same = np.testing.assert_array_equal
+    if keras.backend.backend() != "torch":
+
+        def same(a, b):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+    assert list(history.history) == list(told) and history.epoch == [0, 1, 2, 3]
+    for key, values in told.items():
+        same(history.history[key], values)
+    for a, b in zip(model.get_weights(), weights, strict=True):
+        same(a, b)
+    for a, b in zip(keras.saving.load_model(folder / "best.keras").get_weights(), best, strict=True):
+        same(a, b)
+
+
+def test_broken_off_again_and_again(through, tmp_path):
+    """In the first batch, within epochs, in the last batch of one, in the first of the next."""
+    for behind in (1, 3, 4, 2, 5, 6):
+        with pytest.raises(BrokenOff):
+            train(tmp_path, Break(behind), every_seconds=0)
+    assert_same(train(tmp_path, every_seconds=0), through, tmp_path)
+    assert_same(train(tmp_path), through, tmp_path)  # nothing is left to be done
+
+
+def test_it_is_saved_as_epochs_end_whatever_the_time(through, tmp_path):
+    with pytest.raises(BrokenOff):
+        train(tmp_path, Break(13), every_seconds=1e9)
+    with np.load(tmp_path / "state.npz") as file:
+        assert b'"epoch": 2, "batch": 0' in file["about"].tobytes()
+    assert_same(train(tmp_path), through, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_saves_the_state_first(name, through, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(training.Interrupted, match=name) as caught:
+        train(tmp_path, Break(8, getattr(signal, name)), every_seconds=1e9)
+    assert isinstance(caught.value, KeyboardInterrupt) and signal.getsignal(signal.SIGTERM) is before
+    with np.load(tmp_path / "state.npz") as file:
+        assert b'"epoch": 1, "batch": 3' in file["about"].tobytes()
+    assert_same(train(tmp_path), through, tmp_path)
+
+
+def test_more_epochs_train_on(tmp_path):
+    model = network(average=False)
+    training.fit(model, batches(), 2, tmp_path / "state.npz", verbose=0)
+    model = network(average=False)
+    history = training.fit(model, batches(), 3, tmp_path / "state.npz", verbose=0)
+    assert history.epoch == [0, 1, 2] and len(history.history["loss"]) == 3
+    assert int(numpy(model.optimizer.iterations)) == 15
+
+
+def test_an_early_end_is_an_end(tmp_path):
+    stop = {"monitor": "loss", "min_delta": 100.0, "patience": 1}
+    for _ in range(2):
+        early = keras.callbacks.EarlyStopping(**stop)
+        history = training.fit(network(), batches(), 9, tmp_path / "state.npz", callbacks=[early], verbose=0)
+        assert history.epoch == [0, 1]
+    with pytest.raises(ValueError, match="restore_best_weights"):
+        early = keras.callbacks.EarlyStopping(**stop, restore_best_weights=True)
+        training.fit(network(), batches(), 9, tmp_path / "state.npz", callbacks=[early])
+
+
+def test_the_state_of_another_training_is_refused(tmp_path):
+    train(tmp_path)
+    path = str(tmp_path / "state.npz")
+    before = open(path, "rb").read()
+    other = gk.datasets.batches(Clips(), 8, 0.5, shuffle=True, seed=6)
+    options = {"callbacks": callbacks(tmp_path), "verbose": 0}
+    with pytest.raises(ValueError, match=r"another training.*state\.npz"):
+        training.fit(network(), other, 5, path, **options)
+    with pytest.raises(ValueError, match=r"another training.*BestCheckpoint"):
+        training.fit(network(), batches(), 5, path)
+    larger = keras.Sequential([keras.Input((32,)), keras.layers.Dense(2, activation="softmax")])
+    larger.compile("adam", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match=r"another model.*state\.npz"):
+        training.fit(larger, batches(), 5, path, **options)
+    assert open(path, "rb").read() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"hello", "half", "flipped", "pickle"])
+def test_a_state_that_is_damaged_is_named(content, tmp_path):
+    train(tmp_path)
+    path = tmp_path / "state.npz"
+    whole = path.read_bytes()
+    if content == "half":
+        content = whole[: len(whole) // 2]
+    elif content == "flipped":
+        content = whole.replace(b'"batch": 0', b'"batch": 1')
+    elif content == "pickle":
+        np.savez(path, about=np.array([{"epoch": 3}], dtype=object))
+        content = path.read_bytes()
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"`state` cannot be read.*state\.npz"):
+        train(tmp_path)
+    assert path.read_bytes() == content
+
+
+def test_a_state_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatch):
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full_disk)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        history = training.fit(network(), batches(), 2, tmp_path / "state.npz", verbose=0)
+    assert len(history.history["loss"]) == 2 and os.listdir(tmp_path) == []
+    assert any("could not be saved" in str(w.message) and "No space left" in str(w.message) for w in caught)
+
+
+def test_a_loss_that_is_not_finite_stops_at_that_batch(tmp_path):
+    """It names the tracks of the batch; what was saved before stays."""
+    with pytest.raises(BrokenOff):
+        train(tmp_path, Break(7), every_seconds=1e9)
+    before = (tmp_path / "state.npz").read_bytes()
+    wrong = batches(wrong=17)
+    epoch, batch = next((1, b) for b in range(5) if 117 in wrong.track_ids(1, b))
+    with pytest.raises(training.NonFiniteLossError, match=r"loss is not finite in epoch 2.*117") as caught:
+        options = {"every_seconds": 1e9, "verbose": 0}
+        training.fit(network(), wrong, 4, tmp_path / "state.npz", batches(False), callbacks(tmp_path), **options)
+    assert (caught.value.epoch, caught.value.batch) == (epoch, batch)
+    assert 117 in caught.value.track_ids and len(caught.value.track_ids) == 8
+    assert (tmp_path / "state.npz").read_bytes() == before
+
+
+def test_a_weight_that_is_not_finite_is_not_saved(tmp_path):
+    class Spoil(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 2:
+                self.model.layers[-1].bias.assign(np.full(2, np.inf, "float32"))
+
+    with pytest.raises(training.NonFiniteLossError, match="A weight is not finite in epoch 1, batch 3"):
+        training.fit(network(), batches(), 2, tmp_path / "state.npz", callbacks=[Spoil()], every_seconds=0, verbose=0)
+    with np.load(tmp_path / "state.npz") as file:
+        assert b'"batch": 2' in file["about"].tobytes()
+
+
+def test_batches_know_their_tracks():
+    data = batches()
+    for epoch in (0, 3):
+        data.epoch = epoch
+        for batch in range(len(data)):
+            tracks, labels = data.track_ids(epoch, batch), data[batch][1]
+            assert [track % 2 for track in tracks] == labels.tolist()
+        assert sorted(track for b in range(5) for track in data.track_ids(epoch, b)) == list(range(100, 140))
+    crops = gk.datasets.batches(Clips(), 8, 0.25, crop="even", crops=2)
+    assert crops.track_ids(0, 0) == [100, 100, 101, 101, 102, 102, 103, 103]
+    elements = [{"audio": np.zeros(64, "float32"), "genre": 0, "track_id": 7}]
+
+    class Plain(list):
+        sample_rate, genres = 64, ("a", "b")
+
+    assert gk.datasets.batches(Plain(elements), 8, 0.5).track_ids(2, 0) == [7]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [({"state": "a.h5"}, "must end in .npz"), ({"state": None, "every_seconds": -1}, "`every_seconds` must be >= 0")],
+)
+def test_refusals(options, message):
+    with pytest.raises(ValueError, match=message):
+        training.fit(network(), batches(), 1, **options)
