@@ -5,6 +5,7 @@ what else people have (m4a, wma, video files); soxr resamples.
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import itertools
 import math
@@ -12,7 +13,9 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
+import threading
 
 import numpy as np
 import soundfile
@@ -38,6 +41,42 @@ _CUT_SHORT_SECONDS, _CUT_SHORT_SAMPLES = 0.1, 5 * 576
 # Without this, a playlist that calls itself a song could have ffmpeg fetch what it names from the network.
 _FFMPEG = ("ffmpeg", "-nostdin", "-v", "error", "-protocol_whitelist", "file")
 _NOT_AUDIO = "not audio in a format that libsndfile can read"
+
+
+class _Quiet:
+    """While it is entered, what C code says on standard error goes nowhere; what Python says stays.
+
+    libmpg123 speaks of each oddity of a file there, in lines that name no file, and libsndfile cannot silence it.
+    Any number of threads may be within.
+    """
+
+    _NAMES = {"linux": "stderr", "darwin": "__stderrp"}
+
+    def __init__(self):
+        self._lock, self._within, self._stream = threading.Lock(), 0, None
+        if sys.platform in self._NAMES:
+            library = ctypes.CDLL(None)
+            library.fopen.restype, library.fopen.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_char_p]
+            with contextlib.suppress(ValueError):  # a C library that calls it otherwise
+                self._stream = ctypes.c_void_p.in_dll(library, self._NAMES[sys.platform])
+                self._spoken, self._nowhere = self._stream.value, library.fopen(os.devnull.encode(), b"w")
+
+    def __enter__(self):
+        with self._lock:
+            self._within += 1
+            self._turn()
+
+    def __exit__(self, *error):
+        with self._lock:
+            self._within -= 1
+            self._turn()
+
+    def _turn(self):
+        if self._stream is not None and self._nowhere:
+            self._stream.value = self._nowhere if self._within else self._spoken
+
+
+_QUIET = _Quiet()
 
 
 class AudioError(ValueError):
@@ -74,20 +113,25 @@ def load(path, sample_rate=22050, offset=0.0, duration=None):
 
     Raises:
         AudioError: the file is missing, empty, not audio, has no samples at the place asked for, holds numbers that are
-            not finite, or is cut short: its header promises seconds that were asked for and are not there.
+            not finite or absurdly large, or is cut short: its header promises seconds that were asked for and are not there.
         ValueError: an argument is out of range.
     """
     _check_arguments(sample_rate, offset, duration)
     sample_rate = int(sample_rate)
     _check_file(path)
     try:
-        with readable(path) as name, soundfile.SoundFile(os.fsencode(name)) as file:
+        with readable(path) as name, _QUIET, soundfile.SoundFile(os.fsencode(name)) as file:
             waveform = _read(file, path, sample_rate, offset, duration)
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: the name promises a file without a header
         raise AudioError(path, _NOT_AUDIO) from error
-    if not np.isfinite(waveform).all():
-        raise AudioError(path, "holds samples that are not finite numbers")
+    if not is_sane(waveform):
+        raise AudioError(path, "holds samples that are not finite numbers, or beyond 1e9")
     return waveform
+
+
+def is_sane(waveform):
+    """Whether all samples are finite, and not so large (beyond 1e9) that their spectrum's power is not."""
+    return bool(np.abs(waveform).max(initial=0.0) <= 1e9)  # of a number that is none nothing is true
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +157,7 @@ def info(path):
     """
     _check_file(path)
     try:
-        with readable(path) as name:
+        with readable(path) as name, _QUIET:
             header = soundfile.info(os.fsencode(name))
     except (soundfile.LibsndfileError, TypeError) as error:
         raise AudioError(path, _NOT_AUDIO) from error

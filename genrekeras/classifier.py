@@ -265,15 +265,10 @@ class GenreClassifier(keras.Model):
             images: bool, it takes images instead.
         """
         inputs = keras.Input(self.front_end.output_shape[1:] if images else self.input_shape[1:])
-        image = inputs if images else self.front_end(inputs, training=False)
-        features = folding.for_inference(self.feature_extractor)(image)
-        found = {
-            "features": features,
-            "probabilities": self.head(features, training=False),
-            "strangeness": self.strangeness(features),
-        }
-        chosen = [found[name] for name in outputs or ["probabilities"]]
-        return keras.Model(inputs, chosen if len(chosen) > 1 else chosen[0])
+        steps = [] if images else [self.front_end]
+        ends = {"features": None, "probabilities": self.head, "strangeness": self.strangeness}
+        ends = [ends[name] for name in outputs or ["probabilities"]]
+        return keras.Model(inputs, folding.Way([*steps, folding.for_inference(self.feature_extractor)], ends)(inputs))
 
     def predict_files(self, paths, **options):
         """A `pandas.DataFrame` with the genre of each file; see `genrekeras.inference.predict_files`."""

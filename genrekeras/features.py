@@ -161,10 +161,7 @@ def _way(model, augment, images):
     steps = [] if images else [model.front_end]
     if augment:
         steps = [_AsInTraining(step) for step in [*steps, *_image_augmentation(model)]]
-    x = inputs
-    for step in steps:
-        x = step(x)
-    return keras.Model(inputs, folding.for_inference(model.feature_extractor)(x))
+    return keras.Model(inputs, folding.Way([*steps, folding.for_inference(model.feature_extractor)])(inputs))
 
 
 def _image_augmentation(model):

@@ -81,6 +81,35 @@ class Steps(keras.layers.Layer):
         return (image_shape[0], *self._features_shape[1:])
 
 
+class Way(keras.layers.Layer):
+    """Layers and models one after the other, and some beside each other behind the last.
+
+    Keras notes each call on a symbolic tensor in the layer that is called, with all that made the tensor, for as long
+    as the layer lives. So a model over parts of another one would never be forgotten; a model over this is.
+
+    Args:
+        steps: list of layers.
+        ends: list of layers, or `None` for what the last step gives; of several it gives a list.
+    """
+
+    def __init__(self, steps, ends=(None,)):
+        super().__init__(dtype="float32", autocast=False)
+        self.steps, self.ends = list(steps), [keras.layers.Identity() if end is None else end for end in ends]
+        self.built = True
+
+    def call(self, x):
+        for step in self.steps:
+            x = step(x)
+        found = [end(x) for end in self.ends]
+        return found if len(found) > 1 else found[0]
+
+    def compute_output_spec(self, x):
+        for step in self.steps:
+            x = step.compute_output_spec(x)
+        found = [end.compute_output_spec(x) for end in self.ends]
+        return found if len(found) > 1 else found[0]
+
+
 class ConvolutionOnTorch(keras.layers.Layer):
     """torch's own convolution, which adds the bias by itself; Keras turns the kernel at each call and adds it after.
 

@@ -174,8 +174,8 @@ def predict_waveform(model, y, sample_rate, max_clips=30):
         ValueError: `y` has another shape, is too short or holds numbers that are not finite.
     """
     y = np.asarray(y, "float32")
-    if y.ndim != 1 or not np.isfinite(y).all():
-        raise ValueError(f"`y` must be a vector of finite numbers. Received: shape={y.shape}")
+    if y.ndim != 1 or not audio.is_sane(y):
+        raise ValueError(f"`y` must be a vector of finite numbers, at most 1e9. Received: shape={y.shape}")
     seconds = len(y) / sample_rate
     if too_short := _too_short(seconds, model):
         raise ValueError(f"`y` is {too_short}")
