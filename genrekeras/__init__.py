@@ -59,11 +59,13 @@ _keep_memory()
 from genrekeras import callbacks, layers  # noqa: E402
 from genrekeras.classifier import GenreClassifier  # noqa: E402
 from genrekeras.genres import GENRES  # noqa: E402
+from genrekeras.loading import ModelFileError, load_model  # noqa: E402
 from genrekeras.version import __version__  # noqa: E402, F401
 
 __all__ = [
     "GENRES",
     "GenreClassifier",
+    "ModelFileError",
     "audio",
     "callbacks",
     "datasets",
@@ -74,11 +76,12 @@ __all__ = [
     "features",
     "inference",
     "layers",
+    "load_model",
     "training",
 ]
 
 # What brings an audio codec, dataset code or scikit-learn with it is imported when it is first used.
-_LAZY_MODULES = tuple(name for name in __all__ if name.islower() and name not in ("callbacks", "layers"))
+_LAZY_MODULES = tuple(name for name in __all__ if name not in globals())
 
 
 def __getattr__(name):

@@ -50,15 +50,14 @@ class _Quiet:
     Any number of threads may be within.
     """
 
-    _NAMES = {"linux": "stderr", "darwin": "__stderrp"}
-
     def __init__(self):
         self._lock, self._within, self._stream = threading.Lock(), 0, None
-        if sys.platform in self._NAMES:
+        name = {"linux": "stderr", "darwin": "__stderrp"}.get(sys.platform)
+        if name:
             library = ctypes.CDLL(None)
             library.fopen.restype, library.fopen.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_char_p]
             with contextlib.suppress(ValueError):  # a C library that calls it otherwise
-                self._stream = ctypes.c_void_p.in_dll(library, self._NAMES[sys.platform])
+                self._stream = ctypes.c_void_p.in_dll(library, name)
                 self._spoken, self._nowhere = self._stream.value, library.fopen(os.devnull.encode(), b"w")
 
     def __enter__(self):
@@ -113,7 +112,8 @@ def load(path, sample_rate=22050, offset=0.0, duration=None):
 
     Raises:
         AudioError: the file is missing, empty, not audio, has no samples at the place asked for, holds numbers that are
-            not finite or absurdly large, or is cut short: its header promises seconds that were asked for and are not there.
+            not finite or beyond 1e9, or is cut short: its header promises seconds that were asked for and are not
+            there.
         ValueError: an argument is out of range.
     """
     _check_arguments(sample_rate, offset, duration)

@@ -329,7 +329,7 @@ class GenreClassifier(keras.Model):
         config = dict(config)
         for key in ("front_end", "waveform_augmentation", "image_augmentation"):
             config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)
-        if config["pretrained"] is not None:
+        if isinstance(config["pretrained"], str):
             config["pretrained"] = _Restored(config["pretrained"])
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The backbone has random weights and is frozen", UserWarning)

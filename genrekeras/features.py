@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import zipfile
 from typing import NamedTuple
 
 import grain
@@ -187,11 +186,10 @@ def _key(model, upstream):
 def _read(path, shape):
     """The features in an entry, or `None` if there is none that is whole."""
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as entry:
-            features = entry["features"]
+        features = files.read_arrays(path)["features"]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError) as error:
         say(f"{path} cannot be read ({error}): made anew.")
         return None
     if features.shape != shape or features.dtype != np.float32:

@@ -5,11 +5,28 @@ import errno
 import os
 import secrets
 import shutil
+import struct
+import zipfile
+import zlib
 
 import filelock
+import numpy as np
 import platformdirs
 from genrekeras.progress import say
 
+# What NumPy and zipfile raise on their way through a damaged file.
+_DAMAGES = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+)
+_DAMAGES += (struct.error, zipfile.BadZipFile, zlib.error)
 TEMPORARY = ".tmp-"  # how the names of files begin that are not whole yet
 
 
@@ -32,10 +49,22 @@ def whole_file(path):
     temporary = os.path.join(folder, f"{TEMPORARY}{secrets.token_hex(4)}-{name[-100:]}")
     try:
         yield temporary
+        _flush(temporary)  # or after a power failure the new name might stand for an empty file
         os.replace(temporary, path)
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+def _flush(path):
+    """Wait until a file, or a folder's list of files, is on the disk."""
+    if os.name == "nt" and os.path.isdir(path):
+        return  # Windows opens no folders
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -62,6 +91,22 @@ def one_at_a_time(folder, what):
 def cache_dir():
     """Where what can be made again is kept: the environment variable GENREKERAS_CACHE, else the user's cache folder."""
     return os.environ.get("GENREKERAS_CACHE") or platformdirs.user_cache_dir("genrekeras")
+
+
+def read_arrays(path):
+    """The arrays in an npz file: dict, name -> array. Nothing in it is run (no pickle).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged or something else; with the reason.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise
+    except _DAMAGES as error:
+        raise ValueError(f"{os.fspath(path)} cannot be read as an npz file: {error!r}") from error
 
 
 def files_below(folder, closed, name="", above=()):

@@ -8,13 +8,12 @@ import signal
 import threading
 import time
 import warnings
-import zipfile
 
 import keras
 import numpy as np
 from genrekeras.classifier import FollowEpoch
 from genrekeras.datasets.batches import Batches
-from genrekeras.files import whole_file
+from genrekeras.files import read_arrays, whole_file
 
 # What those of Keras know of the epochs before; a callback of one's own says it by an attribute `remembered`.
 _REMEMBERED = {
@@ -154,15 +153,15 @@ class _Keeper(keras.callbacks.Callback):
         if self.path is None or not os.path.exists(self.path):
             return
         try:
-            with np.load(self.path, allow_pickle=False) as file:
-                about = json.loads(file["about"].tobytes())
-                self._arrays = {
-                    part: [file[f"{part}{i}"] for i in range(count)] for part, count in about["arrays"].items()
-                }
+            arrays = read_arrays(self.path)
+            about = json.loads(arrays["about"].tobytes())
+            self._arrays = {
+                part: [arrays[f"{part}{i}"] for i in range(count)] for part, count in about["arrays"].items()
+            }
             training, self._known = about["training"], about["callbacks"]
             for name in self._SAVED:
                 setattr(self, name, about[name])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"`state` cannot be read ({error}); delete it to start anew: {self.path}") from error
         now = self._training()
         if training != now:

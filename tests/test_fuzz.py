@@ -165,7 +165,7 @@ def assert_harmless(rows, stderr, files):
     assert "mpg123" not in stderr and "Note:" not in stderr and "Warning:" not in stderr, stderr[-2000:]
 
 
-def test_mutated_files(sounds, tmp_path, rng, thorough):
+def test_mutated_files(sounds, tmp_path, rng, thorough, record_property):
     """60 files; 1,000 with --thorough."""
     folder = tmp_path / "mutated"
     folder.mkdir()
@@ -175,8 +175,10 @@ def test_mutated_files(sounds, tmp_path, rng, thorough):
     assert_harmless(rows, stderr, os.listdir(folder))
     heard = sum(row["finite"] for row in rows.values())
     assert 0.2 * len(rows) < heard < 0.8 * len(rows)
-    print(f"{heard} of {len(rows)} heard; {max(row['seconds'] for row in rows.values()):.2f} s at the most for one, "
-          f"{max(row['megabytes'] for row in rows.values()):.0f} MB more for all")  # fmt: skip
+    seconds, megabytes = (max(row[name] for row in rows.values()) for name in ("seconds", "megabytes"))
+    record_property(
+        "seen", f"{heard} of {len(rows)} heard, at most {seconds:.2f} s for one, {megabytes:.0f} MB for all"
+    )
 
 
 def test_odd_files(tmp_path):

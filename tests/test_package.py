@@ -35,6 +35,7 @@ ORDER = (
     "embeddings",
     "classifier",
     "ensemble",
+    "loading",
     "callbacks",
     "datasets.quiet",
     "datasets.splits",

@@ -5,8 +5,6 @@ import os
 import warnings
 
 import click
-import genrekeras as gk  # before keras: it chooses the backend
-import keras
 from genrekeras.datasets import fma
 from genrekeras.datasets.folder import load_folder
 from genrekeras.datasets.splits import PROTOCOLS
@@ -77,20 +75,6 @@ def errors_named():
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt as error:
             raise click.ClickException("broken off. What is whole is kept; call it again to go on.") from error
-
-
-def load_model(path):
-    """A saved GenreClassifier; an error that says what the file is instead."""
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no model file {path}")
-    try:
-        model = keras.saving.load_model(path)
-    except Exception as error:  # Keras raises what it meets on its way through the file
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise ValueError(f"{path} cannot be loaded as a Keras model: {reason[0][:300]}") from error
-    if not isinstance(model, gk.GenreClassifier):
-        raise ValueError(f"{path} holds a {type(model).__name__}, not a GenreClassifier")
-    return model
 
 
 def load_data(folder, subset, protocol, sample_rate):

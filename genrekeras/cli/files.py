@@ -16,10 +16,10 @@ from genrekeras.cli.common import (
     bar,
     errors_named,
     file_to_write,
-    load_model,
     tell_unread,
 )
 from genrekeras.files import whole_file
+from genrekeras.loading import load_model
 
 
 @click.command()

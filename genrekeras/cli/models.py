@@ -18,9 +18,9 @@ from genrekeras.cli.common import (
     errors_named,
     file_to_write,
     load_data,
-    load_model,
 )
 from genrekeras.files import size, whole_file
+from genrekeras.loading import load_model
 from genrekeras.presets import preset_file
 
 

@@ -8,7 +8,6 @@ validation, 2 test; `track_id`, `(n,)`; and, where these are not FMA's eight gen
 
 import hashlib
 import os
-import zipfile
 import zlib
 
 import numpy as np
@@ -16,7 +15,7 @@ import pandas as pd
 from genrekeras.datasets.batches import Batches, batches, checked_weights, fill
 from genrekeras.datasets.quiet import quiet_absl
 from genrekeras.datasets.splits import SPLITS, UNKNOWN, Dataset, check_protocol, deal
-from genrekeras.files import whole_file
+from genrekeras.files import read_arrays, whole_file
 from genrekeras.genres import GENRES
 from genrekeras.layers import MelSpectrogram, PowerToDecibels, SampleFrames, SpectrogramToImage
 
@@ -105,11 +104,11 @@ def load_frames(path, protocol="official", sample_rate=44100, seed=0):
     """
     name = os.path.basename(os.fspath(path))
     try:
-        with np.load(path, allow_pickle=False) as file:
-            images, labels, splits, ids = (file[key] for key in ("decibels", "label", "split", "track_id"))
-            genres = tuple(file["genres"].tolist()) if "genres" in file else GENRES
-            dealt_by = str(file["protocol"]) if "protocol" in file else "official"
-    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        arrays = read_arrays(path)
+        images, labels, splits, ids = (arrays[key] for key in ("decibels", "label", "split", "track_id"))
+        genres = tuple(arrays["genres"].tolist()) if "genres" in arrays else GENRES
+        dealt_by = str(arrays["protocol"]) if "protocol" in arrays else "official"
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"`path` must be an npz file of decibels, label, split, track_id ({error}): {path}") from error
     if images.ndim != 3 or images.dtype != np.uint8 or {len(labels), len(splits), len(ids)} != {len(images)}:
         raise ValueError(f"{path} holds {images.dtype} of the shape {images.shape}, not (n, mels, frames) of uint8.")

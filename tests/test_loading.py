@@ -1,0 +1,275 @@
+"""Saved models and caches that are damaged, or made to do harm."""
+
+import io
+import json
+import os
+import re
+import stat
+import sys
+import zipfile
+
+import genrekeras as gk
+import h5py
+import keras
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import small_model
+from genrekeras import cli, files
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "model.keras"
+    small_model(backbone="mel_cnn").save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def members(saved):
+    with zipfile.ZipFile(saved) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write(path, members, how=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", how) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def assert_refused(path, reason=""):
+    before = path.read_bytes()
+    with pytest.raises(gk.ModelFileError, match=f"(?s)^{re.escape(str(path))} .*{reason}"):
+        gk.load_model(path)
+    assert path.read_bytes() == before
+
+
+def probabilities(model):
+    waveform = np.random.default_rng(1).standard_normal((2, 22050)).astype("float32")
+    return model.predict(waveform, verbose=0)
+
+
+def test_a_model_that_is_whole(saved):
+    wanted = probabilities(keras.saving.load_model(saved))
+    np.testing.assert_array_equal(probabilities(gk.load_model(saved)), wanted)
+
+
+def test_what_is_no_model(saved, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.keras"):
+        gk.load_model(tmp_path / "nothing.keras")
+    for content in (b"", b"PK\x03\x04", b"Dear Ann,\n"):
+        path = tmp_path / "model.keras"
+        path.write_bytes(content)
+        assert_refused(path)
+    inputs = keras.Input((3,))
+    keras.Model(inputs, keras.layers.Dense(2)(inputs)).save(tmp_path / "dense.keras")
+    assert_refused(tmp_path / "dense.keras", "holds a Functional, not a GenreClassifier")
+
+
+def test_cut_and_flipped(saved, tmp_path, rng, thorough):
+    """40 files, 400 with --thorough: refused, or, where the byte is in no content, the same model."""
+    whole, wanted = saved.read_bytes(), probabilities(gk.load_model(saved))
+    path, same = tmp_path / "model.keras", 0
+    for number in range(400 if thorough else 40):
+        content = bytearray(whole)
+        if number % 4 == 0:
+            content = content[: rng.integers(len(content))]
+        else:  # the directory at the end, the config at the beginning, or the weights
+            low, high = [(len(whole) - 400, len(whole)), (0, 6000), (6000, len(whole))][number % 4 - 1]
+            content[rng.integers(low, high)] ^= 1 << rng.integers(8)
+        path.write_bytes(content)
+        try:
+            model = gk.load_model(path)
+        except gk.ModelFileError as error:
+            assert str(path) in str(error)
+        else:
+            same += 1
+            np.testing.assert_array_equal(probabilities(model), wanted)
+    assert same < number / 4
+
+
+@pytest.mark.parametrize("name", ["../evil.py", "/tmp/evil.py", "assets/evil.py", "model.weights.npz"])
+def test_other_members_are_refused(name, members, tmp_path):
+    assert_refused(write(tmp_path / "model.keras", {**members, name: b"evil"}), "it must hold config.json")
+
+
+def test_members_twice_or_missing_are_refused(members, tmp_path):
+    path = write(tmp_path / "model.keras", members)
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("config.json", members["config.json"])
+    assert_refused(path, "it must hold config.json")
+    del (fewer := dict(members))["model.weights.h5"]
+    assert_refused(write(path, fewer), "it must hold config.json")
+
+
+def test_links_are_refused(members, tmp_path):
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            member = zipfile.ZipInfo(name)
+            if name.endswith(".h5"):
+                member.external_attr, content = (stat.S_IFLNK | 0o777) << 16, b"/etc/passwd"
+            archive.writestr(member, content)
+    assert_refused(path, "it holds a link")
+
+
+def test_bombs_are_refused(members, tmp_path):
+    bomb = {**members, "config.json": members["config.json"] + b" " * (200 << 20)}
+    path = write(tmp_path / "model.keras", bomb, zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 8 << 20
+    assert_refused(path, "unpacks to far more")
+    lying = path.read_bytes()
+    size = len(bomb["config.json"]).to_bytes(4, "little")
+    assert lying.count(size) == 2
+    path.write_bytes(lying.replace(size, (5000).to_bytes(4, "little")))  # a member that says it is small
+    assert_refused(path, "damaged")
+
+
+def weights(change, members):
+    file = io.BytesIO(members["model.weights.h5"])
+    with h5py.File(file, "r+") as opened:
+        names = []
+        opened.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        change(opened, names[0])
+    return {**members, "model.weights.h5": file.getvalue()}
+
+
+def test_weights_elsewhere_are_refused(members, tmp_path):
+    def link(file, name):
+        del file[name]
+        file[name] = h5py.ExternalLink("/etc/secret.h5", "x")
+
+    def soft(file, name):
+        del file[name]
+        file[name] = h5py.SoftLink("/layers")
+
+    def external(file, name):
+        del file[name]
+        file.create_dataset(name, (4,), "f4", external=[("/etc/passwd", 0, 16)])
+
+    def virtual(file, name):
+        del file[name]
+        layout = h5py.VirtualLayout((4,), "f4")
+        layout[:] = h5py.VirtualSource("/etc/secret.h5", "x", (4,))
+        file.create_virtual_dataset(name, layout)
+
+    def huge(file, name):
+        del file[name]
+        file.create_dataset(name, (1 << 36,), "f4", chunks=(1 << 20,))  # nothing of it is stored
+
+    def text(file, name):
+        del file[name]
+        file[name] = "evil"
+
+    path = tmp_path / "model.keras"
+    for change, reason in (
+        (link, "another file"),
+        (soft, "another file"),
+        (external, "another file"),
+        (virtual, "another file"),
+        (huge, "larger than the file"),
+        (text, "no array of numbers"),
+    ):
+        assert_refused(write(path, weights(change, members)), reason)
+
+
+def hostile(members, change):
+    config = json.loads(members["config.json"])
+    change(config["config"])
+    return {**members, "config.json": json.dumps(config).encode()}
+
+
+def test_no_code_of_a_file_is_run(members, tmp_path, monkeypatch):
+    """A lambda, a function of another module, a module that would do harm as it is imported."""
+    mark = tmp_path / "mark"
+    (tmp_path / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()\nclass Layer: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    lambda_layer = keras.saving.serialize_keras_object(keras.layers.Lambda(lambda x: x))
+    places = {
+        "lambda": lambda_layer,
+        "system": {"module": "os", "class_name": "system", "config": f"touch {mark}", "registered_name": "system"},
+        "function": {"module": "builtins", "class_name": "function", "config": "exec", "registered_name": "function"},
+        "evil": {"module": "evil", "class_name": "Layer", "config": {}, "registered_name": None},
+        "keras": {"module": "keras.utils", "class_name": "get_file", "config": {}, "registered_name": None},
+    }
+    for name, layer in places.items():
+        for key in ("image_augmentation", "waveform_augmentation", "front_end"):
+            path = write(tmp_path / f"{name}.keras", hostile(members, lambda c, k=key, x=layer: c.update({k: [x]})))
+            assert_refused(path)
+    assert not mark.exists() and "evil" not in sys.modules
+
+
+def test_absurd_configs_are_refused(members, tmp_path):
+    path = tmp_path / "model.keras"
+    for change in (
+        {"clip_seconds": 1e12},
+        {"genres": []},
+        {"backbone": "../../etc/passwd"},
+        {"backbone": 3},
+        {"dropout": "much"},
+        {"front_end": [{"class_name": "MelSpectrogram", "config": {"n_fft": 1 << 40}}]},
+        {"card": 7},
+        {"pretrained": {"a": 1}},
+    ):
+        assert_refused(write(path, hostile(members, lambda c, x=change: c.update(x))))
+    for content in (b"[]", b"null", b"3", b"{", b"{}", b"\xff", b'{"config": 1}', b"[" * 100_000):
+        assert_refused(write(path, {**members, "config.json": content}))
+
+
+def test_the_command_line_names_it(tmp_path):
+    path = tmp_path / "model.keras"
+    path.write_bytes(b"Dear Ann,\n")
+    done = CliRunner().invoke(cli.main, ["info", str(path)])
+    assert (
+        done.exit_code == 1 and f"{path} cannot be loaded as a model" in done.output and "Traceback" not in done.output
+    )
+
+
+def test_npz_files_that_are_damaged(tmp_path, rng, thorough):
+    """300 files, 20,000 with --thorough: read as they were, or refused by name."""
+    path = tmp_path / "arrays.npz"
+    arrays = {"features": rng.standard_normal((50, 10)).astype("float32"), "about": np.arange(20)}
+    np.savez(path, **arrays)
+    whole, refused = path.read_bytes(), 0
+    for number in range(20_000 if thorough else 300):
+        content = bytearray(whole)
+        if number % 3 == 0:
+            content = content[: rng.integers(len(content))]
+        else:
+            ends = np.r_[0:200, len(whole) - 200 : len(whole)]
+            for place in rng.choice(ends if number % 3 == 1 else len(whole), 3):
+                content[place] = rng.integers(256)
+        path.write_bytes(content)
+        try:
+            found = files.read_arrays(path)
+        except ValueError as error:
+            refused += 1
+            assert str(path) in str(error)
+        else:
+            for name, array in arrays.items():
+                if name in found:
+                    np.testing.assert_array_equal(found[name], array)
+    assert refused > number / 2
+    np.savez(path, evil=np.array([print], dtype=object))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        files.read_arrays(path)
+
+
+def test_no_pickle_no_lambda_layer_no_unsafe_mode():
+    """Nowhere in the project."""
+    root = os.path.join(os.path.dirname(__file__), os.pardir)
+    banned = re.compile(
+        r"safe_mode=False|unsafe_deserialization|allow_pickle=True|weights_only=False|import (?:pickle|dill|marshal)"
+        r"|layers\.Lambda|(?<!\.)\b(?:eval|exec)\(|joblib|yaml\.load\("
+    )
+    checked = 0
+    for folder in ("genrekeras", "experiments"):
+        for parent, _, names in os.walk(os.path.join(root, folder)):
+            for name in names:
+                if name.endswith(".py"):
+                    checked += 1
+                    with open(os.path.join(parent, name), encoding="utf-8") as file:
+                        found = banned.search(file.read())
+                    assert not found, (name, found)
+    assert checked > 40
