@@ -115,12 +115,24 @@ class BestCheckpoint(keras.callbacks.Callback):
         return True
 
 
+# In seconds: how long W&B may keep a training waiting as it begins and as it ends.
+_BOUNDS = {"init_timeout": 5, "finish_timeout": 5, "finish_timeout_raises": False}
+# W&B would send names of the host, the user, the script and its arguments, packages, git's state and the hardware.
+_NOTHING_OF_THE_MACHINE = {
+    **dict.fromkeys(("x_disable_meta", "x_disable_stats", "x_disable_machine_info"), True),
+    **dict.fromkeys(("disable_git", "disable_code", "disable_job_creation"), True),
+    **dict.fromkeys(("x_save_requirements", "save_code"), False),
+    **dict.fromkeys(("host", "username", "email", "program"), ""),
+}
+
+
 class WandbLogger(keras.callbacks.Callback):
     """Logs a run to Weights & Biases: config, each epoch's figures, the learning rate, a confusion matrix.
 
     Online where the environment sets WANDB_API_KEY or the netrc file has a key, and WANDB_MODE does not say otherwise;
     else offline, into `folder`, from where `wandb sync` uploads it. It never asks, and goes on offline if the
-    server does not answer within 10 s.
+    server does not answer within 5 s; as the run is closed it waits 5 s at the most. Only the config and what is logged
+    are sent: nothing of the machine, the script or the environment.
 
     wandb's own Keras callbacks import TensorFlow.
 
@@ -149,10 +161,13 @@ class WandbLogger(keras.callbacks.Callback):
     def start(self):
         """Open the run, if it is not open."""
         if self.run is None:
+            # W&B's reports on itself, which hold the process up at its end if no server answers; and its chat.
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+            os.environ.setdefault("WANDB_SILENT", "true")
             import wandb
 
             def init(mode):
-                settings = wandb.Settings(silent=True, init_timeout=10, console="off")
+                settings = wandb.Settings(silent=True, console="off", **_BOUNDS, **_NOTHING_OF_THE_MACHINE)
                 return wandb.init(
                     project=self.project,
                     config=self.config,

@@ -1,0 +1,123 @@
+"""W&B's real client against servers that fail: training goes on, soon, with one warning, and nothing is told."""
+
+import contextlib
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+KEY, SECRET, USER = "0123456789abcdef" * 2 + "01234567", "a secret of the environment", "ann-who-listens"
+
+TRAIN = """
+import json, sys, time, warnings
+import numpy as np, genrekeras as gk, keras
+
+model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="softmax")])
+model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+logger = gk.callbacks.WandbLogger(config={"seed": 3}, folder=sys.argv[1])
+began = time.monotonic()
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    model.fit(np.ones((4, 2)), np.zeros(4), epochs=3, verbose=0, callbacks=[logger])
+trained = time.monotonic()
+logger.finish()
+told = [str(warning.message) for warning in caught if "W&B" in str(warning.message)]
+print(json.dumps({"fit": trained - began, "finish": time.monotonic() - trained, "warnings": told}))
+"""
+
+BUCKET = {"id": "a", "name": "b", "displayName": "c", "description": "", "config": "{}", "sweepName": None}
+BUCKET |= {"historyLineCount": 0, "project": {"id": "d", "name": "e", "entity": {"id": "f", "name": "g"}}}
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Answers with an error, not at all, or (`"later"`) not any more once a run is open."""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.received.append(self.path.encode() + b" " + body)
+        code, answer = 200, {"data": {"upsertBucket": {"bucket": BUCKET, "inserted": True}}}
+        if self.server.how == "hang" or (self.server.how == "later" and b"UpsertBucket" not in body):
+            self.server.over.wait()
+        if self.server.how.isdigit():
+            code, answer = int(self.server.how), {"errors": [{"message": "no"}]}
+        with contextlib.suppress(OSError):
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+    do_GET = do_PUT = do_POST
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def servers():
+    """Function: how it fails -> a server that runs."""
+    with contextlib.ExitStack() as stack:
+
+        def serve(how):
+            server = stack.enter_context(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server))
+            server.daemon_threads, server.how, server.received, server.over = True, how, [], threading.Event()
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            stack.callback(server.shutdown)
+            stack.callback(server.over.set)
+            return server
+
+        yield serve
+
+
+def closed_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def test_a_server_that_fails_costs_seconds_and_one_warning(servers, tmp_path):
+    """All at once, since each waits most of the time."""
+    running = {how: servers(how) for how in ("401", "500", "hang", "later")}
+    ports = {"none": closed_port(), **{how: server.server_port for how, server in running.items()}}
+    processes, began = {}, time.monotonic()
+    for how, port in ports.items():
+        environment = {**os.environ, "KERAS_BACKEND": "torch", "WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
+        environment |= {"WANDB_API_KEY": KEY, "SECRET_TOKEN": SECRET, "HOME": str(tmp_path)}
+        environment |= {"USER": USER, "LOGNAME": USER}
+        for name in ("WANDB_MODE", "WANDB_SILENT", "WANDB_ERROR_REPORTING"):
+            environment.pop(name, None)
+        (tmp_path / how).mkdir()
+        processes[how] = subprocess.Popen(
+            [sys.executable, "-c", TRAIN, str(tmp_path / how)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    for how, process in processes.items():
+        printed, said = process.communicate(timeout=180)
+        assert process.returncode == 0, said
+        assert KEY not in printed + said and "Traceback" not in said
+        told = json.loads(printed.splitlines()[-1])
+        assert told["fit"] < 15 and told["finish"] < 10, (how, told)  # 5 s, on a busy machine
+        assert len(told["warnings"]) == (how != "later"), (how, told)
+        assert all("logged offline" in warning for warning in told["warnings"])
+        runs = [name for name in os.listdir(tmp_path / how / "wandb") if name.startswith(("run-", "offline-run-"))]
+        assert len([name for name in runs if name.startswith("offline")]) == (how != "later"), runs
+    assert time.monotonic() - began < 120
+    secrets = [KEY, SECRET, USER, socket.gethostname(), os.getcwd(), str(tmp_path), sys.executable]
+    for how, server in running.items():
+        sent = b"\n".join(server.received)
+        assert server.received and b"seed" in sent, how
+        for secret in secrets:
+            assert secret.encode() not in sent, (how, secret)
+    for folder, _, names in os.walk(tmp_path):
+        for name in names:
+            with open(os.path.join(folder, name), "rb") as file:
+                content = file.read()
+            assert KEY.encode() not in content and SECRET.encode() not in content, (folder, name)
