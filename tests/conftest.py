@@ -12,6 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # processes beside each other; before t
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import genrekeras as gk
+import hypothesis
 import keras
 import numpy as np
 import pytest
@@ -29,6 +30,14 @@ REAL_CLIPS = {2: "Hip-Hop", 5: "Hip-Hop", 10: "Pop", 140: "Folk"} | {
 
 def pytest_addoption(parser):
     parser.addoption("--thorough", action="store_true", help="as many cases as README speaks of: some 20 minutes more")
+
+
+def pytest_configure(config):
+    examples = 1000 if config.getoption("--thorough") else 40
+    slow = [hypothesis.HealthCheck.too_slow]
+    options = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": slow}
+    hypothesis.settings.register_profile("ours", max_examples=examples, **options)
+    hypothesis.settings.load_profile("ours")
 
 
 def pytest_collection_modifyitems(config, items):
