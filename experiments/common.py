@@ -39,7 +39,7 @@ def start(main, doc, network=True, frames=False):
     signal.signal(signal.SIGTERM, _interrupt)
     flags = settings.read(doc, network, frames)
     with settings.folder_of_run(flags) as folder:
-        run = None
+        again, run = f"python {shlex.quote(sys.argv[0])} --resume {shlex.quote(folder)}", None
         try:
             run = Run(flags, folder, settings.clip_seconds(flags))
             run.load_data()
@@ -47,14 +47,14 @@ def start(main, doc, network=True, frames=False):
             run.finish()
         except KeyboardInterrupt as error:
             number = getattr(error, "signal", signal.SIGINT)
-            again = "nothing was begun"
             if run:
                 run.save_config()
-                again = f"To go on: python {shlex.quote(sys.argv[0])} --resume {shlex.quote(folder)}"
-            print(f"\nStopped by {signal.Signals(number).name}. {again}", file=sys.stderr)
+            print(f"\nStopped by {signal.Signals(number).name}. To go on: {again}", file=sys.stderr)
             raise SystemExit(128 + number) from None
         except gk.training.NonFiniteLossError as error:
             raise SystemExit(f"\nStopped: {error}") from error
+        except OSError as error:
+            raise SystemExit(f"\nStopped: {error}. When that is mended: {again}") from error
         except SystemExit:
             if run:
                 run.leave()
@@ -259,7 +259,7 @@ class Run:
         Args:
             more: what else the card is to say, such as `about`, a text, and `license`.
         """
-        model = keras.saving.load_model(self.model_file)
+        model = gk.load_model(self.model_file)
         if model.card:
             return  # it was done: training empties the card, and a model with one is saved last
         splits = {split.name: split for split in self.splits_to_score()}

@@ -88,6 +88,9 @@ class BestCheckpoint(keras.callbacks.Callback):
         if self.monitor not in (logs or {}):
             return  # validation need not come with each epoch
         self._seen = True
+        if self.best is not None and not os.path.exists(self.path):
+            warnings.warn(f"{self.path} is gone: what follows is compared with what follows only.", stacklevel=2)
+            self.best = self.best_epoch = None
         value = float(logs[self.monitor])
         if math.isnan(value) or (self.best is not None and not self._is_better(value)):
             return

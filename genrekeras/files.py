@@ -37,7 +37,7 @@ class NoRoomError(OSError):
 @contextlib.contextmanager
 def whole_file(path):
     """A name to write to, beside `path`; what was written there is moved to `path` at the end, and removed after an
-    error.
+    error. A folder that is not there, or no longer, is made.
 
     Args:
         path: str or path-like.
@@ -46,6 +46,7 @@ def whole_file(path):
         str, with the extension of `path`.
     """
     folder, name = os.path.split(os.fspath(path))
+    os.makedirs(folder or os.curdir, exist_ok=True)
     temporary = os.path.join(folder, f"{TEMPORARY}{secrets.token_hex(4)}-{name[-100:]}")
     try:
         yield temporary

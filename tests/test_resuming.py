@@ -1,8 +1,12 @@
 """Experiments that are killed at any moment and resumed end as if they had run through."""
 
+import argparse
+import datetime
 import json
 import os
 import pathlib
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,6 +66,12 @@ class Experiment:
                 assert all(file[name] is not None for name in file)
         for path in self.files("[!.]*.json"):
             json.loads(path.read_text())
+
+    def turn_the_clock_back(self):
+        """As if all that is there had been written in the future."""
+        for folder in (self.folder, self.cache):
+            for path in folder.rglob("*"):
+                os.utime(path, (4e9, 4e9))
 
     def assert_equals(self, other, tolerance):
         rows = [
@@ -143,6 +153,7 @@ def test_killed_and_resumed(flags, tmp_path, mini_cache, thorough):
         assert code == -signal.SIGKILL, printed  # or the moment never came
         kills += 1
         killed.assert_whole()
+        killed.turn_the_clock_back()
     assert kills == len((MANY if thorough else FEW)[flags[1]])
     killed.finish().assert_equals(through, tolerance=0)
 
@@ -172,3 +183,80 @@ def test_a_signal_ends_it_with_one_line(number, tmp_path, mini_cache):
     assert code == 128 + number and printed.strip().splitlines()[-1] == last and "Traceback" not in printed
     printed = run.finish().log.read_text()
     assert "Epoch 1/3" not in printed and "Epoch 3/3" in printed and "begin with report.html" in printed
+
+
+def test_two_runs_in_one_folder(tmp_path, mini_cache):
+    """The second one is refused, whether it would begin or resume, and the first one goes on."""
+    run, refused = Experiment(tmp_path, ALL, mini_cache), []
+
+    def moment(run, printed):
+        if "To do:" in printed and not refused:
+            for flags in (["--resume", run.folder], ["--output", run.folder, "--smoke"]):
+                command = [sys.executable, EXPERIMENTS / run.script, *flags]
+                refused.append(subprocess.run(command, env=run.environment, capture_output=True, text=True))
+
+    code, printed = run.stop(moment)
+    assert code == 0, printed
+    assert [done.returncode for done in refused] == [1, 1]
+    assert "Another process is at work on the run in" in refused[0].stderr
+    assert "must be a new or empty folder" in refused[1].stderr
+    assert not any("Traceback" in done.stderr for done in refused)
+
+
+def test_a_folder_that_is_removed_is_made_again(tmp_path, mini_cache):
+    run = Experiment(tmp_path, [*ALL, "--save-every", "60"], mini_cache)
+
+    def moment(run, printed):
+        if "Epoch 2/3" in printed and not gone:
+            gone.append(shutil.rmtree(run.folder))
+
+    gone = []
+    code, printed = run.stop(moment)
+    assert code == 0 and gone, printed
+    assert {"model.keras", "report.html", "history.csv", "config.json"} <= set(os.listdir(run.folder))
+    assert len((run.folder / "history.csv").read_text().splitlines()) == 4
+
+
+def test_a_disk_that_is_full(small_disk, tmp_path, mini_cache):
+    """Training goes on with warnings; what then cannot be kept is said, and with room it is resumed."""
+    disk, enlarge = small_disk
+    run = Experiment(tmp_path, [*ALL, "--save-every", "60"], mini_cache)
+    run.folder = disk / "run"
+    assert run.start().wait(timeout=300) == 1
+    printed = run.log.read_text()
+    assert "could not be saved" in printed and "No space left on device" in printed and "Epoch 3/3" in printed
+    assert printed.rstrip().splitlines()[-1].endswith(f"--resume {run.folder}") and "Traceback" not in printed
+    run.assert_whole()
+    assert not run.files(".tmp-*")
+    enlarge("200m")
+    run.finish()
+    assert {"model.keras", "report.html"} <= set(os.listdir(run.folder))
+
+
+@pytest.mark.parametrize(
+    "name", ['two words, it\'s "so"', "\u97f3\u697d \u0645\u0648\u0633\u064a\u0642\u0649 \U0001f3b5", "a\nb", "n" * 240]
+)
+def test_folders_of_any_name(name, tmp_path, mini_cache):
+    run = Experiment(tmp_path / name, ALL, mini_cache)
+    code, printed = run.stop(after("Epoch 2/3"), signal.SIGTERM)
+    again = shlex.split(printed[printed.rindex("To go on: ") + 10 :])
+    assert code == 143 and again[:2] == ["python", str(EXPERIMENTS / run.script)] and again[3] == str(run.folder)
+    run.finish()
+
+
+def test_a_name_that_is_taken_gets_a_number(tmp_path, monkeypatch):
+    """A clock that went back, or two runs that begin in the same second."""
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    monkeypatch.chdir(tmp_path)
+    import settings
+
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls):
+            return cls(2026, 11, 23)
+
+    monkeypatch.setattr(settings.datetime, "datetime", Clock)
+    monkeypatch.setattr(sys, "argv", ["x.py"])
+    flags = argparse.Namespace(output=None, resume=None)
+    with settings.folder_of_run(flags) as one, settings.folder_of_run(flags) as other:
+        assert (one, other) == ("runs/x-20261123-000000", "runs/x-20261123-000000-2")
