@@ -81,6 +81,7 @@ def _ids(folder):
     return json.loads((folder / "test_tracks.json").read_text())["track_ids"]
 
 
+@pytest.mark.thorough
 def test_a_seed_gives_the_same_history_whether_the_data_is_made_or_there(mini_cache, tmp_path):
     """In two processes, bit for bit, on torch."""
     shutil.copytree(mini_cache / "mini-2", tmp_path / "mini-2", ignore=shutil.ignore_patterns("prepared"))
@@ -211,6 +212,7 @@ def test_help():
         assert flag in done.stdout
 
 
+@pytest.mark.thorough
 def test_benchmark_data():
     done = run("benchmark_data.py", "--smoke")
     assert done.returncode == 0, done.stderr

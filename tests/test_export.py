@@ -66,7 +66,7 @@ print(json.dumps(told))
 """
 
 
-@pytest.mark.parametrize("backend", ["torch", "tensorflow", "jax"])
+@pytest.mark.parametrize("backend", ["torch", "tensorflow", pytest.param("jax", marks=pytest.mark.thorough)])
 def test_each_way(one_second_model, tmp_path, backend):
     formats = [name for way, name in WAYS if way == backend]
     for package in {package for name in formats for package in PACKAGES[name]}:
