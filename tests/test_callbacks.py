@@ -174,6 +174,19 @@ def test_wandb_logger_logs_each_epoch(dense, data, monkeypatch, tmp_path, clean_
     assert run.finished
 
 
+def test_a_training_that_goes_on_goes_on_with_its_wandb_run(dense, monkeypatch, clean_environment):
+    import wandb
+
+    monkeypatch.setattr(wandb, "init", lambda **arguments: FakeRun(**arguments))
+    first, later = gk.callbacks.WandbLogger(), gk.callbacks.WandbLogger()
+    first.start()
+    assert first.run.arguments["id"] is None and first.run.arguments["resume"] is None
+    assert gk.callbacks.WandbLogger.remembered == ("run_id",)  # by `training.fit`
+    later.run_id = first.run_id
+    later.start()
+    assert later.run.arguments["id"] == "abc" and later.run.arguments["resume"] == "allow"
+
+
 def test_wandb_logger_takes_figures_that_are_arrays(dense, monkeypatch, clean_environment):
     import wandb
 
