@@ -91,6 +91,8 @@ class Run:
             with open(self.path(settings.CONFIG), encoding="utf-8") as file:
                 before = json.load(file)
             self._seconds_before = before.get("seconds", 0.0)
+            self.config["command"] = before["command"]
+            self.config["resumed"] = before.get("resumed", 0) + 1
             for name in os.listdir(self.folder):
                 if name.startswith(TEMPORARY):  # a write that a kill cut short
                     os.remove(self.path(name))
