@@ -180,6 +180,7 @@ class _Keeper(keras.callbacks.Callback):
             yield  # Python lets only the main thread do this
             return
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}  # as by nohup
 
         def give_back():
             for number, handler in before.items():
