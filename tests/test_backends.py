@@ -40,6 +40,7 @@ def test_the_tests_of_layers_and_models(backend, thorough):
     if not all(importlib.util.find_spec(package) for package in lite0):
         elsewhere += ["imagenet_lite0"]
     if backend == "jax":
+        elsewhere += ["another_training", "train_on", "not_finite", "epochs_end"]
         elsewhere += ["half_precision", "does_not_follow", "a_model", "do_not_go_together"]
         elsewhere += ["(test_folding and (resnet50 or mel_resnet))"]
     slow = ["-k", f"not ({' or '.join(elsewhere)})"]

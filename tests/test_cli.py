@@ -175,10 +175,10 @@ def test_predict_with_a_wrong_call(saved, music, tmp_path):
     assert "Missing argument" in run("predict", "-m", saved, code=2).stderr
     assert "There is no model file" in run("predict", music, "-m", tmp_path / "x.keras", code=1).stderr
     (tmp_path / "text.keras").write_text("no model")
-    assert "cannot be loaded as a Keras model" in run("predict", music, "-m", tmp_path / "text.keras", code=1).stderr
+    assert "cannot be loaded as a model" in run("predict", music, "-m", tmp_path / "text.keras", code=1).stderr
     with zipfile.ZipFile(tmp_path / "zip.keras", "w") as file:
         file.writestr("config.json", "{}")
-    assert "cannot be loaded as a Keras model" in run("predict", music, "-m", tmp_path / "zip.keras", code=1).stderr
+    assert "cannot be loaded as a model" in run("predict", music, "-m", tmp_path / "zip.keras", code=1).stderr
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
     assert "holds a Sequential, not a GenreClassifier" in run("info", tmp_path / "other.keras", code=1).stderr
 

@@ -45,6 +45,7 @@ def test_learning_curves(tmp_path):
 
 
 def test_a_picture_that_cannot_be_written(tmp_path):
+    (tmp_path / "no folder").touch()
     with pytest.raises(OSError):
         learning_curves({"loss": [1.0]}, tmp_path / "no folder" / "curves.png")
 
