@@ -136,7 +136,7 @@ MANY = {  # 20 kills
         after("validation (official"),
     ],
     "head": [
-        *(after("Features of train", seconds) for seconds in (0.0, 1.0)),
+        *(after("Features of train", seconds) for seconds in (0.0, 0.2)),
         after("Features of validation"),
         after("Epoch "),
         after("Epoch ", 0.5),  # its state is so small that no write is seen
