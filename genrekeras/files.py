@@ -102,7 +102,7 @@ def read_arrays(path):
         ValueError: it is damaged or something else; with the reason.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:  # NumPy would leave it open
             return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise
