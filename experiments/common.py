@@ -1,6 +1,7 @@
 """What the experiments share: flags, data, the run's folder, training and its figures."""
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import importlib.metadata
@@ -48,7 +49,8 @@ def start(main, doc, network=True, frames=False):
         except KeyboardInterrupt as error:
             number = getattr(error, "signal", signal.SIGINT)
             if run:
-                run.save_config()
+                with contextlib.suppress(OSError):  # a full disk must not keep it from saying how to go on
+                    run.save_config()
             print(f"\nStopped by {signal.Signals(number).name}. To go on: {again}", file=sys.stderr)
             raise SystemExit(128 + number) from None
         except gk.training.NonFiniteLossError as error:
@@ -91,7 +93,7 @@ class Run:
             with open(self.path(settings.CONFIG), encoding="utf-8") as file:
                 before = json.load(file)
             self._seconds_before = before.get("seconds", 0.0)
-            self.config["command"] = before["command"]
+            self.config |= {name: before[name] for name in ("command", "working_directory")}
             self.config["resumed"] = before.get("resumed", 0) + 1
             for name in os.listdir(self.folder):
                 if name.startswith(TEMPORARY):  # a write that a kill cut short

@@ -147,6 +147,12 @@ class _Keeper(keras.callbacks.Callback):
         self._arrays, self._known = None, None  # to be brought back
         self._heard = None  # a signal
         self._saved_at, self._cost = time.monotonic(), 0.0
+        if self.path:  # what tells one training from another: the number of batches, who comes first, and who remembers
+            self._training = {
+                "batches": len(data),
+                "first_tracks": data.track_ids(0, 0)[:8],
+                "callbacks": [[type(other).__name__, *names] for other, names in self._remembering()],
+            }
 
     def read(self):
         """Read the file, if there is one."""
@@ -163,10 +169,10 @@ class _Keeper(keras.callbacks.Callback):
                 setattr(self, name, about[name])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"`state` cannot be read ({error}); delete it to start anew: {self.path}") from error
-        now = self._training()
-        if training != now:
+        if training != self._training:
             raise ValueError(
-                f"`state` belongs to another training, {training} instead of {now}; delete it to begin: {self.path}"
+                f"`state` belongs to another training, {training} instead of {self._training}; delete it to start "
+                f"anew: {self.path}"
             )
         self._remind()
 
@@ -283,7 +289,7 @@ class _Keeper(keras.callbacks.Callback):
         began = time.monotonic()
         arrays = arrays or self._capture()
         about = {name: getattr(self, name) for name in self._SAVED}
-        about |= {"training": self._training(), "callbacks": self._knowledge()}
+        about |= {"training": self._training, "callbacks": self._knowledge()}
         about["arrays"] = {part: len(values) for part, values in arrays.items()}
         content = {f"{part}{i}": value for part, values in arrays.items() for i, value in enumerate(values)}
         content["about"] = np.frombuffer(json.dumps(about).encode(), "uint8")
@@ -301,14 +307,6 @@ class _Keeper(keras.callbacks.Callback):
 
     def _fail(self, what):
         raise NonFiniteLossError(what, self.epoch, self.batch - 1, self.data.track_ids(self.epoch, self.batch - 1))
-
-    def _training(self):
-        """What tells one training from another: the number of batches, and who comes first."""
-        return {
-            "batches": len(self.data),
-            "first_tracks": self.data.track_ids(0, 0)[:8],
-            "callbacks": [[type(other).__name__, *names] for other, names in self._remembering()],
-        }
 
     def _knowledge(self):
         return [{name: getattr(other, name) for name in names} for other, names in self._remembering()]

@@ -1,9 +1,11 @@
 """The copy of a backbone for inference: the same features and gradients, none of the layers that do nothing."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
-from conftest import mixed_precision, numpy
+from conftest import mixed_precision, numpy, small_model
 from genrekeras import backbones, folding
 
 SHAPE = (64, 50, 1)
@@ -166,3 +168,12 @@ def test_memory_is_given_back_as_it_goes(network):
         held = (held | {target}) - set(read_last)
         most = max(most, len(held))
     assert held == {steps.features} and most <= 3
+
+
+def test_a_copy_is_forgotten():
+    """Keras would keep it, for each call on a symbolic tensor, in the parts that it shares with its model."""
+    model = small_model(backbone="mel_cnn")
+    for _ in range(3):
+        model.for_inference("probabilities", "strangeness")
+    gc.collect()
+    assert not [kept for kept in gc.get_objects() if type(kept) is folding.Steps]
