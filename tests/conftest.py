@@ -19,6 +19,7 @@ import pytest
 import soundfile
 from genrekeras.datasets.mini import make_mini
 
+EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 SHARED_CLIPS = pathlib.Path(__file__).parents[2] / "shared" / "data" / "fma_clips"
 REAL_CLIPS = {2: "Hip-Hop", 5: "Hip-Hop", 10: "Pop", 140: "Folk"} | {
     1039: "Rock",
@@ -192,3 +193,27 @@ def small_disk(tmp_path):
         pytest.skip("a small disk cannot be mounted here")
     yield disk, lambda size: subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
     subprocess.run(["umount", disk], check=True)
+
+
+@pytest.fixture
+def read_only():
+    """A context in which nobody writes into a folder, root neither."""
+
+    @contextlib.contextmanager
+    def closed(folder):
+        if os.geteuid() != 0:
+            folder.chmod(0o500)
+            try:
+                yield
+            finally:
+                folder.chmod(0o700)
+            return
+        for command in (["--bind", folder, folder], ["-o", "remount,bind,ro", folder]):
+            if sys.platform != "linux" or subprocess.run(["mount", *command], capture_output=True).returncode:
+                pytest.skip("a folder that root cannot write to needs a mount, which is not possible here")
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", folder], check=True)
+
+    return closed

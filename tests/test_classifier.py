@@ -28,6 +28,19 @@ def compiled(model):
     return model
 
 
+def test_any_sound_gives_finite_numbers(model):
+    """Silence, direct current, clipping, single samples, the loudest and the quietest; on each backend."""
+    sounds = np.zeros((8, 22050), "float32")
+    sounds[1], sounds[2] = 1.0, -1e8
+    sounds[3] = np.clip(1e9 * np.sin(np.arange(22050)), -1, 1)
+    sounds[4, 0], sounds[5, 11025], sounds[6, -1] = 1.0, 1e-30, -1e9
+    sounds[7] = 1e9 * np.random.default_rng(0).uniform(-1, 1, 22050)
+    image, probabilities = numpy(model.front_end(sounds)), numpy(model(sounds))
+    assert np.isfinite(image).all() and image.min() >= 0 and image.max() <= 255.001
+    assert np.isfinite(probabilities).all() and probabilities.min() >= 0
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
 def test_the_whole_is_its_parts(model, waveforms):
     image = model.front_end(waveforms)
     assert tuple(image.shape) == (8, 128, 44, 1)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -12,10 +11,9 @@ import keras
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import numpy, write_fma, write_sine
+from conftest import EXPERIMENTS, numpy, write_fma, write_sine
 from genrekeras import cli
 
-EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 SHARED = ("common.py", "recipe.py", "settings.py")
 SCRIPTS = sorted(path.name for path in EXPERIMENTS.glob("*.py") if path.name not in SHARED)
 SPLITS = ("validation", "test")

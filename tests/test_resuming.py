@@ -4,7 +4,6 @@ import argparse
 import datetime
 import json
 import os
-import pathlib
 import shlex
 import shutil
 import signal
@@ -15,8 +14,8 @@ import time
 import keras
 import numpy as np
 import pytest
+from conftest import EXPERIMENTS
 
-EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 ALL = ["--fine-tune", "all"]
 HEAD = ["--fine-tune", "head"]
 
