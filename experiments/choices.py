@@ -154,7 +154,7 @@ def fit_head(model, choice, data, seed):
 
 
 def print_table(rows):
-    """Of each choice and protocol: mean over seeds, difference to what it changes, minutes of processor time, best epoch.
+    """Of each choice and protocol: mean over seeds, difference to what it changes, minutes of a processor, best epoch.
 
     The interval of a difference is that of other tracks, with the seeds as they were.
     """

@@ -1,4 +1,4 @@
-"""What the experiments share: flags, data, the run's folder, training and its figures."""
+"""What the experiments share: the run, from its data and folder to the trained model."""
 
 import argparse
 import contextlib
@@ -16,6 +16,7 @@ import time
 import genrekeras as gk  # before keras: it chooses the backend
 import keras
 import numpy as np
+import scoring
 import settings
 from genrekeras import backbones, report
 from genrekeras.files import TEMPORARY, whole_file
@@ -23,7 +24,6 @@ from genrekeras.files import TEMPORARY, whole_file
 BATCH_SIZE = 16
 VARIANTS = 4  # of each clip, where a frozen backbone meets augmentation
 STATE = ".state.npz"  # how the names of files end that are there until the run is finished
-WHOLE_TRACKS = {"crop": "even", "crops": 3}  # of 30 s, three of 10 s
 
 
 def start(main, doc, network=True, frames=False):
@@ -201,7 +201,7 @@ class Run:
         """Leave in the folder what the run was made with."""
         seconds = self._seconds_before + time.monotonic() - self._began
         self.config |= {**more, "seconds": round(seconds, 1)}
-        self._save_json(settings.CONFIG, self.config)
+        self.save_json(settings.CONFIG, self.config)
 
     def train(self, model, callbacks=()):
         """Fit the compiled model, keep the best epoch, and leave config, history and curves in the folder."""
@@ -263,28 +263,7 @@ class Run:
         Args:
             more: what else the card is to say, such as `about`, a text, and `license`.
         """
-        model = gk.load_model(self.model_file)
-        if model.card:
-            return  # it was done: training empties the card, and a model with one is saved last
-        splits = {split.name: split for split in self.splits_to_score()}
-        reports = self._scores_of_test(model, splits)
-        if "validation" in splits:
-            found = gk.evaluation.calibrate(model, splits["validation"], **WHOLE_TRACKS)
-            before = {"validation_tracks": found.before, **reports}
-            reports = {f"{name}_uncalibrated": scores for name, scores in before.items()}
-            reports["validation_tracks"] = found.after
-            reports |= self._scores_of_test(model, splits)
-        if not self.flags.frames:  # of images there is but one crop
-            reports |= {name: gk.evaluation.evaluate(model, split) for name, split in splits.items()}
-        model.card = {**self._card(reports), **more, **model.card}
-        self._save_json("card.json", dict(model.card))
-        report.model_card(model, self.path("model_card.md"))
-        self.save_reports(reports)
-        with whole_file(self.model_file) as temporary:
-            model.save(temporary)
-        if self.flags.wandb:
-            self.wandb.finish()
-            print(f"The W&B run is in {self.path('wandb')}; `wandb sync` uploads one that was offline.")
+        scoring.evaluate(self, **more)
 
     def save_reports(self, reports):
         """Print each report and leave it as JSON, and as a picture; all their figures, and a page that tells all.
@@ -292,27 +271,7 @@ class Run:
         Args:
             reports: dict, name -> `Report`: "validation", "test", and "..._tracks", "..._tracks_uncalibrated".
         """
-        print()
-        if not reports:
-            print("Nothing was scored: there is no validation clip and no test clip.")
-        for name, scores in reports.items():
-            scores.to_json(self.path(f"{name}.json"))
-            if "uncalibrated" in name:
-                continue
-            scores.plot(self.path(f"confusion_{name}.png"))
-            if self.flags.wandb and name == f"{scores.split}_tracks":
-                self.wandb.log_report(scores)
-            print(scores)
-        self._save_json("metrics.json", {name: scores.figures() for name, scores in reports.items()})
-        self._save_mistakes(reports)
-        self.save_config()
-        report.html(report.load_run(self.folder), self.path("report.html"))
-
-    @staticmethod
-    def _scores_of_test(model, splits):
-        if "test" not in splits:
-            return {}
-        return {"test_tracks": gk.evaluation.evaluate(model, splits["test"], **WHOLE_TRACKS)}
+        scoring.save_reports(self, reports)
 
     def splits_to_score(self):
         """Validation and test, without those that are empty."""
@@ -352,38 +311,7 @@ class Run:
             "fingerprint": self.data.train.fingerprint,
         }
 
-    def _card(self, reports):
-        """What the model is to tell of itself; no path of this machine."""
-        hidden = ("data_dir", "frames", "output", "wandb")
-        flags = {key: value for key, value in vars(self.flags).items() if value is not None and key not in hidden}
-        optimizer = self.config["optimizer"]
-        optimizer = optimizer.get("inner_optimizer", {}).get("config", optimizer)  # in 16 bits one scales the loss
-        return {
-            "data": {key: value for key, value in self.config["data"].items() if key != "broken"},
-            "training": {
-                "script": os.path.basename(sys.argv[0]),
-                "flags": flags,
-                "epochs": self.config["epochs"],
-                "epochs_fixed": self.config.get("epochs_fixed", False),
-                "batch_size": self.config["batch_size"],
-                "optimizer": optimizer["name"],
-                "learning_rate": float(f"{optimizer['learning_rate']:.6g}"),
-                "seconds": self.config["seconds"],
-                "backend": self.config["backend"],
-                "versions": self.config["versions"],
-            },
-            "scores": [scores.figures() for name, scores in reports.items() if "uncalibrated" not in name],
-        }
-
-    def _save_mistakes(self, reports):
-        """Those on the last split."""
-        for split in self.splits_to_score()[-1:]:
-            scores = reports[f"{split.name}_tracks" if f"{split.name}_tracks" in reports else split.name]
-            table = gk.evaluation.mistakes(scores, split)
-            with whole_file(self.path("mistakes.csv")) as temporary:
-                table.to_csv(temporary, index=False, errors="surrogateescape")
-
-    def _save_json(self, name, content):
+    def save_json(self, name, content):
         with whole_file(self.path(name)) as path, open(path, "w", encoding="utf-8") as file:
             json.dump(content, file, indent=1, default=str)
 

@@ -3,6 +3,7 @@
 import common
 import genrekeras as gk
 import keras
+import settings
 
 EPOCHS = {"mel_cnn": 22, "mel_resnet": 40}
 BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 64, 2e-3, 0.05
@@ -29,7 +30,7 @@ def classifier(run, backbone, **options):
 def training_images(run):
     if run.flags.frames:
         return run.data.train
-    return gk.datasets.images_of(run.data.train, classifier(run, "mel_cnn"), **common.WHOLE_TRACKS)
+    return gk.datasets.images_of(run.data.train, classifier(run, "mel_cnn"), **settings.WHOLE_TRACKS)
 
 
 def trained(run, images, class_weight, backbone, seed, epochs):

@@ -13,6 +13,7 @@ import genrekeras as gk  # before keras: it chooses the backend
 from genrekeras import backbones
 
 EPOCHS = 20
+WHOLE_TRACKS = {"crop": "even", "crops": 3}  # of 30 s, three of 10 s
 CONFIG, LOCK = "config.json", ".lock"
 
 

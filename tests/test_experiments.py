@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from conftest import EXPERIMENTS, numpy, write_fma, write_sine
 from genrekeras import cli
 
-SHARED = ("common.py", "recipe.py", "settings.py")
+SHARED = ("common.py", "recipe.py", "scoring.py", "settings.py")
 SCRIPTS = sorted(path.name for path in EXPERIMENTS.glob("*.py") if path.name not in SHARED)
 SPLITS = ("validation", "test")
 FILES = {"config.json", "metrics.json", "mistakes.csv", "report.html"}
