@@ -27,6 +27,7 @@ STEMS = ("fold", "new")
 FINE_TUNE = ("head", "stem", "all")
 # Mean and standard deviation of ImageNet's gray values, in 0..255, from its channel means (0.485, 0.456, 0.406) and
 # deviations (0.229, 0.224, 0.225).
+_MOST_MELS, _MOST_PIXELS = 4096, 1 << 22  # of an image
 _IMAGENET_MEAN, _IMAGENET_DEVIATION = 114.5, 57.6
 
 
@@ -156,7 +157,8 @@ def build(name, image_shape, stem="fold"):
         A `keras.Model`, images `(batch, mels, frames, 1)` in [0, 255] -> features `(batch, feature_dim)`.
 
     Raises:
-        ValueError: an unknown name or stem, or an image of fewer than 32 mels or frames.
+        ValueError: an unknown name or stem, an image of fewer than 32 mels or frames, or of more than 4,096 mels or
+            2^22 pixels (12 minutes of the default front end), too many for any memory on their way through a network.
     """
     backbone = get(name)
     if stem not in STEMS:
@@ -164,6 +166,11 @@ def build(name, image_shape, stem="fold"):
     if min(image_shape[:2]) < 32:
         raise ValueError(
             f"A backbone needs images of at least 32 mels and 32 frames. Received: image_shape={image_shape}"
+        )
+    if image_shape[0] > _MOST_MELS or image_shape[0] * image_shape[1] > _MOST_PIXELS:
+        raise ValueError(
+            f"A backbone takes images of at most {_MOST_MELS} mels and {_MOST_PIXELS} pixels: shorten the clips or "
+            f"lengthen the hop. Received: image_shape={image_shape}"
         )
     channels_first = keras.backend.backend() == "torch"
     with _image_data_format("channels_first" if channels_first else "channels_last"):

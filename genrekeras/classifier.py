@@ -16,6 +16,7 @@ from keras import ops
 
 # With Keras' 0.99, moving statistics of a network that is trained from random weights lag hundreds of steps behind it.
 _MOMENTUM_FROM_SCRATCH = 0.9
+_MOST_GENRES = 10_000
 
 
 class _Restored(str):
@@ -413,6 +414,8 @@ def _checked_genres(genres):
     names = tuple(genres) if isinstance(genres, (list, tuple)) else ()
     if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"`genres` must be at least two distinct names. Received: genres={genres!r}")
+    if len(names) > _MOST_GENRES:
+        raise ValueError(f"`genres` must be at most {_MOST_GENRES} names. Received: {len(names)}")
     return names
 
 

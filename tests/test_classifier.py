@@ -253,6 +253,8 @@ def test_a_single_layer_and_a_sequential_are_taken(waveforms):
         ({"clip_seconds": 0}, "`clip_seconds` must be a number > 0"),
         ({"clip_seconds": "1"}, "`clip_seconds` must be a number > 0"),
         ({"clip_seconds": float("inf")}, "`clip_seconds` must be a number > 0"),
+        ({"clip_seconds": 40_000}, "at most 4096 mels and 4194304 pixels"),
+        ({"genres": [str(number) for number in range(10_001)]}, "at most 10000 names. Received: 10001"),
         ({"pretrained": True}, "`pretrained` must be"),
         ({"waveform_augmentation": "noise"}, "`waveform_augmentation` must be a sequence of layers"),
         ({"dropout": None}, "`dropout` must lie in"),

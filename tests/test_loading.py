@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import resource
 import stat
 import sys
 import zipfile
@@ -200,19 +201,32 @@ def test_no_code_of_a_file_is_run(members, tmp_path, monkeypatch):
     assert not mark.exists() and "evil" not in sys.modules
 
 
+def front_end(options, *more):
+    layers = [keras.saving.serialize_keras_object(layer) for layer in [*gk.layers.default_front_end(), *more]]
+    layers[0]["config"] |= options
+    return layers
+
+
 def test_absurd_configs_are_refused(members, tmp_path):
+    """Before anything is made as large as they say."""
     path = tmp_path / "model.keras"
-    for change in (
-        {"clip_seconds": 1e12},
-        {"genres": []},
-        {"backbone": "../../etc/passwd"},
-        {"backbone": 3},
-        {"dropout": "much"},
-        {"front_end": [{"class_name": "MelSpectrogram", "config": {"n_fft": 1 << 40}}]},
-        {"card": 7},
-        {"pretrained": {"a": 1}},
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for change, reason in (
+        ({"clip_seconds": 1e12}, "4194304 pixels"),
+        ({"genres": []}, "at least two"),
+        ({"genres": [str(number) for number in range(1_000_000)]}, "at most 10000"),
+        ({"backbone": "../../etc/passwd"}, "`backbone` must be one of"),
+        ({"backbone": 3}, ""),
+        ({"dropout": "much"}, "`dropout` must lie in"),
+        ({"front_end": front_end({"n_fft": 1 << 20})}, "`n_fft` must be at most 65536"),
+        ({"front_end": front_end({"n_mels": 1 << 20})}, "`n_mels` at most"),
+        ({"front_end": front_end({"hop_length": 1}), "clip_seconds": 30.0}, "4194304 pixels"),
+        ({"front_end": front_end({}, keras.layers.ZeroPadding2D(10_000))}, "4096 mels"),
+        ({"card": 7}, ""),
+        ({"pretrained": {"a": 1}}, "`pretrained` must be"),
     ):
-        assert_refused(write(path, hostile(members, lambda c, x=change: c.update(x))))
+        assert_refused(write(path, hostile(members, lambda c, x=change: c.update(x))), reason)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 500_000  # KiB
     for content in (b"[]", b"null", b"3", b"{", b"{}", b"\xff", b'{"config": 1}', b"[" * 100_000):
         assert_refused(write(path, {**members, "config.json": content}))
 

@@ -12,6 +12,8 @@ import keras
 import numpy as np
 from keras import ops
 
+_MOST_SAMPLES, _MOST_WEIGHTS = 1 << 16, 1 << 26  # of a frame, of the mel filters
+
 
 class Float32Layer(keras.layers.Layer):
     """A layer that computes in float32 whatever the global dtype policy is, and refuses another one."""
@@ -37,9 +39,9 @@ class MelSpectrogram(Float32Layer):
 
     Args:
         sample_rate: int > 0, in Hz, of the waveform.
-        n_fft: int > 0 and even, in samples, length of a frame.
+        n_fft: int > 0 and even, at most 65,536, in samples, length of a frame.
         hop_length: int > 0, in samples, from a frame to the next.
-        n_mels: int > 0, number of mel bands.
+        n_mels: int > 0, number of mel bands; `n_fft` times `n_mels` is at most 2^26.
         f_min: float >= 0, in Hz, lower edge of the lowest band.
         f_max: float > `f_min` and <= `sample_rate / 2`, in Hz, upper edge of the highest band; `None` is `sample_rate /
             2`.
@@ -83,6 +85,11 @@ class MelSpectrogram(Float32Layer):
             "n_mels": n_mels,
         }.items():
             _check_positive_integer(name, value)
+        if n_fft > _MOST_SAMPLES or n_fft * n_mels > _MOST_WEIGHTS:  # a config may come from anywhere
+            raise ValueError(
+                f"`n_fft` must be at most {_MOST_SAMPLES}, and `n_fft` times `n_mels` at most {_MOST_WEIGHTS}. "
+                f"Received: n_fft={n_fft}, n_mels={n_mels}"
+            )
         if n_fft % 2:
             raise ValueError(f"`n_fft` must be even. Received: n_fft={n_fft}")
         highest = sample_rate / 2 if f_max is None else f_max
