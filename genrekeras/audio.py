@@ -161,8 +161,6 @@ def info(path):
             header = soundfile.info(os.fsencode(name))
     except (soundfile.LibsndfileError, TypeError) as error:
         raise AudioError(path, _NOT_AUDIO) from error
-    if header.samplerate <= 0 or header.channels <= 0:
-        raise AudioError(path, f"not audio: {header.channels} channels at {header.samplerate} Hz")
     return Info(header.samplerate, header.channels, header.frames / header.samplerate)
 
 
@@ -269,8 +267,6 @@ def _read(file, path, sample_rate, offset, duration):
 
 
 def _decode(file, path, start, stop):
-    if file.samplerate <= 0 or file.channels <= 0:
-        raise AudioError(path, f"not audio: {file.channels} channels at {file.samplerate} Hz")
     if start >= file.frames > 0:
         return np.zeros((0, file.channels), "float32")
     if start:

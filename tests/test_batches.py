@@ -166,6 +166,8 @@ def test_class_weights_make_genres_weigh_the_same():
         def __getitem__(self, index):
             return super().__getitem__(index) | {"genre": int(self.labels[index])}
 
+    with pytest.raises(ValueError, match=r"`split` must have `labels`.*list"):
+        class_weights([0, 1])
     weights = class_weights(Unequal())
     np.testing.assert_allclose(weights, [10 / 18, 10 / 9, 10 / 3], rtol=1e-6)
     np.testing.assert_allclose(np.bincount(Unequal.labels) * weights, 10 / 3, rtol=1e-6)
@@ -283,6 +285,7 @@ def test_one_hot_labels_for_the_validation_of_mixup():
         ({"class_weight": [1, 2]}, "`class_weight` must be"),
         ({"class_weight": [1, 2, -1]}, "`class_weight` must be"),
         ({"split": Clips(0)}, "`split` has no clips"),
+        ({"split": [1, 2]}, "`split` must be a split, .*list"),
     ],
 )
 def test_bad_options_are_named(arguments, message):

@@ -284,6 +284,9 @@ def test_evaluate_and_calibrate(tmp_path, monkeypatch):
     assert "must end in .keras" in run("calibrate", folder, *options, "-o", tmp_path / "n", code=2).stderr
     small_model().save(tmp_path / "m.keras")
     assert "The data's `genres` is not the model's" in run("evaluate", folder, *options, code=1).stderr
+    tracks = [(i, gk.GENRES[i % 8], ("training", "validation", "test")[i % 3]) for i in range(2, 17)]
+    done = run("evaluate", write_fma(tmp_path / "fma", tracks), "-m", tmp_path / "m.keras", "--split", "validation")
+    assert "validation (official protocol, 5 clips" in done.stdout
 
 
 def test_tags_are_written_when_asked_for(saved, music):

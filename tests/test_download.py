@@ -7,10 +7,13 @@ import io
 import os
 import re
 import stat
+import sys
 import threading
+import time
 import zipfile
 
 import pytest
+from genrekeras import files
 from genrekeras.datasets import fma
 from genrekeras.datasets.fma import archives as module
 from genrekeras.datasets.fma.archives import Archive, DownloadError, unpack
@@ -52,6 +55,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if name not in self.server.files:
             return self.send_error(404)
         content = self.server.files[name]
+        if fault == "silence":
+            time.sleep(1.5)
+            return None
         if fault == "portal":
             content, wanted = b"<!DOCTYPE html><html>Please log in</html>", None
         start = int(re.match(r"bytes=(\d+)-", wanted)[1]) if wanted and self.server.ranges else 0
@@ -60,7 +66,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         body = content[start : start + 100_000] if fault == "slice" else content[start:]
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{len(content)}")
+            told = start + (fault == "another part")
+            self.send_header("Content-Range", f"bytes {told}-{start + len(body) - 1}/{len(content)}")
         if fault not in ("no length", "no length, cut"):
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -355,6 +362,43 @@ def test_a_disk_that_fills_up_is_named(server, tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"the disk of .* is full. What was downloaded and unpacked is kept"):
         fma.download(tmp_path, base_url=server.url)
     assert (tmp_path / "fma_metadata.zip").is_file()
+
+
+def test_another_part_than_was_asked_for_is_not_taken(server, tmp_path):
+    server.faults = ["break", "another part"]
+    with pytest.raises(DownloadError, match="sends another part than it was asked for"):
+        fma.download(tmp_path, base_url=server.url)
+    fma.download(tmp_path, base_url=server.url)
+    assert clips_in(tmp_path) == CLIPS
+
+
+def test_a_server_that_does_not_answer_in_time(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "_TIMEOUT", 0.5)
+    server.faults = ["silence"]
+    fma.download(tmp_path, base_url=server.url)
+    assert "fma_small.zip: no answer in time. Trying again" in capsys.readouterr().err
+    assert clips_in(tmp_path) == CLIPS
+
+
+def test_without_bz2_nothing_is_downloaded(server, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bz2", None)
+    with pytest.raises(DownloadError, match="built without bz2"):
+        fma.download(tmp_path, base_url=server.url)
+    assert server.requests == []
+
+
+def test_a_member_that_is_shorter_than_its_archive_says(tmp_path):
+    content = bytearray(zipped({"000/000001.mp3": b"x" * 100}, compression=zipfile.ZIP_DEFLATED))
+    for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        content[content.index(signature) + offset] = 200
+    (tmp_path / "fma_small.zip").write_bytes(content)
+    with pytest.raises(DownloadError, match=r"damaged|shorter"):
+        unpack(str(tmp_path / "fma_small.zip"), str(tmp_path), "fma_small")
+    assert not list((tmp_path / "fma_small").rglob("*.mp3"))
+
+
+def test_sizes_as_people_read_them():
+    assert [files.size(n) for n in (999, 7_679_594, 7_679_594_875)] == ["999 bytes", "7.32 MiB", "7.15 GiB"]
 
 
 def test_a_folder_that_is_a_file(server, tmp_path):

@@ -116,9 +116,10 @@ def test_mfcc_svm(mini_cache, tmp_path):
     assert set(os.listdir(tmp_path / "r")) == FILES
 
 
-@pytest.fixture
-def frames(tmp_path):
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory):
     """A file of spectra, made of a folder of FMA by the command line."""
+    tmp_path = tmp_path_factory.mktemp("frames")
     tracks = [(i, gk.GENRES[i % 8], ("training", "validation")[i // 8 % 2]) for i in range(80)]
     write_fma(tmp_path / "fma", tracks)
     path = tmp_path / "frames.npz"
@@ -169,6 +170,29 @@ def test_choices(frames, tmp_path):
             f"| frozen_no_dropout | official | {100 * np.mean([row['accuracy'] for row in rows]):.1f} (" in done.stdout
         )
     assert rows[0]["accuracy"] == np.mean(rows[0]["hits"]) <= rows[0]["best_epoch"] and len(rows[0]["hits"]) == 40
+
+
+def test_choices_that_are_trained(frames, tmp_path, monkeypatch, capsys):
+    """One epoch stands for 8 or 40; the table tells what differs, and a torn last line is made again."""
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    monkeypatch.chdir(tmp_path)
+    import choices
+
+    for name in ("recipe", "recipe_no_mixing"):
+        monkeypatch.setitem(choices.CHOICES, name, choices.CHOICES[name]._replace(epochs=1))
+    flags = ["--frames", str(frames), "--only", "recipe", "recipe_no_mixing"]
+    monkeypatch.setattr(sys, "argv", ["choices.py", *flags])
+    choices.main()
+    rows = (tmp_path / "choices.jsonl").read_text()
+    assert [json.loads(row)["choice"] for row in rows.splitlines()] == ["recipe", "recipe_no_mixing"]
+    gain = np.diff([json.loads(row)["accuracy"] for row in rows.splitlines()])[0] * 100
+    told = capsys.readouterr().out
+    assert f"| {gain:+.1f} [" in told.splitlines()[-1]
+    (tmp_path / "choices.jsonl").write_text(rows[:-40])
+    choices.main()
+    again = (tmp_path / "choices.jsonl").read_text().splitlines()
+    assert again[0] == rows.splitlines()[0] and len(again) == 2
+    assert json.loads(again[1])["hits"] == json.loads(rows.splitlines()[1])["hits"]
 
 
 def test_on_an_fma_folder_without_validation(tmp_path, mini_cache):

@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import genrekeras as gk
 import keras
@@ -36,6 +37,13 @@ for name in formats:
     difference = export.export(model, path, name, clips)
     run, card = export.load(path, name)
     seen = run(clips[:2])
+    if os.path.isdir(path):
+        try:
+            export.export(model, path, name, clips)
+        except ValueError as error:
+            assert "must be a new folder" in str(error), error
+        else:
+            sys.exit("an older export was overwritten")
     told[name] = [difference, float(np.abs(seen - model.predict(clips[:2], verbose=0)).max()), card, seen.tolist()]
 print(json.dumps(told))
 """
@@ -182,3 +190,17 @@ def test_bad_calls(one_second_model, tmp_path):
     with pytest.raises(OSError):
         export.export(model, tmp_path / "no" / "m.onnx", "onnx")
     assert not os.listdir(tmp_path) and keras.backend.backend() == "torch"
+
+
+@pytest.mark.parametrize(
+    "seen, carried, error, reason",
+    [
+        (lambda clips: clips, {"genres": ["b"]}, export.ExportError, "does not carry its genres .* but {'genres'"),
+        (lambda clips: 1 / 0, {}, export.ExportError, "Its own runtime cannot use what was written: division"),
+        (lambda clips: importlib.import_module("no_runtime"), {}, ImportError, "no_runtime"),
+    ],
+)
+def test_what_was_written_is_not_trusted(seen, carried, error, reason):
+    row = types.SimpleNamespace(run=lambda path: seen, read_card=lambda path: carried)
+    with pytest.raises(error, match=reason):
+        export._difference(row, "m.onnx", np.zeros((2, 8)), np.zeros((2, 8)), {"genres": ["a"]})

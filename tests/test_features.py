@@ -173,6 +173,10 @@ def test_bad_input(mini, split, tmp_path):
     model.fine_tune = "head"
     with pytest.raises(ValueError, match="must be compiled"):
         features.fit_head(model, features.Features(np.zeros((1, 1280)), np.zeros(1), np.zeros(1)))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    for rows, tracks in ((0, []), (3, [7, 8, 8])):
+        with pytest.raises(ValueError, match="as many variants of each"):
+            features.fit_head(model, features.Features(np.zeros((rows, 1280)), np.zeros(rows), np.array(tracks)))
     other = small_model(fine_tune="head")
     with pytest.raises(ValueError, match="The data's `genres` is not the model's"):
         features.extract(other, split, tmp_path)

@@ -126,7 +126,15 @@ def test_a_split_without_a_readable_clip_is_empty(folder):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "track_id,genre\n1,a,b\n", "track_id,genre\ninf,Rock\n", "track_id,genre\n7.5,Rock\n"]
+    "text",
+    [
+        "",
+        "track_id,genre\n",
+        "id,genre\n2,Rock\n",
+        "track_id,genre\n1,a,b\n",
+        "track_id,genre\ninf,Rock\n",
+        "track_id,genre\n7.5,Rock\n",
+    ],
 )
 def test_odd_label_files_are_named(tmp_path, text):
     (tmp_path / "train_labels.csv").write_text(text)
@@ -208,6 +216,13 @@ def test_the_shared_table_of_fma_small(tmp_path):
         ),
         (lambda f: (f / "fma_metadata" / "tracks.csv").write_text("a,b\n1,2\n"), ValueError, "is not FMA's tracks.csv"),
         (lambda f: (f / "fma_metadata" / "tracks.csv").write_text(""), ValueError, "is not FMA's tracks.csv"),
+        (
+            lambda f: (f / "fma_metadata" / "tracks.csv").write_text(
+                (f / "fma_metadata" / "tracks.csv").read_text().replace("small", "large")
+            ),
+            ValueError,
+            "has no track of subset 'small'",
+        ),
         (
             lambda f: (f / "fma_metadata" / "tracks.csv").write_text(
                 (f / "fma_metadata" / "tracks.csv").read_text().replace("Folk", "Polka")

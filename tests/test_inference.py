@@ -180,6 +180,19 @@ def test_find_files(music, tmp_path):
         inference.find_files([])
 
 
+def test_a_folder_that_cannot_be_opened(music, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("/c"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match=r"A folder cannot be opened: .*/b/c"):
+        inference.find_files(music)
+
+
 def test_bad_waveforms(one_second_model):
     with pytest.raises(
         ValueError, match=r"must be a vector of finite numbers, at most 1e9. Received: shape=\(2, 22050\)"

@@ -58,6 +58,19 @@ def test_an_interrupted_making_leaves_nothing(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+def test_made_twice_at_once_it_is_there_once(tmp_path, monkeypatch):
+    """Another process was done first; a file in the way is an error."""
+    rows = list(module._rows())[:1]
+    monkeypatch.setattr(module, "_rows", lambda: rows)
+    (tmp_path / "mini-2").mkdir()
+    (tmp_path / "mini-2" / "of the other").touch()
+    module.make_mini(str(tmp_path / "mini-2"))
+    assert os.listdir(tmp_path) == ["mini-2"] and os.listdir(tmp_path / "mini-2") == ["of the other"]
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        module.make_mini(str(tmp_path / "file"))
+
+
 def test_protocols(mini_cache, mini):
     random = gk.datasets.load_mini(protocol="random", cache_dir=mini_cache)
     assert random.counts["train"] + random.counts["validation"] == 208

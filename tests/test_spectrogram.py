@@ -215,6 +215,9 @@ def test_config_round_trip(layer):
         (lambda: gk.layers.PowerToDecibels(top_db=-1), "top_db"),
         (lambda: gk.layers.SampleFrames(0), "k"),
         (lambda: gk.layers.SpectrogramToImage(scale="log"), "scale"),
+        (lambda: gk.layers.SpectrogramToImage(scale="decibels", top_db=0.0), "top_db"),
+        (lambda: gk.layers.MelSpectrogram(n_fft=1 << 17), "n_fft"),
+        (lambda: gk.layers.MelSpectrogram(n_fft=1 << 16, n_mels=1025), "n_mels"),
     ],
 )
 def test_bad_options_are_named_at_construction(make, argument):

@@ -15,6 +15,8 @@ import pytest
 import tensorflow_datasets as tfds
 from conftest import write_fma
 from genrekeras.datasets import store
+from genrekeras.datasets.fma import builder
+from genrekeras.datasets.mini import Mini
 
 GENRES = ("Rock", "Pop", "Folk", "Electronic")
 TRACKS = [
@@ -23,6 +25,8 @@ TRACKS = [
 BUILD = """
 import sys, warnings, genrekeras as gk
 from genrekeras.datasets import store
+from genrekeras.datasets.fma import builder
+from genrekeras.datasets.mini import Mini
 warnings.simplefilter("ignore")
 store.CLIPS_A_PART = 2
 decode = store._decode
@@ -270,6 +274,31 @@ def test_metadata_of_the_tracks_is_kept(tmp_path):
     assert (example["artist"], example["album"], example["license"]) == (b"Artist 8", b"Album 80", b"CC0")
     stored = json.loads((place / "metadata.json").read_text())["stored"]["train"]
     assert stored["track_id"] == [2, 1003] and len(set(stored["checksum"])) == 2
+
+
+def test_what_a_builder_must_be_told(folder, tmp_path):
+    config = store.StoreConfig(name="mine", sample_rate=22050, genres=("a", "b"))
+    with pytest.raises(ValueError, match="Mini needs the argument `tracks`"):
+        Mini(config=config, data_dir=tmp_path).find_tracks(folder)
+    with pytest.raises(tfds.core.DatasetNotFoundError, match="`tracks` must be given for the config 'mine'"):
+        builder.Fma(config=config, data_dir=tmp_path).find_tracks(folder)
+
+
+def test_a_dataset_that_is_there_is_not_prepared_again(folder, tmp_path, monkeypatch):
+    made = tfds.builder("fma/small", data_dir=tmp_path)
+    made.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder))
+    monkeypatch.setattr(store, "one_at_a_time", None)
+    made.download_and_prepare()
+
+
+def test_without_beam_it_says_what_to_install(folder, tmp_path, monkeypatch):
+    for module in ("apache_beam", "apache_beam.options.pipeline_options"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=r"pip install 'genrekeras\[beam\]'"):
+        build(folder, tmp_path / "beam", beam_options=["--runner=DirectRunner"])
+    config = tfds.download.DownloadConfig(manual_dir=folder, beam_runner="DirectRunner")
+    with pytest.raises(ImportError, match=r"pip install 'genrekeras\[beam\]'"):
+        tfds.builder("fma/small", data_dir=tmp_path / "tfds").download_and_prepare(download_config=config)
 
 
 def test_tfds_load_reads_with_tensorflow(folder, tmp_path):

@@ -109,9 +109,6 @@ class _Joined:
         self._sources = sources
         self._ends = list(itertools.accumulate(len(source) for source in sources))
 
-    def __len__(self):
-        return self._ends[-1]
-
     def __getitem__(self, index):
         which = bisect.bisect_right(self._ends, index)
         return self._sources[which][index - (self._ends[which - 1] if which else 0)]
