@@ -80,9 +80,10 @@ def closed_port():
 
 
 def test_a_server_that_fails_costs_seconds_and_one_warning(servers, tmp_path):
-    """All at once, since each waits most of the time."""
+    """All at once, since each waits most of the time; beside one that is offline, as slow as this machine is."""
     running = {how: servers(how) for how in ("401", "500", "hang", "later")}
-    ports = {"none": closed_port(), **{how: server.server_port for how, server in running.items()}}
+    ports = {"offline": closed_port(), "none": closed_port()}
+    ports |= {how: server.server_port for how, server in running.items()}
     processes, began = {}, time.monotonic()
     for how, port in ports.items():
         environment = {**os.environ, "KERAS_BACKEND": "torch", "WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
@@ -90,6 +91,7 @@ def test_a_server_that_fails_costs_seconds_and_one_warning(servers, tmp_path):
         environment |= {"USER": USER, "LOGNAME": USER}
         for name in ("WANDB_MODE", "WANDB_SILENT", "WANDB_ERROR_REPORTING"):
             environment.pop(name, None)
+        environment |= {"WANDB_MODE": "offline"} if how == "offline" else {}
         (tmp_path / how).mkdir()
         processes[how] = subprocess.Popen(
             [sys.executable, "-c", TRAIN, str(tmp_path / how)],
@@ -104,8 +106,10 @@ def test_a_server_that_fails_costs_seconds_and_one_warning(servers, tmp_path):
         assert process.returncode == 0, said
         assert KEY not in printed + said and "Traceback" not in said
         told = json.loads(printed.splitlines()[-1])
-        assert told["fit"] < 15 and told["finish"] < 10, (how, told)  # 5 s, on a busy machine
-        assert len(told["warnings"]) == (how != "later"), (how, told)
+        if how == "offline":
+            least = told
+        assert told["fit"] < least["fit"] + 10 and told["finish"] < least["finish"] + 10, (how, told, least)  # 5 and 5
+        assert len(told["warnings"]) == (how not in ("offline", "later")), (how, told)
         assert all("logged offline" in warning for warning in told["warnings"])
         runs = [name for name in os.listdir(tmp_path / how / "wandb") if name.startswith(("run-", "offline-run-"))]
         assert len([name for name in runs if name.startswith("offline")]) == (how != "later"), runs
