@@ -213,7 +213,7 @@ class Run:
         }
         self.save_config(**training)
         if self.flags.jit:
-            model.jit_compile = True
+            model.jit_compile = True  # pragma: no cover - compiles for minutes, and torch needs a compiler
         weights = self.class_weight()
         callbacks = list(callbacks)
         if len(self.data.validation):

@@ -112,7 +112,14 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
         written = os.path.join(temporary, name)
         with warnings.catch_warnings():  # of tracing, about shapes that are fixed
             warnings.simplefilter("ignore")
-            row.write(_exportable(model, clips), written, card, clips, **({"quantize": quantize} if quantize else {}))
+            try:
+                row.write(
+                    _exportable(model, clips), written, card, clips, **({"quantize": quantize} if quantize else {})
+                )
+            except (ImportError, OSError):
+                raise
+            except Exception as error:  # each converter has its own
+                raise ExportError(f"{format} could not be made: {type(error).__name__}: {error}") from error
         difference = _difference(row, written, clips, expected, card)
         if not difference <= tolerance:
             raise ExportError(

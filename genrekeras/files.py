@@ -60,7 +60,7 @@ def whole_file(path):
 def _flush(path):
     """Wait until a file, or a folder's list of files, is on the disk."""
     if os.name == "nt" and os.path.isdir(path):
-        return  # Windows opens no folders
+        return  # pragma: no cover - Windows opens no folders
     handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
     try:
         os.fsync(handle)

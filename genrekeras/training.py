@@ -340,7 +340,7 @@ def _set_random_states_of_torch(states):
     if states:  # a state that was saved on another backend has none
         torch.set_rng_state(states[0])
     if torch.cuda.is_available() and len(states) == 1 + torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states[1:])
+        torch.cuda.set_rng_state_all(states[1:])  # pragma: no cover - needs a GPU
 
 
 def _remembered(callback):

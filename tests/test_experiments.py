@@ -44,13 +44,23 @@ def test_form(script):
     assert "Expected: " in docstring and (" minutes on" in docstring or " seconds on" in docstring)
 
 
-@pytest.mark.parametrize("script", ["efficientnet_dropout.py", "efficientnet_augmented.py"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "efficientnet_dropout.py",
+        "efficientnet_augmented.py",
+        *(pytest.param(f"resnet50_{which}.py", marks=pytest.mark.thorough) for which in ("augmented", "baseline")),
+    ],
+)
 def test_a_run_leaves_a_whole_folder(script, mini_cache, tmp_path):
-    precision = "mixed_float16" if "dropout" in script else "float32"
-    flags = ["--smoke", "--pretrained", "none", "--fine-tune", "all", "--precision", precision]
+    precision, wandb = ("mixed_float16", []) if "dropout" in script else ("float32", ["--wandb"])
+    flags = ["--smoke", "--pretrained", "none", "--fine-tune", "all", "--precision", precision, *wandb]
     flags += ["--output", tmp_path / "r"]
-    done = run(script, *flags, cache=mini_cache)
+    done = run(script, *flags, cache=mini_cache, WANDB_MODE="offline")
     assert done.returncode == 0, done.stderr
+    if wandb:
+        assert f"The W&B run is in {tmp_path / 'r' / 'wandb'}" in done.stdout
+        shutil.rmtree(tmp_path / "r" / "wandb")
     assert "SYNTHETIC" in done.stdout.splitlines()[0] and "To do:   2 epochs of 2 steps" in done.stdout
     assert set(os.listdir(tmp_path / "r")) == NETWORK_FILES
     config = json.loads((tmp_path / "r" / "config.json").read_text())

@@ -23,7 +23,14 @@ PACKAGES = {
     "saved_model": ("tensorflow",),
     "litert": ("tensorflow", "ai_edge_litert"),
 }
-WAYS = [(backend, name) for name, row in export.FORMATS.items() for backend in row.backends]
+# OpenVINO's converter deletes a name that it never bound (seen with 2026.4.1).
+NO_OPENVINO = sys.version_info >= (3, 13) and importlib.util.find_spec("tensorflow") is not None
+WAYS = [
+    (backend, name)
+    for name, row in export.FORMATS.items()
+    for backend in row.backends
+    if not (name == "openvino" and NO_OPENVINO)
+]
 
 SCRIPT = """
 import json, os, sys
@@ -169,6 +176,9 @@ def test_an_export_that_differs_is_not_kept(one_second_model, tmp_path, monkeypa
         export.export(one_second_model, tmp_path / "m.pt2", "torch", clips, tolerance=1e-6)
     monkeypatch.setitem(export.FORMATS, "torch", row._replace(write=lambda m, path, *_: open(path, "w").close()))
     with pytest.raises(export.ExportError, match="Its own runtime cannot use what was written"):
+        export.export(one_second_model, tmp_path / "m.pt2", "torch", clips)
+    monkeypatch.setitem(export.FORMATS, "torch", row._replace(write=lambda *_: {}["operator"]))
+    with pytest.raises(export.ExportError, match="torch could not be made: KeyError: 'operator'"):
         export.export(one_second_model, tmp_path / "m.pt2", "torch", clips)
     assert os.listdir(tmp_path) == ["m.pt2"] and (tmp_path / "m.pt2").read_bytes() == b"older"
 

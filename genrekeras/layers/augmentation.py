@@ -43,7 +43,7 @@ class RandomLayer(Float32Layer):
 
     def augment(self, inputs):
         """`inputs`, all of them changed; same shape."""
-        raise NotImplementedError
+        raise NotImplementedError  # pragma: no cover - abstract
 
     def _per_clip(self, inputs, low=0.0, high=1.0, seed=None):
         """A number for each clip, of shape `(batch, 1, ...)` with the rank of `inputs`."""
