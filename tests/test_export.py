@@ -180,6 +180,9 @@ def test_an_export_that_differs_is_not_kept(one_second_model, tmp_path, monkeypa
     monkeypatch.setitem(export.FORMATS, "torch", row._replace(write=lambda *_: {}["operator"]))
     with pytest.raises(export.ExportError, match="torch could not be made: KeyError: 'operator'"):
         export.export(one_second_model, tmp_path / "m.pt2", "torch", clips)
+    monkeypatch.setitem(export.FORMATS, "torch", row._replace(write=lambda *_: os.mkdir("/no/such/folder")))
+    with pytest.raises(FileNotFoundError, match="/no/such/folder"):  # as a full disk would be
+        export.export(one_second_model, tmp_path / "m.pt2", "torch", clips)
     assert os.listdir(tmp_path) == ["m.pt2"] and (tmp_path / "m.pt2").read_bytes() == b"older"
 
 

@@ -23,20 +23,25 @@ TRACKS = [
     (500 * i + 2, GENRES[i % 4], "training" if i < 14 else ("validation" if i < 18 else "test")) for i in range(20)
 ]
 BUILD = """
-import sys, warnings, genrekeras as gk
+import os, sys, time, warnings, genrekeras as gk
+from genrekeras import files
 from genrekeras.datasets import store
-from genrekeras.datasets.fma import builder
-from genrekeras.datasets.mini import Mini
 warnings.simplefilter("ignore")
 store.CLIPS_A_PART = 2
-decode = store._decode
+decode, say, waiting = store._decode, files.say, sys.argv[2] + ".waiting"
 def slow(path, rate):
-    import time
     time.sleep(float(sys.argv[3]))
+    deadline = time.monotonic() + float(sys.argv[4])
+    while not os.path.exists(waiting) and time.monotonic() < deadline:
+        time.sleep(0.05)
     with open(sys.argv[2] + ".log", "a") as log:
         log.write(path + "\\n")
     return decode(path, rate)
-store._decode = slow
+def say_and_tell(text):
+    say(text)
+    if "Another process" in text:
+        open(waiting, "w").close()
+store._decode, files.say = slow, say_and_tell
 if __name__ == "__main__":
     gk.datasets.load_fma(sys.argv[1], prepared_dir=sys.argv[2])
 """
@@ -62,9 +67,9 @@ def build(folder, prepared, **options):
         return gk.datasets.load_fma(folder, prepared_dir=prepared, **options)
 
 
-def start(folder, prepared, seconds_a_clip):
+def start(folder, prepared, seconds_a_clip, until_another_waits=0):
     """Build in a process of its own, slowly; the clips that it decoded go to a log."""
-    command = [sys.executable, "-c", BUILD, str(folder), str(prepared), str(seconds_a_clip)]
+    command = [sys.executable, "-c", BUILD, *map(str, (folder, prepared, seconds_a_clip, until_another_waits))]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
@@ -158,7 +163,7 @@ def test_a_break_while_whole_parts_are_moved(folder, tmp_path, reference, monkey
 
 def test_two_builds_at_once(folder, tmp_path, reference):
     prepared = tmp_path / "two"
-    processes = [start(folder, prepared, 0.1) for _ in range(2)]
+    processes = [start(folder, prepared, 0, until_another_waits=60) for _ in range(2)]
     errors = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     assert sorted("Another process is at work" in error for error in errors) == [False, True]
