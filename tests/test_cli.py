@@ -104,8 +104,8 @@ def test_as_a_module_in_a_process_of_its_own(tmp_path):
         text=True,
         env=os.environ,
     )
-    assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith("Error: `data_dir` is not a folder")
+    assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("Error: `data_dir` is not a folder")  # behind remarks of TensorFlow
 
 
 @pytest.fixture(scope="module")
@@ -303,6 +303,7 @@ def test_tags_are_written_when_asked_for(saved, music):
         assert track.with_name(f"{track.name}.orig").read_bytes() == old
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the backend is not torch")
 def test_export(saved, music, tmp_path):
     done = run("export", saved, "--to", "torch", "-o", tmp_path / "m.pt2", "--clips", music)
     assert f"{tmp_path / 'm.pt2'}: probabilities as those of" in done.stdout

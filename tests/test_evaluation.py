@@ -114,7 +114,7 @@ def test_bad_input(report, mini):
 
 @pytest.mark.parametrize("factor", [4.0, 0.3])
 def test_calibrate_finds_the_temperature_that_was_hidden(mini, tmp_path, factor):
-    """A model whose labels are drawn from its own probabilities is calibrated; then its logits are stretched."""
+    """A model whose labels are drawn from its own probabilities is about calibrated; then its logits are stretched."""
     model = small_model(genres=mini.genres)
     calibrate(model, np.stack([mini.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
     layer = model.head.layers[-1]
@@ -125,10 +125,11 @@ def test_calibrate_finds_the_temperature_that_was_hidden(mini, tmp_path, factor)
     labels = np.array([rng.choice(8, p=p / p.sum()) for p in probabilities.astype("float64")], "int32")
     split = copy.copy(split)
     split.labels = labels
+    assert 0.5 < evaluation.calibrate(model, split, crops=2).temperature < 2  # it is small, and labels are by lot
     layer.set_weights([factor * weight for weight in layer.get_weights()])
     model.card = {"scores": [], "data": "mini"}
     found = evaluation.calibrate(model, split, crops=2, unsure=0.3)
-    assert found.temperature == pytest.approx(factor, rel=0.35)
+    assert found.temperature == pytest.approx(factor, rel=0.02)
     assert found.after.log_loss < found.before.log_loss
     assert found.after.calibration_error < found.before.calibration_error
     if factor > 1:

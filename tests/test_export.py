@@ -161,6 +161,7 @@ def test_the_table_in_the_readme():
         assert f"| `{name}` | {' , '.join(row.backends).replace(' ,', ',')} |" in readme
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the backend is not torch")
 def test_an_export_that_differs_is_not_kept(one_second_model, tmp_path, monkeypatch):
     """Also not in place of an older one."""
     (tmp_path / "m.pt2").write_bytes(b"older")
@@ -186,6 +187,7 @@ def test_an_export_that_differs_is_not_kept(one_second_model, tmp_path, monkeypa
     assert os.listdir(tmp_path) == ["m.pt2"] and (tmp_path / "m.pt2").read_bytes() == b"older"
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the backend is not torch")
 def test_bad_calls(one_second_model, tmp_path):
     model = one_second_model
     with pytest.raises(ValueError, match="`format` must be one of"):
