@@ -1,6 +1,8 @@
 """Load a saved model from a file that need not be what it says."""
 
 import io
+import json
+import math
 import os
 import stat
 import zipfile
@@ -10,8 +12,9 @@ import h5py
 import keras
 from genrekeras.classifier import GenreClassifier
 
-_WEIGHTS = "model.weights.h5"
-_NAMES = {"metadata.json", "config.json", _WEIGHTS}
+_CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
+_NAMES = {"metadata.json", _CONFIG, _WEIGHTS}
+_MOST_OF_A_LAYER = 1 << 28
 _EXPANSION, _SMALL = 20, 1 << 20  # what is unpacked, and so many bytes more, may be so much larger than the file
 
 
@@ -67,10 +70,34 @@ def _check(path):
             content = {member.filename: archive.read(member) for member in members}  # no more than it says
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise ValueError(f"it is damaged ({error})") from error
+    config = json.loads(content[_CONFIG])["config"]
+    _check_layers([config.get(name) for name in ("front_end", "waveform_augmentation", "image_augmentation")])
     with h5py.File(io.BytesIO(content[_WEIGHTS]), "r") as file:
         bytes_of_weights = sum(_bytes(file, name) for name in _names_below(file))
     if bytes_of_weights > len(content[_WEIGHTS]) + _SMALL:
         raise ValueError("its weights are larger than the file that they are in")
+
+
+def _check_layers(config):
+    """Refuse layers that are not ours and would make weights that no memory holds; ours look at their own sizes."""
+    if isinstance(config, list):
+        for value in config:
+            _check_layers(value)
+    elif isinstance(config, dict):
+        sizes = config.get("config")
+        if isinstance(sizes, dict) and not str(config.get("registered_name")).startswith("genrekeras>"):
+            if math.prod(_integers([value for name, value in sizes.items() if name != "seed"])) > _MOST_OF_A_LAYER:
+                raise ValueError(f"its {config.get('class_name')} is larger than any memory")
+        _check_layers(list(config.values()))
+
+
+def _integers(values):
+    """The positive ones, also in short lists such as those of a kernel's size."""
+    for value in values:
+        if isinstance(value, list) and len(value) <= 4:
+            yield from _integers(value)
+        elif isinstance(value, int) and value > 0:
+            yield value
 
 
 def _names_below(group, prefix=""):

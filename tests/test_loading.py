@@ -201,10 +201,15 @@ def test_no_code_of_a_file_is_run(members, tmp_path, monkeypatch):
     assert not mark.exists() and "evil" not in sys.modules
 
 
+def layer(made, **options):
+    config = keras.saving.serialize_keras_object(made)
+    config["config"] |= options
+    return config
+
+
 def front_end(options, *more):
-    layers = [keras.saving.serialize_keras_object(layer) for layer in [*gk.layers.default_front_end(), *more]]
-    layers[0]["config"] |= options
-    return layers
+    first, *others = gk.layers.default_front_end()
+    return [layer(first, **options), *map(layer, others), *more]
 
 
 def test_absurd_configs_are_refused(members, tmp_path):
@@ -221,7 +226,9 @@ def test_absurd_configs_are_refused(members, tmp_path):
         ({"front_end": front_end({"n_fft": 1 << 20})}, "`n_fft` must be at most 65536"),
         ({"front_end": front_end({"n_mels": 1 << 20})}, "`n_mels` at most"),
         ({"front_end": front_end({"hop_length": 1}), "clip_seconds": 30.0}, "4194304 pixels"),
-        ({"front_end": front_end({}, keras.layers.ZeroPadding2D(10_000))}, "4096 mels"),
+        ({"front_end": front_end({}, layer(keras.layers.ZeroPadding2D(((2000, 2000), (0, 0)))))}, "4096 mels"),
+        ({"image_augmentation": [layer(keras.layers.Conv2D(1, 3), kernel_size=[100_000] * 2)]}, "Conv2D is larger"),
+        ({"front_end": front_end({}, layer(keras.layers.Dense(1), units=1 << 30))}, "Dense is larger"),
         ({"card": 7}, ""),
         ({"pretrained": {"a": 1}}, "`pretrained` must be"),
     ):
