@@ -175,7 +175,7 @@ def test_killed_and_resumed_on_other_backends(backend, tmp_path, mini_cache):
     killed.finish().assert_equals(through, tolerance=1e-5)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.thorough), signal.SIGTERM])
 def test_a_signal_ends_it_with_one_line(number, tmp_path, mini_cache):
     run = Experiment(tmp_path, ALL, mini_cache)
     code, printed = run.stop(after("Epoch 2/3", 0.2), number)

@@ -51,6 +51,28 @@ def disk_full(run):
     raise OSError(28, "No space left on device", "model.keras")
 
 
+def model_made(run):
+    run.classifier("efficientnet_b0", dropout=0.2)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--data-dir", "/no/such/folder"], "`data_dir` is not a folder"),
+        (["--data-dir", ""], "`data_dir` is not a folder"),  # an unset variable of the shell
+        (["--protocol", "best"], "invalid choice: 'best'"),
+        (["--epochs", "0"], "must be > 0"),
+        (["--stem", "new", "--fine-tune", "head", "--smoke"], "must be trained"),
+        (["--pretrained", "weights.h5", "--smoke"], "`pretrained` must be"),
+        (["--output", str(EXPERIMENTS)], "must be a new or empty folder"),
+    ],
+)
+def test_bad_flags_are_named_without_a_traceback(experiment, flags, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        experiment(model_made, *flags, *([] if "--output" in flags else ["--output", "r"]))
+    assert stopped.value.code and message in f"{stopped.value.code} {capsys.readouterr().err}"
+
+
 @pytest.mark.parametrize("main, code, said", [(broken_off, 130, "SIGINT"), (killed, 143, "SIGTERM")])
 def test_signals_end_with_the_line_that_goes_on(experiment, capsys, main, code, said):
     with pytest.raises(SystemExit) as stopped:
