@@ -196,6 +196,22 @@ def small_disk(tmp_path):
 
 
 @pytest.fixture
+def close_folder(monkeypatch):
+    """Function: folders of a name cannot be opened from now on, by root neither."""
+    scandir = os.scandir
+
+    def close(name):
+        def refuse(path):
+            if os.path.basename(path) == name:
+                raise PermissionError(13, "Permission denied")
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+
+    return close
+
+
+@pytest.fixture
 def read_only():
     """A context in which nobody writes into a folder, root neither."""
 
@@ -208,10 +224,12 @@ def read_only():
             finally:
                 folder.chmod(0o700)
             return
-        for command in (["--bind", folder, folder], ["-o", "remount,bind,ro", folder]):
-            if sys.platform != "linux" or subprocess.run(["mount", *command], capture_output=True).returncode:
-                pytest.skip("a folder that root cannot write to needs a mount, which is not possible here")
+        impossible = "a folder that root cannot write to needs a mount, which is not possible here"
+        if sys.platform != "linux" or subprocess.run(["mount", "--bind", folder, folder]).returncode:
+            pytest.skip(impossible)
         try:
+            if subprocess.run(["mount", "-o", "remount,bind,ro", folder]).returncode:
+                pytest.skip(impossible)
             yield
         finally:
             subprocess.run(["umount", folder], check=True)

@@ -139,16 +139,9 @@ def test_links_to_nowhere_and_names_that_are_not_utf_8(tmp_path):
     assert list(data.train.tracks["title"]) == ["caf\ufffd", "2"] and data.counts["missing"] == 1
 
 
-def test_folders_that_cannot_be_opened_are_named(tmp_path, monkeypatch):
+def test_folders_that_cannot_be_opened_are_named(tmp_path, close_folder):
     write(tmp_path, "a/1.wav", "b/2.wav", "b/closed/3.wav")
-    scandir = os.scandir
-
-    def refuse(path):
-        if str(path).endswith("closed"):
-            raise PermissionError(13, "Permission denied")
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+    close_folder("closed")
     with pytest.warns(UserWarning, match=r"1 folders cannot be opened \(the first: .*b/closed: Permission denied\)"):
         assert len(find_files(tmp_path)) == 2
 

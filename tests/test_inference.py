@@ -180,15 +180,8 @@ def test_find_files(music, tmp_path):
         inference.find_files([])
 
 
-def test_a_folder_that_cannot_be_opened(music, monkeypatch):
-    scandir = os.scandir
-
-    def refuse(path):
-        if str(path).endswith("/c"):
-            raise PermissionError(13, "Permission denied")
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+def test_a_folder_that_cannot_be_opened(music, close_folder):
+    close_folder("c")
     with pytest.raises(PermissionError, match=r"A folder cannot be opened: .*/b/c"):
         inference.find_files(music)
 
