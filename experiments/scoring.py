@@ -64,23 +64,32 @@ def _card(run, reports):
     """What the model is to tell of itself; no path of this machine."""
     hidden = ("data_dir", "frames", "output", "wandb")
     flags = {key: value for key, value in vars(run.flags).items() if value is not None and key not in hidden}
-    optimizer = run.config["optimizer"]
-    optimizer = optimizer.get("inner_optimizer", {}).get("config", optimizer)  # in 16 bits one scales the loss
     return {
         "data": {key: value for key, value in run.config["data"].items() if key != "broken"},
         "training": {
             "script": os.path.basename(sys.argv[0]),
             "flags": flags,
-            "epochs": run.config["epochs"],
-            "epochs_fixed": run.config.get("epochs_fixed", False),
-            "batch_size": run.config["batch_size"],
-            "optimizer": optimizer["name"],
-            "learning_rate": float(f"{optimizer['learning_rate']:.6g}"),
+            **_how(run.config),
             "seconds": run.config["seconds"],
             "backend": run.config["backend"],
             "versions": run.config["versions"],
         },
         "scores": [scores.figures() for name, scores in reports.items() if "uncalibrated" not in name],
+    }
+
+
+def _how(config):
+    """How the model was trained; by epochs, unless it says another method."""
+    if "method" in config:
+        return {"method": config["method"]}
+    optimizer = config["optimizer"]
+    optimizer = optimizer.get("inner_optimizer", {}).get("config", optimizer)  # in 16 bits one scales the loss
+    return {
+        "epochs": config["epochs"],
+        "epochs_fixed": config.get("epochs_fixed", False),
+        "batch_size": config["batch_size"],
+        "optimizer": optimizer["name"],
+        "learning_rate": float(f"{optimizer['learning_rate']:.6g}"),
     }
 
 

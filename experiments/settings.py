@@ -23,7 +23,8 @@ def parser(doc, network, frames):
     add = made.add_argument
     if frames:
         add("--frames", help="npz file of spectrograms, as `genrekeras fma frames` writes it, in place of --data-dir")
-        add("--members", type=positive, default=3, help="networks of each kind (default: 3)")
+        if network:
+            add("--members", type=positive, default=3, help="networks of each kind (default: 3)")
     add(
         "--data-dir",
         help="folder with FMA's metadata and clips, or with one folder of music a genre (default: a small synthetic "

@@ -75,6 +75,7 @@ __all__ = [
     "export",
     "features",
     "inference",
+    "kernel_machine",
     "layers",
     "load_model",
     "training",

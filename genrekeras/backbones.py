@@ -90,6 +90,7 @@ BACKBONES = {
     ),
     "mel_cnn": MelBackbone(mel_networks.mel_cnn),
     "mel_resnet": MelBackbone(mel_networks.mel_resnet),
+    "mel_kernel": MelBackbone(mel_networks.mel_kernel),
 }
 
 

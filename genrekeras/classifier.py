@@ -37,8 +37,9 @@ class GenreClassifier(keras.Model):
 
     Args:
         backbone: str, `"efficientnet_b0"`, `"resnet50"` or `"efficientnet_lite0"` (smaller and faster); or, small
-            networks made for spectrograms, which have no pretrained weights, `"mel_cnn"` or `"mel_resnet"`, or a list
-            of several of these (see `genrekeras.ensemble.join`).
+            networks made for spectrograms, which have no pretrained weights, `"mel_cnn"` or `"mel_resnet"`; or
+            `"mel_kernel"`, which is fitted at once (`genrekeras.kernel_machine.fit`); or a list of several of these
+            (see `genrekeras.ensemble.join`).
         genres: list or tuple of distinct str, at least two; the label of a genre is its index.
         clip_seconds: float > 0, length of the clips that the model hears.
         front_end: sequence of layers (or a `keras.Sequential`), waveform `(batch, samples)` -> image

@@ -3,21 +3,19 @@
 Neighbouring columns of an image may lie a quarter of a second apart (`SampleFrames`), so that there is little to see
 between them; what tells genres apart is which spectra there are, and how they vary. `mel_cnn` convolves along mels, and
 but at its end along time; `mel_resnet` along both. Either adds fixed statistics of the cepstra, of which the covariance
-matters most.
+matters most. `mel_kernel` is no network but a kernel machine over more such statistics: it is not trained but fitted,
+in seconds (`genrekeras.kernel_machine.fit`).
 
 Sources: Snyder et al., "X-Vectors: Robust DNN Embeddings for Speaker Recognition", ICASSP 2018 (pooling of statistics);
-Okabe et al., "Attentive Statistics Pooling for Deep Speaker Embedding", Interspeech 2018; Li et al., "Towards Faster
-Training of Global Covariance Pooling Networks by Iterative Matrix Square Root Normalization", CVPR 2018.
+Okabe et al., "Attentive Statistics Pooling for Deep Speaker Embedding", Interspeech 2018.
 """
 
 import keras
-import numpy as np
-import scipy.fft
+from genrekeras.statistics import CepstralStatistics, SpectralStatistics
 from keras import ops
 
-_CEPSTRA, _COVARIANCE_CEPSTRA = 40, 24
 _HEADS, _ATTENTION_UNITS = 4, 64
-_ROOT_STEPS = 20  # of Newton and Schulz, for condition numbers up to about 1e5
+LANDMARKS, DIRECTIONS = 4096, 256  # of `mel_kernel`
 
 
 def mel_cnn(image, name="mel_cnn", width=32, window=0.375, units=256):
@@ -63,6 +61,54 @@ def mel_resnet(image, name="mel_resnet", width=16, frames=0.5, units=256):
     pool = TimePooling(heads=_HEADS, units=_ATTENTION_UNITS, maximum=True, name=f"{name}_pool")
     pooled = pool(_over_time(x, name))
     return _features([pooled, CepstralStatistics(name=f"{name}_cepstra")(image)], units, name)
+
+
+def mel_kernel(image, name="mel_kernel"):
+    """How like each of some known clips a clip is: Gaussian kernels of its statistics, 2.1 million weights.
+
+    Args:
+        image, name: as of `mel_cnn`; at least 40 mels.
+
+    Returns:
+        Keras tensor, `(batch, 4096)`, in 0..1. Until `genrekeras.kernel_machine.fit` the clips are made up.
+    """
+    statistics = SpectralStatistics(name=f"{name}_statistics")(image)
+    weights = keras.initializers.RandomNormal(0.01 / statistics.shape[1] ** 0.5)
+    # in float32 as they are: distances are small differences of large numbers
+    x = keras.layers.Dense(DIRECTIONS, kernel_initializer=weights, name=f"{name}_projection", dtype="float32")(
+        statistics
+    )
+    return GaussianKernel(LANDMARKS, name=f"{name}_landmarks")(x)
+
+
+@keras.saving.register_keras_serializable("genrekeras")
+class GaussianKernel(keras.layers.Layer):
+    """`exp(-|x - z|^2)` of points to landmarks z, which are weights.
+
+    Args:
+        count: int > 0, landmarks.
+
+    Input shape: `(batch, directions)`. Output shape: `(batch, count)`.
+    """
+
+    def __init__(self, count, **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.count = count
+
+    def build(self, input_shape):
+        near = keras.initializers.RandomNormal(0.5 / input_shape[-1] ** 0.5)
+        self.landmarks = self.add_weight(shape=(self.count, input_shape[-1]), initializer=near, name="landmarks")
+
+    def call(self, x):
+        squares = ops.sum(ops.square(x), axis=1, keepdims=True) + ops.sum(ops.square(self.landmarks), axis=1)
+        products = ops.matmul(x, ops.transpose(self.landmarks))  # (batch, count)
+        return ops.exp(-ops.maximum(squares - 2.0 * products, 0.0))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.count)
+
+    def get_config(self):
+        return {**super().get_config(), "count": self.count}
 
 
 class _RandomColumns(keras.layers.Layer):
@@ -165,71 +211,6 @@ class TimePooling(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "heads": self.heads, "units": self.units, "maximum": self.maximum}
-
-
-@keras.saving.register_keras_serializable("genrekeras")
-class CepstralStatistics(keras.layers.Layer):
-    """Fixed statistics of the cepstra of an image over time; no gradient goes through them.
-
-    Of 40 cepstra: mean, log deviation, the values below which a tenth, half, nine tenths and all of the frames lie, log
-    mean step from frame to frame, and skewness. Of the first 24, and of their steps: the square root of the covariance
-    matrix, which is to it what a deviation is to a variance.
-
-    Input shape: `(batch, mels, frames, 1)`, 0..255 for 80 dB.
-
-    Output shape: `(batch, 920)`; fewer of fewer than 40 mels.
-    """
-
-    def __init__(self, **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
-
-    def build(self, input_shape):
-        cosines = (
-            scipy.fft.dct(np.eye(input_shape[1]), axis=0, norm="ortho")[:_CEPSTRA] * 80 / 255
-        )  # (cepstra, mels), dB
-        self._cosines = cosines.astype("float32")
-        upper = np.flatnonzero(np.triu(np.ones((_COVARIANCE_CEPSTRA, _COVARIANCE_CEPSTRA))))
-        self._upper = np.eye(_COVARIANCE_CEPSTRA**2, dtype="float32")[:, upper]  # as a matrix: it can be exported
-
-    def call(self, image):
-        spectrum = ops.stop_gradient(image[..., 0])  # (batch, mels, frames)
-        cepstra = ops.matmul(ops.convert_to_tensor(self._cosines), spectrum)
-        frames = cepstra.shape[2]
-        mean = ops.mean(cepstra, axis=2)
-        centered = cepstra - mean[:, :, None]
-        deviation = ops.sqrt(ops.maximum(ops.mean(ops.square(centered), axis=2), 1e-4))
-        steps = cepstra[:, :, 1:] - cepstra[:, :, :-1]
-        ordered = ops.sort(cepstra, axis=2)
-        skewness = ops.mean(centered**3, axis=2) / (deviation**3 + 1e-3)
-        return ops.concatenate(
-            [
-                mean,
-                ops.log(deviation),
-                *(ordered[:, :, place] for place in (frames // 10, frames // 2, 9 * frames // 10, frames - 1)),
-                ops.log(ops.maximum(ops.mean(ops.abs(steps), axis=2), 1e-2)),
-                skewness,
-                self._root_of_covariance(cepstra),
-                self._root_of_covariance(steps),
-            ],
-            axis=1,
-        )
-
-    def _root_of_covariance(self, values):
-        """Upper triangle of the square root of the covariance of the first rows and 1, by matrix products alone."""
-        values = values[:, :_COVARIANCE_CEPSTRA]
-        values = values - ops.mean(values, axis=2, keepdims=True)
-        identity = ops.eye(_COVARIANCE_CEPSTRA)
-        covariance = ops.matmul(values, ops.transpose(values, (0, 2, 1))) / values.shape[2] + identity
-        scale = ops.sqrt(ops.sum(ops.square(covariance), axis=(1, 2), keepdims=True))
-        root, inverse = covariance / scale, identity
-        for _ in range(_ROOT_STEPS):
-            correction = 1.5 * identity - 0.5 * ops.matmul(inverse, root)
-            root, inverse = ops.matmul(root, correction), ops.matmul(correction, inverse)
-        root = ops.reshape(root * ops.sqrt(scale), (-1, _COVARIANCE_CEPSTRA**2))
-        return ops.matmul(root, ops.convert_to_tensor(self._upper))
-
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0], 8 * min(_CEPSTRA, input_shape[1]) + 2 * len(np.triu_indices(_COVARIANCE_CEPSTRA)[0]))
 
 
 def _scaled(image, name):

@@ -235,3 +235,18 @@ def read_only():
             subprocess.run(["umount", folder], check=True)
 
     return closed
+
+
+@pytest.fixture
+def images(rng):
+    """`(6, 64, 40, 1)`, 0..255: smooth spectra that move, of very unequal spread."""
+    shapes = np.cumsum(rng.normal(0, 8, (6, 64, 1)), axis=1) + 128
+    moves = rng.normal(0, 1, (6, 64, 40)) * np.array([0.01, 1, 5, 20, 40, 80])[:, None, None]
+    return np.clip(shapes + moves, 0, 255).astype("float32")[..., None]
+
+
+@pytest.fixture
+def extremes(rng):
+    """`(4, 64, 40, 1)`: silence, noise as loud as can be, random and regular switching between the two."""
+    switched = [255 * rng.integers(0, 2, (64, 40)), 255 * (np.arange(40) % 2 * np.ones((64, 1)))]
+    return np.stack([np.zeros((64, 40)), np.full((64, 40), 255), *switched])[..., None].astype("float32")

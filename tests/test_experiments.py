@@ -156,14 +156,28 @@ def test_best_on_a_file_of_frames(frames, tmp_path):
     assert wrong.returncode == 1 and "must be an npz file" in wrong.stderr and "Traceback" not in wrong.stderr
 
 
-def test_best_on_music(mini_cache, tmp_path):
-    """Every spectrum of crops; here of the synthetic corpus."""
-    done = run("best.py", "--smoke", "--output", tmp_path / "r", cache=mini_cache)
+def test_kernel_on_music(mini_cache, tmp_path):
+    """Fitted at once, on three crops of each clip of the synthetic corpus; a model like any other."""
+    done = run("kernel.py", "--smoke", "--output", tmp_path / "r", cache=mini_cache)
+    assert done.returncode == 0, done.stderr
+    model = gk.load_model(tmp_path / "r" / "model.keras")
+    assert model.backbone == "mel_kernel" and model.card["training"]["method"] == "kernel ridge regression"
+    metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    assert metrics["validation_tracks"]["accuracy"] > 0.6  # the sounds are easy to tell apart
+    card = (tmp_path / "r" / "model_card.md").read_text()
+    assert "kernel ridge regression" in card and "Validation chose the temperature." in card and "epoch" not in card
+    assert "--members" not in run("kernel.py", "--help").stdout
+
+
+def test_best_on_music_of_known_artists(mini_cache, tmp_path):
+    """Every spectrum of crops, here of the synthetic corpus; a kernel machine has half of the say."""
+    done = run("best.py", "--smoke", "--protocol", "random", "--output", tmp_path / "r", cache=mini_cache)
     assert done.returncode == 0, done.stderr
     model = keras.saving.load_model(tmp_path / "r" / "model.keras")
+    assert model.backbone == ("mel_resnet", "mel_kernel")
     assert model.image_model.input_shape == (None, 128, 44, 1) and model.clip_seconds == 1.0
     metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())
-    assert metrics["test_tracks"]["heard"] == "3 crops of 1 s (even)"
+    assert metrics["validation_tracks"]["heard"] == "3 crops of 1 s (even)"
 
 
 def test_choices(frames, tmp_path):

@@ -211,6 +211,14 @@ def test_what_the_file_tells_and_what_it_must_not_hold(path, content, tmp_path):
         load_frames(tmp_path / "array.npy")
 
 
+def test_a_split_of_some(path):
+    split = gk.datasets.load_frames(path).train
+    chosen = split.select([2, 0])
+    assert list(chosen.track_ids) == list(split.track_ids[[2, 0]]) and len(split.select([])) == 0
+    with pytest.raises(ValueError, match="not a mask"):
+        split.select(split.labels == 1)
+
+
 def test_images_of_music(mini, tmp_path):
     """What the front end makes of each crop, to half a grey level; the file that is written is read again."""
     front_end = layers_of_frames(frames=40, sample_rate=22050, n_mels=32)

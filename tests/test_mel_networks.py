@@ -1,51 +1,28 @@
-"""Networks for spectrograms: their statistics against NumPy, what is drawn by lot in training, the models they make."""
+"""Networks for spectrograms: their layers against NumPy, what is drawn by lot in training, the models they make."""
 
 import genrekeras as gk
 import keras
 import numpy as np
 import pytest
-import scipy.fft
 from conftest import numpy, small_model
 from genrekeras import backbones, folding
-from genrekeras.mel_networks import CepstralStatistics, RandomFrames, RandomWindow, TimePooling
+from genrekeras.mel_networks import GaussianKernel, RandomFrames, RandomWindow, TimePooling
 from test_export import NO_OPENVINO
 
 NAMES = ("mel_cnn", "mel_resnet")
 
 
-@pytest.fixture
-def images(rng):
-    """`(6, 64, 40, 1)`, 0..255: smooth spectra that move, of very unequal spread."""
-    shapes = np.cumsum(rng.normal(0, 8, (6, 64, 1)), axis=1) + 128
-    moves = rng.normal(0, 1, (6, 64, 40)) * np.array([0.01, 1, 5, 20, 40, 80])[:, None, None]
-    return np.clip(shapes + moves, 0, 255).astype("float32")[..., None]
+def test_silence_and_extremes_are_finite(extremes):
+    for name in (*NAMES, "mel_kernel"):
+        assert np.isfinite(numpy(backbones.build(name, (64, 40, 1))(extremes))).all()
 
 
-def test_cepstral_statistics(images):
-    found = numpy(CepstralStatistics()(images))
-    cepstra = scipy.fft.dct(images[..., 0].astype("float64") * 80 / 255, axis=1, norm="ortho")[:, :40]
-    steps, deviation = np.diff(cepstra, axis=2), np.maximum(cepstra.std(axis=2), 1e-2)
-    centered = cepstra - cepstra.mean(axis=2, keepdims=True)
-    expected = [cepstra.mean(axis=2), np.log(deviation)]
-    expected += [np.sort(cepstra, axis=2)[:, :, place] for place in (4, 20, 36, 39)]
-    expected += [np.log(np.maximum(np.abs(steps).mean(axis=2), 1e-2))]
-    expected += [(centered**3).mean(axis=2) / (deviation**3 + 1e-3)]
-    for values in (cepstra[:, :24], steps[:, :24]):
-        covariance = np.stack([np.cov(clip, bias=True) for clip in values]) + np.eye(24)
-        eigenvalues, vectors = np.linalg.eigh(covariance)
-        root = (vectors * np.sqrt(eigenvalues)[:, None]) @ vectors.transpose(0, 2, 1)
-        expected.append(root[:, *np.triu_indices(24)])
-    expected = np.concatenate(expected, axis=1)
-    assert found.shape == expected.shape == (6, 920) == CepstralStatistics().compute_output_shape(images.shape)
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=5e-3)
-
-
-def test_silence_and_extremes_are_finite(rng):
-    images = np.stack([np.zeros((64, 40)), np.full((64, 40), 255), 255 * rng.integers(0, 2, (64, 40))])
-    images = np.concatenate([images, 255 * (np.arange(40) % 2 * np.ones((1, 64, 1)))])[..., None].astype("float32")
-    assert np.isfinite(numpy(CepstralStatistics()(images))).all()
-    for name in NAMES:
-        assert np.isfinite(numpy(backbones.build(name, (64, 40, 1))(images))).all()
+def test_gaussian_kernel(rng):
+    x, layer = rng.normal(0, 0.3, (5, 3)).astype("float32"), GaussianKernel(7)
+    found = numpy(layer(x))
+    [landmarks] = layer.get_weights()
+    np.testing.assert_allclose(found, np.exp(-((x[:, None] - landmarks) ** 2).sum(axis=2)), rtol=1e-5)
+    assert found.shape == layer.compute_output_shape(x.shape) and layer.get_config()["count"] == 7
 
 
 def test_time_pooling(rng):

@@ -63,6 +63,9 @@ class FrameSplit:
             positions: sequence of int, in the order wanted.
         """
         positions = np.asarray(positions)
+        if positions.dtype == bool:
+            raise ValueError("`positions` must be integers, not a mask (np.flatnonzero makes them of one).")
+        positions = positions.astype("int64")  # of none too
         tracks = self.tracks.iloc[positions]
         return FrameSplit(self.name, self.images[positions], tracks, self.sample_rate, self.genres, self.protocol)
 

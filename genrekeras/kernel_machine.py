@@ -1,0 +1,144 @@
+"""Kernel ridge regression on statistics of spectra: a classifier that is fitted at once, without epochs, in a minute.
+
+Two images are as alike as `exp(-d^2)` says, d their distance over all statistics (`SpectralStatistics`), each
+standardized and each kind counting as much as the others; of all directions the widest are kept. The logit of a genre
+is a sum of how like each of the training images an image is, with the weights that fit the labels best in the least
+squares, with a ridge. Where there are more training images than landmarks, some by lot stand for all (Nystroem's
+method).
+
+Sources: Saunders et al., "Ridge Regression Learning Algorithm in Dual Variables", ICML 1998; Rudi et al., "Less is
+More: Nystroem Computational Regularization", NeurIPS 2015; Rifkin and Klautau, "In Defense of One-Vs-All
+Classification", JMLR 2004 (labels as targets, and each clip as the others tell it).
+"""
+
+import keras
+import numpy as np
+import scipy.linalg
+import scipy.optimize
+import scipy.special
+from genrekeras.datasets.batches import checked_weights, fill
+from genrekeras.datasets.frames import image_batches
+from genrekeras.mel_networks import DIRECTIONS, LANDMARKS
+
+_JITTER = 1e-6  # two images may be the same
+_NOWHERE = 1e3  # where the landmarks are that are not needed: nothing is like them
+
+
+def fit(model, split, ridge=0.3, seed=0, class_weight=None, batch_size=64):
+    """Fit a `"mel_kernel"`: its directions, landmarks, and last layer; what it was before does not matter.
+
+    How sure the model is comes from the training tracks, each as all others tell it; `genrekeras.evaluation.calibrate`
+    finds it anew on tracks of other artists.
+
+    Args:
+        model: `GenreClassifier` with `backbone="mel_kernel"`.
+        split: `genrekeras.datasets.FrameSplit`, images as the front end of the model makes them (`images_of` makes
+            them of clips), of two tracks at least.
+        ridge: float > 0; more is smoother.
+        seed: int, of which images are landmarks if there are more than 4,096.
+        class_weight: as in `genrekeras.datasets.batches`.
+        batch_size: int > 0, images at a time.
+
+    Returns:
+        `(images, genres)` float32 array, probabilities of the training images, each as all other tracks tell it.
+
+    Raises:
+        ValueError: the model is another one, the split does not belong to it or holds fewer than two tracks, or the
+            ridge is not positive.
+    """
+    if model.backbone != "mel_kernel":
+        raise ValueError(f'`model` must have backbone="mel_kernel". Received: backbone={model.backbone!r}')
+    if not ridge > 0:
+        raise ValueError(f"`ridge` must be > 0. Received: ridge={ridge}")
+    tracks = np.unique(split.track_ids, return_inverse=True)[1]
+    if tracks.max(initial=0) < 1:
+        raise ValueError(f"`split` must hold two tracks at least. Received: split={split!r}")
+    weights = np.ones(len(split))
+    if class_weight is not None:
+        weights = checked_weights(class_weight, split)[split.labels].astype("float64")
+    projection, kernel = model.feature_extractor.layers[-2:]
+    statistics, sizes = _statistics(model, split, batch_size)
+    projection.set_weights(_projection(statistics, sizes))
+    matrix, offset = projection.get_weights()
+    points = (statistics @ matrix + offset).astype("float64")
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(points))[:LANDMARKS])
+    kernel.set_weights([_filled(points[chosen], _NOWHERE)])
+
+    targets = np.eye(len(model.genres))[split.labels]
+    prior = np.average(targets, axis=0, weights=weights)
+    own, others = _ridge(points, points[chosen], targets - prior, weights, ridge, tracks)
+    sureness = _sureness(others + prior, split.labels, weights)
+    model.head.layers[-1].set_weights([_filled(sureness * own, 0.0), sureness * prior])
+    model.card = None
+    return scipy.special.softmax(sureness * (others + prior), axis=1).astype("float32")
+
+
+def _statistics(model, split, batch_size):
+    """Statistics of the images of a split, and how many there are of each kind."""
+    layer = model.feature_extractor.layers[-3]
+    way = keras.Model(model.feature_extractor.input, layer.output)
+    data = image_batches(split, batch_size)
+    model.check_data(data)
+    statistics = np.empty((len(split), layer.output.shape[1]), "float32")
+    fill(statistics, data, way.predict_on_batch, f"Statistics of {split.name}")
+    return statistics, layer.sizes(split.images.shape[1])
+
+
+def _filled(rows, value):
+    """As many rows as there are landmarks."""
+    return np.concatenate([rows, np.full((LANDMARKS - len(rows), rows.shape[1]), value)]).astype("float32")
+
+
+def _projection(statistics, sizes):
+    """Matrix and offset, statistics -> points: standardized, each kind weighed alike, along the widest directions."""
+    from sklearn.utils.extmath import randomized_svd  # not for those who only predict
+
+    mean, deviation = statistics.mean(axis=0, dtype="float64"), statistics.std(axis=0, dtype="float64")
+    share = np.repeat([1 / np.sqrt(size * len(sizes)) for size in sizes], sizes)
+    scale = np.where(deviation > 1e-4, share / np.maximum(deviation, 1e-4), 0.0)  # 0 of what never moves
+    standard = ((statistics - mean) * scale).astype("float32")
+    count = min(DIRECTIONS, *standard.shape)
+    _, _, vectors = randomized_svd(standard, count, n_iter=4, random_state=0)
+    matrix = np.zeros((len(mean), DIRECTIONS))
+    matrix[:, :count] = scale[:, None] * vectors.T
+    return [matrix.astype("float32"), -(mean @ matrix).astype("float32")]
+
+
+def _ridge(points, landmarks, targets, weights, ridge, tracks):
+    """Weights of the landmarks, and what all other tracks tell of each point.
+
+    In the coordinates of Nystroem, in which the ridge is the same along each. Leaving a track out has a closed form.
+    """
+    between = _gaussian(landmarks, landmarks)
+    between[np.diag_indices(len(between))] += _JITTER
+    lower = scipy.linalg.cholesky(between, lower=True, overwrite_a=True, check_finite=False)
+    coordinates = scipy.linalg.solve_triangular(
+        lower, _gaussian(landmarks, points), lower=True
+    ).T  # (points, landmarks)
+    weighted = coordinates * weights[:, None]
+    gram = coordinates.T @ weighted
+    gram[np.diag_indices(len(gram))] += ridge
+    factor = scipy.linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
+    solution = scipy.linalg.cho_solve(factor, weighted.T @ targets)
+    residuals = targets - coordinates @ solution
+    spread = scipy.linalg.solve_triangular(factor[0].T, coordinates.T, lower=True).T  # its products are the leverages
+    for rows in np.split(np.argsort(tracks, kind="stable"), np.cumsum(np.bincount(tracks))[:-1]):
+        leverage = spread[rows] @ (spread[rows] * weights[rows, None]).T
+        residuals[rows] = np.linalg.solve(np.eye(len(rows)) - leverage, residuals[rows])
+    return scipy.linalg.solve_triangular(lower.T, solution, lower=False), targets - residuals
+
+
+def _gaussian(first, second):
+    squares = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1)
+    return np.exp(-np.maximum(squares - 2 * first @ second.T, 0))
+
+
+def _sureness(scores, labels, weights):
+    """The factor of the scores with which they tell the labels best, as logits."""
+
+    def loss(logarithm):
+        logits = np.exp(logarithm) * scores
+        own = logits[np.arange(len(labels)), labels]
+        return np.average(scipy.special.logsumexp(logits, axis=1) - own, weights=weights)
+
+    return float(np.exp(scipy.optimize.minimize_scalar(loss, bounds=(-3, 5), method="bounded").x))

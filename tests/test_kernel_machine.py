@@ -1,0 +1,149 @@
+"""The kernel machine against scikit-learn and against leaving tracks out, and the models that it makes."""
+
+import genrekeras as gk
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.special
+from conftest import numpy, small_model
+from genrekeras import kernel_machine
+from genrekeras.datasets.frames import FrameSplit
+from sklearn.kernel_ridge import KernelRidge
+
+GENRES = ("a", "b", "c")
+
+
+def split_of(rng, tracks=60, images_of_each=1):
+    """Images of 64 mels and 80 frames of three genres; those of a track are alike."""
+    count = tracks * images_of_each
+    labels = np.repeat(np.arange(tracks) % 3, images_of_each)
+    shapes = np.repeat(rng.normal(0, 30, (tracks, 64, 1)), images_of_each, axis=0)
+    slopes = 40 * (labels - 1)[:, None, None] * np.linspace(-1, 1, 64)[:, None]
+    images = np.clip(128 + slopes + shapes + rng.normal(0, 15, (count, 64, 80)), 0, 255).astype("uint8")[..., None]
+    ids = np.repeat(np.arange(tracks), images_of_each) + 100
+    columns = {"label": labels, "genre": [GENRES[label] for label in labels], "artist_id": -1, "album_id": -1}
+    tracks = pd.DataFrame({**columns, "checksum": np.arange(count)}, index=pd.Index(ids, name="track_id"))
+    return FrameSplit("train", images, tracks, 22050, GENRES, "official")
+
+
+def machine(**options):
+    front_end = gk.datasets.layers_of_frames(frames=80, sample_rate=22050, n_mels=64)
+    return small_model(backbone="mel_kernel", front_end=front_end, genres=GENRES, dropout=0.0, **options)
+
+
+def points_of(model, split):
+    points = keras.Model(model.feature_extractor.input, model.feature_extractor.layers[-2].output)
+    return points.predict(split.images.astype("float32"), verbose=0).astype("float64")
+
+
+def logits_of(probabilities):
+    logits = np.log(probabilities)
+    return logits - logits.mean(axis=1, keepdims=True)
+
+
+def by_scikit_learn(points, labels, others, rest=slice(None), weights=None):
+    """Scores of other points, those of `rest` being known; the prior is that of all."""
+    targets = np.eye(3)[labels]
+    prior = np.average(targets, axis=0, weights=weights)
+    regression = KernelRidge(alpha=0.3, kernel="rbf", gamma=1.0)
+    weights = None if weights is None else weights[rest]
+    return regression.fit(points[rest], (targets - prior)[rest], sample_weight=weights).predict(others) + prior
+
+
+def sureness_of(logits, scores):
+    """The factor between them, but for what softmax does not tell."""
+    scores = scores - scores.mean(axis=1, keepdims=True)
+    factor = (logits * scores).sum() / (scores**2).sum()
+    np.testing.assert_allclose(logits, factor * scores, atol=2e-3 * np.abs(logits).max())
+    return factor
+
+
+@pytest.mark.parametrize("class_weight", [None, [1.0, 2.0, 0.5]])
+def test_kernel_ridge_regression(rng, class_weight):
+    split, others, model = split_of(rng), split_of(rng, 30), machine()
+    found = kernel_machine.fit(model, split, class_weight=class_weight)
+    weights = None if class_weight is None else np.asarray(class_weight)[split.labels]
+    points = points_of(model, split)
+    expected = by_scikit_learn(points, split.labels, points_of(model, others), weights=weights)
+    sureness = sureness_of(logits_of(model.image_model.predict(others.images.astype("float32"), verbose=0)), expected)
+    assert sureness > 1
+    for track in (0, 7, 59):  # as all others tell it
+        rest = np.arange(60) != track
+        own = sureness * by_scikit_learn(points, split.labels, points[~rest], rest, weights)
+        np.testing.assert_allclose(found[~rest], scipy.special.softmax(own, axis=1), atol=2e-3)
+
+
+def test_images_of_a_track_do_not_tell_each_other(rng):
+    split, model = split_of(rng, 20, images_of_each=3), machine()
+    found = kernel_machine.fit(model, split)
+    points = points_of(model, split)
+    logits = logits_of(model.image_model.predict(split.images.astype("float32"), verbose=0))
+    sureness = sureness_of(logits, by_scikit_learn(points, split.labels, points))
+    rest = split.track_ids != 104
+    own = sureness * by_scikit_learn(points, split.labels, points[~rest], rest)
+    np.testing.assert_allclose(found[~rest], scipy.special.softmax(own, axis=1), atol=2e-3)
+
+
+def test_landmarks_by_lot(rng, monkeypatch):
+    """A third of the images stand for all, and tell others nearly as well; another seed takes others."""
+    monkeypatch.setattr(kernel_machine, "LANDMARKS", 40)
+    monkeypatch.setattr("genrekeras.mel_networks.LANDMARKS", 40)
+    split, others = split_of(rng, 120), split_of(rng, 60)
+    scores, landmarks = [], []
+    for seed in (0, 1):
+        model = machine()
+        kernel_machine.fit(model, split, seed=seed)
+        found = model.image_model.predict(others.images.astype("float32"), verbose=0)
+        scores.append((found.argmax(axis=1) == others.labels).mean())
+        landmarks.append(model.feature_extractor.layers[-1].get_weights()[0])
+    assert min(scores) > 0.7 and not np.allclose(*landmarks)
+
+
+def test_the_model_is_one_like_any_other(rng, tmp_path):
+    split, model = split_of(rng), machine()
+    model.card = {"scores": []}
+    kernel_machine.fit(model, split)
+    assert not model.card
+    expected = model.image_model.predict(split.images.astype("float32"), verbose=0)
+    report = gk.evaluation.evaluate(model, split)
+    np.testing.assert_allclose(report.probabilities, expected, atol=1e-5)
+    assert report.accuracy > 0.9
+    model.save(tmp_path / "m.keras")
+    loaded = gk.load_model(tmp_path / "m.keras")
+    np.testing.assert_allclose(
+        loaded.image_model.predict(split.images.astype("float32"), verbose=0), expected, atol=1e-5
+    )
+    other = small_model(**{**model.get_config(), "backbone": "mel_cnn", "front_end": model._config_layers["front_end"]})
+    joined = gk.ensemble.join([other, model], weights=[1, 3])
+    parts = [logits_of(numpy(part.image_model(split.images.astype("float32")))) for part in (other, model)]
+    found = logits_of(numpy(joined.image_model(split.images.astype("float32"))))
+    np.testing.assert_allclose(found, 0.25 * parts[0] + 0.75 * parts[1], atol=1e-4 * np.abs(found).max())
+    for weights in ([1.0], [1.0, 0.0], [1.0, np.nan]):
+        with pytest.raises(ValueError, match="`weights` must be a number > 0 for each of 2 models"):
+            gk.ensemble.join([other, model], weights)
+
+
+def test_the_same_image_twice_and_silence(rng):
+    split, model = split_of(rng, 12), machine()
+    split.images[:6] = split.images[:1]
+    split.images[6:8] = 0
+    assert np.isfinite(kernel_machine.fit(model, split)).all()
+    assert np.isfinite(model.image_model.predict(split.images.astype("float32"), verbose=0)).all()
+
+
+def test_what_is_refused(rng):
+    split, model = split_of(rng), machine()
+    with pytest.raises(ValueError, match='must have backbone="mel_kernel"'):
+        kernel_machine.fit(small_model(backbone="mel_cnn"), split)
+    with pytest.raises(ValueError, match="`ridge` must be > 0"):
+        kernel_machine.fit(model, split, ridge=0.0)
+    with pytest.raises(ValueError, match="two tracks at least"):
+        kernel_machine.fit(model, split.select([3]))
+    with pytest.raises(ValueError, match="two tracks at least"):
+        kernel_machine.fit(model, split.select([]))
+    with pytest.raises(ValueError, match="The data's `genres` is not the model's"):
+        split.genres = ("x", "y", "z")
+        kernel_machine.fit(model, split)
+    with pytest.raises(ValueError, match="`class_weight` must be"):
+        kernel_machine.fit(model, split, class_weight=[1.0])
