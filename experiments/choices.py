@@ -8,7 +8,8 @@ come from a package. Each choice is trained for a fixed number of epochs and sco
 "best epoch" is what one would claim by choosing the epoch on the very scores that are reported (frozen networks only).
 "as_best" and "from_random" have the augmentation and mixing of best.py at once, but no moving average of the weights,
 which lags too far behind in 8 epochs (17 %).
-A line of JSON for each run is added to --output; runs that stand there already are not made again.
+A line of JSON for each run is added to --output; runs that stand there already are not made again. choices.jsonl beside
+this script holds those made so far (`--output experiments/choices.jsonl` adds to them).
 
 Expected: a frozen network or the kernel machine (kernel.py) a minute on a core, a trained network 14 and more; README
 has the scores.
@@ -145,7 +146,7 @@ def score(name, data, seed):
     report = gk.evaluation.evaluate(model, data.validation)
     seconds = round(time.process_time() - began)
     print(f"{name}, seed {seed}: {report}; {seconds} s of processor time\n", flush=True)
-    hits = (report.predictions == report.labels).astype(int).tolist()
+    hits = "".join("1" if hit else "0" for hit in report.predictions == report.labels)  # of each track
     return {"accuracy": report.accuracy, "best_epoch": best_epoch, "seconds": seconds, "hits": hits}
 
 
@@ -176,14 +177,17 @@ def print_table(rows):
         each = ", ".join(f"{100 * row['accuracy']:.1f}" for row in own)
         cells = [name, protocol, f"{100 * np.mean([row['accuracy'] for row in own]):.1f} ({each})", ""]
         if base and base != own:
-            gains = 100 * (
-                np.mean([row["hits"] for row in own], axis=0) - np.mean([row["hits"] for row in base], axis=0)
-            )
+            gains = 100 * (_share_of_seeds(own) - _share_of_seeds(base))
             half = 1.96 * gains.std() / np.sqrt(len(gains))
             cells[-1] = f"{gains.mean():+.1f} [{gains.mean() - half:+.1f}, {gains.mean() + half:+.1f}]"
         cells.append(f"{np.mean([row['seconds'] for row in own]) / 60:.1f}")
         epochs = [row["best_epoch"] for row in own if row["best_epoch"] is not None]
         print(f"| {' | '.join(cells)} | {f'{100 * np.mean(epochs):.1f}' if epochs else ''} |")
+
+
+def _share_of_seeds(rows):
+    """Of each track: how many of the runs found its genre, in 0..1."""
+    return np.mean([np.array(list(row["hits"]), int) for row in rows], axis=0)
 
 
 if __name__ == "__main__":
