@@ -11,7 +11,7 @@ which lags too far behind in 8 epochs (17 %).
 A line of JSON for each run is added to --output; runs that stand there already are not made again. choices.jsonl beside
 this script holds those made so far (`--output experiments/choices.jsonl` adds to them).
 
-Expected: a frozen network, or the kernel machine of kernel.py, a minute on a core, a trained network 14 minutes on a core
+Expected: a frozen network, or the kernel machine of kernel.py, a minute on a core, a trained network 14 minutes on one
 and more; README has the scores.
 """
 
