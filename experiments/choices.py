@@ -25,7 +25,6 @@ import genrekeras as gk
 import keras
 import numpy as np
 import recipe
-from genrekeras import kernel_machine
 
 BATCH_SIZE, VARIANTS = 64, 4
 
@@ -138,7 +137,7 @@ def score(name, data, seed):
     if choice.fine_tune == "head":
         best_epoch = fit_head(model, choice, data, seed)
     elif choice.backbone == "mel_kernel":
-        kernel_machine.fit(model, data.train, seed=seed)
+        gk.kernel_machine.fit(model, data.train, seed=seed)
     else:
         options = {"shuffle": True, "seed": seed, "mix": choice.mix, "one_hot": True}
         batches = gk.datasets.image_batches(data.train, BATCH_SIZE, **options)

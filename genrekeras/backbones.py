@@ -56,7 +56,7 @@ class MelBackbone(NamedTuple):
 
     Attributes:
         constructor: function of an image `(batch, mels, frames, 1)` and of the name that those of its layers begin
-            with; gives the features. Its first convolution ends in "_conv1".
+            with; gives the features. Its first convolution ends in "_conv1"; one without any has no stem to train.
     """
 
     constructor: object
@@ -158,8 +158,9 @@ def build(name, image_shape, stem="fold"):
         A `keras.Model`, images `(batch, mels, frames, 1)` in [0, 255] -> features `(batch, feature_dim)`.
 
     Raises:
-        ValueError: an unknown name or stem, an image of fewer than 32 mels or frames, or of more than 4,096 mels or
-            2^22 pixels (12 minutes of the default front end), too many for any memory on their way through a network.
+        ValueError: an unknown name or stem, an image of fewer than 32 mels (`"mel_kernel"`: 40) or frames, or of more
+            than 4,096 mels or 2^22 pixels (12 minutes of the default front end), too many for any memory on their way
+            through a network.
     """
     backbone = get(name)
     if stem not in STEMS:

@@ -272,7 +272,8 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, unsure=0.05):
 
     It also learns what these clips are like (`genrekeras.strangeness`). `predict_files` marks a track as unsure whose
     best genre is too improbable (it is between genres) or that is too strange (it resembles none; speech and noise
-    often get a sure genre). The model's card holds both limits; scores that it held are no longer true and go.
+    often get a sure genre; not of a model with a `"mel_kernel"` in it). The model's card holds both limits; scores that
+    it held are no longer true and go.
 
     Sources: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. Platt, "Probabilistic Outputs for
     Support Vector Machines", 1999, section 2.2 (few clips, all of them right, do not make a model infinitely sure).
@@ -315,7 +316,9 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, unsure=0.05):
     found = optimize.minimize_scalar(loss, bounds=(math.log(0.05), math.log(1e4)), method="bounded")
     temperature = math.exp(found.x)
     before, after = _report(model, split, of_crops, heard), _report(model, split, scaled(temperature), heard)
-    strangeness = model.strangeness.fit(features, group_tracks(split.tracks))
+    strangeness = None
+    if "mel_kernel" not in np.atleast_1d(model.backbone):  # its features are 0 of all that is like nothing
+        strangeness = model.strangeness.fit(features, group_tracks(split.tracks))
     unsure_below, strange_above, marked = _unsure(after, strangeness, unsure)
     told = model.card.get("calibration")
     earlier = told.get("temperature", 1.0) if isinstance(told, dict) else 1.0

@@ -4,7 +4,7 @@ Neighbouring columns of an image may lie a quarter of a second apart (`SampleFra
 between them; what tells genres apart is which spectra there are, and how they vary. `mel_cnn` convolves along mels, and
 but at its end along time; `mel_resnet` along both. Either adds fixed statistics of the cepstra, of which the covariance
 matters most. `mel_kernel` is no network but a kernel machine over more such statistics: it is not trained but fitted,
-in seconds (`genrekeras.kernel_machine.fit`).
+in a minute (`genrekeras.kernel_machine.fit`).
 
 Sources: Snyder et al., "X-Vectors: Robust DNN Embeddings for Speaker Recognition", ICASSP 2018 (pooling of statistics);
 Okabe et al., "Attentive Statistics Pooling for Deep Speaker Embedding", Interspeech 2018.
@@ -73,7 +73,7 @@ def mel_kernel(image, name="mel_kernel"):
         Keras tensor, `(batch, 4096)`, in 0..1. Until `genrekeras.kernel_machine.fit` the clips are made up.
     """
     statistics = SpectralStatistics(name=f"{name}_statistics")(image)
-    weights = keras.initializers.RandomNormal(0.01 / statistics.shape[1] ** 0.5)
+    weights = keras.initializers.RandomNormal(stddev=0.002 / statistics.shape[1] ** 0.5)
     # in float32 as they are: distances are small differences of large numbers
     x = keras.layers.Dense(DIRECTIONS, kernel_initializer=weights, name=f"{name}_projection", dtype="float32")(
         statistics
@@ -96,7 +96,7 @@ class GaussianKernel(keras.layers.Layer):
         self.count = count
 
     def build(self, input_shape):
-        near = keras.initializers.RandomNormal(0.5 / input_shape[-1] ** 0.5)
+        near = keras.initializers.RandomNormal(stddev=0.5 / input_shape[-1] ** 0.5)
         self.landmarks = self.add_weight(shape=(self.count, input_shape[-1]), initializer=near, name="landmarks")
 
     def call(self, x):

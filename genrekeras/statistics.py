@@ -120,7 +120,7 @@ class SpectralStatistics(keras.layers.Layer):
     @staticmethod
     def _percentiles(spectrum):
         ordered, last = ops.sort(spectrum, axis=2), spectrum.shape[2] - 1
-        return ops.concatenate([ordered[:, :, round(percent / 100 * last)] for percent in _PERCENTILES], axis=1)
+        return ops.concatenate([ordered[:, :, (percent * last + 50) // 100] for percent in _PERCENTILES], axis=1)
 
     def _correlations(self, spectrum):
         covariance = _covariance(ops.matmul(ops.convert_to_tensor(self._broad), spectrum))  # 1 more on its diagonal

@@ -170,7 +170,7 @@ def test_kernel_on_music(mini_cache, tmp_path):
 
 
 def test_best_on_music_of_known_artists(mini_cache, tmp_path):
-    """Every spectrum of crops, here of the synthetic corpus; a kernel machine has half of the say."""
+    """Every spectrum of crops, here of the synthetic corpus; a kernel machine beside them."""
     done = run("best.py", "--smoke", "--protocol", "random", "--output", tmp_path / "r", cache=mini_cache)
     assert done.returncode == 0, done.stderr
     model = keras.saving.load_model(tmp_path / "r" / "model.keras")

@@ -9,6 +9,7 @@ import scipy.special
 from conftest import numpy, small_model
 from genrekeras import kernel_machine
 from genrekeras.datasets.frames import FrameSplit
+from genrekeras.presets import save_in_half
 from sklearn.kernel_ridge import KernelRidge
 
 GENRES = ("a", "b", "c")
@@ -85,19 +86,53 @@ def test_images_of_a_track_do_not_tell_each_other(rng):
     np.testing.assert_allclose(found[~rest], scipy.special.softmax(own, axis=1), atol=2e-3)
 
 
+def test_distances_are_of_all_statistics_and_each_kind_counts_alike(rng):
+    """With no more images than directions nothing is left out."""
+    split, model = split_of(rng), machine()
+    kernel_machine.fit(model, split)
+    layer = model.feature_extractor.layers[-3]
+    statistics = numpy(layer(split.images.astype("float32"))).astype("float64")
+    expected = np.zeros((60, 60))
+    for kind in np.split(statistics, np.cumsum(layer.sizes(64))[:-1], axis=1):
+        deviation = kind.std(axis=0)
+        standard = (kind - kind.mean(axis=0))[:, deviation > 1e-4] / deviation[deviation > 1e-4]
+        expected += ((standard[:, None] - standard) ** 2).sum(axis=2) / kind.shape[1] / 11
+    points = points_of(model, split)
+    np.testing.assert_allclose(((points[:, None] - points) ** 2).sum(axis=2), expected, atol=1e-3 * expected.max())
+
+
 def test_landmarks_by_lot(rng, monkeypatch):
-    """A third of the images stand for all, and tell others nearly as well; another seed takes others."""
+    """40 of 300 images stand for all, in 256 directions: the least squares that they can reach, with a ridge."""
     monkeypatch.setattr(kernel_machine, "LANDMARKS", 40)
     monkeypatch.setattr("genrekeras.mel_networks.LANDMARKS", 40)
-    split, others = split_of(rng, 120), split_of(rng, 60)
-    scores, landmarks = [], []
+    split, landmarks = split_of(rng, 300), []
     for seed in (0, 1):
         model = machine()
         kernel_machine.fit(model, split, seed=seed)
-        found = model.image_model.predict(others.images.astype("float32"), verbose=0)
-        scores.append((found.argmax(axis=1) == others.labels).mean())
-        landmarks.append(model.feature_extractor.layers[-1].get_weights()[0])
-    assert min(scores) > 0.7 and not np.allclose(*landmarks)
+        points, chosen = points_of(model, split), model.feature_extractor.layers[-1].get_weights()[0]
+        landmarks.append(chosen)
+        assert np.abs(points[:, None] - chosen).sum(axis=2).min(axis=0).max() < 1e-2  # each is one of the images
+        like = np.exp(-((points[:, None] - chosen) ** 2).sum(axis=2))
+        among = np.exp(-((chosen[:, None] - chosen) ** 2).sum(axis=2)) + 1e-3 * np.eye(40)
+        targets = np.eye(3)[split.labels] - 1 / 3
+        weights = np.linalg.solve(like.T @ like + 0.3 * among, like.T @ targets)
+        logits = logits_of(model.image_model.predict(split.images.astype("float32"), verbose=0))
+        sureness_of(logits, like @ weights)
+    assert not np.allclose(*landmarks)
+
+
+def test_images_that_are_all_but_the_same_have_no_huge_weights(rng, monkeypatch, tmp_path):
+    """They would not survive 16 bits."""
+    monkeypatch.setattr(kernel_machine, "LANDMARKS", 100)
+    monkeypatch.setattr("genrekeras.mel_networks.LANDMARKS", 100)
+    split, model = split_of(rng, 120), machine()
+    split.images[1::2] = split.images[::2]
+    split.images[1::2, 5, 7] ^= 1
+    kernel_machine.fit(model, split)
+    save_in_half(model, tmp_path / "m.keras")
+    images = split.images.astype("float32")
+    found = gk.load_model(tmp_path / "m.keras").image_model.predict(images, verbose=0)
+    np.testing.assert_allclose(found, model.image_model.predict(images, verbose=0), atol=0.02)
 
 
 def test_the_model_is_one_like_any_other(rng, tmp_path):
@@ -119,6 +154,11 @@ def test_the_model_is_one_like_any_other(rng, tmp_path):
     parts = [logits_of(numpy(part.image_model(split.images.astype("float32")))) for part in (other, model)]
     found = logits_of(numpy(joined.image_model(split.images.astype("float32"))))
     np.testing.assert_allclose(found, 0.25 * parts[0] + 0.75 * parts[1], atol=1e-4 * np.abs(found).max())
+    save_in_half(model, tmp_path / "half.keras")  # most of its landmarks are not needed
+    found = gk.load_model(tmp_path / "half.keras").image_model.predict(split.images.astype("float32"), verbose=0)
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    found = gk.evaluation.calibrate(model, split)
+    assert found.strange_above is None and found.unsure_below > 0
     for weights in ([1.0], [1.0, 0.0], [1.0, np.nan]):
         with pytest.raises(ValueError, match="`weights` must be a number > 0 for each of 2 models"):
             gk.ensemble.join([other, model], weights)
@@ -136,8 +176,11 @@ def test_what_is_refused(rng):
     split, model = split_of(rng), machine()
     with pytest.raises(ValueError, match='must have backbone="mel_kernel"'):
         kernel_machine.fit(small_model(backbone="mel_cnn"), split)
-    with pytest.raises(ValueError, match="`ridge` must be > 0"):
-        kernel_machine.fit(model, split, ridge=0.0)
+    for ridge in (0.0, np.inf, np.nan):
+        with pytest.raises(ValueError, match="`ridge` must be a number > 0"):
+            kernel_machine.fit(model, split, ridge=ridge)
+    with pytest.raises(ValueError, match="gives no image any weight"):
+        kernel_machine.fit(model, split, class_weight=[0.0, 0.0, 0.0])
     with pytest.raises(ValueError, match="two tracks at least"):
         kernel_machine.fit(model, split.select([3]))
     with pytest.raises(ValueError, match="two tracks at least"):

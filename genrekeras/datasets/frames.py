@@ -65,7 +65,7 @@ class FrameSplit:
         positions = np.asarray(positions)
         if positions.dtype == bool:
             raise ValueError("`positions` must be integers, not a mask (np.flatnonzero makes them of one).")
-        positions = positions.astype("int64")  # of none too
+        positions = positions if len(positions) else positions.astype("int64")
         tracks = self.tracks.iloc[positions]
         return FrameSplit(self.name, self.images[positions], tracks, self.sample_rate, self.genres, self.protocol)
 
