@@ -48,8 +48,10 @@ def test_form(script):
     "script",
     [
         "efficientnet_dropout.py",
-        "efficientnet_augmented.py",
-        *(pytest.param(f"resnet50_{which}.py", marks=pytest.mark.thorough) for which in ("augmented", "baseline")),
+        *(
+            pytest.param(f"{which}.py", marks=pytest.mark.thorough)
+            for which in ("efficientnet_augmented", "resnet50_augmented", "resnet50_baseline")
+        ),
     ],
 )
 def test_a_run_leaves_a_whole_folder(script, mini_cache, tmp_path):
