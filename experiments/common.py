@@ -20,6 +20,7 @@ import scoring
 import settings
 from genrekeras import backbones, report
 from genrekeras.files import TEMPORARY, whole_file
+from genrekeras.programs import leave_tensorflow_out
 
 BATCH_SIZE = 16
 VARIANTS = 4  # of each clip, where a frozen backbone meets augmentation
@@ -38,6 +39,7 @@ def start(main, doc, network=True, frames=False):
         frames: bool, take a file of images in place of music.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    leave_tensorflow_out()
     flags = settings.read(doc, network, frames)
     with settings.folder_of_run(flags) as folder:
         again, run = f"python {shlex.quote(sys.argv[0])} --resume {shlex.quote(folder)}", None

@@ -1,5 +1,13 @@
-"""`python -m genrekeras`."""
+"""`python -m genrekeras`, and `genrekeras` itself."""
 
 from genrekeras.cli import main
+from genrekeras.programs import leave_tensorflow_out
 
-main(prog_name="genrekeras")
+
+def run():
+    leave_tensorflow_out()
+    main(prog_name="genrekeras")
+
+
+if __name__ == "__main__":
+    run()

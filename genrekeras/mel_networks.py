@@ -15,7 +15,7 @@ from genrekeras.statistics import CepstralStatistics, SpectralStatistics
 from keras import ops
 
 _HEADS, _ATTENTION_UNITS = 4, 64
-LANDMARKS, DIRECTIONS = 4096, 256  # of `mel_kernel`
+LANDMARKS, DIRECTIONS = 4096, 128  # of `mel_kernel`
 
 
 def mel_cnn(image, name="mel_cnn", width=32, window=0.375, units=256):
@@ -64,7 +64,7 @@ def mel_resnet(image, name="mel_resnet", width=16, frames=0.5, units=256):
 
 
 def mel_kernel(image, name="mel_kernel"):
-    """How like each of some known clips a clip is: Gaussian kernels of its statistics, 2.1 million weights.
+    """How like each of some known clips a clip is: Gaussian kernels of its statistics, 1.1 million weights.
 
     Args:
         image, name: as of `mel_cnn`; at least 40 mels.

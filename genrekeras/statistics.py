@@ -87,8 +87,8 @@ class SpectralStatistics(keras.layers.Layer):
         self._pairs = _upper_triangle(len(self._broad), 1)
 
     def call(self, image):
-        spectrum = ops.stop_gradient(image[..., 0]) * _DECIBELS  # (batch, mels, frames)
-        cepstra = ops.matmul(ops.convert_to_tensor(self._cosines / _DECIBELS), spectrum)
+        image = ops.stop_gradient(image[..., 0])  # (batch, mels, frames)
+        spectrum, cepstra = image * _DECIBELS, ops.matmul(ops.convert_to_tensor(self._cosines), image)
         steps = cepstra[:, :, 1:] - cepstra[:, :, :-1]
         root = _root(_covariance(cepstra[:, :_MORE_COVARIANCE_CEPSTRA]))
         root_of_steps = _root(_covariance(steps[:, :_MORE_COVARIANCE_CEPSTRA]))

@@ -10,7 +10,9 @@ import platform
 import subprocess
 import sys
 
+import keras
 import pytest
+from genrekeras.programs import leave_tensorflow_out
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "genrekeras"
@@ -21,6 +23,7 @@ ORDER = (
     "genres",
     "progress",
     "files",
+    "programs",
     "audio",
     "layers.spectrogram",
     "layers.augmentation",
@@ -184,6 +187,25 @@ def test_freed_memory_is_kept_unless_someone_chose():
     )
     kept, given_back = python(script), python(script, MALLOC_ARENA_MAX="4")
     assert kept - given_back > 200  # MB
+
+
+def test_programs_leave_tensorflow_out_on_torch(monkeypatch):
+    """Keras imports it to save a layer; in a program of ours it does not, and others may."""
+    pytest.importorskip("tensorflow", reason="tensorflow is not installed")
+    script = (
+        "import json, sys, genrekeras, keras; from genrekeras.programs import leave_tensorflow_out; {}; "
+        "keras.saving.serialize_keras_object(keras.layers.Dense(1)); keras.utils.set_random_seed(0); "
+        "keras.layers.Rescaling(1.0)(keras.ops.ones((1, 2))); print(json.dumps('tensorflow' in sys.modules)); {}"
+    )
+    assert python(script.format("pass", ""), KERAS_BACKEND="torch")
+    assert not python(script.format("leave_tensorflow_out()", "import tensorflow"), KERAS_BACKEND="torch")
+    monkeypatch.setitem(sys.modules, "tensorflow", "imported by others")
+    leave_tensorflow_out()
+    assert sys.modules["tensorflow"] == "imported by others"
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    monkeypatch.setattr(keras.saving, "serialize_keras_object", lambda what: pytest.fail("asked"))
+    leave_tensorflow_out()
 
 
 def test_a_config_file_that_cannot_be_read(tmp_path):
