@@ -36,7 +36,7 @@ def fit(model, split, ridge=0.3, seed=0, class_weight=None, batch_size=64):
     """Fit a `"mel_kernel"`: its directions, landmarks, and last layer, whatever they were before.
 
     How sure the model is comes from the training tracks, each as all others tell it (150 times as sure as the ridge
-    makes it at the most); `genrekeras.evaluation.calibrate` finds it anew on tracks of other artists. It takes 100 KB
+    makes it at the most); `genrekeras.evaluation.calibrate` finds it anew on tracks of other artists. It takes 200 KB
     of memory an image, when there are as many as landmarks or more.
 
     Args:
@@ -44,7 +44,7 @@ def fit(model, split, ridge=0.3, seed=0, class_weight=None, batch_size=64):
         split: `genrekeras.datasets.FrameSplit`, images as the front end of the model makes them (`images_of` makes
             them of clips), of two tracks at least.
         ridge: float > 0; more is smoother.
-        seed: int, of which images are landmarks if there are more than 4,096.
+        seed: int, of which images are landmarks if there are more than 8,192.
         class_weight: as in `genrekeras.datasets.batches`.
         batch_size: int > 0, images at a time.
 

@@ -15,7 +15,7 @@ from genrekeras.statistics import CepstralStatistics, SpectralStatistics
 from keras import ops
 
 _HEADS, _ATTENTION_UNITS = 4, 64
-LANDMARKS, DIRECTIONS = 4096, 128  # of `mel_kernel`
+LANDMARKS, DIRECTIONS = 8192, 128  # of `mel_kernel`
 
 
 def mel_cnn(image, name="mel_cnn", width=32, window=0.375, units=256):
@@ -64,13 +64,13 @@ def mel_resnet(image, name="mel_resnet", width=16, frames=0.5, units=256):
 
 
 def mel_kernel(image, name="mel_kernel"):
-    """How like each of some known clips a clip is: Gaussian kernels of its statistics, 1.1 million weights.
+    """How like each of some known clips a clip is: Gaussian kernels of its statistics, 1.7 million weights.
 
     Args:
         image, name: as of `mel_cnn`; at least 40 mels.
 
     Returns:
-        Keras tensor, `(batch, 4096)`, in 0..1. Until `genrekeras.kernel_machine.fit` the clips are made up.
+        Keras tensor, `(batch, 8192)`, in 0..1. Until `genrekeras.kernel_machine.fit` the clips are made up.
     """
     statistics = SpectralStatistics(name=f"{name}_statistics")(image)
     weights = keras.initializers.RandomNormal(stddev=0.002 / statistics.shape[1] ** 0.5)
