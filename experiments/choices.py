@@ -11,8 +11,8 @@ which lags too far behind in 8 epochs (17 %).
 A line of JSON for each run is added to --output; runs that stand there already are not made again. choices.jsonl beside
 this script holds those made so far (`--output experiments/choices.jsonl` adds to them).
 
-Expected: a frozen network, or the kernel machine of kernel.py, a minute on a core, a trained network 14 minutes on one
-and more; README has the scores.
+Expected: a frozen network, or the kernel machine of kernel.py, one to two minutes on a core, a trained network 14
+minutes on one and more; README has the scores.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import os
 import time
 from typing import NamedTuple
 
+import common
 import genrekeras as gk
 import keras
 import numpy as np
@@ -100,7 +101,7 @@ def main():
             about = {"choice": name, "protocol": flags.protocol, "seed": seed, "data": data.train.fingerprint}
             about["settings"] = str(CHOICES[name])
             if not any(about.items() <= row.items() for row in known):
-                known.append({**about, **score(name, data, seed)})
+                known.append({**about, "processor": common.processor(), **score(name, data, seed)})
                 with open(flags.output, "a", encoding="utf-8") as file:
                     file.write(json.dumps(known[-1]) + "\n")
     print_table(known)

@@ -65,6 +65,15 @@ def start(main, doc, network=True, frames=False):
             raise
 
 
+def processor():
+    """The kind of processor: another one rounds otherwise, so that the same seed ends elsewhere."""
+    if keras.backend.backend() != "torch":
+        return platform.machine()
+    import torch
+
+    return torch.backends.cpu.get_cpu_capability()
+
+
 def _interrupt(number, frame):
     raise gk.training.Interrupted(number)
 
@@ -123,7 +132,7 @@ class Run:
 
     def _compare(self, before):
         """Say what is not as it was when the run began."""
-        for name in ("backend", "versions"):
+        for name in ("backend", "processor", "versions"):
             if before.get(name) != self.config[name]:
                 print(f"NOTE:    the run began with {before.get(name)}, and goes on with {self.config[name]}.")
 
@@ -296,6 +305,7 @@ class Run:
             "working_directory": os.getcwd(),
             "flags": {name: value for name, value in vars(self.flags).items() if name != "resume"},
             "backend": keras.backend.backend(),
+            "processor": processor(),
             "versions": {
                 "python": platform.python_version(),
                 "genrekeras": gk.__version__,

@@ -4,7 +4,7 @@ Neighbouring columns of an image may lie a quarter of a second apart (`SampleFra
 between them; what tells genres apart is which spectra there are, and how they vary. `mel_cnn` convolves along mels, and
 but at its end along time; `mel_resnet` along both. Either adds fixed statistics of the cepstra, of which the covariance
 matters most. `mel_kernel` is no network but a kernel machine over more such statistics: it is not trained but fitted,
-in a minute (`genrekeras.kernel_machine.fit`).
+in a minute or two (`genrekeras.kernel_machine.fit`).
 
 Sources: Snyder et al., "X-Vectors: Robust DNN Embeddings for Speaker Recognition", ICASSP 2018 (pooling of statistics);
 Okabe et al., "Attentive Statistics Pooling for Deep Speaker Embedding", Interspeech 2018.
