@@ -9,7 +9,8 @@ import subprocess
 import sys
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes beside each other; before torch is imported
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for threads in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "NPROC"):  # PyTorch, TensorFlow, JAX
+        os.environ.setdefault(threads, "1")
 
 import genrekeras as gk
 import hypothesis

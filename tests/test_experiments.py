@@ -254,12 +254,14 @@ def test_benchmark_data():
 
 
 def test_a_frozen_backbone_runs_once_for_each_clip(mini_cache, tmp_path):
+    """In a cache of its own, where no other test has made features."""
+    shutil.copytree(mini_cache / "mini-2", tmp_path / "mini-2")
     flags = ["--smoke", "--pretrained", "none", "--fine-tune", "head", "--output"]
-    done = run("efficientnet_augmented.py", *flags, tmp_path / "r", cache=mini_cache)
+    done = run("efficientnet_augmented.py", *flags, tmp_path / "r", cache=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Frozen:  the backbone's features are made once and kept" in done.stdout and "4 augmented" in done.stdout
     assert done.stderr.count("Features of train") and set(os.listdir(tmp_path / "r")) >= NETWORK_FILES
-    again = run("efficientnet_augmented.py", *flags, tmp_path / "s", cache=mini_cache)
+    again = run("efficientnet_augmented.py", *flags, tmp_path / "s", cache=tmp_path)
     assert again.returncode == 0 and "Features of" not in again.stderr
     histories = [(tmp_path / name / "history.csv").read_text() for name in "rs"]
     assert histories[0] == histories[1]
