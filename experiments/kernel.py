@@ -9,7 +9,7 @@ Means, percentiles, cepstra, covariances and correlations of the bands over time
 (`genrekeras.kernel_machine`). The model that is saved hears waveforms, as all others do.
 
 Expected: 101 seconds on a core on the spectra of fma_small, 58.2 % of its 800 validation tracks (of 1,442 under the
-random protocol 64.6 %); 50 seconds on the synthetic corpus, start included, and 100 % of its 40 validation and of its
+random protocol 64.6 %); 27 seconds on the synthetic corpus, start included, and 100 % of its 40 validation and of its
 40 test clips, which says nothing about music.
 """
 

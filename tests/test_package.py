@@ -12,6 +12,7 @@ import sys
 
 import keras
 import pytest
+from genrekeras import __main__ as command
 from genrekeras.programs import leave_tensorflow_out
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -206,6 +207,14 @@ def test_programs_leave_tensorflow_out_on_torch(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
     monkeypatch.setattr(keras.saving, "serialize_keras_object", lambda what: pytest.fail("asked"))
     leave_tensorflow_out()
+
+
+def test_the_command_line_leaves_tensorflow_out_first(monkeypatch):
+    called = []
+    monkeypatch.setattr(command, "leave_tensorflow_out", lambda: called.append("leave out"))
+    monkeypatch.setattr(command, "main", lambda **_: called.append("main"))
+    command.run()
+    assert called == ["leave out", "main"]
 
 
 def test_a_config_file_that_cannot_be_read(tmp_path):
