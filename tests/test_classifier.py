@@ -199,7 +199,7 @@ def test_fit_takes_arguments_as_keras_does(waveforms):
     """One callback or a CallbackList with batches, validation without labels named by Keras, arguments by place."""
     clips = [{"audio": clip, "genre": i % 2, "track_id": i} for i, clip in enumerate(waveforms)]
     split = type("Clips", (list,), {"sample_rate": 22050, "genres": ("a", "b")})(clips)
-    model = compiled(small_model(genres=("a", "b"), fine_tune="stem"))
+    model = compiled(small_model(backbone="mel_kernel", genres=("a", "b")))
     epochs = []
     seen = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: epochs.append(epoch))
     listed = keras.callbacks.CallbackList([seen], model=model)
