@@ -338,8 +338,15 @@ class GenreClassifier(keras.Model):
             return cls(**config)
 
     def get_compile_config(self):
-        """Names optimizers by their public names: on torch Keras records a class of that backend, which others lack."""
-        return _with_public_optimizers(super().get_compile_config())
+        """As another backend can use it.
+
+        On torch Keras records a class of that backend as the optimizer, which others lack: its public name is saved. It
+        also records what `jit_compile="auto"` is here (on torch False): "auto" is saved, for the other to choose.
+        """
+        config = _with_public_optimizers(super().get_compile_config())
+        if "jit_compile" in config and config["jit_compile"] == keras.Model(self.inputs, self.outputs).jit_compile:
+            config["jit_compile"] = "auto"
+        return config
 
     def _check_waveform_shape(self, shape):
         samples = self.input_shape[1]

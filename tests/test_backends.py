@@ -94,6 +94,7 @@ for name in sys.argv[3:]:
         "difference": float(np.abs(probabilities - np.load(f"{folder}/{name}.npy")).max()),
         "spread": float(np.abs(probabilities - probabilities[:1]).max()),
         "compiled": model.compiled,
+        "jit": model.jit_compile,
         "steps": int(ops.convert_to_numpy(model.optimizer.iterations)) if model.compiled else None,
     }
 if train:
@@ -156,4 +157,6 @@ def test_files_go_from_each_backend_to_each_other(rng, tmp_path):
     check(run(RING, "tensorflow", tmp_path, "load", "jax"), {"jax": 3})
     on_torch = run(RING, "torch", tmp_path, "train", "tensorflow", "jax")
     check(on_torch, {"tensorflow": 2, "jax": 3})
+    # each compiles as it would itself, not as the one that saved the file
+    assert all(on_jax[name]["jit"] for name in ("plain", "torch", "tensorflow")) and not on_torch["jax"]["jit"]
     assert all(np.isfinite(result["loss"]) for result in (on_tensorflow, on_jax, on_torch))

@@ -86,6 +86,14 @@ def test_keras_file_round_trip(model, waveforms, tmp_path, compile_it):
     assert (loaded.genres, loaded.sample_rate, loaded.clip_seconds) == (gk.GENRES, 22050, 1.0)
 
 
+def test_another_backend_chooses_its_own_compiler(model):
+    """What "auto" is here is not saved as if someone had asked for it; what someone asked for is."""
+    assert compiled(model).get_compile_config()["jit_compile"] == "auto"
+    chosen = not model.jit_compile
+    model.compile("adam", "sparse_categorical_crossentropy", jit_compile=chosen)
+    assert model.get_compile_config()["jit_compile"] is chosen is model.jit_compile
+
+
 def test_config_keeps_all_arguments(tmp_path):
     model = small_model(
         backbone="resnet50",
