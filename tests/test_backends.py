@@ -64,7 +64,7 @@ def test_the_tests_of_layers_and_models(backend, thorough):
         env=environment(backend),
         capture_output=True,
         text=True,
-        timeout=1200,
+        timeout=2400,  # against hanging; other work may take both cores
         cwd=TESTS.parent,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
