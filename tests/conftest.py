@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import soundfile
 from genrekeras.datasets.mini import make_mini
+from genrekeras.files import one_at_a_time
 
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 SHARED_CLIPS = pathlib.Path(__file__).parents[2] / "shared" / "data" / "fma_clips"
@@ -75,9 +76,12 @@ def real_clips():
 
 @pytest.fixture(scope="session")
 def mini_cache(tmp_path_factory):
-    """A cache folder with the synthetic corpus, made once for all tests."""
-    cache = tmp_path_factory.mktemp("cache")
-    make_mini(str(cache / "mini-2"))
+    """A cache folder with the synthetic corpus, made once for the tests of all processes."""
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    with one_at_a_time(str(cache), "make the corpus"):
+        if not (cache / "mini-2").exists():
+            make_mini(str(cache / "mini-2"))
     return cache
 
 
@@ -122,9 +126,13 @@ def tones(rng, count, samples, rate=22050):
     return np.stack(clips).astype("float32")
 
 
+# jax compiles each operation of EfficientNetB0 for each shape, for minutes; tests/test_backends.py has it there, once.
+NETWORK = "mel_cnn" if keras.backend.backend() == "jax" else "efficientnet_b0"
+
+
 def small_model(**kwargs):
     """A GenreClassifier with random weights that hears 1 s."""
-    arguments = {"pretrained": None, "fine_tune": "all", "clip_seconds": 1.0, **kwargs}
+    arguments = {"backbone": NETWORK, "pretrained": None, "fine_tune": "all", "clip_seconds": 1.0, **kwargs}
     return gk.GenreClassifier(**arguments)
 
 

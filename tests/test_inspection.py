@@ -35,6 +35,11 @@ def write_mp3(path, waveform, rate=8000):
     soundfile.write(path, waveform, rate, format="MP3", subtype="MPEG_LAYER_III")
 
 
+def write_wav(path, waveform, rate=8000):
+    """Under a name of MP3, as nobody asks the name; 50 times as fast."""
+    soundfile.write(path, waveform, rate, format="WAV", subtype="PCM_U8")
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """8,000 short clips in the layout of fma_small, with six broken ones, a silent one, and two of the same sound."""
@@ -67,7 +72,7 @@ def whole(tmp_path_factory):
         elif track_id % 400 == 3:
             write_mp3(path, clip(track_id, rate=22050), rate=22050)
         else:
-            write_mp3(path, clip(track_id, kind or 2.2))
+            (write_mp3 if kind or track_id % 20 == 3 else write_wav)(path, clip(track_id, kind or 2.2))
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(write, [row[0] for row in rows]))

@@ -139,55 +139,80 @@ def python(script, unset=(), **environment):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_importing_is_light(tmp_path):
-    heavy = ("tensorflow_datasets", "librosa", "soundfile", "soxr", "wandb", "sklearn", "grain", "jax", "tensorflow")
-    brought = "import sys, json, {}; print(json.dumps([m for m in {} if m in sys.modules]))"
-    by_keras = python(brought.format("keras", heavy), KERAS_BACKEND="torch", KERAS_HOME=str(tmp_path))
-    assert python(brought.format("genrekeras", heavy), KERAS_HOME=str(tmp_path)) == by_keras
-    assert "soundfile" not in by_keras and "tensorflow_datasets" not in by_keras
-    script = (
-        "import sys, json; sys.modules['tensorflow'] = None; import genrekeras as gk; "
-        "print(json.dumps([gk.GENRES[0], gk.audio.__name__, 'soundfile' in sys.modules]))"
-    )
-    assert python(script, KERAS_BACKEND="torch", KERAS_HOME=str(tmp_path)) == ["Hip-Hop", "genrekeras.audio", True]
+# What an import brought and chose. Each process costs seconds, so that one serves several tests.
+SEEN = """
+import json, os, sys
+import genrekeras as gk, keras, numpy as np
+seen = {"backend": keras.backend.backend(), "spin": os.environ.get("GOMP_SPINCOUNT")}
+seen["heavy"] = [name for name in HEAVY if name in sys.modules]
+seen["lazy"] = [gk.GENRES[0], gk.audio.__name__, "soundfile" in sys.modules]
+if sys.platform == "linux":
+    x = np.ones(300_000_000, "uint8")
+    del x
+    seen["MB"] = int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0]) // 1000
+print(json.dumps(seen))
+"""
+HEAVY = ("tensorflow_datasets", "librosa", "soundfile", "soxr", "wandb", "sklearn", "grain", "jax", "tensorflow")
+SEEN = SEEN.replace("HEAVY", str(HEAVY))
+CHOICES = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", *(name for name in os.environ if name.startswith("MALLOC_"))}
 
 
-BACKEND = "import json, genrekeras, keras; print(json.dumps(keras.backend.backend()))"
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
 
 
-def test_torch_where_nobody_chose_twice(tmp_path):
-    """The second run finds the config file that Keras wrote in the first, which says tensorflow."""
-    assert python(BACKEND, KERAS_HOME=str(tmp_path)) == "torch"
-    assert json.loads((tmp_path / "keras.json").read_text())["backend"] == "tensorflow"
-    assert python("import sys; sys.modules['tensorflow'] = None; " + BACKEND, KERAS_HOME=str(tmp_path)) == "torch"
+@pytest.fixture(scope="module")
+def unchosen(home):
+    """Nobody chose anything. Keras writes its config file then, which says tensorflow."""
+    return python(SEEN, CHOICES, KERAS_HOME=str(home))
+
+
+@pytest.fixture(scope="module")
+def again(home, unchosen):
+    """The second time, where TensorFlow is not installed; idle threads are to spin."""
+    assert json.loads((home / "keras.json").read_text())["backend"] == "tensorflow"
+    script = "import sys; sys.modules['tensorflow'] = None; " + SEEN
+    return python(script, CHOICES, KERAS_HOME=str(home), OMP_WAIT_POLICY="ACTIVE")
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory):
+    """With a config file that cannot be read, a time to spin, and a way to keep memory."""
+    home = tmp_path_factory.mktemp("chosen")
+    (home / "keras.json").write_text("{not json")
+    return python(SEEN, CHOICES, KERAS_HOME=str(home), GOMP_SPINCOUNT="7", MALLOC_ARENA_MAX="4")
+
+
+def test_importing_is_light(home, unchosen):
+    by_keras = f"import json, sys, keras; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+    assert unchosen["heavy"] == python(by_keras, KERAS_BACKEND="torch", KERAS_HOME=str(home))
+    assert "soundfile" not in unchosen["heavy"] and "tensorflow_datasets" not in unchosen["heavy"]
+    assert unchosen["lazy"] == ["Hip-Hop", "genrekeras.audio", True]
+
+
+def test_torch_where_nobody_chose(unchosen, again, chosen):
+    assert unchosen["backend"] == again["backend"] == chosen["backend"] == "torch"
 
 
 def test_a_choice_is_kept(tmp_path):
     pytest.importorskip("jax", reason="jax is not installed")
-    assert python(BACKEND, KERAS_HOME=str(tmp_path / "a"), KERAS_BACKEND="jax") == "jax"
+    backend = "import json, genrekeras, keras; print(json.dumps(keras.backend.backend()))"
+    assert python(backend, KERAS_HOME=str(tmp_path / "a"), KERAS_BACKEND="jax") == "jax"
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "keras.json").write_text('{"backend": "jax"}')
-    assert python(BACKEND, KERAS_HOME=str(tmp_path / "b")) == "jax"
-    imported = (
-        "import os; os.environ['KERAS_BACKEND'] = 'jax'; import keras; del os.environ['KERAS_BACKEND']; " + BACKEND
-    )
-    assert python(imported, KERAS_HOME=str(tmp_path / "a")) == "jax"
+    assert python(backend, KERAS_HOME=str(tmp_path / "b")) == "jax"
+    imported = "import os; os.environ['KERAS_BACKEND'] = 'jax'; import keras; del os.environ['KERAS_BACKEND']; "
+    assert python(imported + backend, KERAS_HOME=str(tmp_path / "a")) == "jax"
 
 
-def test_idle_threads_sleep_unless_someone_chose():
-    script = "import os, json, genrekeras; print(json.dumps(os.environ.get('GOMP_SPINCOUNT')))"
-    for chosen, seen in (({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None), ({}, "1000")):
-        assert python(script, {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}, **chosen) == seen
+def test_idle_threads_sleep_unless_someone_chose(unchosen, again, chosen):
+    assert (unchosen["spin"], again["spin"], chosen["spin"]) == ("1000", None, "7")
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_freed_memory_is_kept_unless_someone_chose():
-    script = (
-        "import json, genrekeras, numpy as np; x = np.ones(300_000_000, 'uint8'); del x; "
-        "print(json.dumps(int(open('/proc/self/status').read().split('VmRSS:')[1].split()[0]) // 1000))"
-    )
-    kept, given_back = python(script), python(script, MALLOC_ARENA_MAX="4")
-    assert kept - given_back > 200  # MB
+def test_freed_memory_is_kept_unless_someone_chose(unchosen, chosen):
+    assert unchosen["MB"] - chosen["MB"] > 200
 
 
 def test_programs_leave_tensorflow_out_on_torch(monkeypatch):
@@ -215,11 +240,6 @@ def test_the_command_line_leaves_tensorflow_out_first(monkeypatch):
     monkeypatch.setattr(command, "main", lambda **_: called.append("main"))
     command.run()
     assert called == ["leave out", "main"]
-
-
-def test_a_config_file_that_cannot_be_read(tmp_path):
-    (tmp_path / "keras.json").write_text("{not json")
-    assert python(BACKEND, KERAS_HOME=str(tmp_path)) == "torch"
 
 
 @pytest.mark.parametrize("module", ["genrekeras.layers.spectrogram", "genrekeras.classifier"])

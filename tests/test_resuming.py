@@ -4,6 +4,7 @@ import argparse
 import datetime
 import json
 import os
+import pathlib
 import shlex
 import shutil
 import signal
@@ -91,6 +92,13 @@ class Experiment:
         assert set(os.listdir(self.folder)) == set(os.listdir(other.folder))
 
 
+@pytest.fixture
+def new_cache(mini_cache, tmp_path):
+    """A cache folder with the synthetic corpus, of which nothing has been prepared."""
+    without = shutil.ignore_patterns("prepared")
+    return pathlib.Path(shutil.copytree(mini_cache / "mini-2", tmp_path / "cache" / "mini-2", ignore=without)).parent
+
+
 def after(text, seconds=0.0):
     """The moment so long after something was printed."""
     since = []
@@ -145,12 +153,12 @@ EPOCHS = {"all": 9, "head": 60}  # of so many kills
 
 
 @pytest.mark.parametrize("flags", [ALL, HEAD], ids=["all", "head"])
-def test_killed_and_resumed(flags, tmp_path, mini_cache, thorough):
+def test_killed_and_resumed(flags, tmp_path, mini_cache, new_cache, thorough):
     """By SIGKILL, while data is made, features are kept, in batches and in writes; bit for bit, on torch."""
     moments = (MANY if thorough else FEW)[flags[1]]
     flags = [*flags, *(["--epochs", str(EPOCHS[flags[1]])] if thorough else [])]
     through = Experiment(tmp_path / "through", flags, mini_cache).finish()
-    killed = Experiment(tmp_path / "killed", flags, tmp_path / "cache")
+    killed = Experiment(tmp_path / "killed", flags, new_cache)
     kills = 0
     for moment in moments:
         code, printed = killed.stop(moment)
@@ -164,11 +172,11 @@ def test_killed_and_resumed(flags, tmp_path, mini_cache, thorough):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("backend", ["jax", "tensorflow"])
-def test_killed_and_resumed_on_other_backends(backend, tmp_path, mini_cache):
+def test_killed_and_resumed_on_other_backends(backend, tmp_path, mini_cache, new_cache):
     """To 1e-5; tests/test_training.py has the same in one process."""
     pytest.importorskip(backend)
     through = Experiment(tmp_path / "through", ALL, mini_cache, backend).finish()
-    killed = Experiment(tmp_path / "killed", ALL, tmp_path / "cache", backend)
+    killed = Experiment(tmp_path / "killed", ALL, new_cache, backend)
     for moment in FEW["all"]:
         code, printed = killed.stop(moment)
         assert code == -signal.SIGKILL, printed
