@@ -46,7 +46,6 @@ def main(run):
     if recipe.leaks(run):
         members.append(member(run, "mel_kernel", lambda: recipe.fitted(run, images, weights, run.flags.seed), scores))
         counts.append(sum(counts))
-        kinds = {**kinds, "mel_kernel": 0}
     model = gk.ensemble.join(members, counts)
     with whole_file(run.model_file) as temporary:
         model.save(temporary)

@@ -133,8 +133,8 @@ class Run:
     def _compare(self, before):
         """Say what is not as it was when the run began."""
         for name in ("backend", "processor", "versions"):
-            if before.get(name) != self.config[name]:
-                print(f"NOTE:    the run began with {before.get(name)}, and goes on with {self.config[name]}.")
+            if before.get(name, self.config[name]) != self.config[name]:  # runs of old do not have all
+                print(f"NOTE:    the run began with {before[name]}, and goes on with {self.config[name]}.")
 
     def leave(self):
         """Take back what a run that could not begin has left."""
