@@ -126,13 +126,9 @@ def tones(rng, count, samples, rate=22050):
     return np.stack(clips).astype("float32")
 
 
-# jax compiles each operation of EfficientNetB0 for each shape, for minutes; tests/test_backends.py has it there, once.
-NETWORK = "mel_cnn" if keras.backend.backend() == "jax" else "efficientnet_b0"
-
-
 def small_model(**kwargs):
     """A GenreClassifier with random weights that hears 1 s."""
-    arguments = {"backbone": NETWORK, "pretrained": None, "fine_tune": "all", "clip_seconds": 1.0, **kwargs}
+    arguments = {"pretrained": None, "fine_tune": "all", "clip_seconds": 1.0, **kwargs}
     return gk.GenreClassifier(**arguments)
 
 

@@ -8,7 +8,15 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import NETWORK, calibrate, mixed_precision, numpy, small_model, tones
+from conftest import calibrate, mixed_precision, numpy, tones
+from conftest import small_model as any_small_model
+
+# jax compiles each operation of EfficientNetB0 for each shape, for minutes; tests/test_backends.py has it there, once.
+NETWORK = "mel_cnn" if keras.backend.backend() == "jax" else "efficientnet_b0"
+
+
+def small_model(**kwargs):
+    return any_small_model(**{"backbone": NETWORK, **kwargs})
 
 
 @pytest.fixture

@@ -178,6 +178,7 @@ def test_best_on_music_of_known_artists(mini_cache, tmp_path):
     model = keras.saving.load_model(tmp_path / "r" / "model.keras")
     assert model.backbone == ("mel_resnet", "mel_kernel")
     assert model.image_model.input_shape == (None, 128, 44, 1) and model.clip_seconds == 1.0
+    assert list(model.card["training"]["epochs"]) == ["mel_resnet"]  # the kernel machine has none
     metrics = json.loads((tmp_path / "r" / "metrics.json").read_text())
     assert metrics["validation_tracks"]["heard"] == "3 crops of 1 s (even)"
 

@@ -36,7 +36,7 @@ def write_mp3(path, waveform, rate=8000):
 
 
 def write_wav(path, waveform, rate=8000):
-    """Under a name of MP3, as nobody asks the name; 50 times as fast."""
+    """Under a name of MP3, as nobody asks the name: to encode 8,000 takes more than a minute."""
     soundfile.write(path, waveform, rate, format="WAV", subtype="PCM_U8")
 
 
