@@ -341,9 +341,14 @@ class GenreClassifier(keras.Model):
         """As another backend can use it.
 
         On torch Keras records a class of that backend as the optimizer, which others lack: its public name is saved. It
-        also records what `jit_compile="auto"` is here (on torch False): "auto" is saved, for the other to choose.
+        also records what `jit_compile="auto"` is here (on torch False): "auto" is saved, for the other to choose. And it
+        leaves out that in `mixed_float16` the optimizer scales the loss: loaded in another precision, that of the file
+        would not fit, and its state be lost.
         """
-        config = _with_public_optimizers(super().get_compile_config())
+        config = super().get_compile_config()
+        if config and isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            config["optimizer"] = keras.saving.serialize_keras_object(self.optimizer)
+        config = _with_public_optimizers(config)
         if "jit_compile" in config and config["jit_compile"] == keras.Model(self.inputs, self.outputs).jit_compile:
             config["jit_compile"] = "auto"
         return config

@@ -315,3 +315,19 @@ def test_mixed_precision_keeps_the_front_end_and_the_probabilities_in_float32(wa
     assert keras.backend.standardize_dtype(image.dtype) == "float32"
     assert keras.backend.standardize_dtype(probabilities.dtype) == "float32"
     np.testing.assert_allclose(numpy(probabilities).sum(axis=1), 1, atol=1e-5)
+
+
+def test_training_in_half_precision_goes_on_in_float32(waveforms, tmp_path, recwarn):
+    """Where nobody says that it was in 16 bits, the optimizer's state is there all the same."""
+    with mixed_precision("mixed_float16"):
+        model = small_model(backbone="mel_cnn")
+        model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+        model.fit(waveforms, np.arange(8), batch_size=4, verbose=0)
+        model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert not [warning for warning in recwarn if "Skipping variable loading" in str(warning.message)]
+    for a, b in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(numpy(a), numpy(b))
+    steps = int(numpy(loaded.optimizer.inner_optimizer.iterations))
+    loaded.fit(waveforms, np.arange(8), batch_size=4, verbose=0)
+    assert int(numpy(loaded.optimizer.inner_optimizer.iterations)) > steps

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -9,11 +10,13 @@ import sys
 import genrekeras as gk
 import keras
 import numpy as np
+import processes
 import pytest
 from click.testing import CliRunner
 from conftest import EXPERIMENTS, numpy, write_fma, write_sine
 from genrekeras import cli
 
+TESTS = pathlib.Path(__file__).parent
 SHARED = ("common.py", "recipe.py", "scoring.py", "settings.py")
 SCRIPTS = sorted(path.name for path in EXPERIMENTS.glob("*.py") if path.name not in SHARED)
 SPLITS = ("validation", "test")
@@ -25,13 +28,7 @@ NETWORK_FILES |= {f"confusion_{split}_tracks.png" for split in SPLITS}
 
 
 def run(script, *flags, cache=None, **environment):
-    return subprocess.run(
-        [sys.executable, str(EXPERIMENTS / script), *map(str, flags)],
-        env={**os.environ, "KERAS_BACKEND": "torch", "GENREKERAS_CACHE": str(cache), **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    return processes.run(EXPERIMENTS / script, *flags, GENREKERAS_CACHE=str(cache), **environment)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -47,18 +44,23 @@ def test_form(script):
 @pytest.mark.parametrize(
     "script",
     [
-        "efficientnet_dropout.py",
+        EXPERIMENTS / "efficientnet_dropout.py",
+        TESTS / "small_experiment.py",
         *(
-            pytest.param(f"{which}.py", marks=pytest.mark.thorough)
+            pytest.param(EXPERIMENTS / f"{which}.py", marks=pytest.mark.thorough)
             for which in ("efficientnet_augmented", "resnet50_augmented", "resnet50_baseline")
         ),
     ],
+    ids=lambda path: path.stem,
 )
 def test_a_run_leaves_a_whole_folder(script, mini_cache, tmp_path):
-    precision, wandb = ("mixed_float16", []) if "dropout" in script else ("float32", ["--wandb"])
+    precision = "mixed_float16" if script.parent == TESTS else "float32"
+    wandb = [] if "dropout" in script.name else ["--wandb"]
     flags = ["--smoke", "--pretrained", "none", "--fine-tune", "all", "--precision", precision, *wandb]
     flags += ["--output", tmp_path / "r"]
-    done = run(script, *flags, cache=mini_cache, WANDB_MODE="offline")
+    environment = {**os.environ, "GENREKERAS_CACHE": str(mini_cache), "WANDB_MODE": "offline"}
+    command = [sys.executable, script, *flags]  # as one types it
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     if wandb:
         assert f"The W&B run is in {tmp_path / 'r' / 'wandb'}" in done.stdout

@@ -8,52 +8,56 @@ import pathlib
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
 import keras
 import numpy as np
+import processes
 import pytest
 from conftest import EXPERIMENTS
 
 ALL = ["--fine-tune", "all"]
 HEAD = ["--fine-tune", "head"]
+SMALL, PUBLISHED = (
+    pathlib.Path(__file__).with_name("small_experiment.py"),
+    EXPERIMENTS / "efficientnet_dropout_augmented.py",
+)
 
 
 class Experiment:
     """One run of a script on the synthetic corpus, in as many processes as it takes."""
 
-    def __init__(self, folder, flags, cache, backend="torch", script="efficientnet_dropout_augmented.py"):
+    def __init__(self, folder, flags, cache, backend="torch", script=SMALL):
+        folder.mkdir(exist_ok=True)
         self.folder, self.script = folder / "run", script
         self.cache, self.log = cache, folder / "log"
-        folder.mkdir(exist_ok=True)
         self.flags = ["--smoke", "--pretrained", "none", "--epochs", "3", "--save-every", "0", *flags]
-        self.environment = {**os.environ, "KERAS_BACKEND": backend, "GENREKERAS_CACHE": str(self.cache)}
-        self.environment |= {"PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        self.environment = {"KERAS_BACKEND": backend, "GENREKERAS_CACHE": str(cache), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
     def start(self):
         begun = (self.folder / "config.json").exists()
         flags = ["--resume", self.folder] if begun else [*self.flags, "--output", self.folder]
-        with open(self.log, "w") as log:
-            command = [sys.executable, EXPERIMENTS / self.script, *flags]
-            options = {"env": self.environment, "stdout": log, "stderr": subprocess.STDOUT}
-            # Where the tests run in the background of a shell, SIGINT is ignored, and that is inherited.
-            return subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options)
+        self.log.write_text("")  # what the last one printed is over
+        return processes.start(self.script, *flags, stdout=self.log, stderr=self.log, **self.environment)
 
     def stop(self, moment, number=signal.SIGKILL):
         """Start or resume it, and end it at a moment; its exit code and what it printed."""
         process = self.start()
         deadline = time.monotonic() + 300
-        while process.poll() is None and time.monotonic() < deadline:
+        while process.exitcode is None and time.monotonic() < deadline:
             if moment(self, self.log.read_text()):
-                process.send_signal(number)
+                os.kill(process.pid, number)
                 break
             time.sleep(0.0005)
-        return process.wait(timeout=300), self.log.read_text()
+        process.join(300)
+        return process.exitcode, self.log.read_text()
 
-    def finish(self):
-        assert self.start().wait(timeout=600) == 0, self.log.read_text()
+    def finish(self, code=0):
+        """Let it run to its end."""
+        process = self.start()
+        process.join(600)
+        assert process.exitcode == code, self.log.read_text()
         return self
 
     def files(self, pattern):
@@ -155,10 +159,11 @@ EPOCHS = {"all": 9, "head": 60}  # of so many kills
 @pytest.mark.parametrize("flags", [ALL, HEAD], ids=["all", "head"])
 def test_killed_and_resumed(flags, tmp_path, mini_cache, new_cache, thorough):
     """By SIGKILL, while data is made, features are kept, in batches and in writes; bit for bit, on torch."""
-    moments = (MANY if thorough else FEW)[flags[1]]
+    moments, script = (MANY, PUBLISHED) if thorough else (FEW, SMALL)
+    moments = moments[flags[1]]
     flags = [*flags, *(["--epochs", str(EPOCHS[flags[1]])] if thorough else [])]
-    through = Experiment(tmp_path / "through", flags, mini_cache).finish()
-    killed = Experiment(tmp_path / "killed", flags, new_cache)
+    through = Experiment(tmp_path / "through", flags, mini_cache, script=script).finish()
+    killed = Experiment(tmp_path / "killed", flags, new_cache, script=script)
     kills = 0
     for moment in moments:
         code, printed = killed.stop(moment)
@@ -175,8 +180,8 @@ def test_killed_and_resumed(flags, tmp_path, mini_cache, new_cache, thorough):
 def test_killed_and_resumed_on_other_backends(backend, tmp_path, mini_cache, new_cache):
     """To 1e-5; tests/test_training.py has the same in one process."""
     pytest.importorskip(backend)
-    through = Experiment(tmp_path / "through", ALL, mini_cache, backend).finish()
-    killed = Experiment(tmp_path / "killed", ALL, new_cache, backend)
+    through = Experiment(tmp_path / "through", ALL, mini_cache, backend, PUBLISHED).finish()
+    killed = Experiment(tmp_path / "killed", ALL, new_cache, backend, PUBLISHED)
     for moment in FEW["all"]:
         code, printed = killed.stop(moment)
         assert code == -signal.SIGKILL, printed
@@ -185,11 +190,11 @@ def test_killed_and_resumed_on_other_backends(backend, tmp_path, mini_cache, new
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.thorough), signal.SIGTERM])
 def test_a_signal_ends_it_with_one_line(number, tmp_path, mini_cache):
-    run = Experiment(tmp_path, ALL, mini_cache)
+    run = Experiment(tmp_path, ALL, mini_cache, script=PUBLISHED)
     code, printed = run.stop(after("Epoch 2/3", 0.2), number)
     assert code == 128 + number and "Traceback" not in printed
     last = printed.strip().splitlines()[-1]
-    assert last == f"Stopped by {number.name}. To go on: python {EXPERIMENTS / run.script} --resume {run.folder}"
+    assert last == f"Stopped by {number.name}. To go on: python {run.script} --resume {run.folder}"
     assert run.files("*.state.npz") and not run.files(".tmp-*")
     code, printed = run.stop(after("SYNTHETIC"), number)  # outside of the training
     assert code == 128 + number and printed.strip().splitlines()[-1] == last and "Traceback" not in printed
@@ -204,8 +209,7 @@ def test_two_runs_in_one_folder(tmp_path, mini_cache):
     def moment(run, printed):
         if "To do:" in printed and not refused:
             for flags in (["--resume", run.folder], ["--output", run.folder, "--smoke"]):
-                command = [sys.executable, EXPERIMENTS / run.script, *flags]
-                refused.append(subprocess.run(command, env=run.environment, capture_output=True, text=True))
+                refused.append(processes.run(run.script, *flags, **run.environment))
 
     code, printed = run.stop(moment)
     assert code == 0, printed
@@ -234,8 +238,7 @@ def test_a_disk_that_is_full(small_disk, tmp_path, mini_cache):
     disk, enlarge = small_disk
     run = Experiment(tmp_path, [*ALL, "--save-every", "60"], mini_cache)
     run.folder = disk / "run"
-    assert run.start().wait(timeout=300) == 1
-    printed = run.log.read_text()
+    printed = run.finish(code=1).log.read_text()
     assert "could not be saved" in printed and "No space left on device" in printed and "Epoch 3/3" in printed
     assert printed.rstrip().splitlines()[-1].endswith(f"--resume {run.folder}") and "Traceback" not in printed
     run.assert_whole()
@@ -251,7 +254,7 @@ def test_folders_of_any_name(tmp_path, mini_cache):
     run = Experiment(tmp_path / (name + "n" * (255 - len(name.encode()))), ALL, mini_cache)
     code, printed = run.stop(after("Epoch 2/3"), signal.SIGTERM)
     again = shlex.split(printed[printed.rindex("To go on: ") + 10 :])
-    assert code == 143 and again[:2] == ["python", str(EXPERIMENTS / run.script)] and again[3] == str(run.folder)
+    assert code == 143 and again[:2] == ["python", str(run.script)] and again[3] == str(run.folder)
     run.finish()
 
 
