@@ -127,8 +127,8 @@ def tones(rng, count, samples, rate=22050):
 
 
 def small_model(**kwargs):
-    """A GenreClassifier with random weights that hears 1 s."""
-    arguments = {"pretrained": None, "fine_tune": "all", "clip_seconds": 1.0, **kwargs}
+    """A GenreClassifier with random weights that hears 1 s; of a network that is soon trained, where any will do."""
+    arguments = {"backbone": "mel_cnn", "pretrained": None, "fine_tune": "all", "clip_seconds": 1.0, **kwargs}
     return gk.GenreClassifier(**arguments)
 
 

@@ -116,7 +116,7 @@ from conftest import calibrate, small_model
 
 waveforms = np.load(folder + "/waveforms.npy")
 keras.utils.set_random_seed(0)
-model = calibrate(small_model(), waveforms)
+model = calibrate(small_model(backbone="efficientnet_b0"), waveforms)
 model.save(f"{folder}/plain.keras")  # not compiled
 np.save(f"{folder}/plain.npy", model.predict(waveforms, verbose=0))
 model.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy", metrics=["accuracy"])

@@ -11,8 +11,8 @@ import pytest
 from conftest import calibrate, mixed_precision, numpy, tones
 from conftest import small_model as any_small_model
 
-# jax compiles each operation of EfficientNetB0 for each shape, for minutes; tests/test_backends.py has it there, once.
-NETWORK = "mel_cnn" if keras.backend.backend() == "jax" else "efficientnet_b0"
+# On jax and tensorflow EfficientNetB0 takes minutes to compile; tests/test_backends.py has it there, once.
+NETWORK = "efficientnet_b0" if keras.backend.backend() == "torch" else "mel_cnn"
 
 
 def small_model(**kwargs):

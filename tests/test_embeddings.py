@@ -13,7 +13,7 @@ def test_embeddings(one_second_model, music, tmp_path):
     (tmp_path / "text.mp3").write_text("no music")
     (music / "copy.ogg").write_bytes((music / "a.ogg").read_bytes())
     found = one_second_model.embed_files([music, tmp_path / "text.mp3"])
-    assert found.vectors.shape == (4, 1280) and found.vectors.dtype == np.float32
+    assert found.vectors.shape == (4, 256) and found.vectors.dtype == np.float32
     assert list(found.errors["path"]) == [str(tmp_path / "text.mp3")]
     table = one_second_model.predict_files(music)
     assert (

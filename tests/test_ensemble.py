@@ -43,6 +43,6 @@ def test_models_that_do_not_go_together():
     with pytest.raises(ValueError, match="cannot be joined again"):
         join([join([member("mel_cnn")]), member("mel_cnn")])
     with pytest.raises(ValueError, match="Several backbones must all be of"):
-        join([small_model(), small_model()])
+        join([small_model(backbone="efficientnet_b0")] * 2)
     with pytest.raises(ValueError, match="`backbone` must be one of"):
         small_model(backbone=[])

@@ -3,14 +3,14 @@
 import hashlib
 import json
 import os
-import signal
-import subprocess
+import pathlib
 import sys
 import time
 import warnings
 
 import genrekeras as gk
 import numpy as np
+import processes
 import pytest
 import tensorflow_datasets as tfds
 from conftest import write_fma
@@ -68,9 +68,12 @@ def build(folder, prepared, **options):
 
 
 def start(folder, prepared, seconds_a_clip, until_another_waits=0):
-    """Build in a process of its own, slowly; the clips that it decoded go to a log."""
-    command = [sys.executable, "-c", BUILD, *map(str, (folder, prepared, seconds_a_clip, until_another_waits))]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    """Build in a process of its own, slowly; that, and its errors. The clips that it decoded go to a log."""
+    number = next(i for i in range(9) if not os.path.exists(f"{prepared}-{i}.py"))
+    script, said = (pathlib.Path(f"{prepared}-{number}.{ending}") for ending in ("py", "stderr"))
+    script.write_text(BUILD)
+    arguments = folder, prepared, seconds_a_clip, until_another_waits
+    return processes.start(script, *arguments, stdout=os.devnull, stderr=said), said
 
 
 def log(prepared):
@@ -111,18 +114,18 @@ def test_beam_workers_write_the_same_bytes(folder, tmp_path, reference, capsys):
 
 def test_a_build_that_was_killed_goes_on(folder, tmp_path, reference):
     prepared = tmp_path / "killed"
-    process = start(folder, prepared, 0.2)
+    process, _ = start(folder, prepared, 0.2)
     deadline = time.time() + 120
     while len(log(prepared)) < 9 and time.time() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     first = log(prepared)
     assert 9 <= len(first) < 20
     os.remove(f"{prepared}.log")
-    done = start(folder, prepared, 0)
-    assert "Going on with a build that was broken off" in done.communicate(timeout=120)[1]
-    assert done.returncode == 0
+    process, said = start(folder, prepared, 0)
+    process.join(120)
+    assert process.exitcode == 0 and "Going on with a build that was broken off" in said.read_text()
     assert len(log(prepared)) <= 20 - len(first) + 6  # of what was under way, a part or three
     assert digests(prepared) == reference
 
@@ -163,9 +166,11 @@ def test_a_break_while_whole_parts_are_moved(folder, tmp_path, reference, monkey
 
 def test_two_builds_at_once(folder, tmp_path, reference):
     prepared = tmp_path / "two"
-    processes = [start(folder, prepared, 0, until_another_waits=60) for _ in range(2)]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    builds = [start(folder, prepared, 0, until_another_waits=60) for _ in range(2)]
+    for process, _ in builds:
+        process.join(120)
+    errors = [said.read_text() for _, said in builds]
+    assert [process.exitcode for process, _ in builds] == [0, 0], errors
     assert sorted("Another process is at work" in error for error in errors) == [False, True]
     assert len(log(prepared)) == 20  # each clip once
     assert digests(prepared) == reference

@@ -108,7 +108,7 @@ def test_what_a_model_for_inference_gives(one_second_model, rng):
     waveforms = rng.normal(0, 0.1, (3, 22050)).astype("float32")
     names = ("features", "probabilities", "strangeness")
     found = one_second_model.for_inference(*names).predict(waveforms, verbose=0)
-    assert [output.shape for output in found] == [(3, 1280), (3, len(gk.GENRES)), (3,)]
+    assert [output.shape for output in found] == [(3, 256), (3, len(gk.GENRES)), (3,)]
     images = numpy(one_second_model.front_end(waveforms))
     probabilities = one_second_model.for_inference("probabilities", images=True).predict(images, verbose=0)
     np.testing.assert_allclose(probabilities, found[1], atol=1e-5)

@@ -5,11 +5,11 @@ import http.server
 import json
 import os
 import socket
-import subprocess
 import sys
 import threading
 import time
 
+import processes
 import pytest
 
 KEY, SECRET, USER = "0123456789abcdef" * 2 + "01234567", "a secret of the environment", "ann-who-listens"
@@ -79,31 +79,28 @@ def closed_port():
         return free.getsockname()[1]
 
 
-def test_a_server_that_fails_costs_seconds_and_one_warning(servers, tmp_path):
+def test_a_server_that_fails_costs_seconds_and_one_warning(servers, tmp_path, monkeypatch):
     """All at once, since each waits most of the time; beside one that is offline, as slow as this machine is."""
     running = {how: servers(how) for how in ("401", "500", "hang", "later")}
     ports = {"offline": closed_port(), "none": closed_port()}
     ports |= {how: server.server_port for how, server in running.items()}
-    processes, began = {}, time.monotonic()
+    for name in ("WANDB_MODE", "WANDB_SILENT", "WANDB_ERROR_REPORTING"):
+        monkeypatch.delenv(name, raising=False)
+    script = tmp_path / "train.py"
+    script.write_text(TRAIN)
+    started, began = {}, time.monotonic()
     for how, port in ports.items():
-        environment = {**os.environ, "KERAS_BACKEND": "torch", "WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
-        environment |= {"WANDB_API_KEY": KEY, "SECRET_TOKEN": SECRET, "HOME": str(tmp_path)}
-        environment |= {"USER": USER, "LOGNAME": USER}
-        for name in ("WANDB_MODE", "WANDB_SILENT", "WANDB_ERROR_REPORTING"):
-            environment.pop(name, None)
+        environment = {"WANDB_BASE_URL": f"http://127.0.0.1:{port}", "WANDB_API_KEY": KEY, "SECRET_TOKEN": SECRET}
+        environment |= {"HOME": str(tmp_path), "USER": USER, "LOGNAME": USER}
         environment |= {"WANDB_MODE": "offline"} if how == "offline" else {}
         (tmp_path / how).mkdir()
-        processes[how] = subprocess.Popen(
-            [sys.executable, "-c", TRAIN, str(tmp_path / how)],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    for how, process in processes.items():
-        printed, said = process.communicate(timeout=180)
-        assert process.returncode == 0, said
+        outputs = tmp_path / f"{how}.stdout", tmp_path / f"{how}.stderr"
+        process = processes.start(script, tmp_path / how, stdout=outputs[0], stderr=outputs[1], **environment)
+        started[how] = process, *outputs
+    for how, (process, *outputs) in started.items():
+        process.join(180)
+        printed, said = (path.read_text() for path in outputs)
+        assert process.exitcode == 0, said
         assert KEY not in printed + said and "Traceback" not in said
         told = json.loads(printed.splitlines()[-1])
         if how == "offline":
