@@ -6,8 +6,8 @@
 Data and weights as in 2023: `--data-dir FMA --protocol random --stem new --fine-tune stem`.
 
 40 % of the training clips are changed: half of them in power, by 1.5 or 0.5, half with noise of sigma 0.1 of 255 on the
-image. The front end scales each
-clip to its own range, which takes the first out again, and the second is too small to be seen: expect no difference.
+image. The front end scales each clip to its own range, which takes the first out again, and the second is too small to
+be seen: expect no difference.
 
 Expected: 2 minutes on 2 cores (PyTorch) on the synthetic corpus, 97.5 % of its 40 validation clips (seed 0), which says
 nothing about music.

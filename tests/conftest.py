@@ -23,6 +23,7 @@ from genrekeras.files import one_at_a_time
 
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 SHARED_CLIPS = pathlib.Path(__file__).parents[2] / "shared" / "data" / "fma_clips"
+LONG = ("test_backends", "test_export")  # they come first: at the end one process would wait for the other
 REAL_CLIPS = {2: "Hip-Hop", 5: "Hip-Hop", 10: "Pop", 140: "Folk"} | {
     1039: "Rock",
     1040: "Rock",
@@ -48,6 +49,7 @@ def pytest_collection_modifyitems(config, items):
         slow = [item for item in items if item.get_closest_marker("thorough")]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 @pytest.fixture
