@@ -341,9 +341,9 @@ class GenreClassifier(keras.Model):
         """As another backend can use it.
 
         On torch Keras records a class of that backend as the optimizer, which others lack: its public name is saved. It
-        also records what `jit_compile="auto"` is here (on torch False): "auto" is saved, for the other to choose. And it
-        leaves out that in `mixed_float16` the optimizer scales the loss: loaded in another precision, that of the file
-        would not fit, and its state be lost.
+        also records what `jit_compile="auto"` is here (on torch False): "auto" is saved, for the other to choose. And
+        it leaves out that in `mixed_float16` the optimizer scales the loss: loaded in another precision, the optimizer
+        would not fit its saved state.
         """
         config = super().get_compile_config()
         if config and isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
