@@ -23,12 +23,10 @@ def start(script, *flags, stdout, stderr, **environment):
         stderr: the same for errors; may be the same file.
         environment: what differs from that of this process.
     """
+    here = {"KERAS_BACKEND": "torch", **os.environ}
     environment = {**os.environ, "KERAS_BACKEND": "torch", **environment}
-    same = all(
-        environment.get(name) == os.environ.get(name, "torch" if name == "KERAS_BACKEND" else None)
-        for name in AT_IMPORT
-    )
-    method = _FORKED if same and environment["KERAS_BACKEND"] == "torch" else _FRESH
+    same = all(here.get(name) == environment.get(name) for name in AT_IMPORT)
+    method = _FORKED if same and here["KERAS_BACKEND"] == "torch" else _FRESH
     command = [str(script), *map(str, flags)]
     process = method.Process(target=_run, args=(command, os.getcwd(), environment, str(stdout), str(stderr)))
     process.start()
