@@ -38,11 +38,17 @@ def run(script, *flags, timeout=600, **environment):
     with tempfile.TemporaryDirectory() as folder:
         paths = [pathlib.Path(folder) / name for name in ("stdout", "stderr")]
         process = start(script, *flags, stdout=paths[0], stderr=paths[1], **environment)
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            raise subprocess.TimeoutExpired([script, *flags], timeout)
-        return subprocess.CompletedProcess([script, *flags], process.exitcode, *(path.read_text() for path in paths))
+        code = wait(process, timeout)
+        return subprocess.CompletedProcess([script, *flags], code, *(path.read_text() for path in paths))
+
+
+def wait(process, timeout):
+    """The exit code of a process that ends in so many seconds; one that hangs is killed: Python would wait for it."""
+    process.join(timeout)
+    if process.exitcode is None:
+        process.kill()
+        raise subprocess.TimeoutExpired(process.name, timeout)
+    return process.exitcode
 
 
 def _run(command, folder, environment, stdout, stderr):

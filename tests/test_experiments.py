@@ -58,7 +58,8 @@ def test_a_run_leaves_a_whole_folder(script, mini_cache, tmp_path):
     wandb = [] if "dropout" in script.name else ["--wandb"]
     flags = ["--smoke", "--pretrained", "none", "--fine-tune", "all", "--precision", precision, *wandb]
     flags += ["--output", tmp_path / "r"]
-    environment = {**os.environ, "GENREKERAS_CACHE": str(mini_cache), "WANDB_MODE": "offline"}
+    environment = {**os.environ, "KERAS_BACKEND": "torch", "GENREKERAS_CACHE": str(mini_cache)}
+    environment |= {"WANDB_MODE": "offline"}
     command = [sys.executable, script, *flags]  # as one types it
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

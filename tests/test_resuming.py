@@ -50,14 +50,11 @@ class Experiment:
                 os.kill(process.pid, number)
                 break
             time.sleep(0.0005)
-        process.join(300)
-        return process.exitcode, self.log.read_text()
+        return processes.wait(process, 300), self.log.read_text()
 
     def finish(self, code=0):
         """Let it run to its end."""
-        process = self.start()
-        process.join(600)
-        assert process.exitcode == code, self.log.read_text()
+        assert processes.wait(self.start(), 600) == code, self.log.read_text()
         return self
 
     def files(self, pattern):

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import sys
+import tempfile
 import time
 import warnings
 
@@ -69,8 +70,8 @@ def build(folder, prepared, **options):
 
 def start(folder, prepared, seconds_a_clip, until_another_waits=0):
     """Build in a process of its own, slowly; that, and its errors. The clips that it decoded go to a log."""
-    number = next(i for i in range(9) if not os.path.exists(f"{prepared}-{i}.py"))
-    script, said = (pathlib.Path(f"{prepared}-{number}.{ending}") for ending in ("py", "stderr"))
+    beside = pathlib.Path(tempfile.mkdtemp(dir=prepared.parent))
+    script, said = beside / "build.py", beside / "stderr"
     script.write_text(BUILD)
     arguments = folder, prepared, seconds_a_clip, until_another_waits
     return processes.start(script, *arguments, stdout=os.devnull, stderr=said), said
@@ -124,8 +125,7 @@ def test_a_build_that_was_killed_goes_on(folder, tmp_path, reference):
     assert 9 <= len(first) < 20
     os.remove(f"{prepared}.log")
     process, said = start(folder, prepared, 0)
-    process.join(120)
-    assert process.exitcode == 0 and "Going on with a build that was broken off" in said.read_text()
+    assert processes.wait(process, 120) == 0 and "Going on with a build that was broken off" in said.read_text()
     assert len(log(prepared)) <= 20 - len(first) + 6  # of what was under way, a part or three
     assert digests(prepared) == reference
 
@@ -167,10 +167,9 @@ def test_a_break_while_whole_parts_are_moved(folder, tmp_path, reference, monkey
 def test_two_builds_at_once(folder, tmp_path, reference):
     prepared = tmp_path / "two"
     builds = [start(folder, prepared, 0, until_another_waits=60) for _ in range(2)]
-    for process, _ in builds:
-        process.join(120)
+    codes = [processes.wait(process, 120) for process, _ in builds]
     errors = [said.read_text() for _, said in builds]
-    assert [process.exitcode for process, _ in builds] == [0, 0], errors
+    assert codes == [0, 0], errors
     assert sorted("Another process is at work" in error for error in errors) == [False, True]
     assert len(log(prepared)) == 20  # each clip once
     assert digests(prepared) == reference
