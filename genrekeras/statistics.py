@@ -124,7 +124,7 @@ class SpectralStatistics(keras.layers.Layer):
 
     def _correlations(self, spectrum):
         covariance = _covariance(ops.matmul(ops.convert_to_tensor(self._broad), spectrum))  # 1 more on its diagonal
-        deviation = ops.sqrt(ops.sum(covariance * ops.eye(covariance.shape[1]), axis=2))
+        deviation = ops.sqrt(ops.sum(covariance * _identity(covariance.shape[1]), axis=2))
         return _flat(covariance / (deviation[:, :, None] * deviation[:, None]), self._pairs)
 
     def compute_output_shape(self, input_shape):
@@ -155,6 +155,11 @@ def _flat(matrix, triangle):
     return ops.matmul(ops.reshape(matrix, (-1, triangle.shape[0])), ops.convert_to_tensor(triangle))
 
 
+def _identity(size):
+    """A constant: TensorFlow's `ops.eye` is an operation that OpenVINO lacks."""
+    return ops.convert_to_tensor(np.eye(size, dtype="float32"))
+
+
 def _moments(values):
     """Mean, deviation and skewness over the last axis."""
     mean = ops.mean(values, axis=2)
@@ -170,12 +175,12 @@ def _log_step(steps):
 def _covariance(values):
     """`(batch, rows, rows)`, of the rows over the columns, and 1 more on its diagonal."""
     values = values - ops.mean(values, axis=2, keepdims=True)
-    return ops.matmul(values, ops.transpose(values, (0, 2, 1))) / values.shape[2] + ops.eye(values.shape[1])
+    return ops.matmul(values, ops.transpose(values, (0, 2, 1))) / values.shape[2] + _identity(values.shape[1])
 
 
 def _root(matrix):
     """The square root of positive definite matrices, by matrix products alone."""
-    identity = ops.eye(matrix.shape[1])
+    identity = _identity(matrix.shape[1])
     scale = ops.sqrt(ops.sum(ops.square(matrix), axis=(1, 2), keepdims=True))
     root, inverse = matrix / scale, identity
     for _ in range(_ROOT_STEPS):
