@@ -58,10 +58,12 @@ def test_a_run_leaves_a_whole_folder(script, mini_cache, tmp_path):
     wandb = [] if "dropout" in script.name else ["--wandb"]
     flags = ["--smoke", "--pretrained", "none", "--fine-tune", "all", "--precision", precision, *wandb]
     flags += ["--output", tmp_path / "r"]
-    environment = {**os.environ, "KERAS_BACKEND": "torch", "GENREKERAS_CACHE": str(mini_cache)}
-    environment |= {"WANDB_MODE": "offline"}
-    command = [sys.executable, script, *flags]  # as one types it
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    environment = {"KERAS_BACKEND": "torch", "GENREKERAS_CACHE": str(mini_cache), "WANDB_MODE": "offline"}
+    if script.parent == TESTS:
+        done = processes.run(script, *flags, **environment)
+    else:  # as one types it
+        command, environment = [sys.executable, script, *flags], {**os.environ, **environment}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     if wandb:
         assert f"The W&B run is in {tmp_path / 'r' / 'wandb'}" in done.stdout
