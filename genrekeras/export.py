@@ -52,7 +52,8 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
     augmentation is left out. What was written is loaded by its own runtime and compared with the model on single clips
     and on a batch; it takes its place at `path` only if all probabilities agree.
 
-    A quantized model keeps the backbone's kernels in fewer bits, but computes in 32: the file is smaller, not faster.
+    A quantized model keeps the kernels of the backbone's convolutions in fewer bits, but computes in 32: the file is
+    smaller, not faster.
     The spectrogram, whose matrices span more than 80 dB, and the last layer stay in 32 bits, as do (for `"int8"`)
     kernels of fewer than 1,024 numbers, the first ones, which do more harm than they save.
 
@@ -300,7 +301,7 @@ def _write_litert(model, path, card, clips, quantize=None):
 
 
 def _quantize_litert(path, quantize):
-    """Kernels of the backbone in fewer bits.
+    """Kernels of the backbone's convolutions in fewer bits.
 
     TensorFlow's own converter quantizes the last layer and, to 16 bits, the matrices of the spectrogram as well; its 8
     bits hold for activations too, made anew at each call, with which LiteRT took three times as long as with 32.

@@ -123,7 +123,7 @@ def calibrate(folder, path, subset, protocol, crops, unsure, output, picture):
 @click.option(
     "--quantize",
     type=click.Choice(exports.FORMATS["litert"].quantize),
-    help="Weights of the backbone in fewer bits, for litert.",
+    help="Kernels of the backbone's convolutions in fewer bits, for litert.",
 )
 @click.option("-o", "--output", type=click.Path(), help="The file to write.  [default: MODEL with another ending]")
 @click.option("--clips", type=click.Path(), help="Audio to compare on, a file or a folder.  [default: made-up sounds]")
