@@ -53,9 +53,9 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
     and on a batch; it takes its place at `path` only if all probabilities agree.
 
     A quantized model keeps the kernels of the backbone's convolutions in fewer bits, but computes in 32: the file is
-    smaller, not faster.
-    The spectrogram, whose matrices span more than 80 dB, and the last layer stay in 32 bits, as do (for `"int8"`)
-    kernels of fewer than 1,024 numbers, the first ones, which do more harm than they save.
+    smaller, not faster. All else stays in 32 bits, such as the spectrogram, whose matrices span more than 80 dB, and
+    the last layer; for `"int8"` also kernels of fewer than 1,024 numbers, the first ones, which do more harm than they
+    save.
 
     Args:
         model: `GenreClassifier`.
