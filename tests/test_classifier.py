@@ -43,7 +43,7 @@ def test_any_sound_gives_finite_numbers(model):
     sounds[3] = np.clip(1e9 * np.sin(np.arange(22050)), -1, 1)
     sounds[4, 0], sounds[5, 11025], sounds[6, -1] = 1.0, 1e-30, -1e9
     sounds[7] = 1e9 * np.random.default_rng(0).uniform(-1, 1, 22050)
-    image, probabilities = numpy(model.front_end(sounds)), numpy(model(sounds))
+    image, probabilities = numpy(model.front_end(sounds)), model.predict(sounds, verbose=0)
     assert np.isfinite(image).all() and image.min() >= 0 and image.max() <= 255.001
     assert np.isfinite(probabilities).all() and probabilities.min() >= 0
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
@@ -68,8 +68,8 @@ def test_the_whole_is_its_parts(model, waveforms):
 
 def test_a_clip_alone_equals_the_clip_in_a_batch(model, waveforms):
     waveforms = waveforms * np.float32([[1], [1e-3], [1], [5], [1], [0.1], [1], [1]])
-    together = numpy(model(waveforms))
-    alone = np.concatenate([numpy(model(clip[None])) for clip in waveforms])
+    together = model.predict(waveforms, verbose=0)
+    alone = np.concatenate([model.predict(clip[None], verbose=0) for clip in waveforms])
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
@@ -102,6 +102,7 @@ def test_another_backend_chooses_its_own_compiler(model):
     assert model.get_compile_config()["jit_compile"] is chosen is model.jit_compile
 
 
+@pytest.mark.once
 def test_config_keeps_all_arguments(tmp_path):
     model = small_model(
         backbone="resnet50",
@@ -130,6 +131,7 @@ def test_config_keeps_all_arguments(tmp_path):
         assert restored.name == "mine"
 
 
+@pytest.mark.once
 def test_from_config_loads_no_pretrained_weights(monkeypatch, model, tmp_path):
     config = {**model.get_config(), "pretrained": "imagenet"}
     monkeypatch.setattr("genrekeras.backbones.load_pretrained", lambda *a: pytest.fail("weights were loaded"))
@@ -139,6 +141,7 @@ def test_from_config_loads_no_pretrained_weights(monkeypatch, model, tmp_path):
     assert keras.saving.load_model(tmp_path / "genre.keras").get_config()["pretrained"] == "imagenet"
 
 
+@pytest.mark.once
 def test_fine_tuning_trains_what_it_says(waveforms):
     labels = np.arange(8) % 2
     counts = {"head": 2, "stem": 3}  # kernel and bias of the last layer; and the kernel of the stem
@@ -156,6 +159,7 @@ def test_fine_tuning_trains_what_it_says(waveforms):
             assert np.abs(numpy(new) - old).max() > 0
 
 
+@pytest.mark.once
 def test_fit_learns_and_goes_on_after_loading(waveforms, tmp_path):
     keras.utils.set_random_seed(0)
     labels = np.arange(8) % 2
@@ -173,6 +177,7 @@ def test_fit_learns_and_goes_on_after_loading(waveforms, tmp_path):
     assert int(numpy(loaded.optimizer.iterations)) == 9
 
 
+@pytest.mark.once
 def test_the_head_trains_on_features_and_the_whole_follows(model, waveforms, tmp_path):
     model.save(tmp_path / "copy.keras")
     copy = keras.saving.load_model(tmp_path / "copy.keras")
@@ -196,6 +201,7 @@ def test_augmentation_is_in_training_only(waveforms):
     assert model.image_model.layers[1].name.startswith("image_noise")
 
 
+@pytest.mark.once
 def test_a_path_of_pretrained_weights_is_saved_and_can_be_used_again(tmp_path, waveforms):
     """A pathlib path goes into the file as text; the name that a loaded model gives loads the weights once more."""
     rgb = keras.applications.EfficientNetB0(include_top=False, weights=None)
@@ -211,6 +217,7 @@ def test_a_path_of_pretrained_weights_is_saved_and_can_be_used_again(tmp_path, w
         np.testing.assert_array_equal(numpy(restored.feature_extractor.get_layer("top_conv").kernel), expected)
 
 
+@pytest.mark.once
 def test_fit_takes_arguments_as_keras_does(waveforms):
     """One callback or a CallbackList with batches, validation without labels named by Keras, arguments by place."""
     clips = [{"audio": clip, "genre": i % 2, "track_id": i} for i, clip in enumerate(waveforms)]
@@ -227,6 +234,7 @@ def test_fit_takes_arguments_as_keras_does(waveforms):
     assert np.isfinite(history["loss"][0])
 
 
+@pytest.mark.once
 def test_a_second_phase_trains_all_and_is_remembered(waveforms, tmp_path):
     model = compiled(small_model(genres=("a", "b"), pretrained=None, fine_tune="stem"))
     frozen = model.feature_extractor.get_layer("top_conv").kernel
@@ -288,6 +296,7 @@ def test_bad_arguments_are_named(arguments, message):
         small_model(**arguments)
 
 
+@pytest.mark.once
 def test_bad_data_is_refused_before_the_first_step(model, waveforms):
     compiled(model)
     with pytest.raises(ValueError, match=r"`waveform` must have the shape \(batch, 22050\): 1 s at 22050 Hz"):
@@ -307,6 +316,7 @@ def test_bad_data_is_refused_before_the_first_step(model, waveforms):
         model.fit(waveforms, np.arange(8), validation_data=(waveforms, np.arange(8) + 2))
 
 
+@pytest.mark.slow_on_jax
 def test_mixed_precision_keeps_the_front_end_and_the_probabilities_in_float32(waveforms):
     with mixed_precision("mixed_bfloat16"):
         model = small_model()
@@ -317,6 +327,7 @@ def test_mixed_precision_keeps_the_front_end_and_the_probabilities_in_float32(wa
     np.testing.assert_allclose(numpy(probabilities).sum(axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.once
 def test_training_in_half_precision_goes_on_in_float32(waveforms, tmp_path, recwarn):
     """Where nobody says that it was in 16 bits, the optimizer's state is there all the same."""
     with mixed_precision("mixed_float16"):

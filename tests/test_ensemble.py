@@ -35,6 +35,7 @@ def test_the_mean_of_logits(rng, tmp_path):
     assert loaded.backbone == joined.backbone and loaded.sample_rate == 22050
 
 
+@pytest.mark.once
 def test_models_that_do_not_go_together():
     with pytest.raises(ValueError, match="must hold a model at least"):
         join([])

@@ -77,6 +77,7 @@ def test_some_layers_in_16_bits(name, rng, images):
     assert np.abs(found - reference).max() < 5e-2 * np.abs(reference).max()
 
 
+@pytest.mark.slow_on_jax
 def test_it_does_not_follow_and_leaves_nothing_behind(network, images):
     copy = folding.for_inference(network)
     features = numpy(copy(images))
@@ -132,6 +133,7 @@ def test_convolutions_of_all_kinds(rng, activation, padding, strides, dilation):
             np.testing.assert_array_equal(given, before)
 
 
+@pytest.mark.once
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="the backend is not torch")
 @pytest.mark.parametrize("name", [name for name in backbones.BACKBONES if name != "mel_kernel"])  # which has none
 def test_the_gradient_on_torch_equals_that_of_the_network(name, rng, images):
@@ -145,6 +147,7 @@ def test_the_gradient_on_torch_equals_that_of_the_network(name, rng, images):
     assert np.linalg.norm(gradients[1] - gradients[0]) < 1e-2 * np.linalg.norm(gradients[0])
 
 
+@pytest.mark.slow_on_jax
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_half_precision(rng, images, precision):
     exact = network_of("efficientnet_b0", rng)

@@ -73,6 +73,7 @@ def test_a_backbone(name, weights, images):
     np.testing.assert_allclose(alone, features, atol=1e-4 * features.max())
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model(name, tmp_path, rng):
     front_end = gk.datasets.layers_of_frames(frames=80, sample_rate=22050, n_mels=64)
@@ -103,6 +104,7 @@ def test_there_are_no_pretrained_weights():
         gk.GenreClassifier("mel_cnn", clip_seconds=1.0)
 
 
+@pytest.mark.once
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="the backend is not torch")
 @pytest.mark.parametrize("form, ending, package", [("onnx", "onnx", "onnxscript"), ("openvino", "xml", "openvino")])
 def test_export(form, ending, package, tmp_path):

@@ -76,7 +76,7 @@ def test_decibels_equal_librosa(rng, options):
     np.testing.assert_allclose(ours, theirs, atol=0.01)
 
 
-@pytest.mark.parametrize("source", ["synthetic", "real"])
+@pytest.mark.parametrize("source", ["synthetic", pytest.param("real", marks=pytest.mark.once)])
 def test_the_recipe_of_2023(rng, request, source):
     """Against a plain re-implementation in librosa, to one gray level."""
     if source == "real":
@@ -131,6 +131,7 @@ def test_clip_by_clip_equals_all_at_once(rng, dft):
     np.testing.assert_allclose(at_once, in_turn, atol=1e-6 * in_turn.max(), rtol=0)
 
 
+@pytest.mark.slow_on_jax
 def test_float32_inside_under_mixed_precision(rng):
     waveforms = 1e-4 * tones(rng, 1, 5000)  # squares are far below the smallest float16
     reference = numpy(gk.layers.MelSpectrogram()(waveforms))

@@ -127,6 +127,7 @@ def test_broken_off_again_and_again(through, tmp_path):
     assert_same(train(tmp_path), through, tmp_path)  # nothing is left to be done
 
 
+@pytest.mark.once
 def test_it_is_saved_as_epochs_end_whatever_the_time(through, tmp_path):
     with pytest.raises(BrokenOff):
         train(tmp_path, Break(13), every_seconds=1e9)
@@ -135,7 +136,7 @@ def test_it_is_saved_as_epochs_end_whatever_the_time(through, tmp_path):
     assert_same(train(tmp_path), through, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", [pytest.param("SIGINT", marks=pytest.mark.once), "SIGTERM"])
 def test_a_signal_saves_the_state_first(name, through, tmp_path):
     number = getattr(signal, name)
     before = signal.signal(number, signal.default_int_handler)  # it may be ignored, as in the background of a shell
@@ -151,6 +152,7 @@ def test_a_signal_saves_the_state_first(name, through, tmp_path):
     assert_same(train(tmp_path), through, tmp_path)
 
 
+@pytest.mark.once
 def test_more_epochs_train_on(tmp_path):
     model = network(average=False)
     training.fit(model, batches(), 2, tmp_path / "state.npz", verbose=0)
@@ -160,6 +162,7 @@ def test_more_epochs_train_on(tmp_path):
     assert int(numpy(model.optimizer.iterations)) == 15
 
 
+@pytest.mark.once
 def test_an_early_end_is_an_end(tmp_path):
     stop = {"monitor": "loss", "min_delta": 100.0, "patience": 1}
     for _ in range(2):
@@ -171,6 +174,7 @@ def test_an_early_end_is_an_end(tmp_path):
         training.fit(network(), batches(), 9, tmp_path / "state.npz", callbacks=[early])
 
 
+@pytest.mark.once
 def test_the_state_of_another_training_is_refused(tmp_path):
     train(tmp_path)
     path = str(tmp_path / "state.npz")
@@ -188,6 +192,7 @@ def test_the_state_of_another_training_is_refused(tmp_path):
     assert open(path, "rb").read() == before
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"hello", "half", "flipped", "pickle"])
 def test_a_state_that_is_damaged_is_named(content, tmp_path):
     train(tmp_path)
@@ -206,6 +211,7 @@ def test_a_state_that_is_damaged_is_named(content, tmp_path):
     assert path.read_bytes() == content
 
 
+@pytest.mark.once
 def test_a_state_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatch):
     def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
@@ -218,6 +224,7 @@ def test_a_state_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatch):
     assert any("could not be saved" in str(w.message) and "No space left" in str(w.message) for w in caught)
 
 
+@pytest.mark.slow_on_jax
 def test_a_loss_that_is_not_finite_stops_at_that_batch(tmp_path):
     """It names the tracks of the batch; what was saved before stays."""
     with pytest.raises(BrokenOff):
@@ -233,6 +240,7 @@ def test_a_loss_that_is_not_finite_stops_at_that_batch(tmp_path):
     assert (tmp_path / "state.npz").read_bytes() == before
 
 
+@pytest.mark.slow_on_jax
 def test_a_weight_that_is_not_finite_is_not_saved(tmp_path):
     class Spoil(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -245,6 +253,7 @@ def test_a_weight_that_is_not_finite_is_not_saved(tmp_path):
         assert b'"batch": 2' in file["about"].tobytes()
 
 
+@pytest.mark.once
 def test_batches_know_their_tracks():
     data = batches()
     for epoch in (0, 3):
