@@ -15,6 +15,7 @@ from genrekeras.statistics import CepstralStatistics, SpectralStatistics
 from keras import ops
 
 _HEADS, _ATTENTION_UNITS = 4, 64
+_SPARSE = 128  # frames of a clip, at the most, that are taken to be sampled from it
 LANDMARKS, DIRECTIONS = 8192, 128  # of `mel_kernel`
 
 
@@ -44,12 +45,14 @@ def mel_resnet(image, name="mel_resnet", width=16, frames=0.5, units=256):
 
     Args:
         image, name, width, units: as of `mel_cnn`.
-        frames: share of the frames; in training it sees so many, by lot, in their order.
+        frames: share of the frames; in training it sees so many. Of 128 at the most, which `SampleFrames` made, by
+            lot, in their order; of more, neighbours: what changes from one to the next is as it is in inference.
 
     Returns:
         Keras tensor, `(batch, units)`.
     """
-    image = RandomFrames(frames, name=f"{name}_frames")(image)
+    columns = RandomFrames if image.shape[2] <= _SPARSE else RandomWindow
+    image = columns(frames, name=f"{name}_frames")(image)
     x = _convolution(_scaled(image, name), width, (7, 3), (2, 1), f"{name}_conv1")
     x = keras.layers.MaxPooling2D(2, name=f"{name}_pool1")(x)
     x = _residual(x, 2 * width, f"{name}_block1")
@@ -194,6 +197,8 @@ class TimePooling(keras.layers.Layer):
         self.scores = keras.layers.Dense(heads, name="scores", dtype=self.dtype_policy)
 
     def build(self, input_shape):
+        if input_shape[-1] % self.heads:
+            raise ValueError(f"Channels must be a multiple of `heads`, {self.heads}. Received: {input_shape}")
         self.hidden.build(input_shape)
         self.scores.build((*input_shape[:-1], self.units))
 

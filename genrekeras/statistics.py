@@ -28,7 +28,7 @@ class CepstralStatistics(keras.layers.Layer):
     mean step from frame to frame, and skewness. Of the first 24, and of their steps: the square root of the covariance
     matrix, which is to it what a deviation is to a variance.
 
-    Input shape: `(batch, mels, frames, 1)`, 0..255 for 80 dB.
+    Input shape: `(batch, mels, frames, 1)`, 0..255 for 80 dB; at least 24 mels and 2 frames.
 
     Output shape: `(batch, 920)`; fewer of fewer than 40 mels.
     """
@@ -37,6 +37,10 @@ class CepstralStatistics(keras.layers.Layer):
         super().__init__(**{"dtype": "float32", **kwargs})
 
     def build(self, input_shape):
+        if input_shape[1] < _COVARIANCE_CEPSTRA or input_shape[2] < 2:
+            raise ValueError(
+                f"Statistics of cepstra need at least {_COVARIANCE_CEPSTRA} mels and 2 frames. Received: {input_shape}"
+            )
         self._cosines = _cosines(input_shape[1], _CEPSTRA)
         self._upper = _upper_triangle(_COVARIANCE_CEPSTRA)
 

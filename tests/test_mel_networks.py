@@ -99,6 +99,18 @@ def test_a_frozen_network_stands_still_and_few_mels_are_enough(rng):
     np.testing.assert_allclose(numpy(model.feature_extractor(images, training=True)), still, atol=1e-5)
 
 
+def test_what_changes_from_frame_to_frame_is_in_training_what_it_is_in_inference(rng):
+    """Of sampled frames some by lot, of all that there are neighbours: between others lies more change."""
+    assert isinstance(backbones.build("mel_resnet", (32, 128, 1)).get_layer("mel_resnet_frames"), RandomFrames)
+    network = backbones.build("mel_resnet", (32, 300, 1))
+    cepstra = keras.Model(network.input, network.get_layer("mel_resnet_cepstra").output)
+    slow = np.clip(128 + rng.normal(0, 2, (64, 32, 300)).cumsum(axis=2), 0, 255).astype("float32")[..., None]
+    seen = [numpy(cepstra(slow, training=training)) for training in (True, False)]
+    assert np.abs(seen[0] - seen[1]).max() > 0.01  # fewer frames
+    steps = slice(6 * 32, 7 * 32)  # logarithms
+    np.testing.assert_allclose(*(values[:, steps].mean(axis=0) for values in seen), atol=0.05)
+
+
 def test_there_are_no_pretrained_weights():
     with pytest.raises(backbones.PretrainedWeightsError, match="There are no pretrained weights of mel_cnn"):
         gk.GenreClassifier("mel_cnn", clip_seconds=1.0)

@@ -17,6 +17,12 @@ def covariances(values):
     return np.stack([np.cov(clip, bias=True) for clip in values]) + np.eye(values.shape[1])
 
 
+@pytest.mark.parametrize("shape", [(2, 23, 40, 1), (2, 64, 1, 1)])
+def test_too_little_to_say(shape):
+    with pytest.raises(ValueError, match="at least 24 mels and 2 frames"):
+        CepstralStatistics()(np.zeros(shape, "float32"))
+
+
 def test_cepstral_statistics(images):
     found = numpy(CepstralStatistics()(images))
     cepstra = scipy.fft.dct(images[..., 0].astype("float64") * 80 / 255, axis=1, norm="ortho")[:, :40]
