@@ -58,6 +58,11 @@ def fit(model, split, ridge=0.3, seed=0, class_weight=None, batch_size=64):
     """
     if model.backbone != "mel_kernel":
         raise ValueError(f'`model` must have backbone="mel_kernel". Received: backbone={model.backbone!r}')
+    if split.images.shape[1:] != model.image_model.input_shape[1:]:
+        raise ValueError(
+            f"`split` must hold images of {model.image_model.input_shape[1:]}, which the model's front end makes. "
+            f"Received: split={split!r}"
+        )
     if not 0 < ridge < np.inf:
         raise ValueError(f"`ridge` must be a number > 0. Received: ridge={ridge}")
     tracks = np.unique(split.track_ids, return_inverse=True)[1]

@@ -60,6 +60,9 @@ def test_splits(path, content):
         ({"label": np.full(COUNT, 8)}, "holds labels outside of 0..7"),
         ({"split": np.full(COUNT, 3)}, "splits outside of 0..2"),
         ({"track_id": np.array([None] * COUNT)}, "must be an npz file"),  # a pickle
+        ({"label": np.zeros(COUNT)}, "are not a row of integers"),
+        ({"track_id": np.array([f"{i}" for i in range(COUNT)])}, "are not a row of integers"),
+        ({"split": np.zeros((COUNT, 2), int)}, "are not a row of integers"),
     ],
 )
 def test_other_files(path, content, change, message):
@@ -237,12 +240,35 @@ def test_images_of_music(mini, tmp_path):
     images = gk.datasets.images_of(split, model)
     other = gk.datasets.images_of(mini.train.select([0, 5]), model)
     gk.datasets.save_frames(tmp_path / "f.npz", other, images)
-    data = load_frames(tmp_path / "f.npz", sample_rate=22050)
+    data = load_frames(tmp_path / "f.npz")
+    assert data.sample_rate == data.train.sample_rate == 22050
     np.testing.assert_array_equal(data.validation.images, images.images)
     np.testing.assert_array_equal(data.train.labels, mini.train.labels[[0, 5]])
     split.sample_rate = 44100
     with pytest.raises(ValueError, match="sample_rate"):
         gk.datasets.images_of(split, model)
+
+
+def test_splits_that_are_no_file(path, tmp_path):
+    data, other, test = load_frames(path), load_frames(path, "random"), tmp_path / "f.npz"
+    renamed = load_frames(path).train
+    renamed.name = "held out"
+    for splits, message in [
+        ((), "must be one or more, named"),
+        ((data.train, renamed), "must be one or more, named"),
+        ((data.train, other.validation), "the same genres, protocol and sample rate"),
+        ((data.train, data.train), "must hold one image of each track"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            gk.datasets.save_frames(test, *splits)
+    assert not test.exists()
+
+
+@pytest.mark.parametrize("option", [{"batch_size": 0}, {"repeats": 0}, {"variants": 0}, {"seed": -1}])
+def test_bad_options_are_named(path, option):
+    [(name, value)] = option.items()
+    with pytest.raises(ValueError, match=rf"`{name}` must be an integer >= \d\. Received: {name}={value}"):
+        image_batches(load_frames(path).train, **{"batch_size": 8, **option})
 
 
 def test_all_spectra():

@@ -199,6 +199,10 @@ def test_what_is_refused(rng):
         kernel_machine.fit(model, split.select([3]))
     with pytest.raises(ValueError, match="two tracks at least"):
         kernel_machine.fit(model, split.select([]))
+    narrow = split_of(rng)
+    narrow.images = narrow.images[:, :, :79]
+    with pytest.raises(ValueError, match=r"must hold images of \(64, 80, 1\), which the model's front end makes"):
+        kernel_machine.fit(model, narrow)
     with pytest.raises(ValueError, match="The data's `genres` is not the model's"):
         split.genres = ("x", "y", "z")
         kernel_machine.fit(model, split)

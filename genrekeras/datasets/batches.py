@@ -70,10 +70,7 @@ def batches(
         raise ValueError(f"`split` must be a split, such as `data.train`. Received: {type(split).__name__}")
     if crop not in CROPS:
         raise ValueError(f"`crop` must be one of {CROPS}. Received: crop={crop!r}")
-    integers = {"batch_size": (batch_size, 1), "crops": (crops, 1), "workers": (workers, 1), "seed": (seed, 0)}
-    for name, (value, least) in integers.items():
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}")
+    check_integers(batch_size=(batch_size, 1), crops=(crops, 1), workers=(workers, 1), seed=(seed, 0))
     if round(clip_seconds * split.sample_rate) < 1:
         raise ValueError(f"`clip_seconds` must be > 0, and a sample at least. Received: clip_seconds={clip_seconds}")
     if not mixup >= 0:
@@ -266,6 +263,13 @@ class _Batch:
         if self.crop == "even" and self.crops > 1:
             return spare * crop // (self.crops - 1)
         return 0 if self.crop == "start" else spare // 2
+
+
+def check_integers(**arguments):
+    """Raise a ValueError that names the first of these, name -> (value, least), that is no integer or too small."""
+    for name, (value, least) in arguments.items():
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}")
 
 
 def checked_weights(class_weight, split):

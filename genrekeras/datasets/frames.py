@@ -2,8 +2,9 @@
 
 The file is an npz archive: `decibels`, `(n, mels, frames)` uint8, whose row 0 is the highest band and in which 0..255
 stand for -80..0 dB below the peak of the clip; `label`, `(n,)`, indices of genres; `split`, `(n,)`, 0 training, 1
-validation, 2 test; `track_id`, `(n,)`; and, where these are not FMA's eight genres and official splits, `genres`,
-`(genres,)`, and `protocol`, text. A model with the front end of `layers_of_frames` makes the same of a waveform.
+validation, 2 test; `track_id`, `(n,)`; and, where these are not FMA's eight genres, official splits and 44,100 Hz,
+`genres`, `(genres,)`, `protocol`, text, and `sample_rate`. A model with the front end of `layers_of_frames` makes the
+same of a waveform.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ import zlib
 
 import numpy as np
 import pandas as pd
-from genrekeras.datasets.batches import Batches, batches, checked_weights, fill
+from genrekeras.datasets.batches import Batches, batches, check_integers, checked_weights, fill
 from genrekeras.datasets.quiet import quiet_absl
 from genrekeras.datasets.splits import SPLITS, UNKNOWN, Dataset, check_protocol, deal
 from genrekeras.files import read_arrays, whole_file
@@ -89,14 +90,15 @@ def layers_of_frames(frames=128, sample_rate=44100, n_mels=128):
     ]
 
 
-def load_frames(path, protocol="official", sample_rate=44100, seed=0):
+def load_frames(path, protocol="official", sample_rate=None, seed=0):
     """Read such a file.
 
     Args:
         path: str or path-like.
         protocol: `"official"`, the splits of the file; or `"random"`, all of its tracks dealt 80/20 by lot within each
             folder of FMA, as the 2023 system did.
-        sample_rate: int > 0, in Hz, of the waveforms that the images were made of.
+        sample_rate: int > 0, in Hz, of the waveforms that the images were made of; `None` takes that of the file, or
+            44,100 where it names none.
         seed: int, of the lots.
 
     Returns:
@@ -111,10 +113,13 @@ def load_frames(path, protocol="official", sample_rate=44100, seed=0):
         images, labels, splits, ids = (arrays[key] for key in ("decibels", "label", "split", "track_id"))
         genres = tuple(arrays["genres"].tolist()) if "genres" in arrays else GENRES
         dealt_by = str(arrays["protocol"]) if "protocol" in arrays else "official"
+        sample_rate = int(arrays.get("sample_rate", 44100)) if sample_rate is None else sample_rate
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"`path` must be an npz file of decibels, label, split, track_id ({error}): {path}") from error
     if images.ndim != 3 or images.dtype != np.uint8 or {len(labels), len(splits), len(ids)} != {len(images)}:
         raise ValueError(f"{path} holds {images.dtype} of the shape {images.shape}, not (n, mels, frames) of uint8.")
+    if any(array.ndim != 1 or array.dtype.kind not in "iu" for array in (labels, splits, ids)):
+        raise ValueError(f"{path} holds label, split or track_id that are not a row of integers.")
     if len(ids) == 0 or labels.min() < 0 or labels.max() >= len(genres) or not np.isin(splits, (0, 1, 2)).all():
         raise ValueError(f"{path} holds labels outside of 0..{len(genres) - 1}, or splits outside of 0..2.")
     if len(np.unique(ids)) < len(ids):
@@ -178,14 +183,27 @@ def save_frames(path, *splits):
     Args:
         path: str or path-like, .npz.
         *splits: `FrameSplit` of an image a track, named "train", "validation", "test".
+
+    Raises:
+        ValueError: there is no split, one has another name, two differ in genres, protocol or sample rate, or a track
+            has several images.
+        OSError: it cannot be written.
     """
+    if not splits or not {split.name for split in splits} <= set(SPLITS):
+        raise ValueError(f"`splits` must be one or more, named {SPLITS}. Received: splits={splits!r}")
+    if len({(split.genres, split.protocol, split.sample_rate) for split in splits}) > 1:
+        raise ValueError(f"`splits` must have the same genres, protocol and sample rate. Received: splits={splits!r}")
+    track_ids = np.concatenate([split.track_ids for split in splits])
+    if len(np.unique(track_ids)) < len(track_ids):
+        raise ValueError(f"`splits` must hold one image of each track. Received: splits={splits!r}")
     content = {
         "decibels": np.concatenate([split.images[..., 0] for split in splits]),
         "label": np.concatenate([split.labels for split in splits]),
         "split": np.repeat([SPLITS.index(split.name) for split in splits], [len(split) for split in splits]),
-        "track_id": np.concatenate([split.track_ids for split in splits]),
+        "track_id": track_ids,
         "genres": np.array(splits[0].genres),
         "protocol": np.array(splits[0].protocol),
+        "sample_rate": np.array(splits[0].sample_rate),
     }
     with whole_file(path) as temporary:
         np.savez(temporary, **content)
@@ -216,7 +234,11 @@ def image_batches(
     Returns:
         `Batches` of `(images, labels)`, `(batch, mels, frames, 1)` float32 in 0..255 and `(batch,)` int32, or, with
         `mix` or `one_hot`, `(batch, len(genres))` float32; with `class_weight` also `(batch,)` float32 weights.
+
+    Raises:
+        ValueError: an option is out of range; the split is empty.
     """
+    check_integers(batch_size=(batch_size, 1), repeats=(repeats, 1), variants=(variants, 1), seed=(seed, 0))
     weights = checked_weights(class_weight, split)
     if not 0 <= mix <= 1:
         raise ValueError(f"`mix` must lie in [0, 1]. Received: mix={mix}")
