@@ -9,7 +9,7 @@ come from a package. Each choice is trained for a fixed number of epochs and sco
 "as_best" and "from_random" have the augmentation and mixing of best.py at once, but no moving average of the weights,
 which lags too far behind in 8 epochs (17 %).
 A line of JSON for each run is added to --output; runs that stand there already are not made again. choices.jsonl beside
-this script holds those made so far (`--output experiments/choices.jsonl` adds to them).
+this script holds those made so far (`--output experiments/choices.jsonl` adds to them); choices_table.py compares them.
 
 Expected: a frozen network, or the kernel machine of kernel.py, one to two minutes on a core, a trained network 14
 minutes on one and more; README has the scores.
@@ -21,11 +21,12 @@ import os
 import time
 from typing import NamedTuple
 
+import choices_table
 import common
 import genrekeras as gk
 import keras
-import numpy as np
 import recipe
+from genrekeras.files import whole_file
 
 BATCH_SIZE, VARIANTS = 64, 4
 
@@ -96,27 +97,29 @@ def main():
     data = gk.datasets.load_frames(flags.frames, flags.protocol)
     print(data)
     known = read(flags.output)
+    if any(row["protocol"] == flags.protocol and row["data"] != data.train.fingerprint for row in known):
+        parser.error(f"--output {flags.output} holds runs on other tracks: name another file")
     for seed in range(flags.seeds):
         for name in flags.only:
             about = {"choice": name, "protocol": flags.protocol, "seed": seed, "data": data.train.fingerprint}
-            about["settings"] = str(CHOICES[name])
+            about |= {"settings": str(CHOICES[name]), "processor": common.processor()}
             if not any(about.items() <= row.items() for row in known):
-                known.append({**about, "processor": common.processor(), **score(name, data, seed)})
+                known.append({**about, **score(name, data, seed)})
                 with open(flags.output, "a", encoding="utf-8") as file:
                     file.write(json.dumps(known[-1]) + "\n")
-    print_table(known)
+    choices_table.print_tables(known)
 
 
 def read(path):
-    """The rows that are there; the last line may be torn."""
+    """The rows that are there; a last line that is torn goes."""
     if not os.path.exists(path):
         return []
     with open(path, encoding="utf-8") as file:
-        lines = file.read().splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        with open(path, "w", encoding="utf-8") as file:
-            file.writelines(lines[:-1])
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+        *lines, torn = file.read().split("\n")
+    if torn:
+        with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+    return [json.loads(line) for line in lines]
 
 
 def score(name, data, seed):
@@ -126,8 +129,9 @@ def score(name, data, seed):
     choice = CHOICES[name]
     model = gk.GenreClassifier(
         choice.backbone,
+        data.genres,
         clip_seconds=gk.datasets.FMA_SECONDS,
-        front_end=gk.datasets.layers_of_frames(),
+        front_end=recipe.layers_like(data.train),
         stem=choice.stem,
         fine_tune=choice.fine_tune,
         pretrained=choice.pretrained,
@@ -160,34 +164,6 @@ def fit_head(model, choice, data, seed):
     model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
     options = {"batch_size": BATCH_SIZE, "epochs": choice.epochs, "seed": seed, "verbose": 0}
     return max(gk.features.fit_head(model, train, validation, **options).history["val_accuracy"])
-
-
-def print_table(rows):
-    """Of each choice and protocol: mean over seeds, difference to what it changes, minutes of a processor, best epoch.
-
-    The interval of a difference is that of other tracks, with the seeds as they were.
-    """
-    print("| choice | protocol | validation, % (each seed) | difference [95 %] | minutes | best epoch |")
-    print("|---|---|---|---|---|---|")
-    for name, protocol in dict.fromkeys((row["choice"], row["protocol"]) for row in rows):
-        own, base = (
-            [row for row in rows if (row["choice"], row["protocol"]) == (other, protocol)]
-            for other in (name, "recipe" if name.startswith("recipe") else "frozen")
-        )
-        each = ", ".join(f"{100 * row['accuracy']:.1f}" for row in own)
-        cells = [name, protocol, f"{100 * np.mean([row['accuracy'] for row in own]):.1f} ({each})", ""]
-        if base and base != own:
-            gains = 100 * (_share_of_seeds(own) - _share_of_seeds(base))
-            half = 1.96 * gains.std() / np.sqrt(len(gains))
-            cells[-1] = f"{gains.mean():+.1f} [{gains.mean() - half:+.1f}, {gains.mean() + half:+.1f}]"
-        cells.append(f"{np.mean([row['seconds'] for row in own]) / 60:.1f}")
-        epochs = [row["best_epoch"] for row in own if row["best_epoch"] is not None]
-        print(f"| {' | '.join(cells)} | {f'{100 * np.mean(epochs):.1f}' if epochs else ''} |")
-
-
-def _share_of_seeds(rows):
-    """Of each track: how many of the runs found its genre, in 0..1."""
-    return np.mean([np.array(list(row["hits"]), int) for row in rows], axis=0)
 
 
 if __name__ == "__main__":

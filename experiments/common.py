@@ -116,6 +116,8 @@ class Run:
         """Load what the flags name; a smoke test takes a few clips of it."""
         try:
             self.data = settings.load_data(self.flags)
+            if len(self.data.genres) < 2 or len(self.data.train) < 2:
+                raise ValueError(f"two genres and two tracks to train on are the least: {self.data}")
         except (OSError, ValueError) as error:
             raise SystemExit(f"The data cannot be used: {error}") from error
         keras.config.set_dtype_policy(self.flags.precision)

@@ -23,7 +23,7 @@ def main(run):
     with whole_file(run.model_file) as temporary:
         model.save(temporary)
     run.save_config(model=model.get_config(), method="kernel ridge regression")
-    run.evaluate(about=recipe.LICENSES, license="other")
+    run.evaluate(**recipe.notes(run))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def parser(doc, network, frames):
         choices=gk.datasets.PROTOCOLS,
         help="splits (default: official; artist_album for music of your own)",
     )
-    add("--seed", type=int, default=0, help="of weights, order, dropout and splits by lot (default: 0)")
+    add("--seed", type=not_negative, default=0, help="of weights, order, dropout and splits by lot (default: 0)")
     add("--output", help="folder of the run, new or empty (default: runs/EXPERIMENT-TIME)")
     add("--smoke", action="store_true", help="few clips, short ones, 2 epochs: does it run?")
     add(
@@ -76,6 +76,12 @@ def parser(doc, network, frames):
 def positive(text):
     if int(text) <= 0:
         raise argparse.ArgumentTypeError(f"must be > 0, not {text}")
+    return int(text)
+
+
+def not_negative(text):
+    if int(text) < 0:
+        raise argparse.ArgumentTypeError(f"must be >= 0, not {text}")
     return int(text)
 
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import processes
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -47,6 +48,12 @@ def test_what_it_names_is_there():
     for module in re.findall(r"`([^`]+)`", " ".join(modules)):
         place = ROOT / "genrekeras" / module
         assert place.is_dir() or place.with_suffix(".py").is_file(), module
+
+
+def test_its_tables_of_choices_are_those_of_the_runs():
+    done = processes.run(ROOT / "experiments" / "choices_table.py")
+    printed = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(printed) > 20 and [line for line in printed if line not in README.splitlines()] == []
 
 
 def test_nothing_is_left_to_be_filled_in():

@@ -1,0 +1,96 @@
+"""Which choices paid? The tables of what choices.py has run; those in README are of choices.jsonl beside this script.
+
+    python experiments/choices_table.py              # or with another file behind it
+
+A choice is compared with the one that it changes, on the same tracks, and its random protocol with its official one,
+on others for the most part. The intervals (95 %, normal) are those of other tracks, as if these were independent of
+each other, and of other seeds: what falls on single tracks is in the mean over seeds; what all tracks share is how much
+more runs that differ in their seed alone differ than that would make them, over all choices with several seeds.
+Processors of other kinds round otherwise, and a run ends elsewhere: they have tables of their own.
+
+Expected: 2 seconds on one core, without the data.
+"""
+
+import argparse
+import json
+import pathlib
+
+import numpy as np
+
+# What a choice changes; of all others, the first word of their name.
+BASES = {"new_stem": "frozen", "trained": "frozen", "recipe": "trained", "kernel": "recipe"}
+BASES |= {f"{network}_from_random": "trained" for network in ("efficientnet_b0", "resnet50")}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = pathlib.Path(__file__).with_name("choices.jsonl")
+    parser.add_argument("results", nargs="?", type=pathlib.Path, default=default, help="file (default: ours)")
+    parser.add_argument("--to", metavar="CHOICE", help="compare all with this one (default: with what each changes)")
+    flags = parser.parse_args()
+    lines = flags.results.read_text(encoding="utf-8").split("\n")
+    rows = [json.loads(line) for line in lines[:-1]]  # the last is empty or torn
+    if flags.to not in {None, *(row["choice"] for row in rows)}:
+        parser.error(f"--to {flags.to}: there is no run of it in {flags.results}")
+    print_tables(rows, flags.to)
+
+
+def print_tables(rows, to=None):
+    for processor in dict.fromkeys(row["processor"] for row in rows):
+        print(f"\nProcessors of kind {processor}\n")
+        runs = {}  # (choice, protocol) -> its rows
+        for row in (row for row in rows if row["processor"] == processor):
+            runs.setdefault((row["choice"], row["protocol"]), []).append(row)
+        shared = {protocol: variance_shared(runs, protocol) for protocol in ("official", "random")}
+        print("| choice | protocol | validation, % (each seed) | difference [95 %] | minutes | best epoch |")
+        print("|---|---|---|---|---|---|")
+        for (choice, protocol), own in runs.items():
+            base = to or BASES.get(choice, choice.split("_")[0])
+            other = runs.get((base, protocol)) if base != choice else None
+            best = [row["best_epoch"] for row in own if row["best_epoch"] is not None]
+            gain = f"{difference(own, other, shared)} to {base}" if other else ""
+            best = f"{100 * np.mean(best):.1f}" if best else ""
+            minutes = f"{np.mean([row['seconds'] for row in own]) / 60:.1f}"
+            print(f"| {choice} | {protocol} | {scores(own)} | {gain} | {minutes} | {best} |")
+        both = [choice for choice, protocol in runs if protocol == "official" and (choice, "random") in runs]
+        print("\n| choice | official, % | random, % | claimed [95 %] |\n|---|---|---|---|" if both else "")
+        for official, random in ((runs[choice, "official"], runs[choice, "random"]) for choice in both):
+            claimed = difference(random, official, shared)
+            print(f"| {official[0]['choice']} | {scores(official)} | {scores(random)} | {claimed} |")
+
+
+def hits(rows):
+    """`(runs, tracks)`: 100 where a run found the genre of a track."""
+    return 100.0 * np.array([list(row["hits"]) for row in rows]).astype(float)
+
+
+def scores(rows):
+    each = [f"{100 * row['accuracy']:.1f}" for row in sorted(rows, key=lambda row: row["seed"])]
+    return f"{hits(rows).mean():.1f}" + (f" ({', '.join(each)})" if len(each) > 1 else "")
+
+
+def difference(rows, others, shared):
+    """How many points the first are better than the others, with its interval."""
+    own, other = hits(rows).mean(axis=0), hits(others).mean(axis=0)
+    on_the_same = rows[0]["protocol"] == others[0]["protocol"]
+    variance = sum(tracks.var() / len(tracks) for tracks in ([own - other] if on_the_same else [own, other]))
+    variance += sum(shared[runs[0]["protocol"]] / len(runs) for runs in (rows, others))
+    mean, half = own.mean() - other.mean(), 1.96 * variance**0.5
+    return f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]"
+
+
+def variance_shared(runs, protocol):
+    """Between seeds, of the scores, beyond what single tracks that fall this way or that would make it."""
+    several = [hits(rows) for (_, other), rows in runs.items() if other == protocol and len(rows) > 1]
+    freedom = sum(len(found) - 1 for found in several)
+    if not freedom:
+        return 0.0
+    seen = sum(len(found) * found.mean(axis=1).var() for found in several) / freedom
+    alone = sum(len(found) * found.var(axis=0).mean() / found.shape[1] for found in several) / freedom
+    told = f"{seen**0.5:.2f} points; single tracks alone would make it {alone**0.5:.2f}"
+    print(f"Between seeds, {protocol}: a standard deviation of {told} ({freedom} degrees of freedom).\n")
+    return max(seen - alone, 0.0)
+
+
+if __name__ == "__main__":
+    main()
