@@ -25,13 +25,16 @@ BASES |= {f"{network}_from_random": "trained" for network in ("efficientnet_b0",
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = pathlib.Path(__file__).with_name("choices.jsonl")
-    parser.add_argument("results", nargs="?", type=pathlib.Path, default=default, help="file (default: ours)")
+    parser.add_argument("file", nargs="?", type=pathlib.Path, default=default, help="what choices.py wrote")
     parser.add_argument("--to", metavar="CHOICE", help="compare all with this one (default: with what each changes)")
     flags = parser.parse_args()
-    lines = flags.results.read_text(encoding="utf-8").split("\n")
-    rows = [json.loads(line) for line in lines[:-1]]  # the last is empty or torn
+    try:
+        lines = flags.file.read_text(encoding="utf-8").split("\n")
+        rows = [json.loads(line) for line in lines[:-1]]  # the last is empty or torn
+    except (OSError, ValueError) as error:
+        parser.error(f"{flags.file} cannot be read: {error}")
     if flags.to not in {None, *(row["choice"] for row in rows)}:
-        parser.error(f"--to {flags.to}: there is no run of it in {flags.results}")
+        parser.error(f"--to {flags.to}: there is no run of it in {flags.file}")
     print_tables(rows, flags.to)
 
 

@@ -290,8 +290,14 @@ def test_choices_table(tmp_path):
     # all tracks at once: a variance of 5000 where single tracks would make it 1250, for two seeds here and one there
     far = "| trained | official | 100.0 | +50.0 [-97.0, +197.0] to frozen | 1.0 |  |"
     assert far in told[told.index("Processors of kind AVX-512") :]
-    refused = processes.run(EXPERIMENTS / "choices_table.py", tmp_path / "rows.jsonl", "--to", "recipe")
-    assert refused.returncode == 2 and "--to recipe: there is no run of it in" in refused.stderr
+    (tmp_path / "text.jsonl").write_text("no rows\n")
+    for flags, message in [
+        ([tmp_path / "rows.jsonl", "--to", "recipe"], "--to recipe: there is no run of it in"),
+        ([tmp_path / "text.jsonl"], "text.jsonl cannot be read"),
+        ([tmp_path / "none.jsonl"], "none.jsonl cannot be read"),
+    ]:
+        refused = processes.run(EXPERIMENTS / "choices_table.py", *flags)
+        assert refused.returncode == 2 and message in refused.stderr
 
 
 def test_on_an_fma_folder_without_validation(tmp_path, mini_cache):
