@@ -17,9 +17,10 @@ import pathlib
 
 import numpy as np
 
-# What a choice changes; of all others, the first word of their name.
-BASES = {"new_stem": "frozen", "trained": "frozen", "recipe": "trained", "kernel": "recipe"}
-BASES |= {f"{network}_from_random": "trained" for network in ("efficientnet_b0", "resnet50")}
+# What a choice changes, the first of these that was run; of all others, the first word of their name.
+BASES = {"new_stem": ["frozen"], "trained": ["frozen"], "kernel": ["recipe"]}
+for name in ("trained_from_random", "efficientnet_b0_from_random", "resnet50_from_random", "recipe"):
+    BASES[name] = ["trained_as_best", "trained"]
 
 
 def main():
@@ -48,10 +49,10 @@ def print_tables(rows, to=None):
         print("| choice | protocol | validation, % (each seed) | difference [95 %] | minutes | best epoch |")
         print("|---|---|---|---|---|---|")
         for (choice, protocol), own in runs.items():
-            base = to or BASES.get(choice, choice.split("_")[0])
-            other = runs.get((base, protocol)) if base != choice else None
+            bases = [to] if to else BASES.get(choice, [choice.split("_")[0]])
+            base = next((name for name in bases if (name, protocol) in runs), choice)
             best = [row["best_epoch"] for row in own if row["best_epoch"] is not None]
-            gain = f"{difference(own, other, shared)} to {base}" if other else ""
+            gain = f"{difference(own, runs[base, protocol], shared)} to {base}" if base != choice else ""
             best = f"{100 * np.mean(best):.1f}" if best else ""
             minutes = f"{np.mean([row['seconds'] for row in own]) / 60:.1f}"
             print(f"| {choice} | {protocol} | {scores(own)} | {gain} | {minutes} | {best} |")
