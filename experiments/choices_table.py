@@ -3,12 +3,10 @@
     python experiments/choices_table.py              # or with another file behind it
 
 A choice is compared with the one that it changes, on the same tracks, and its random protocol with its official one,
-on others for the most part. The intervals (95 %, normal) are those of other tracks, as if these were independent of
-each other, and of other seeds: what falls on single tracks is in the mean over seeds; what all tracks share is how much
-more runs that differ in their seed alone differ than that would make them, over all choices with several seeds.
-Processors of other kinds round otherwise, and a run ends elsewhere: they have tables of their own.
-
-Expected: 2 seconds on one core, without the data.
+on others for the most part. The intervals (95 %, normal) are those of other tracks, as if these were independent, and
+of other seeds: what falls on single tracks is in the mean over seeds; what all tracks share is how much more networks
+that differ in their seed alone differ than that would make them (frozen ones, which have a "best epoch", do not).
+Processors of other kinds round otherwise: they have tables of their own. Expected: 2 seconds on one core, no data.
 """
 
 import argparse
@@ -51,11 +49,10 @@ def print_tables(rows, to=None):
         for (choice, protocol), own in runs.items():
             bases = [to] if to else BASES.get(choice, [choice.split("_")[0]])
             base = next((name for name in bases if (name, protocol) in runs), choice)
-            best = [row["best_epoch"] for row in own if row["best_epoch"] is not None]
+            best = [100 * row["best_epoch"] for row in own if row["best_epoch"] is not None]
             gain = f"{difference(own, runs[base, protocol], shared)} to {base}" if base != choice else ""
-            best = f"{100 * np.mean(best):.1f}" if best else ""
-            minutes = f"{np.mean([row['seconds'] for row in own]) / 60:.1f}"
-            print(f"| {choice} | {protocol} | {scores(own)} | {gain} | {minutes} | {best} |")
+            minutes, best = np.mean([row["seconds"] / 60 for row in own]), f"{np.mean(best):.1f}" if best else ""
+            print(f"| {choice} | {protocol} | {scores(own)} | {gain} | {minutes:.1f} | {best} |")
         both = [choice for choice, protocol in runs if protocol == "official" and (choice, "random") in runs]
         print("\n| choice | official, % | random, % | claimed [95 %] |\n|---|---|---|---|" if both else "")
         for official, random in ((runs[choice, "official"], runs[choice, "random"]) for choice in both):
@@ -76,19 +73,21 @@ def scores(rows):
 def difference(rows, others, shared):
     """How many points the first are better than the others, with its interval."""
     own, other = hits(rows).mean(axis=0), hits(others).mean(axis=0)
-    on_the_same = rows[0]["protocol"] == others[0]["protocol"]
-    variance = sum(tracks.var() / len(tracks) for tracks in ([own - other] if on_the_same else [own, other]))
-    variance += sum(shared[runs[0]["protocol"]] / len(runs) for runs in (rows, others))
+    tracks = [own - other] if rows[0]["protocol"] == others[0]["protocol"] else [own, other]
+    variance = sum(gains.var() / len(gains) for gains in tracks)
+    trained = [runs for runs in (rows, others) if runs[0]["best_epoch"] is None]
+    variance += sum(shared[runs[0]["protocol"]] / len(runs) for runs in trained)
     mean, half = own.mean() - other.mean(), 1.96 * variance**0.5
     return f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]"
 
 
 def variance_shared(runs, protocol):
-    """Between seeds, of the scores, beyond what single tracks that fall this way or that would make it."""
-    several = [hits(rows) for (_, other), rows in runs.items() if other == protocol and len(rows) > 1]
-    freedom = sum(len(found) - 1 for found in several)
-    if not freedom:
+    """Between seeds, of trained networks, beyond what single tracks that fall this way or that would make it."""
+    own = [rows for (_, other), rows in runs.items() if other == protocol and len(rows) > 1]
+    several = [hits(rows) for rows in own if rows[0]["best_epoch"] is None]
+    if not several:
         return 0.0
+    freedom = sum(len(found) - 1 for found in several)
     seen = sum(len(found) * found.mean(axis=1).var() for found in several) / freedom
     alone = sum(len(found) * found.var(axis=0).mean() / found.shape[1] for found in several) / freedom
     told = f"{seen**0.5:.2f} points; single tracks alone would make it {alone**0.5:.2f}"
