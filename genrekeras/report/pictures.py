@@ -147,10 +147,9 @@ def comparison(table, path=None):
     figure = Figure(figsize=(9.5, 1.4 + 0.38 * len(table)), layout="constrained")
     ours, theirs = figure.subplots(1, 2, sharey=True)
     rows = np.arange(len(table))
-    first = table.index[0]
     for axes, columns, title in (
         (ours, ("accuracy", "low", "high"), f"accuracy in % of {table['clips'].iloc[0]} clips"),
-        (theirs, ("difference", "difference_low", "difference_high"), f"difference from {first}, in points"),
+        (theirs, ("difference", "difference_low", "difference_high"), "difference from the first, in points"),
     ):
         middle, low, high = (100 * table[column].to_numpy("float64") for column in columns)
         sure = np.nan_to_num(low) * np.nan_to_num(high) > 0 if axes is theirs else np.ones(len(rows), bool)
