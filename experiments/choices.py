@@ -6,8 +6,7 @@
 On 128 spectra of each track. EfficientNet-Lite0 stands for the pretrained networks, since ImageNet's weights of it
 come from a package. Each choice is trained for a fixed number of epochs and scored on validation once, at its end;
 "best epoch" is what one would claim by choosing the epoch on the very scores that are reported (frozen networks only).
-"as_best" and "from_random" have the augmentation and mixing of best.py at once, but no moving average of the weights,
-which lags too far behind in 8 epochs (17 %).
+"as_best" and "from_random" have the augmentation and mixing of best.py at once, but no moving average of the weights.
 A line of JSON for each run is added to --output; runs that stand there already are not made again. choices.jsonl beside
 this script holds those made so far (`--output experiments/choices.jsonl` adds to them); choices_table.py compares them.
 

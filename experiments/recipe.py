@@ -90,6 +90,11 @@ def trained(run, images, class_weight, backbone, seed, epochs):
     return model
 
 
+def momentum(steps):
+    """Of the moving average: 500 steps, and of few a quarter at the most, or the random weights would still count."""
+    return min(0.998, max(0.0, 1 - 4 / steps))
+
+
 def fit(model, data, epochs, learning_rate=LEARNING_RATE, average=True, label_smoothing=0.1, **keep):
     """Train the network of a model on images with labels as one-hot rows; warm-up and a cosine, no epoch is chosen.
 
@@ -102,7 +107,7 @@ def fit(model, data, epochs, learning_rate=LEARNING_RATE, average=True, label_sm
         0.0, steps - steps // 20, warmup_target=learning_rate, warmup_steps=steps // 20
     )
     optimizer = keras.optimizers.AdamW(
-        rate, weight_decay=WEIGHT_DECAY, global_clipnorm=2.0, use_ema=average, ema_momentum=0.998
+        rate, weight_decay=WEIGHT_DECAY, global_clipnorm=2.0, use_ema=average, ema_momentum=momentum(steps)
     )
     trainable = model.image_model.trainable_variables
     optimizer.exclude_from_weight_decay([weight for weight in trainable if len(weight.shape) < 2])

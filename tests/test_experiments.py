@@ -177,6 +177,14 @@ def test_kernel_on_music(mini_cache, tmp_path):
     assert "--members" not in run("kernel.py", "--help").stdout
 
 
+def test_the_moving_average_forgets_the_random_weights(monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    import recipe
+
+    assert recipe.momentum(2200) == recipe.momentum(4000) == 0.998  # those of the model that ships
+    assert all(recipe.momentum(steps) ** steps < 0.02 for steps in (1, 2, 5, 80, 800, 4000))
+
+
 def test_best_on_music_of_known_artists(mini_cache, tmp_path):
     """Every spectrum of crops, here of the synthetic corpus; a kernel machine beside them."""
     done = run("best.py", "--smoke", "--protocol", "random", "--output", tmp_path / "r", cache=mini_cache)
