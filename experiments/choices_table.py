@@ -16,9 +16,10 @@ import pathlib
 import numpy as np
 
 # What a choice changes, the first of these that was run; of all others, the first word of their name.
-BASES = {"new_stem": ["frozen"], "trained": ["frozen"], "kernel": ["recipe"]}
-for name in ("trained_from_random", "efficientnet_b0_from_random", "resnet50_from_random", "recipe"):
-    BASES[name] = ["trained_as_best", "trained"]
+BASES = {"new_stem": ("frozen",), "trained": ("frozen",), "kernel": ("recipe",)} | dict.fromkeys(
+    ("trained_from_random", "efficientnet_b0_from_random", "resnet50_from_random", "recipe"),
+    ("trained_as_best", "trained"),
+)
 
 
 def main():
@@ -47,7 +48,7 @@ def print_tables(rows, to=None):
         print("| choice | protocol | validation, % (each seed) | difference [95 %] | minutes | best epoch |")
         print("|---|---|---|---|---|---|")
         for (choice, protocol), own in runs.items():
-            bases = [to] if to else BASES.get(choice, [choice.split("_")[0]])
+            bases = (to,) if to else BASES.get(choice, (choice.split("_")[0],))
             base = next((name for name in bases if (name, protocol) in runs), choice)
             best = [100 * row["best_epoch"] for row in own if row["best_epoch"] is not None]
             gain = f"{difference(own, runs[base, protocol], shared)} to {base}" if base != choice else ""
@@ -62,7 +63,7 @@ def print_tables(rows, to=None):
 
 def hits(rows):
     """`(runs, tracks)`: 100 where a run found the genre of a track."""
-    return 100.0 * np.array([list(row["hits"]) for row in rows]).astype(float)
+    return 100 * np.array([list(row["hits"]) for row in rows], float)
 
 
 def scores(rows):

@@ -13,7 +13,7 @@ import numpy as np
 import processes
 import pytest
 from click.testing import CliRunner
-from conftest import EXPERIMENTS, numpy, write_fma, write_sine
+from conftest import EXPERIMENTS, numpy, small_model, write_fma, write_sine
 from genrekeras import cli
 
 TESTS = pathlib.Path(__file__).parent
@@ -183,6 +183,10 @@ def test_the_moving_average_forgets_the_random_weights(monkeypatch):
 
     assert recipe.momentum(2200) == recipe.momentum(4000) == 0.998  # those of the model that ships
     assert all(recipe.momentum(steps) ** steps < 0.02 for steps in (1, 2, 5, 80, 800, 4000))
+    monkeypatch.setattr(gk.training, "fit", lambda *arguments, **options: None)
+    model = small_model()
+    recipe.fit(model, range(20), epochs=4)
+    assert model.image_model.optimizer.use_ema and model.image_model.optimizer.ema_momentum == 0.95
 
 
 def test_best_on_music_of_known_artists(mini_cache, tmp_path):
@@ -212,6 +216,12 @@ def test_a_file_of_other_images_and_genres(tmp_path, rng):
     done = run("choices.py", *flags, tmp_path / "rows.jsonl", "--only", "kernel")
     assert done.returncode == 0, done.stderr
     assert "| kernel | official | 100.0 |" in done.stdout
+    rows = (tmp_path / "rows.jsonl").read_text()
+    elsewhere = rows.replace(json.loads(rows)["processor"], "another")
+    (tmp_path / "rows.jsonl").write_text(elsewhere)
+    assert run("choices.py", *flags, tmp_path / "rows.jsonl", "--only", "kernel").returncode == 0
+    again = (tmp_path / "rows.jsonl").read_text()
+    assert again.startswith(elsewhere) and len(again.splitlines()) == 2
 
     for change in ({"split": np.ones(48, int)}, {"genres": genres[:1], "label": np.zeros(48, int)}):
         np.savez(tmp_path / "f.npz", **{**content, "genres": genres, **change})

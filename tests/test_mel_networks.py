@@ -111,6 +111,11 @@ def test_what_changes_from_frame_to_frame_is_in_training_what_it_is_in_inference
     np.testing.assert_allclose(*(values[:, steps].mean(axis=0) for values in seen), atol=0.05)
 
 
+def test_channels_that_cannot_be_dealt_to_the_heads():
+    with pytest.raises(ValueError, match="must be a multiple of `heads`, 4"):
+        TimePooling(heads=4)(np.zeros((1, 5, 6), "float32"))
+
+
 def test_there_are_no_pretrained_weights():
     with pytest.raises(backbones.PretrainedWeightsError, match="There are no pretrained weights of mel_cnn"):
         gk.GenreClassifier("mel_cnn", clip_seconds=1.0)
