@@ -56,6 +56,8 @@ def test_spectrogram(tmp_path, flipped):
     figure = spectrogram(np.zeros((64, 100)), 5.0, frequencies, tmp_path / "s.png", "a clip", offset=2.0)
     axes = figure.axes[0]
     assert axes.get_xlim() == (2.0, 7.0)
+    bottom, top = (frequencies[round(np.clip(row, 0, 63))] for row in axes.get_ylim())
+    assert bottom == pytest.approx(40) and top == pytest.approx(9000)
     shown = {label.get_text(): row for label, row in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)}
     assert set(shown) == {"50", "100", "200", "500", "1,000", "2,000", "4,000", "8,000"}
     assert frequencies[round(shown["1,000"])] == pytest.approx(1000, rel=0.05)

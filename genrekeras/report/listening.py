@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter
 
 
 def spectrogram(image, seconds, frequencies, path=None, title=None, offset=0.0):
-    """What a model sees of a clip.
+    """What a model sees of a clip, with low frequencies at the bottom whichever row they are.
 
     Args:
         image: `(mels, frames)` array, 0..255, as its front end gives it.
@@ -27,6 +27,8 @@ def spectrogram(image, seconds, frequencies, path=None, title=None, offset=0.0):
     axes = figure.add_subplot()
     extent = (offset, offset + seconds, -0.5, mels - 0.5)
     shown = axes.imshow(image, aspect="auto", origin="lower", cmap="magma", vmin=0, vmax=255, extent=extent)
+    if frequencies[0] > frequencies[-1]:
+        axes.invert_yaxis()
     axes.set_yticks(*_frequency_ticks(frequencies))
     axes.set_xlabel("seconds")
     axes.set_ylabel("Hz (mel bands)")
