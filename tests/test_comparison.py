@@ -41,11 +41,16 @@ def test_differences(rng):
 
 
 def test_the_picture(rng, tmp_path):
-    reports = {name: report(rng.uniform(size=60) < share, rng) for name, share in (("a", 0.3), ("b", 0.9), ("c", 0.35))}
-    table = compare(reports)
+    first = "a run with a name that says all that was changed"
+    shares = {first: 0.3, "b": 0.9, "c": 0.35}
+    table = compare({name: report(rng.uniform(size=60) < share, rng) for name, share in shares.items()})
     ours, theirs = comparison(table, tmp_path / "c.png").axes
-    assert [label.get_text() for label in ours.get_yticklabels()] == ["a", "b", "c"]
-    assert "60 clips" in ours.get_title() and "from a" in theirs.get_title()
+    assert [label.get_text() for label in ours.get_yticklabels()] == [first, "b", "c"]
+    assert "60 clips" in ours.get_title() and "from the first" in theirs.get_title()
+    ours.figure.draw_without_rendering()
+    for axes in (ours, theirs):  # the titles fit, whatever the runs are called
+        title, figure = axes.title.get_window_extent(), axes.figure.bbox
+        assert figure.x0 <= title.x0 and title.x1 <= figure.x1
     drawn = np.concatenate([points.get_offsets() for points in theirs.collections if hasattr(points, "get_sizes")])
     assert 100 * table.loc["b", "difference"] in drawn[:, 0]
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
