@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -32,6 +33,8 @@ def test_what_it_is(model, tmp_path):
     text = (tmp_path / "card.md").read_text()
     for part in ("artists' licences", "for research", "What it confuses most", "| Hip-Hop |", "official"):
         assert part in text, part
+    beside = pathlib.Path(presets.preset_file("fma_small")).with_suffix(".md")
+    assert beside.read_text() == text  # genrekeras info fma_small.keras --card fma_small.md
     with pytest.raises(ValueError, match=r"there are fma_small\. Received: 'fma_huge'"):
         gk.GenreClassifier.from_preset("fma_huge")
 

@@ -5,6 +5,7 @@ import os
 
 import jinja2
 import keras
+from genrekeras import backbones
 from genrekeras.files import whole_file
 
 _OTHER_FORM = (KeyError, IndexError, TypeError, ValueError, AttributeError)  # what a card made by hand may raise
@@ -30,7 +31,7 @@ def describe(model):
     lines = [
         (
             "backbone",
-            f"{backbone(model)}, stem {model.stem}, {weights(model):,} weights, dropout {model.dropout:g}",
+            f"{backbone(model)}, {stem(model)}{weights(model):,} weights, dropout {model.dropout:g}",
         ),
         ("trained", f"{trained}, from {model.pretrained or 'random'} weights"),
         ("hears", f"{model.clip_seconds:g} s at {model.sample_rate} Hz"),
@@ -68,6 +69,12 @@ def backbone(model):
     if isinstance(model.backbone, str):
         return model.backbone
     return " and ".join(f"{model.backbone.count(name)} {name}" for name in dict.fromkeys(model.backbone))
+
+
+def stem(model):
+    """Its kind, with a comma; nothing of networks that were made for gray images."""
+    of_its_own = isinstance(backbones.get(model.backbone), backbones.MelBackbone)
+    return "" if of_its_own else f"stem {model.stem}, "
 
 
 def weights(model):
@@ -121,6 +128,7 @@ def _markdown(model, card):
         model=model,
         front_end=front_end(model),
         backbone=backbone(model),
+        stem=stem(model),
         weights=weights(model),
         front_matter=_front_matter(card),
         card=card,
