@@ -236,7 +236,7 @@ def test_fit_takes_arguments_as_keras_does(waveforms):
 
 @pytest.mark.once
 def test_a_second_phase_trains_all_and_is_remembered(waveforms, tmp_path):
-    model = compiled(small_model(genres=("a", "b"), pretrained=None, fine_tune="stem"))
+    model = compiled(small_model(backbone="efficientnet_b0", genres=("a", "b"), fine_tune="stem"))
     frozen = model.feature_extractor.get_layer("top_conv").kernel
     model.fine_tune = "all"
     compiled(model)

@@ -200,7 +200,7 @@ def test_info(saved, tmp_path):
 
 def test_unsure_tracks(music, tmp_path):
     """They say so, and get no tag."""
-    model = small_model(card={"calibration": {"unsure_below": 1.0}})
+    model = small_model(card={"calibration": {"unsure_below": 1.01}})  # it may be quite sure: its weights are random
     model.save(tmp_path / "m.keras")
     before = (music / "a.ogg").read_bytes()
     done = run("predict", music / "a.ogg", "-m", tmp_path / "m.keras", "--write-tags")
