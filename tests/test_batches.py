@@ -1,11 +1,15 @@
 """Batches: order, crops, mixup, and that epochs differ while runs do not."""
 
+import time
+
 import keras
 import numpy as np
+import psutil
 import pytest
 from conftest import numpy, small_model
 from genrekeras import GenreClassifier
 from genrekeras.datasets import batches, class_weights
+from processes import start, wait
 
 RATE = 100
 
@@ -211,6 +215,51 @@ def test_worker_processes_read_a_split_from_disk(mini):
     for index in (0, 1, 15):
         for one, other in zip(alone[index], ahead[index], strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+READS = """
+import sys, time
+import numpy as np
+from genrekeras.datasets import batches
+
+class Clips:
+    sample_rate, genres = 100, ("a", "b")
+    def __len__(self):
+        return 8
+    def __getitem__(self, index):
+        return {"audio": np.zeros(300, "float32"), "genre": index % 2, "track_id": index}
+
+if __name__ == "__main__":
+    data = batches(Clips(), 4, 2.0, processes=True)
+    data[0]
+    print(*data._pool._processes)
+    time.sleep(600 * (sys.argv[1] == "is killed"))
+"""
+
+
+@pytest.mark.parametrize("reader", ["ends", "is killed"])
+def test_a_worker_process_ends_with_the_one_that_reads(reader, tmp_path):
+    """Also one that multiprocessing made, which waits for its own as it ends."""
+    (tmp_path / "reads.py").write_text(READS)
+    process = start(tmp_path / "reads.py", reader, stdout=tmp_path / "out", stderr=tmp_path / "err")
+    until = time.monotonic() + 120
+    while not (found := (tmp_path / "out").is_file() and (tmp_path / "out").read_text()) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert found, (tmp_path / "err").read_text()
+    worker = int(found)
+    if reader == "is killed":
+        process.kill()
+    assert wait(process, 60) == (0 if reader == "ends" else -9)
+    while not gone(worker) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert gone(worker)
+
+
+def gone(process):
+    try:
+        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE  # where nobody asks for its exit code
+    except psutil.NoSuchProcess:
+        return True
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -4,6 +4,10 @@ import concurrent.futures
 import copy
 import dataclasses
 import multiprocessing
+import multiprocessing.util
+import os
+import threading
+import weakref
 
 import keras
 import numpy as np
@@ -201,6 +205,9 @@ class Batches(keras.utils.PyDataset):
         pool = concurrent.futures.ProcessPoolExecutor(
             self._workers_ahead, multiprocessing.get_context("spawn"), _remember, (self._batches,)
         )
+        # A process that multiprocessing made waits for its own ones before concurrent.futures sends them home, and
+        # closes (with priority 10) the queue by which they are told to go.
+        multiprocessing.util.Finalize(pool, _shut, (weakref.ref(pool),), exitpriority=11)
         return pool, lambda position: pool.submit(_remembered, position)
 
 
@@ -289,11 +296,23 @@ def checked_weights(class_weight, split):
     return weights
 
 
+def _shut(pool):
+    if pool := pool():
+        pool.shutdown(cancel_futures=True)
+
+
 _DATA = []  # of a worker process
 
 
 def _remember(data):
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _DATA[:] = [data]
+
+
+def _end_with_parent():
+    """Or the workers of a process that was killed would wait for work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _remembered(position):
