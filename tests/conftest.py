@@ -33,7 +33,7 @@ REAL_CLIPS = {2: "Hip-Hop", 5: "Hip-Hop", 10: "Pop", 140: "Folk"} | {
 
 
 def pytest_addoption(parser):
-    parser.addoption("--thorough", action="store_true", help="as many cases as README speaks of: some 20 minutes more")
+    parser.addoption("--thorough", action="store_true", help="as many cases as README speaks of: some 30 minutes more")
 
 
 def pytest_configure(config):
