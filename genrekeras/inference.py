@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import os
+import warnings
 
 import keras
 import numpy as np
@@ -51,8 +52,7 @@ def find_files(paths):
         names = list(files_below(path, closed))
         if closed:
             raise PermissionError(f"A folder cannot be opened: {closed[0]}")
-        extensions = audio.EXTENSIONS | audio.OTHER_EXTENSIONS
-        music = [name for name in names if os.path.splitext(name)[1].lower() in extensions]
+        music = [name for name in names if os.path.splitext(name)[1].lower() in audio.EXTENSIONS]
         if not music:
             raise ValueError(f"{path} holds no audio files ({len(names)} others).")
         found += [os.path.join(path, *name.split("/")) for name in music]
@@ -78,28 +78,30 @@ def clip_starts(seconds, clip_seconds, max_clips):
     return np.linspace(0.0, max(0.0, seconds - clip_seconds), count)
 
 
-def load_clips(path, sample_rate, clip_seconds, starts):
+def load_clips(file, clip_seconds, starts):
     """Decode clips of a file, some minutes at a time.
 
     Args:
-        path: str or path-like.
-        sample_rate: int > 0, in Hz.
+        file: `audio.AudioFile`.
         clip_seconds: float > 0.
         starts: sequence of float, ascending, in s.
 
     Yields:
-        `(round(clip_seconds * sample_rate),)` float32.
+        `(round(clip_seconds * file.sample_rate),)` float32; no clips that begin after the end of the file, if that
+        turns out to be shorter than its header states.
 
     Raises:
-        audio.AudioError: as `audio.load`.
+        audio.AudioError: samples are not finite or beyond 1e9.
     """
     blocks = []
     for start in starts:
         near = blocks and start - blocks[-1][-1] <= 2 * clip_seconds and start - blocks[-1][0] <= _BLOCK_SECONDS
         blocks[-1].append(start) if near else blocks.append([start])
     for block in blocks:
-        waveform = audio.load(path, sample_rate, offset=block[0], duration=block[-1] - block[0] + clip_seconds)
-        yield from _cut(waveform, sample_rate, clip_seconds, np.subtract(block, block[0]))
+        waveform = file.read(block[0], block[-1] - block[0] + clip_seconds)
+        starts_in_block = np.subtract(block, block[0])
+        there = starts_in_block * file.sample_rate < len(waveform)
+        yield from _cut(waveform, file.sample_rate, clip_seconds, starts_in_block[there])
 
 
 def _cut(waveform, sample_rate, clip_seconds, starts):
@@ -209,17 +211,19 @@ def predict_timeline(model, path, hop_seconds=None, batch_size=16):
     if not hop_seconds > 0:
         raise ValueError(f"`hop_seconds` must be > 0. Received: hop_seconds={hop_seconds}")
     network, probabilities = model.for_inference(), []
-    with audio.readable(path) as name:
-        seconds = audio.info(name).seconds
-        if too_short := _too_short(seconds, model):
-            raise audio.AudioError(path, too_short)
-        last = max(0.0, seconds - model.clip_seconds)
+    with audio.AudioFile(path, model.sample_rate) as file:
+        _check_long_enough(file, model)
+        last = max(0.0, file.seconds - model.clip_seconds)
         starts = np.linspace(0.0, last, math.ceil(last / hop_seconds - 1e-9) + 1)
-        clips = load_clips(name, model.sample_rate, model.clip_seconds, starts)
-        with bar(len(starts), "Listening", "clip") as progress:
+        clips = load_clips(file, model.clip_seconds, starts)
+        with bar(len(starts), "Predicting", "clip") as progress:
             while batch := list(itertools.islice(clips, batch_size)):
                 probabilities.append(network.predict_on_batch(np.stack(batch)))
                 progress.update(len(batch))
+        _check_long_enough(file, model)
+    if file.warning:
+        warnings.warn(audio.AudioWarning(path, file.warning), stacklevel=2)
+    starts, seconds = starts[: sum(map(len, probabilities))], file.seconds
     table = pd.DataFrame(np.concatenate(probabilities), columns=list(model.genres))
     table.insert(0, "start", starts)
     table.insert(1, "end", np.minimum(starts + model.clip_seconds, seconds))
@@ -338,6 +342,7 @@ class _Track:
     clips: list
     seconds: float = 0.0
     error: str | None = None
+    warning: str | None = None
     results: list = dataclasses.field(default_factory=list)
 
     @property
@@ -354,15 +359,14 @@ def tracks_of(model, paths, max_clips, workers):
 
     def decoded(path):
         try:
-            with audio.readable(path) as name:
-                seconds = audio.info(name).seconds
-                if too_short := _too_short(seconds, model):
-                    raise audio.AudioError(path, too_short)
-                starts = clip_starts(seconds, model.clip_seconds, max_clips)
-                clips = list(load_clips(name, model.sample_rate, model.clip_seconds, starts))
+            with audio.AudioFile(path, model.sample_rate) as file:
+                _check_long_enough(file, model)
+                starts = clip_starts(file.seconds, model.clip_seconds, max_clips)
+                clips = list(load_clips(file, model.clip_seconds, starts))
+                _check_long_enough(file, model)  # its header may have stated more than there is
         except (audio.AudioError, OSError) as error:
             return _Track(path, [], error=getattr(error, "reason", str(error)))
-        return _Track(path, clips, _heard(seconds, clips, model))
+        return _Track(path, clips, _heard(file.seconds, clips, model), warning=file.warning)
 
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         ahead = collections.deque()
@@ -393,6 +397,11 @@ def run_through(network, tracks, batch_size):
                 owner.results.append(results)
         while begun and begun[0].done:
             yield begun.popleft()
+
+
+def _check_long_enough(file, model):
+    if too_short := _too_short(file.seconds, model):
+        raise audio.AudioError(file.path, too_short)
 
 
 def _too_short(seconds, model):

@@ -60,8 +60,10 @@ def as_dataset(builder, tracks, name, protocol, seed, source):
         `Dataset`.
     """
     metadata, config = builder.info.metadata, builder.builder_config
-    broken = {int(track_id): reason for track_id, reason in metadata["broken"].items()}
-    _warn_of_lost_clips(source, tracks["path"], metadata["missing"], broken)
+    incomplete, broken = (
+        {int(track_id): reason for track_id, reason in metadata[kind].items()} for kind in ("incomplete", "broken")
+    )
+    _warn_of_bad_clips(source, tracks["path"], metadata["missing"], incomplete, broken)
     with quiet_absl():
         clips = _Joined([builder.as_data_source(split=split) for split in metadata["stored"]])
 
@@ -93,12 +95,20 @@ def as_dataset(builder, tracks, name, protocol, seed, source):
     counts = {
         "tracks": metadata["tracks"],
         "missing": len(metadata["missing"]),
+        "incomplete": len(incomplete),
         "broken": len(broken),
         "readable": len(readable),
         **{split: len(clips) for split, clips in splits.items()},
     }
     return Dataset(
-        name, protocol, **splits, genres=config.genres, sample_rate=config.sample_rate, counts=counts, broken=broken
+        name,
+        protocol,
+        **splits,
+        genres=config.genres,
+        sample_rate=config.sample_rate,
+        counts=counts,
+        incomplete=incomplete,
+        broken=broken,
     )
 
 
@@ -134,13 +144,21 @@ def _warn_of_empty_genres(source, genres, places):
             )
 
 
-def _warn_of_lost_clips(source, paths, missing, broken):
+def _warn_of_bad_clips(source, paths, missing, incomplete, broken):
+    def named(reasons):
+        some = sorted(reasons.items())[:20]
+        names = ", ".join(f"{os.path.relpath(paths[track_id], source)} ({reason})" for track_id, reason in some)
+        return f"{names}{', ...' if len(reasons) > len(some) else ''}"
+
     parts = []
     if missing:
         parts.append(f"{len(missing)} have no file (the first: {os.path.relpath(paths[missing[0]], source)})")
     if broken:
-        some = sorted(broken.items())[:20]
-        names = ", ".join(f"{os.path.relpath(paths[track_id], source)} ({reason})" for track_id, reason in some)
-        parts.append(f"{len(broken)} cannot be read: {names}{', ...' if len(broken) > len(some) else ''}")
+        parts.append(f"{len(broken)} cannot be read: {named(broken)}")
     if parts:
         warnings.warn(f"{source}: of {len(paths)} tracks, {'; '.join(parts)}. They are left out.", stacklevel=5)
+    if incomplete:
+        warnings.warn(
+            f"{source}: of {len(paths)} tracks, {len(incomplete)} are incomplete: {named(incomplete)}. They are kept.",
+            stacklevel=5,
+        )

@@ -77,7 +77,7 @@ def find_files(data_dir):
         extension = os.path.splitext(name)[1].lower()
         if extension in audio.EXTENSIONS and "/" in name:
             names.append(name)
-        elif extension in audio.EXTENSIONS or extension in audio.OTHER_EXTENSIONS:
+        elif extension in audio.EXTENSIONS:
             strange.append(name)
     names.sort(key=lambda name: name.split("/"))
     genres = dict.fromkeys(name.split("/")[0] for name in names)
@@ -88,8 +88,8 @@ def find_files(data_dir):
         )
     if strange:
         warnings.warn(
-            f"{data_dir}: {len(strange)} audio files lie in no genre's folder, or are of a kind that libsndfile does "
-            f"not read (the first: {strange[0]}). They are left out.",
+            f"{data_dir}: {len(strange)} audio files are not in the folder of a genre (the first: {strange[0]}). They "
+            "are left out.",
             stacklevel=3,
         )
     if closed:

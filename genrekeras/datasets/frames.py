@@ -144,9 +144,10 @@ def load_frames(path, protocol="official", sample_rate=None, seed=0):
         split: FrameSplit(split, images[rows][..., None], tracks.iloc[rows], sample_rate, genres, protocol)
         for split, rows in places.items()
     }
-    counts = {"tracks": len(ids), "missing": 0, "broken": 0, "readable": len(ids)}
+    counts = {"tracks": len(ids), "missing": 0, "incomplete": 0, "broken": 0, "readable": len(ids)}
     counts |= {split: len(rows) for split, rows in places.items()}
-    return Dataset(name, protocol, **dealt, genres=tuple(genres), sample_rate=sample_rate, counts=counts, broken={})
+    about = {"sample_rate": sample_rate, "counts": counts, "incomplete": {}, "broken": {}}
+    return Dataset(name, protocol, **dealt, genres=tuple(genres), **about)
 
 
 def images_of(split, model, crop="start", crops=1, workers=2):

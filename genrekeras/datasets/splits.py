@@ -94,9 +94,10 @@ class Dataset:
             sides.
         genres: tuple of str.
         sample_rate: int, in Hz.
-        counts: dict of ints: `tracks` that were asked for, `missing` files, `broken` files, `readable` clips, and those
-            of `train`, `validation` and `test`.
-        broken: dict, track id -> reason.
+        counts: dict of ints: `tracks` that were asked for, `missing` files, `broken` files, `readable` clips, those of
+            them that are `incomplete`, and those of `train`, `validation` and `test`.
+        incomplete: dict, track id -> reason, of clips that are damaged or shorter than their header states, and kept.
+        broken: dict, track id -> reason, of clips that were left out.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Dataset:
     genres: tuple
     sample_rate: int
     counts: dict
+    incomplete: dict
     broken: dict
 
     def __str__(self):
@@ -114,7 +116,8 @@ class Dataset:
         return (
             f"{self.name}, {len(self.genres)} genres, protocol {self.protocol}: {counts['train']} training, "
             f"{counts['validation']} validation, {counts['test']} test clips at {self.sample_rate} Hz "
-            f"({counts['tracks']} tracks, {counts['missing']} without a file, {counts['broken']} broken)"
+            f"({counts['tracks']} tracks, {counts['missing']} without a file, {counts['broken']} broken, "
+            f"{counts['incomplete']} incomplete)"
         )
 
 

@@ -51,7 +51,7 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
     An example is `audio`, `(samples,)` int16, the whole clip, mono; `scale`, float32, what 32,767 stands for (1, or the
     peak of a clip that overshoots 1); `genre`, the label; `track_id`; and the columns of `METADATA`. Examples stand in
     the order of their ids. `info.metadata` tells the ids and the checksums of what is stored, and which tracks were
-    left out and why.
+    left out and why, and which are incomplete.
 
     Args:
         tracks: `pandas.DataFrame` indexed by `track_id`, sorted, with `genre`, `path`, `bytes` (-1: no file) and, as
@@ -59,7 +59,7 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
         kwargs: those of `tfds.core.DatasetBuilder`, and `file_format` (default: ArrayRecord).
     """
 
-    VERSION = tfds.core.Version("2.0.0")
+    VERSION = tfds.core.Version("3.0.0")
     pkg_dir_path = None
     DESCRIPTION = "Clips of music with their genre."
     CITATION = ""
@@ -168,7 +168,10 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _finish(self, tracks, parts):
         """Move the parts to where TFDS wants them, and note what is in them."""
         outcomes = {part.path: part.outcome() for part in parts}
-        broken = {key: reason for outcome in outcomes.values() for key, reason in outcome["broken"].items()}
+        incomplete, broken = (
+            {key: reason for outcome in outcomes.values() for key, reason in outcome[kind].items()}
+            for kind in ("incomplete", "broken")
+        )
         if not any(outcome["track_id"] for outcome in outcomes.values()):
             first = min(broken, key=int)
             raise ValueError(f"None of the {len(broken)} clips can be read. The first, track {first}: {broken[first]}")
@@ -194,6 +197,7 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
         self.info.metadata.update(
             tracks=len(tracks),
             missing=[int(track_id) for track_id in tracks.index[tracks["bytes"] < 0]],
+            incomplete=incomplete,
             broken=broken,
             stored=stored,
             fingerprint=fingerprint(tracks, self.builder_config),
@@ -225,7 +229,8 @@ class _Part:
     writer: tfds.core.ExampleWriter
 
     def outcome(self):
-        """What is in it: dict of lists `track_id` and `checksum`, and of `broken`; `None` if it is not whole."""
+        """Return what is in it: dict with the lists `track_id` and `checksum`, and `incomplete` and `broken`, dicts of
+        track id -> reason; `None` if it is not complete."""
         if not (os.path.exists(self._note) and os.path.exists(self.path)):
             return None
         with open(self._note, encoding="utf-8") as file:
@@ -233,7 +238,7 @@ class _Part:
 
     def write(self, threads=1, decoded=lambda: None):
         """Decode the clips and write those that can be read; the note of them, written last, says that it is whole."""
-        outcome = {"track_id": [], "checksum": [], "broken": {}}
+        outcome = {"track_id": [], "checksum": [], "incomplete": {}, "broken": {}}
         with whole_file(self.path) as temporary:
             try:
                 self.writer.write(temporary, self._examples(outcome, threads, decoded))
@@ -248,11 +253,13 @@ class _Part:
 
     def _examples(self, outcome, threads, decoded):
         serializer = ExampleSerializer(self.features.get_serialized_info())
-        for row, clip in self._clips(threads):
+        for row, (clip, reason) in self._clips(threads):
             decoded()
-            if isinstance(clip, audio.AudioError):
-                outcome["broken"][str(row["track_id"])] = clip.reason
+            if clip is None:
+                outcome["broken"][str(row["track_id"])] = reason
                 continue
+            if reason:
+                outcome["incomplete"][str(row["track_id"])] = reason
             scale = max(np.float32(1), np.abs(clip).max())
             stored = np.rint(clip * (np.float32(32767) / scale)).astype("int16")
             outcome["track_id"].append(row["track_id"])
@@ -264,7 +271,7 @@ class _Part:
             yield row["track_id"], message.SerializeToString(deterministic=True)
 
     def _clips(self, threads):
-        """(row, waveform or AudioError) in order; threads decode, a few clips ahead."""
+        """Yield rows with what `_decode` returns of them, in order; threads decode, a few clips ahead."""
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             waiting = collections.deque()
             try:
@@ -285,21 +292,25 @@ def _rows(tracks):
 
 
 def _decode(path, sample_rate):
-    """The waveform, or what is wrong with the file.
+    """Decode a clip.
+
+    Returns:
+        (waveform, `None`); (waveform, reason) if less of it is there than its header states, or it is damaged; or
+        (`None`, reason) if less than `MIN_SECONDS` can be decoded.
 
     Raises:
-        OSError: the file cannot be opened now, which says nothing of what is in it (too many files are open, a disk is
+        OSError: the file cannot be opened now, for a reason that does not lie in it (too many files are open, a disk is
             away); the part is not written, and the next build tries again.
     """
     with contextlib.suppress(PermissionError), open(path, "rb") as file:
         file.read(1)
     try:
-        clip = audio.load(path, sample_rate)
-        if len(clip) < MIN_SECONDS * sample_rate:
-            raise audio.AudioError(path, f"cut short: {len(clip) / sample_rate:.1f} s")
+        clip, warning = audio.decode(path, sample_rate)
     except audio.AudioError as error:
-        return error
-    return clip
+        return None, error.reason
+    if len(clip) < MIN_SECONDS * sample_rate:
+        return None, f"cut short: {len(clip) / sample_rate:.1f} s"
+    return clip, warning
 
 
 def _write_with_threads(parts, todo):
@@ -322,12 +333,11 @@ def _write_with_beam(todo, download_config):
 
 
 def _estimated_bytes(paths, sample_rate, probes=50):
-    """Of int16 at `sample_rate`, from the lengths that the headers of some files tell; nothing is compressed."""
+    """Return the size of int16 at `sample_rate`, from the lengths that the headers of some files state."""
     seconds = []
     for path in paths[:: max(1, len(paths) // probes)]:
         try:
-            told = audio.info(path).seconds
+            seconds.append(audio.info(path).seconds)
         except audio.AudioError:  # takes no room
-            told = 0.0
-        seconds.append(told if told < os.path.getsize(path) else 0.0)  # a stream does not know its length
+            seconds.append(0.0)
     return int(np.mean(seconds) * len(paths) * sample_rate * 2) if seconds else 0

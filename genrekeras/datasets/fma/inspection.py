@@ -20,6 +20,7 @@ TRACKS_SHA1 = "e65cfe18cbba4e37921b58ea5293c2510329de75"
 SMALL_CLIPS = {"train": 6400, "validation": 800, "test": 800}
 SMALL_CLIPS_A_GENRE = 1000
 BROKEN_AT_SOURCE = (98565, 98567, 98569, 99134, 108925, 133297)
+_READABLE = ("ok", "incomplete")
 SILENT_DB = -60.0  # of the root mean square of a clip, against full scale
 
 
@@ -30,9 +31,9 @@ class Check:
     Attributes:
         data_dir: str.
         subset: str.
-        clips: `pandas.DataFrame` indexed by `track_id`: `genre`, `split`, `path`, `state` ("ok", "missing", "broken"),
-            `reason`, `seconds`, `sample_rate` (Hz), `channels`, `level` (root mean square, dB of full scale), and
-            `checksum` of the sound.
+        clips: `pandas.DataFrame` indexed by `track_id`: `genre`, `split`, `path`, `state` ("ok"; "incomplete", less can
+            be decoded than the header states; "missing"; "broken"), `reason`, `seconds`, `sample_rate` (Hz),
+            `channels`, `level` (root mean square, dB of full scale), and `checksum` of the sound.
         remarks: list of str, on the folder and its table.
         faults: list of str, what keeps it from being the subset; empty if it is usable.
     """
@@ -56,22 +57,25 @@ class Check:
     @property
     def duplicates(self):
         """Lists of track ids whose clips are the same sound, sample by sample."""
-        readable = self.clips[self.clips["state"] == "ok"]
+        readable = self.clips[self.clips["state"].isin(_READABLE)]
         return [list(same) for same in readable.groupby("checksum").groups.values() if len(same) > 1]
 
     def __str__(self):
-        readable = self.clips[self.clips["state"] == "ok"]
+        readable = self.clips[self.clips["state"].isin(_READABLE)]
         lines = [f"fma_{self.subset} in {self.data_dir}: {len(readable)} of {len(self.clips)} clips can be read", ""]
-        columns = [*(split for split in SPLITS if split in set(self.clips["split"])), "readable", "missing", "broken"]
-        table = pd.crosstab(self.clips["genre"], self.clips["split"].where(self.clips["state"] == "ok"))
-        for state, column in (("ok", "readable"), ("missing", "missing"), ("broken", "broken")):
-            table[column] = self.clips.loc[self.clips["state"] == state, "genre"].value_counts()
+        columns = [split for split in SPLITS if split in set(self.clips["split"])]
+        columns += ["readable", "incomplete", "missing", "broken"]
+        table = pd.crosstab(self.clips["genre"], self.clips["split"].where(self.clips["state"].isin(_READABLE)))
+        table["readable"] = readable["genre"].value_counts()
+        for state in columns[-3:]:
+            table[state] = self.clips.loc[self.clips["state"] == state, "genre"].value_counts()
         table = table.reindex(index=[genre for genre in SUBSETS[self.subset] if genre in set(self.clips["genre"])])
         table = table.reindex(columns=columns).fillna(0).astype(int)
         table.loc["all"] = table.sum()
         lines += [*table.rename_axis(index=None, columns=None).to_string().splitlines(), ""]
         lines += self._named("missing", lambda row: "")
         lines += self._named("broken", lambda row: f" {row.reason}")
+        lines += self._named("incomplete", lambda row: f" {row.reason}")
         silent = [f"  {track_id:06d}  {row.level:.0f} dB" for track_id, row in self.silent.iterrows()]
         lines += _section(f"{len(silent)} all but silent (below {SILENT_DB:g} dB)", silent)
         same = ["  " + " = ".join(f"{track_id:06d}" for track_id in ids) for ids in self.duplicates]
@@ -124,11 +128,12 @@ def check(data_dir, subset="small"):
 def _examine(path, count):
     if count < 0:
         return {"state": "missing"}
-    row = {"state": "ok", "reason": ""}
+    row = {}
     try:
         header = audio.info(path)
         row |= {"sample_rate": header.sample_rate, "channels": header.channels}
-        waveform = audio.load(path, header.sample_rate)
+        waveform, warning = audio.decode(path, header.sample_rate)
+        row |= {"state": "incomplete" if warning else "ok", "reason": warning or ""}
         row["seconds"] = len(waveform) / row["sample_rate"]
         row["level"] = 10 * np.log10(np.mean(np.square(waveform, dtype="float64")) + 1e-12)
         row["checksum"] = hashlib.blake2b(waveform.tobytes(), digest_size=8).hexdigest()
@@ -143,14 +148,14 @@ def _faults(clips, subset):
     """Why a folder is not the subset."""
     faults = []
     missing = int((clips["state"] == "missing").sum())
-    broken = clips.index[clips["state"] == "broken"]
+    bad = clips.index[clips["state"].isin(["broken", "incomplete"])]
     if missing:
         faults.append(f"{missing} clips are missing")
-    if subset != "small" and len(broken) > 0.01 * len(clips):
-        faults.append(f"{len(broken)} clips are broken, more than one in a hundred")
+    if subset != "small" and len(bad) > 0.01 * len(clips):
+        faults.append(f"{len(bad)} clips are broken or incomplete, more than one in a hundred")
     if subset == "small":
-        if new := len(set(broken) - set(BROKEN_AT_SOURCE)):
-            faults.append(f"{new} clips are broken that are whole at the source")
+        if new := len(set(bad) - set(BROKEN_AT_SOURCE)):
+            faults.append(f"{new} clips are broken or incomplete that are complete at the source")
         splits, genres = clips["split"].value_counts().to_dict(), clips["genre"].value_counts().to_dict()
         if splits not in (SMALL_CLIPS, {"?": sum(SMALL_CLIPS.values())}):  # train_labels.csv knows no splits
             faults.append(f"its table has {splits}, not {SMALL_CLIPS}")

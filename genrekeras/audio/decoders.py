@@ -1,0 +1,301 @@
+"""Decoders: a file as blocks of samples, `(samples, channels)` float32, at its own sample rate, from its start on.
+
+A decoder reads forward in blocks, so that memory does not grow with the length of the file.
+"""
+
+import contextlib
+import ctypes
+import math
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+
+import numpy as np
+import soundfile
+from genrekeras.audio import mpeg
+
+BLOCK = 1 << 14  # samples; where a file is damaged, at most so many good ones are lost
+# Frames of an mp3 file use bits of up to ten frames before them, which a decoder does not have after a seek.
+_MP3_WARM_UP = 12 * 1152
+_MP3_MOST_SLACK = 1.0  # s, by which the length that libmpg123 assumes may be too small
+_UNKNOWN_LENGTH = 1 << 47  # samples; libsndfile states more where a header states no length or an impossible one
+_UNKNOWN_SIZES = range(0x7FFF0000, 1 << 32)  # bytes of audio, as programs state them that write to a pipe
+
+# Containers of audio and video. What is not among them is refused: a playlist (hls, concat, dash, ...) could name files
+# again and again, or name addresses in the network, and would never end.
+_FFMPEG_FORMATS = (
+    "aa aac ac3 aea aiff amr ape asf ast au avi caf dsf dts dtshd eac3 flac flv iff loas matroska mlp mov mp3 mpc mpc8 "
+    "mpeg mpegts ogg oma qcp rm shn spdif tak truehd tta voc vqf w64 wav wv xwma"
+).replace(" ", ",")
+_MOST_SECONDS, _MOST_CPU_SECONDS = 24 * 3600, 600  # of audio; of one process of ffmpeg
+_AU_HEADER = struct.Struct(">4s5I")  # magic, offset of the audio, its size, encoding, sample rate, channels
+
+
+class AudioError(ValueError):
+    """A file that cannot be read as audio.
+
+    Attributes:
+        path: str, the file.
+        reason: str, what is wrong with it.
+    """
+
+    def __init__(self, path, reason):
+        super().__init__(f"{os.fspath(path)}: {reason}")
+        self.path = os.fspath(path)
+        self.reason = reason
+
+
+class Decoder:
+    """Base class.
+
+    Attributes:
+        path: str.
+        sample_rate: int, in Hz.
+        channels: int.
+        samples: int, length of the file; `None` if it is only known after decoding.
+        stated_samples: int, length by the header; infinity if the header only says that more must follow, `None` if it
+            says nothing.
+        position: int, the sample that is read next.
+        is_damaged: bool, whether decoding failed somewhere.
+    """
+
+    can_seek = False  # exactly
+    warm_up = 0  # samples before a position that must be decoded for the samples after it to be exact
+
+    def __init__(self, path):
+        self.path = path
+        self.samples = self.stated_samples = None
+        self.is_damaged = False
+        self._start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def read(self, count):
+        """Return the next samples, `(count, channels)`; fewer at the end of the file."""
+        block = self._read(count)
+        self.position += len(block)
+        return block
+
+    def go_to(self, position):
+        """Read on from a position."""
+        target = max(0, position - self.warm_up)
+        if self.can_seek and not target <= self.position <= position:
+            self._seek(min(target, self.samples))
+        elif self.position > position:
+            self.close()
+            self._start()
+        while self.position < position and len(self.read(min(BLOCK, position - self.position))):
+            pass
+
+
+class SndfileDecoder(Decoder):
+    """Decode by libsndfile.
+
+    Raises:
+        soundfile.LibsndfileError: the file is not of a format that libsndfile reads.
+    """
+
+    def _start(self):
+        self.position, self._stream = 0, None
+        with QUIET:
+            self._file = _SoundFile(os.fsencode(self.path))
+            stated = self._file.frames
+            if self._file.format == "MP3":
+                stated = self._adjust_mp3_length()
+        self.sample_rate, self.channels = self._file.samplerate, self._file.channels
+        self.can_seek = self._file.format != "OGG"  # libsndfile may seek to another place in it
+        self.warm_up = _MP3_WARM_UP if self._file.format == "MP3" else 0
+        if self._file.frames < _UNKNOWN_LENGTH:
+            self.samples = min(self._file.frames, self.samples or math.inf)
+            self.stated_samples = _repaired_length(self._file, stated)
+
+    def close(self):
+        self._file.close()
+        if self._stream:
+            self._stream.close()
+
+    def _read(self, count):
+        try:
+            with QUIET:
+                return self._file.read(count, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError:
+            self.is_damaged = True
+            return np.zeros((0, self.channels), "float32")
+
+    def _seek(self, position):
+        try:
+            with QUIET:
+                self._file.seek(position)
+            self.position = position
+        except soundfile.LibsndfileError:
+            self.is_damaged = True
+            self.close()
+            self._start()  # and decode all that is before the position
+
+    def _adjust_mp3_length(self):
+        """Have all of an mp3 file decoded; returns the length that its header states."""
+        length, file = mpeg.length(self.path), self._file
+        if not length.counted:
+            return None
+        if not length.counted - _MP3_MOST_SLACK * file.samplerate <= file.frames < _UNKNOWN_LENGTH:
+            self._stream = mpeg.LongerFile(self.path, length.start, file.samplerate, file.channels, length.counted)
+            file.close()
+            self._file = _SoundFile(self._stream)
+        self.samples = length.counted
+        return length.stated
+
+
+class FfmpegDecoder(Decoder):
+    """Decode by ffmpeg, which runs as a process of its own and ends with the decoder.
+
+    Raises:
+        AudioError: ffmpeg is not installed, or cannot read the file.
+    """
+
+    def _start(self):
+        self.position = 0
+        if not shutil.which("ffmpeg"):
+            raise AudioError(
+                self.path, "not audio in a format that libsndfile reads; ffmpeg, which reads more, is not installed"
+            )
+        before = f"-nostdin -hide_banner -nostats -timelimit {_MOST_CPU_SECONDS} -threads 1 -protocol_whitelist file"
+        after = f"-map 0:a:0 -t {_MOST_SECONDS} -c:a pcm_f32be -f au pipe:1"
+        command = ["ffmpeg", *before.split(), "-format_whitelist", _FFMPEG_FORMATS, "-i", f"file:{self.path}"]
+        self._messages = tempfile.TemporaryFile()  # a pipe that nobody reads could fill up
+        self._process = subprocess.Popen(
+            command + after.split(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._messages
+        )
+        header = self._process.stdout.read(_AU_HEADER.size)
+        if len(header) < _AU_HEADER.size:
+            self.close()
+            raise AudioError(self.path, f"not audio in a format that libsndfile or ffmpeg reads: {self._last_message}")
+        _, offset, _, _, self.sample_rate, self.channels = _AU_HEADER.unpack(header)
+        self._process.stdout.read(offset - _AU_HEADER.size)
+        self._set_length()
+
+    def close(self):
+        if self._messages.closed:
+            return
+        self._process.kill()
+        self._process.stdout.close()
+        self._process.wait()
+        self._last_message = (self._read_messages().strip().splitlines() or ["no reason given"])[-1]
+        self._messages.close()
+
+    def _read(self, count):
+        size = 4 * self.channels
+        content = self._process.stdout.read(count * size)
+        if len(content) < count * size and self._process.wait():
+            self.is_damaged = True
+        return np.frombuffer(content[: len(content) // size * size], ">f4").reshape(-1, self.channels).astype("float32")
+
+    def _set_length(self):
+        """Take the length from what ffmpeg prints about the file, unless it is an estimate."""
+        messages = self._read_messages()
+        found = re.search(r"Duration: (\d+):(\d+):(\d+\.\d+)", messages)
+        if found and "Estimating duration from bitrate" not in messages:
+            hours, minutes, seconds = map(float, found.groups())
+            self.samples = round(min(3600 * hours + 60 * minutes + seconds, _MOST_SECONDS) * self.sample_rate)
+            self.stated_samples = self.samples
+
+    def _read_messages(self):
+        self._messages.seek(0)
+        return self._messages.read(1 << 16).decode("utf-8", "replace")
+
+
+def open_decoder(path):
+    """Open a file with the decoder that reads it: libsndfile if it can, whatever the name ends in, else ffmpeg.
+
+    Args:
+        path: str or path-like.
+
+    Returns:
+        `Decoder`, a context manager.
+
+    Raises:
+        AudioError: the file is missing, empty, or not audio.
+    """
+    path = os.fspath(path)
+    _check_file(path)
+    try:
+        return SndfileDecoder(path)
+    except (soundfile.LibsndfileError, TypeError):  # TypeError: the name is that of a format without a header
+        return FfmpegDecoder(path)
+
+
+class _SoundFile(soundfile.SoundFile):
+    """A file that soundfile does not seek in after each read: after a seek, an mp3 decoder is not exact."""
+
+    def seekable(self):
+        return False
+
+
+def _check_file(path):
+    if not os.path.exists(path):
+        raise AudioError(path, "missing: there is no such file")
+    if os.path.isdir(path):
+        raise AudioError(path, "a folder, not an audio file")
+    if not os.path.isfile(path):
+        raise AudioError(path, "not a regular file")
+    if os.path.getsize(path) == 0:
+        raise AudioError(path, "empty: the file has 0 bytes")
+    try:
+        open(path, "rb").close()  # libsndfile gives the same reason for all that it cannot open
+    except OSError as error:
+        raise AudioError(path, f"cannot be opened: {error.strerror}") from error
+
+
+def _repaired_length(file, stated):
+    """The length by a header that libsndfile repairs; it notes that in its log."""
+    if "lacks an end-of-stream bit" in file.extra_info:  # the last page of an ogg file
+        return math.inf
+    found = re.search(r"(?:data|SSND|Data Size *) : (\d+) \(should be (\d+)\)", file.extra_info)  # wav, aiff, au
+    if found:
+        stated_bytes, actual_bytes = (int(size) for size in found.groups())
+        if actual_bytes < stated_bytes and stated_bytes not in _UNKNOWN_SIZES:
+            return file.frames * stated_bytes // max(1, actual_bytes)
+    return stated
+
+
+class _Quiet:
+    """Within this context, messages of C code to standard error are dropped; those of Python are not.
+
+    libmpg123 writes a line for each oddity of a file, without the file's name, and libsndfile cannot silence it. Any
+    number of threads may be within.
+    """
+
+    def __init__(self):
+        self._lock, self._within, self._stream = threading.Lock(), 0, None
+        name = {"linux": "stderr", "darwin": "__stderrp"}.get(sys.platform)
+        if name:
+            library = ctypes.CDLL(None)
+            library.fopen.restype, library.fopen.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_char_p]
+            with contextlib.suppress(ValueError):  # the C library has another name for it
+                self._stream = ctypes.c_void_p.in_dll(library, name)
+                self._usual, self._null = self._stream.value, library.fopen(os.devnull.encode(), b"w")
+
+    def __enter__(self):
+        with self._lock:
+            self._within += 1
+            self._redirect()
+
+    def __exit__(self, *error):
+        with self._lock:
+            self._within -= 1
+            self._redirect()
+
+    def _redirect(self):
+        if self._stream is not None and self._null:
+            self._stream.value = self._null if self._within else self._usual
+
+
+QUIET = _Quiet()

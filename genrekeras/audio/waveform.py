@@ -1,0 +1,268 @@
+"""Files as mono waveforms at one sample rate, whole or in parts."""
+
+import dataclasses
+import functools
+import hashlib
+import math
+import os
+import warnings
+
+import numpy as np
+import soxr
+from genrekeras.audio.decoders import BLOCK, AudioError, open_decoder
+
+# Endings by which audio files are found in a folder.
+EXTENSIONS = frozenset(
+    ".mp3 .wav .flac .ogg .oga .opus .aiff .aif .aifc .au .snd .caf .w64 .rf64 .wve .mp2 .mp1 "
+    ".m4a .m4b .aac .mp4 .wma .ape .wv .mpc .alac .ra .mka .webm .amr .dsf .dff .tta .tak .ac3".split()
+)
+# soxr's HQ filter reaches 128 samples of the lower of the two rates to each side; a part that is decoded with this
+# margin around it equals the same part of the whole file to 5e-7.
+_MARGIN_SAMPLES = 512
+# Less may be missing of what a header states: it is often an estimate, and it counts what encoders add at both ends.
+_MISSING_SECONDS, _MISSING_SHARE = 1.0, 0.01
+
+
+class AudioWarning(UserWarning):
+    """A file of which less can be decoded than its header states, or which is damaged.
+
+    Attributes:
+        path: str, the file.
+        reason: str, what is wrong with it.
+    """
+
+    def __init__(self, path, reason):
+        super().__init__(f"{os.fspath(path)}: {reason}")
+        self.path = os.fspath(path)
+        self.reason = reason
+
+
+class AudioFile:
+    """An open file, of which parts are read one after the other; a context manager.
+
+    Parts that are read in ascending order are decoded once, in blocks: time is proportional to the length of the file
+    at most, and memory to the length of a part.
+
+    Args:
+        path: str or path-like, a file that libsndfile reads (mp3, wav, flac, ogg, aiff, ...), or one that an installed
+            ffmpeg reads (m4a, aac, wma, mp4, ...), whatever its name ends in.
+        sample_rate: int > 0, in Hz, of the waveforms.
+
+    Attributes:
+        path, sample_rate: the arguments.
+        warning: str, what is wrong with the file, as far as it was read; `None` if nothing is.
+
+    Raises:
+        AudioError: the file is missing, empty, or not audio.
+        ValueError: `sample_rate` is out of range.
+    """
+
+    def __init__(self, path, sample_rate=22050):
+        if int(sample_rate) != sample_rate or sample_rate <= 0:
+            raise ValueError(f"`sample_rate` must be a positive integer, in Hz. Received: sample_rate={sample_rate}")
+        self.path = os.fspath(path)
+        self.sample_rate = int(sample_rate)
+        self.warning = None
+        self._decoder = open_decoder(path)
+        self._kept_start, self._kept = 0, np.zeros(0, "float32")  # what was decoded last, and its position
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._decoder.close()
+
+    @functools.cached_property
+    def seconds(self):
+        """Length of the file: by its header until its end was reached, then by what could be decoded.
+
+        Where the header does not state the length, the file is decoded once to count.
+        """
+        if self._decoder.samples is not None:
+            return self._decoder.samples / self._decoder.sample_rate
+        with open_decoder(self.path) as decoder:
+            while len(decoder.read(BLOCK)):
+                pass
+            return decoder.position / decoder.sample_rate
+
+    def read(self, offset=0.0, duration=None):
+        """Return a part of the file.
+
+        Args:
+            offset: float >= 0, in seconds, where it begins.
+            duration: float > 0, in seconds; `None` is up to the end of the file.
+
+        Returns:
+            `(samples,)` float32; shorter than `duration`, or empty, where the file ends.
+
+        Raises:
+            AudioError: samples are not finite or beyond 1e9.
+            ValueError: an argument is out of range.
+        """
+        if not (math.isfinite(offset) and offset >= 0):
+            raise ValueError(f"`offset` must be >= 0, in seconds. Received: offset={offset}")
+        if duration is not None and not (math.isfinite(duration) and duration > 0):
+            raise ValueError(f"`duration` must be > 0, in seconds, or None. Received: duration={duration}")
+        own_rate = self._decoder.sample_rate
+        # Samples before and after resampling fall on the same instant every `step_in` and `step_out` of them. What is
+        # decoded begins at such an instant.
+        common = math.gcd(own_rate, self.sample_rate)
+        step_in, step_out = own_rate // common, self.sample_rate // common
+        margin = math.ceil(_MARGIN_SAMPLES * own_rate / min(own_rate, self.sample_rate))
+        first = round(offset * self.sample_rate)
+        steps = max(0, first * step_in // step_out - margin) // step_in
+        count = stop = None
+        if duration is not None:
+            count = max(1, round(duration * self.sample_rate))
+            stop = math.ceil((first + count) * step_in / step_out)  # in samples of the file
+        mono = self._decode(steps * step_in, None if stop is None else stop + margin)
+        self._check_length(stop)
+        waveform = soxr.resample(mono, own_rate, self.sample_rate)[first - steps * step_out :]
+        if not is_sane(waveform):
+            raise AudioError(self.path, "holds samples that are not finite numbers, or beyond 1e9")
+        return np.ascontiguousarray(waveform[:count])
+
+    def _decode(self, start, stop):
+        """Mono samples from `start` on, at the file's own rate; fewer where the file ends."""
+        decoder, blocks = self._decoder, []
+        if self._kept_start <= start <= self._kept_start + len(self._kept) == decoder.position:
+            blocks.append(self._kept[start - self._kept_start :])
+        else:
+            decoder.go_to(start)
+        while stop is None or decoder.position < stop:
+            block = decoder.read(BLOCK if stop is None else min(BLOCK, stop - decoder.position))
+            if len(block) == 0:
+                break
+            blocks.append(sum(block.T) / np.float32(decoder.channels))  # eight times as fast as block.mean(axis=1)
+        samples = np.concatenate([np.zeros(0, "float32"), *blocks])
+        self._kept_start, self._kept = start, samples
+        return samples if stop is None else samples[: stop - start]
+
+    def _check_length(self, stop):
+        """Correct the length and set the warning if the file ended before `stop`."""
+        stated, rate, end = self._decoder.stated_samples, self._decoder.sample_rate, self._decoder.position
+        if stop is not None and end >= stop:
+            return
+        self.seconds = end / rate
+        if self._decoder.is_damaged:
+            self.warning = f"damaged: cannot be decoded after {self.seconds:.1f} s"
+        elif stated == math.inf:
+            self.warning = f"cut short: there is no end mark after {self.seconds:.1f} s"
+        elif stated is not None:
+            missing = (stated if stop is None else min(stop, stated)) - end
+            if missing > max(_MISSING_SECONDS * rate, _MISSING_SHARE * stated):
+                self.warning = f"cut short: only {self.seconds:.1f} s of {stated / rate:.1f} s can be decoded"
+
+
+def load(path, sample_rate=22050, offset=0.0, duration=None):
+    """Read a file as a mono waveform.
+
+    Channels are averaged. Only the asked-for seconds are decoded; of an ogg file, and by ffmpeg, those before them too.
+    They are resampled together with a margin at each side, so that a part equals the same part of the whole file. Warns
+    with `AudioWarning` if clearly less can be decoded than the header of the file states.
+
+    Args:
+        path: str or path-like, as for `AudioFile`.
+        sample_rate: int > 0, in Hz, of the result.
+        offset: float >= 0, in seconds, where to begin.
+        duration: float > 0, in seconds, or `None` for all that follows. A file that ends earlier gives a shorter
+            waveform (`to_length` brings it to length).
+
+    Returns:
+        `(samples,)` float32, nominally in [-1, 1]: lossy formats may overshoot, and nothing is clipped.
+
+    Raises:
+        AudioError: the file is missing, empty, not audio, has no samples at `offset`, or holds samples that are not
+            finite or beyond 1e9.
+        ValueError: an argument is out of range.
+    """
+    waveform, warning = decode(path, sample_rate, offset, duration)
+    if warning:
+        warnings.warn(AudioWarning(path, warning), stacklevel=2)
+    return waveform
+
+
+def decode(path, sample_rate=22050, offset=0.0, duration=None):
+    """Return what `load` returns and, instead of a warning, its text or `None`; for use in threads."""
+    with AudioFile(path, sample_rate) as file:
+        waveform = file.read(offset, duration)
+        if len(waveform) == 0:
+            where = f"at {offset:g} s: the file ends at {file.seconds:.2f} s" if offset else "in the file"
+            raise AudioError(path, f"no samples {where}")
+        return waveform, file.warning
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What the header of a file states.
+
+    Attributes:
+        sample_rate: int, in Hz.
+        channels: int.
+        seconds: float.
+    """
+
+    sample_rate: int
+    channels: int
+    seconds: float
+
+
+def info(path):
+    """Return `Info` of a file.
+
+    It is decoded only where its header does not state the length.
+
+    Raises:
+        AudioError: the file is missing, empty, or not audio.
+    """
+    with AudioFile(path) as file:
+        return Info(file._decoder.sample_rate, file._decoder.channels, file.seconds)
+
+
+def checksum(path):
+    """Return a hash of the decoded samples of a file, of their rate and of the number of channels.
+
+    It stays the same when the file's tags change.
+
+    Args:
+        path: str or path-like, as for `AudioFile`.
+
+    Returns:
+        str, 32 hexadecimal digits.
+
+    Raises:
+        AudioError: the file is missing, empty, not audio, or nothing in it can be decoded.
+    """
+    with open_decoder(path) as decoder:
+        content = hashlib.blake2b(f"{decoder.sample_rate} {decoder.channels}".encode(), digest_size=16)
+        while len(block := decoder.read(BLOCK)):
+            content.update(block)
+        if decoder.position == 0:
+            raise AudioError(path, "no samples: nothing can be decoded")
+        return content.hexdigest()
+
+
+def is_sane(waveform):
+    """Return whether all samples are finite, and small enough (1e9) that the power of their spectrum is finite."""
+    return bool(np.abs(waveform).max(initial=0.0) <= 1e9)  # NaN compares false
+
+
+def to_length(waveform, samples):
+    """Bring a waveform to a length: cut at the end, or reflected at both ends.
+
+    A clip that is too short is continued by its own mirror image, as much before it as after it (one sample more after
+    it where the number is odd), repeatedly if necessary. The original system does this.
+
+    Args:
+        waveform: `(samples,)` array with at least one sample.
+        samples: int > 0, the length of the result.
+
+    Returns:
+        `(samples,)` array of the same dtype.
+    """
+    missing = samples - len(waveform)
+    if missing <= 0:
+        return waveform[:samples]
+    if len(waveform) == 0:
+        raise ValueError("`waveform` must have at least one sample. Received: shape=(0,)")
+    return np.pad(waveform, (missing // 2, missing - missing // 2), mode="reflect")
