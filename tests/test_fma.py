@@ -46,6 +46,7 @@ def test_official_splits(folder):
     assert data.counts == {
         "tracks": 7,
         "missing": 0,
+        "incomplete": 0,
         "broken": 0,
         "readable": 7,
         "train": 4,
@@ -83,11 +84,27 @@ def test_another_sample_rate(folder):
 
 def test_what_overshoots_is_not_clipped(folder, monkeypatch):
     def loud(path, sample_rate):
-        return 1.25 * np.sin(np.arange(3 * sample_rate) / 10).astype("float32")
+        return 1.25 * np.sin(np.arange(3 * sample_rate) / 10).astype("float32"), None
 
     monkeypatch.setattr(store, "_decode", loud)
     audio = gk.datasets.load_fma(folder).train[0]["audio"]
-    np.testing.assert_allclose(audio, loud(None, 22050), atol=1.25 / 32767)
+    np.testing.assert_allclose(audio, loud(None, 22050)[0], atol=1.25 / 32767)
+
+
+def test_an_incomplete_clip_is_kept_named_and_counted(folder):
+    """Half of a clip of 9 s; another of which less than 2 s are left is broken."""
+    for track_id, share in ((2, 2), (5, 9)):
+        path = write_sine(folder / "fma_small" / "000" / f"{track_id:06d}.mp3", 440, seconds=9)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // share])
+    with pytest.warns(UserWarning) as caught:
+        data = gk.datasets.load_fma(folder)
+    messages = [str(warning.message) for warning in caught]
+    reason = "cut short: only 4.4 s of 9.0 s can be decoded"
+    kept = f"1 are incomplete: fma_small/000/000002.mp3 ({reason}). They are kept."
+    assert any(kept in message for message in messages) and data.incomplete == {2: reason}
+    assert data.counts["incomplete"] == 1 and data.counts["broken"] == 1 and list(data.broken) == [5]
+    assert len(data.train.select(np.flatnonzero(data.train.track_ids == 2))[0]["audio"]) > 4 * 22050
+    assert "1 broken, 1 incomplete" in str(data)
 
 
 def test_broken_and_missing_clips_are_named_in_one_warning(folder):

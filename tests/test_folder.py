@@ -83,8 +83,9 @@ def test_any_format_and_what_is_none(tmp_path):
     with pytest.warns(UserWarning) as caught:
         data = gk.datasets.load_folder(tmp_path, protocol="random")
     messages = " ".join(str(w.message) for w in caught if "left out" in str(w.message))
-    assert "2 audio files lie in no genre's folder, or are of a kind that libsndfile does not read" in messages
-    assert "of 8 tracks, 2 cannot be read: a/7.mp3 (not audio" in messages and "b/8.wav (cut short: 1.0 s)" in messages
+    assert "1 audio files are not in the folder of a genre (the first: loose.wav)" in messages
+    assert "of 9 tracks, 3 cannot be read: a/10.m4a (not audio" in messages
+    assert "a/7.mp3 (not audio" in messages and "b/8.wav (cut short: 1.0 s)" in messages
     assert data.counts["readable"] == 6 and data.genres == ("a", "b")
 
 

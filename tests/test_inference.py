@@ -32,18 +32,19 @@ def test_clips_of_a_file_equal_those_of_the_whole(tmp_path, rng, monkeypatch):
     path = tmp_path / "x.wav"
     soundfile.write(path, rng.uniform(-0.5, 0.5, 20 * 8000), 8000, subtype="FLOAT")
     whole = audio.load(path, RATE)
-    loads = []
-    load = audio.load
-    monkeypatch.setattr(audio, "load", lambda *args, **kwargs: loads.append(kwargs) or load(*args, **kwargs))
+    reads = []
+    read = audio.AudioFile.read
+    monkeypatch.setattr(audio.AudioFile, "read", lambda self, *args: reads.append(args) or read(self, *args))
     for starts, block, calls in (
         ([0, 1, 2, 19], 300.0, 2),
         ([0, 1.5, 3, 4.5, 6], 2.0, 3),
         ([2.25, 9, 18.9, 19], 300.0, 3),
     ):
-        loads.clear()
+        reads.clear()
         monkeypatch.setattr(inference, "_BLOCK_SECONDS", block)
-        clips = list(inference.load_clips(path, RATE, 1.0, starts))
-        assert len(loads) == calls
+        with audio.AudioFile(path, RATE) as file:
+            clips = list(inference.load_clips(file, 1.0, starts))
+        assert len(reads) == calls
         for clip, start in zip(clips, starts, strict=True):
             np.testing.assert_allclose(clip, whole[round(start * RATE) :][:RATE], atol=1e-5)
 
@@ -150,8 +151,8 @@ def test_a_long_file_is_heard_in_places(one_second_model, tmp_path, monkeypatch)
         for _ in range(180):
             file.write(0.1 * np.sin(np.arange(60 * 8000) / 5))
     longest = []
-    load = audio.load
-    monkeypatch.setattr(audio, "load", lambda *a, **k: longest.append(k["duration"]) or load(*a, **k))
+    read = audio.AudioFile.read
+    monkeypatch.setattr(audio.AudioFile, "read", lambda self, *a: longest.append(a[1]) or read(self, *a))
     table = one_second_model.predict_files(path)
     assert table["seconds"].tolist() == [30.0] and max(longest) <= 1.0 and len(longest) == 30
 
@@ -203,7 +204,7 @@ def test_a_broken_off_call_goes_on(one_second_model, music, tmp_path, monkeypatc
     """Nothing that was finished is heard again, unless its file has changed or could not be read."""
     heard = []
     original = inference.load_clips
-    monkeypatch.setattr(inference, "load_clips", lambda path, *args: heard.append(path) or original(path, *args))
+    monkeypatch.setattr(inference, "load_clips", lambda file, *args: heard.append(file.path) or original(file, *args))
     journal, late = tmp_path / "journal", tmp_path / "late.ogg"
     paths = [*inference.find_files(music), str(late)]
     rows = inference.predict_each(one_second_model, paths[:2])

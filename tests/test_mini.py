@@ -14,6 +14,7 @@ def test_counts_and_names(mini):
     assert mini.counts == {
         "tracks": 210,
         "missing": 0,
+        "incomplete": 0,
         "broken": 2,
         "readable": 208,
         "train": 128,

@@ -142,7 +142,7 @@ def test_an_interrupt_goes_on_too(folder, tmp_path, reference, monkeypatch):
     monkeypatch.setattr(store, "_decode", break_off)
     with pytest.raises(KeyboardInterrupt):
         build(folder, tmp_path / "again")
-    assert not os.path.exists(tmp_path / "again" / "fma" / "small_22050hz" / "2.0.0")
+    assert not os.path.exists(tmp_path / "again" / "fma" / "small_22050hz" / "3.0.0")
     build(folder, tmp_path / "again")
     assert digests(tmp_path / "again") == reference and len(calls) < 27
 
@@ -277,7 +277,7 @@ def test_metadata_of_the_tracks_is_kept(tmp_path):
         80,
         "CC0",
     ]
-    [place] = (tmp_path / "p").glob("*/fma/*/2.0.0")
+    [place] = (tmp_path / "p").glob("*/fma/*/3.0.0")
     example = tfds.builder_from_directory(place).as_data_source(split="train")[1]
     assert (example["title"], example["artist_id"], example["album_id"]) == (b"Synthetic clip 1003", 8, 80)
     assert (example["artist"], example["album"], example["license"]) == (b"Artist 8", b"Album 80", b"CC0")
