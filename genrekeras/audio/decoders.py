@@ -112,11 +112,12 @@ class SndfileDecoder(Decoder):
             if self._file.format == "MP3":
                 stated = self._adjust_mp3_length()
         self.sample_rate, self.channels = self._file.samplerate, self._file.channels
-        self.can_seek = self._file.format != "OGG"  # libsndfile may seek to another place in it
         self.warm_up = _MP3_WARM_UP if self._file.format == "MP3" else 0
         if self._file.frames < _UNKNOWN_LENGTH:
             self.samples = min(self._file.frames, self.samples or math.inf)
             self.stated_samples = _repaired_length(self._file, stated)
+        # In an ogg file libsndfile may seek to another place.
+        self.can_seek = self._file.format != "OGG" and self.samples is not None
 
     def close(self):
         self._file.close()
@@ -170,7 +171,7 @@ class FfmpegDecoder(Decoder):
         before = f"-nostdin -hide_banner -nostats -timelimit {_MOST_CPU_SECONDS} -threads 1 -protocol_whitelist file"
         after = f"-map 0:a:0 -t {_MOST_SECONDS} -c:a pcm_f32be -f au pipe:1"
         command = ["ffmpeg", *before.split(), "-format_whitelist", _FFMPEG_FORMATS, "-i", f"file:{self.path}"]
-        self._messages = tempfile.TemporaryFile()  # a pipe that nobody reads could fill up
+        self._messages = tempfile.TemporaryFile("a+b")  # a pipe that nobody reads could fill up
         self._process = subprocess.Popen(
             command + after.split(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._messages
         )
