@@ -68,6 +68,7 @@ __all__ = [
     "ModelFileError",
     "audio",
     "callbacks",
+    "comparison",
     "datasets",
     "embeddings",
     "ensemble",
@@ -78,6 +79,7 @@ __all__ = [
     "kernel_machine",
     "layers",
     "load_model",
+    "tags",
     "training",
 ]
 

@@ -2,10 +2,14 @@
 
 import contextlib
 import errno
+import glob
+import heapq
 import os
 import secrets
 import shutil
+import stat
 import struct
+import tempfile
 import zipfile
 import zlib
 
@@ -36,25 +40,50 @@ class NoRoomError(OSError):
 
 @contextlib.contextmanager
 def whole_file(path):
-    """A name to write to, beside `path`; what was written there is moved to `path` at the end, and removed after an
-    error. A folder that is not there, or no longer, is made.
+    """Write a file so that it is there whole or not at all.
+
+    The caller writes to a temporary file in the same folder, which is moved to `path` at the end and removed after an
+    error. The folder is made if it does not exist. A link is followed: its target is replaced and the link stays.
+    A stream (see `is_stream`) is not replaced: at the end, the content is written into it.
 
     Args:
         path: str or path-like.
 
     Yields:
-        str, with the extension of `path`.
+        str, the temporary file, with the ending of `path`. A writer that adds an ending of its own, as `numpy.savez`
+        does, may be used too.
     """
-    folder, name = os.path.split(os.fspath(path))
-    os.makedirs(folder or os.curdir, exist_ok=True)
-    temporary = os.path.join(folder, f"{TEMPORARY}{secrets.token_hex(4)}-{name[-100:]}")
+    path = os.fspath(path)
+    into_stream = is_stream(path)
+    target = path if into_stream else os.path.realpath(path)
+    folder = tempfile.gettempdir() if into_stream else os.path.dirname(target)
+    os.makedirs(folder, exist_ok=True)
+    prefix = os.path.join(folder, f"{TEMPORARY}{secrets.token_hex(4)}")
+    ending = os.fsencode(os.path.basename(target))[-100:].decode("utf-8", "ignore")  # a name has 255 bytes at most
+    temporary = f"{prefix}-{ending}"
     try:
         yield temporary
-        _flush(temporary)  # or after a power failure the new name might stand for an empty file
-        os.replace(temporary, path)
+        written = min(glob.glob(f"{glob.escape(prefix)}*"), key=len, default=temporary)
+        if into_stream:
+            with open(written, "rb") as source, open(target, "ab") as stream:
+                shutil.copyfileobj(source, stream)
+        else:
+            _flush(written)  # or after a power failure the new name might stand for an empty file
+            os.replace(written, target)
     finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+        for left in glob.glob(f"{glob.escape(prefix)}*"):
+            os.remove(left)
+
+
+def is_stream(path):
+    """Return whether a path is a device, a pipe, a socket or a standard stream such as `/dev/stdout`."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    # A standard stream may be redirected to a regular file, which is written to from where it stands.
+    is_open = os.path.dirname(os.path.abspath(path)) in ("/dev", "/dev/fd", "/proc/self/fd")
+    return is_open or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _flush(path):
@@ -110,28 +139,45 @@ def read_arrays(path):
         raise ValueError(f"{os.fspath(path)} cannot be read as an npz file: {error!r}") from error
 
 
-def files_below(folder, closed, name="", above=()):
-    """Names relative to a folder, with "/", in order; hidden ones are passed over, links followed, circles not.
+def files_below(folder):
+    """Find the files below a folder, at any depth.
 
-    Folders that cannot be opened are added to `closed`.
+    Links to folders are followed. Each folder is visited once, under its own name rather than that of a link, so that
+    links may form circles. Hidden files and folders are skipped.
+
+    Args:
+        folder: str.
+
+    Returns:
+        tuple of two lists of str: the names of the files, relative to `folder`, with "/", sorted by folder and name;
+        and the folders and links that cannot be opened, each with the reason.
     """
-    here = os.path.join(folder, *name.split("/")) if name else folder
-    real = os.path.realpath(here)
-    if real in above:
-        return
-    try:
-        entries = sorted(os.scandir(here), key=lambda entry: entry.name)
-    except OSError as error:
-        closed.append(f"{here}: {error.strerror}")
-        return
-    for entry in entries:
-        below = f"{name}/{entry.name}" if name else entry.name
-        if entry.name.startswith("."):
+    names, closed, visited = [], [], set()
+    waiting = [(False, ())]  # a heap, on which links come after all that is reached without them
+    while waiting:
+        _, parts = heapq.heappop(waiting)
+        here = os.path.join(folder, *parts)
+        try:
+            status = os.stat(here)
+            if (status.st_dev, status.st_ino) in visited:
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            entries = list(os.scandir(here))
+        except OSError as error:
+            closed.append(f"{here}: {error.strerror}")
             continue
-        if entry.is_dir():
-            yield from files_below(folder, closed, below, (*above, real))
-        else:
-            yield below
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            below = (*parts, entry.name)
+            try:
+                if entry.is_dir():
+                    heapq.heappush(waiting, (entry.is_symlink(), below))
+                else:
+                    names.append(below)
+            except OSError as error:  # a link to itself
+                closed.append(f"{entry.path}: {error.strerror}")
+    return ["/".join(parts) for parts in sorted(names)], sorted(closed)
 
 
 def check_room(folder, wanted, what):

@@ -28,34 +28,41 @@ _LEAST_SECONDS = 1.0
 
 
 def find_files(paths):
-    """Files, with folders replaced by the audio files below them, in the order of their names.
+    """Replace folders by the audio files below them, in the order of their names.
+
+    Folders and links that cannot be opened are skipped, with one warning for each folder of `paths`.
 
     Args:
-        paths: str or path-like, or an iterable of them. What is not a folder is kept as it is, also where it is not
-            there: what reads it will say so.
+        paths: str or path-like, or an iterable of them. A path that is not a folder is kept as it is, even if it does
+            not exist: whatever reads it reports that.
 
     Returns:
         list of str.
 
     Raises:
-        ValueError: a folder holds no audio files, or none is named.
-        OSError: a folder cannot be opened.
+        ValueError: a folder holds no audio files, or `paths` is empty.
+        OSError: no file is left, since folders cannot be opened.
     """
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
-    found = []
+    found, skipped = [], []
     for path in map(os.fspath, paths):
         if not os.path.isdir(path):
             found.append(path)
             continue
-        closed = []
-        names = list(files_below(path, closed))
-        if closed:
-            raise PermissionError(f"A folder cannot be opened: {closed[0]}")
+        names, closed = files_below(path)
         music = [name for name in names if os.path.splitext(name)[1].lower() in audio.EXTENSIONS]
-        if not music:
+        if closed:
+            warnings.warn(
+                f"{path}: {len(closed)} folders or links cannot be opened (the first: {closed[0]}). They are left out.",
+                stacklevel=2,
+            )
+        elif not music:
             raise ValueError(f"{path} holds no audio files ({len(names)} others).")
         found += [os.path.join(path, *name.split("/")) for name in music]
+        skipped += closed
+    if skipped and not found:
+        raise OSError(f"No audio file is left: {skipped[0]}")
     if not found:
         raise ValueError(f"`paths` must name a file at least. Received: paths={paths!r}")
     return found

@@ -190,6 +190,30 @@ def test_a_subset_in_the_folder_of_a_larger_one(folder):
     assert len(gk.datasets.load_fma(folder).train) == 4
 
 
+def test_files_and_folders_in_each_others_place(folder):
+    """They are ignored: a file named as a folder of tracks, a folder and a link to itself named as a clip."""
+    audio = folder / "fma_small"
+    (audio / "101").touch()
+    (audio / "102").symlink_to("102")
+    for track in ("000/000002.mp3", "001/001000.mp3"):
+        os.remove(audio / track)
+    (audio / "000" / "000002.mp3").mkdir()
+    (audio / "001" / "001000.mp3").symlink_to("001000.mp3")
+    with pytest.warns(UserWarning, match="2 have no file"):
+        data = gk.datasets.load_fma(folder)
+    assert ids(data.train) == [5, 2040] and data.counts["missing"] == 2
+
+
+def test_what_is_taken_for_fma(folder, tmp_path):
+    assert fma.is_fma(folder) and fma.is_fma(folder / "fma_small") and fma.is_fma(tmp_path / "nowhere")
+    music = tmp_path / "music"
+    (music / "101" / "000002.mp3").mkdir(parents=True)
+    (music / "102").touch()
+    assert not fma.is_fma(music)
+    shutil.copy(folder / "fma_small" / "000" / "000002.mp3", music / "101" / "000003.mp3")
+    assert fma.is_fma(music)
+
+
 def test_real_clips(real_clips, tmp_path):
     folder = write_fma(
         tmp_path / "fma", [(track, genre, "training") for track, genre in REAL_CLIPS.items()], audio=False

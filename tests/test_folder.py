@@ -113,7 +113,15 @@ def test_links_and_circles(tmp_path):
     write(tmp_path / "music", "b/3.wav")
     os.symlink(tmp_path / "elsewhere", tmp_path / "music" / "a")
     os.symlink(tmp_path / "music", tmp_path / "music" / "b" / "circle")
-    assert list(find_files(tmp_path / "music")["genre"]) == ["a", "a", "b"]
+    os.symlink("0.wav", tmp_path / "music" / "b" / "0.wav")  # to itself
+    with pytest.warns(UserWarning, match=r"1 folders or links cannot be opened \(the first: .*b/0\.wav"):
+        assert list(find_files(tmp_path / "music")["genre"]) == ["a", "a", "b"]
+
+
+def test_a_link_from_genre_to_genre_changes_no_label(tmp_path):
+    write(tmp_path, "jazz/1.wav", "rock/2.wav")
+    os.symlink(tmp_path / "rock", tmp_path / "jazz" / "friends")
+    assert find_files(tmp_path)["genre"].tolist() == ["jazz", "rock"]
 
 
 def test_two_folders_of_the_same_names_and_sizes_are_two(tmp_path):
@@ -143,7 +151,7 @@ def test_links_to_nowhere_and_names_that_are_not_utf_8(tmp_path):
 def test_folders_that_cannot_be_opened_are_named(tmp_path, close_folder):
     write(tmp_path, "a/1.wav", "b/2.wav", "b/closed/3.wav")
     close_folder("closed")
-    with pytest.warns(UserWarning, match=r"1 folders cannot be opened \(the first: .*b/closed: Permission denied\)"):
+    with pytest.warns(UserWarning, match=r"1 folders or links cannot be opened \(the first: .*b/closed: Permission"):
         assert len(find_files(tmp_path)) == 2
 
 

@@ -181,10 +181,12 @@ def test_find_files(music, tmp_path):
         inference.find_files([])
 
 
-def test_a_folder_that_cannot_be_opened(music, close_folder):
+def test_folders_that_cannot_be_opened_are_skipped_and_named(music, close_folder):
     close_folder("c")
-    with pytest.raises(PermissionError, match=r"A folder cannot be opened: .*/b/c"):
-        inference.find_files(music)
+    with pytest.warns(UserWarning, match=r"1 folders or links cannot be opened \(the first: .*/b/c: Permission denied"):
+        assert [os.path.basename(path) for path in inference.find_files(music)] == ["a.ogg", "two.flac"]
+    with pytest.warns(UserWarning), pytest.raises(OSError, match=r"No audio file is left: .*/b/c: Permission denied"):
+        inference.find_files(music / "b" / "c")
 
 
 def test_bad_waveforms(one_second_model):

@@ -1,12 +1,14 @@
 """The package as a whole: which way imports run, what an import brings with it, which backend is chosen."""
 
 import ast
+import configparser
 import doctest
-import importlib
+import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 
@@ -154,6 +156,17 @@ print(json.dumps(seen))
 """
 HEAVY = ("tensorflow_datasets", "librosa", "soundfile", "soxr", "wandb", "sklearn", "grain", "jax", "tensorflow")
 SEEN = SEEN.replace("HEAVY", str(HEAVY))
+# The names in README and docstrings that cannot be had after `import genrekeras as gk` alone.
+UNKNOWN = """
+def known(name):
+    try:
+        return functools.reduce(getattr, name.split("."), gk) is not None
+    except AttributeError:
+        return False
+
+import functools
+print(json.dumps({**seen, "unknown": [name for name in NAMES if not known(name)]}))
+"""
 CHOICES = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", *(name for name in os.environ if name.startswith("MALLOC_"))}
 
 
@@ -181,7 +194,19 @@ def chosen(tmp_path_factory):
     """With a config file that cannot be read, a time to spin, and a way to keep memory."""
     home = tmp_path_factory.mktemp("chosen")
     (home / "keras.json").write_text("{not json")
-    return python(SEEN, CHOICES, KERAS_HOME=str(home), GOMP_SPINCOUNT="7", MALLOC_ARENA_MAX="4")
+    script = SEEN + UNKNOWN.replace("NAMES", str(named_in_docs()))
+    return python(script, CHOICES, KERAS_HOME=str(home), GOMP_SPINCOUNT="7", MALLOC_ARENA_MAX="4")
+
+
+def named_in_docs():
+    """The names below `gk` or `genrekeras` in README and docstrings, without these."""
+    texts = [(ROOT / "README.md").read_text(encoding="utf-8")]
+    for path in MODULES:
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        texts += [ast.get_docstring(node) or "" for node in nodes if isinstance(node, documented)]
+    names = re.findall(r"(?<![\w./])(?:gk|genrekeras)\.([a-zA-Z_]\w*(?:\.[a-zA-Z_]\w*)*)", "\n".join(texts))
+    return sorted(set(names))
 
 
 def test_importing_is_light(home, unchosen, again):
@@ -189,6 +214,32 @@ def test_importing_is_light(home, unchosen, again):
     assert unchosen["heavy"] == python(by_keras, KERAS_BACKEND="torch", KERAS_HOME=str(home))
     assert "soundfile" not in unchosen["heavy"] and "tensorflow_datasets" not in unchosen["heavy"]
     assert unchosen["lazy"] == again["lazy"] == ["Hip-Hop", "genrekeras.audio", True]
+
+
+def test_names_in_readme_and_docstrings_are_there(chosen):
+    assert {"GenreClassifier", "datasets.FrameSplit", "comparison.compare"} <= set(named_in_docs())
+    assert chosen["unknown"] == []
+
+
+def test_what_is_imported_is_declared():
+    """By the package, the tests and the experiments; as a requirement or in an extra."""
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    declared = {
+        re.split(r"[^\w.-]", line.strip())[0].lower().replace("-", "_")
+        for text in (config["options"]["install_requires"], *config["options.extras_require"].values())
+        for line in text.splitlines()
+        if line.strip() and not line.strip().startswith("#")
+    }
+    distributions = importlib.metadata.packages_distributions()
+    here = {path.stem for folder in ("tests", "experiments") for path in (ROOT / folder).glob("*.py")}
+    for path in (*MODULES, *(ROOT / "tests").glob("*.py"), *(ROOT / "experiments").glob("*.py")):
+        for module, _ in imports_of(ast.parse(path.read_text(encoding="utf-8"))):
+            top = module.split(".")[0]
+            if top in sys.stdlib_module_names or top in here or top == "genrekeras" or top not in distributions:
+                continue
+            names = {name.lower().replace("-", "_") for name in distributions[top]}
+            assert names & declared, f"{path.name} imports {module}, of {names}"
 
 
 def test_torch_where_nobody_chose(unchosen, again, chosen):

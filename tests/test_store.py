@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import sys
 import tempfile
 import time
@@ -321,3 +322,43 @@ def test_tfds_load_reads_with_tensorflow(folder, tmp_path):
         download_and_prepare_kwargs={"download_config": config},
     )
     assert [int(example["track_id"]) for example in clips] == [9002, 9502]
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "flipped", "another file"])
+def test_a_damaged_part_is_named_where_it_is_read(tmp_path, folder, parts_of_two, damage):
+    """The second of several: clips before and after it are read. The message says what mends it."""
+    data = build(folder, tmp_path)
+    [path] = tmp_path.rglob("*train.array_record-00001-of-*")
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 3] ^= 255
+    changed = {"empty": b"", "cut": content[: len(content) // 2], "another file": b"<html>" * 20000}
+    path.write_bytes(changed.get(damage, content))
+    if damage == "missing":
+        path.unlink()
+    data = build(folder, tmp_path)
+    unreadable = []
+    for i in range(len(data.train)):
+        try:
+            data.train[i]
+        except OSError as error:
+            unreadable.append(int(data.train.track_ids[i]))
+            assert path.name in str(error) and f"{path.parent} cannot be read" in str(error)
+            assert "Delete this folder" in str(error)
+    assert unreadable and set(unreadable) <= {1002, 1502}  # track 502 is broken, so that parts shift
+    shutil.rmtree(path.parent)
+    data = build(folder, tmp_path)
+    assert all(len(data.train[i]["audio"]) for i in range(len(data.train)))
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "metadata.json"])
+@pytest.mark.parametrize("content", [None, b"", b"null", b"{}", b"\xff", b'{"name": "fm'])
+def test_a_damaged_description_is_named(tmp_path, folder, name, content):
+    build(folder, tmp_path)
+    [path] = tmp_path.glob(f"*/fma/*/*/{name}")
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(OSError, match=f"The decoded clips in {tmp_path}/.* cannot be read: .* Delete this folder"):
+        build(folder, tmp_path)
+    [place] = tmp_path.iterdir()
+    shutil.rmtree(place)
+    assert len(build(folder, tmp_path).train) == 11

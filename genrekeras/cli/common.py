@@ -8,6 +8,7 @@ import click
 from genrekeras.datasets import fma
 from genrekeras.datasets.folder import load_folder
 from genrekeras.datasets.splits import PROTOCOLS
+from genrekeras.files import is_stream
 from genrekeras.presets import preset_file
 
 MODEL = click.option(
@@ -53,6 +54,8 @@ def file_to_write(*names, endings, **options):
             raise click.BadParameter(
                 f"must end in {', '.join(endings[:-1])}{' or ' if endings[1:] else ''}{endings[-1]}"
             )
+        if is_stream(path):
+            return path
         folder = os.path.dirname(os.path.abspath(path))
         if not os.path.isdir(folder):
             raise click.BadParameter(f"there is no folder {folder}")

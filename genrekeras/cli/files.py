@@ -18,7 +18,7 @@ from genrekeras.cli.common import (
     file_to_write,
     tell_unread,
 )
-from genrekeras.files import whole_file
+from genrekeras.files import is_stream, whole_file
 from genrekeras.loading import load_model
 
 
@@ -46,7 +46,7 @@ def predict(context, files, path, form, output, top, max_clips, workers, write_t
     with errors_named():
         form = form or _form(output)
         paths = inference.find_files(files)
-        journal = None if output is None else f"{output}.part"
+        journal = None if output is None or is_stream(output) else f"{output}.part"
         table = load_model(path).predict_files(paths, max_clips=max_clips, workers=workers, journal=journal)
         text = {"csv": _as_csv, "json": _as_json, None: _as_bars}[form](table, top)
         text = text.encode("utf-8", "surrogateescape")  # names may be of any bytes

@@ -3,7 +3,15 @@
 from genrekeras.datasets.batches import Batches, batches, class_weights
 from genrekeras.datasets.fma import load_fma
 from genrekeras.datasets.folder import load_folder
-from genrekeras.datasets.frames import FMA_SECONDS, image_batches, images_of, layers_of_frames, load_frames, save_frames
+from genrekeras.datasets.frames import (
+    FMA_SECONDS,
+    FrameSplit,
+    image_batches,
+    images_of,
+    layers_of_frames,
+    load_frames,
+    save_frames,
+)
 from genrekeras.datasets.mini import load_mini
 from genrekeras.datasets.splits import PROTOCOLS, Dataset, Split, leakage
 
@@ -12,6 +20,7 @@ __all__ = [
     "PROTOCOLS",
     "Batches",
     "Dataset",
+    "FrameSplit",
     "Split",
     "batches",
     "class_weights",

@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from genrekeras.datasets.quiet import quiet_absl
 from genrekeras.datasets.splits import SPLITS, UNKNOWN, Dataset, Split, check_protocol, deal
 from genrekeras.datasets.store import StoreConfig, fingerprint
+from google.protobuf.json_format import ParseError
 
 
 def prepare(store, tracks, genres, subset, sample_rate, protocol, prepared_dir, beam_options=None):
@@ -32,6 +33,7 @@ def prepare(store, tracks, genres, subset, sample_rate, protocol, prepared_dir, 
 
     Raises:
         ValueError: the tracks cannot be dealt by the protocol, or an argument is out of range.
+        OSError: the folder cannot be written, or what was stored in it before cannot be read.
     """
     check_protocol(protocol, tracks)  # before hours of decoding
     if not isinstance(sample_rate, int) or isinstance(sample_rate, bool) or sample_rate <= 0:
@@ -39,7 +41,14 @@ def prepare(store, tracks, genres, subset, sample_rate, protocol, prepared_dir, 
     if set("*?[") & set(os.fspath(prepared_dir)):
         raise ValueError(f"`prepared_dir` must not contain *, ? or [. Received: prepared_dir={prepared_dir!r}")
     config = StoreConfig(name=f"{subset}_{sample_rate}hz", sample_rate=sample_rate, genres=tuple(genres))
-    builder = store(tracks=tracks, config=config, data_dir=os.path.join(prepared_dir, fingerprint(tracks, config)))
+    content = fingerprint(tracks, config)
+    folder = os.path.join(prepared_dir, content)
+    try:
+        builder = store(tracks=tracks, config=config, data_dir=folder)
+        if os.path.isdir(builder.data_dir) and builder.info.metadata.get("fingerprint") != content:
+            raise ValueError("dataset_info.json or metadata.json is missing, or of other clips")
+    except (AssertionError, OSError, ParseError, TypeError, ValueError) as error:  # those of TFDS reading its own files
+        raise _unreadable(folder, error) from error
     if not builder.is_prepared():
         tfds.disable_progress_bar()  # one bar is enough: the store's own, in clips
         builder.download_and_prepare(download_config=_download_config(beam_options))
@@ -65,7 +74,7 @@ def as_dataset(builder, tracks, name, protocol, seed, source):
     )
     _warn_of_bad_clips(source, tracks["path"], metadata["missing"], incomplete, broken)
     with quiet_absl():
-        clips = _Joined([builder.as_data_source(split=split) for split in metadata["stored"]])
+        clips = _Joined(builder, metadata["stored"])
 
     stored = pd.concat([pd.DataFrame(part) for part in metadata["stored"].values()], ignore_index=True)
     stored = stored.rename_axis("row").reset_index().set_index("track_id").sort_index()
@@ -113,15 +122,34 @@ def as_dataset(builder, tracks, name, protocol, seed, source):
 
 
 class _Joined:
-    """Several data sources as one; which one an index falls into is found by bisection."""
+    """The clips of several splits of a prepared store as one sequence."""
 
-    def __init__(self, sources):
-        self._sources = sources
-        self._ends = list(itertools.accumulate(len(source) for source in sources))
+    def __init__(self, builder, splits):
+        self._sources = [builder.as_data_source(split=split) for split in splits]
+        self._ends = _ends(len(source) for source in self._sources)
+        infos = [builder.info.splits[split] for split in splits]
+        self._files = [os.fspath(path) for info in infos for path in info.filepaths]
+        self._files_end = _ends(length for info in infos for length in info.shard_lengths)
+        self._folder = os.fspath(builder.data_dir)
 
     def __getitem__(self, index):
         which = bisect.bisect_right(self._ends, index)
-        return self._sources[which][index - (self._ends[which - 1] if which else 0)]
+        try:
+            return self._sources[which][index - (self._ends[which - 1] if which else 0)]
+        except (RuntimeError, ValueError) as error:  # those of ArrayRecord, which do not name the file
+            file = self._files[bisect.bisect_right(self._files_end, index)]
+            raise _unreadable(self._folder, f"{os.path.basename(file)}: {error}") from error
+
+
+def _ends(lengths):
+    return list(itertools.accumulate(lengths))
+
+
+def _unreadable(folder, reason):
+    return OSError(
+        f"The decoded clips in {folder} cannot be read: {reason}. Delete this folder; the next call decodes the clips "
+        "again."
+    )
 
 
 def _download_config(beam_options):

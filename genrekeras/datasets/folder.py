@@ -56,7 +56,9 @@ def load_folder(data_dir, protocol="artist_album", sample_rate=22050, seed=0, pr
 
 
 def find_files(data_dir):
-    """The audio files of a folder with one folder a genre.
+    """Find the audio files of a folder with one folder a genre.
+
+    Folders and links that cannot be opened are skipped, with one warning.
 
     Args:
         data_dir: str or path-like.
@@ -72,14 +74,19 @@ def find_files(data_dir):
     data_dir = os.fspath(data_dir)
     if not os.path.isdir(data_dir):
         raise FileNotFoundError(f"`data_dir` is not a folder. Received: data_dir={data_dir!r}")
-    names, strange, closed = [], [], []
-    for name in files_below(data_dir, closed):
+    found, closed = files_below(data_dir)
+    names, strange = [], []
+    for name in found:
         extension = os.path.splitext(name)[1].lower()
         if extension in audio.EXTENSIONS and "/" in name:
             names.append(name)
         elif extension in audio.EXTENSIONS:
             strange.append(name)
-    names.sort(key=lambda name: name.split("/"))
+    if closed:
+        warnings.warn(
+            f"{data_dir}: {len(closed)} folders or links cannot be opened (the first: {closed[0]}). They are left out.",
+            stacklevel=3,
+        )
     genres = dict.fromkeys(name.split("/")[0] for name in names)
     if len(genres) < 2:
         raise ValueError(
@@ -90,11 +97,6 @@ def find_files(data_dir):
         warnings.warn(
             f"{data_dir}: {len(strange)} audio files are not in the folder of a genre (the first: {strange[0]}). They "
             "are left out.",
-            stacklevel=3,
-        )
-    if closed:
-        warnings.warn(
-            f"{data_dir}: {len(closed)} folders cannot be opened (the first: {closed[0]}). They are left out.",
             stacklevel=3,
         )
     # A folder of folders is an artist, and the same in two genres; one of files only is an album, of one genre.

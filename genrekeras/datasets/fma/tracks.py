@@ -1,9 +1,10 @@
 """Where the files of an FMA folder are, and what its tables say of each track."""
 
+import contextlib
 import csv
+import glob
 import itertools
 import os
-import re
 import warnings
 
 import numpy as np
@@ -44,13 +45,13 @@ _TFDS_SPLITS = {"training": "train", "validation": "validation", "test": "test"}
 
 
 def is_fma(data_dir):
-    """Whether a folder looks like FMA's (or like nothing that is there), rather than like music of one's own."""
+    """Return whether a folder has FMA's layout, or does not exist, rather than holding music of one's own."""
     if not os.path.isdir(data_dir):
         return True
     if set(os.listdir(data_dir)) & {"train_labels.csv", "fma_metadata", *(f"fma_{subset}" for subset in SUBSETS)}:
         return True
-    folders = [os.path.join(data_dir, name) for name in _track_folders(data_dir)]
-    return any(re.fullmatch(r"\d{6}\.mp3", name) for folder in folders for name in os.listdir(folder))
+    clips = os.path.join(glob.escape(os.fspath(data_dir)), "[0-9]" * 3, "[0-9]" * 6 + ".mp3")
+    return any(map(os.path.isfile, glob.iglob(clips)))
 
 
 def find_tracks(data_dir, subset, genres):
@@ -231,14 +232,20 @@ def _find_audio(data_dir, subset):
 
 
 def _track_folders(folder):
+    """Return the names of the folders 000, 001, ... in a folder, sorted."""
     if not os.path.isdir(folder):
         return []
-    return sorted(name for name in os.listdir(folder) if len(name) == 3 and name.isdecimal())
+    names = [name for name in os.listdir(folder) if len(name) == 3 and name.isdecimal()]
+    return sorted(name for name in names if os.path.isdir(os.path.join(folder, name)))
 
 
 def _file_sizes(audio_dir):
+    """Return the size of each file in the track folders: dict, "000/000002.mp3" -> bytes."""
     sizes = {}
     for folder in _track_folders(audio_dir):
         with os.scandir(os.path.join(audio_dir, folder)) as entries:
-            sizes.update({f"{folder}/{entry.name}": entry.stat().st_size for entry in entries if entry.is_file()})
+            for entry in entries:
+                with contextlib.suppress(OSError):  # a link to itself, or a file that has just been removed
+                    if entry.is_file():
+                        sizes[f"{folder}/{entry.name}"] = entry.stat().st_size
     return sizes
