@@ -24,6 +24,8 @@ class StepDecay(keras.callbacks.LearningRateScheduler):
         verbose: int, 1 says each epoch's rate.
     """
 
+    compared = ("initial_learning_rate", "factor", "every")  # by `genrekeras.training.fit`
+
     def __init__(self, initial_learning_rate, factor=0.1, every=10, verbose=0):
         if not initial_learning_rate > 0:
             raise ValueError(
@@ -44,25 +46,27 @@ class StepDecay(keras.callbacks.LearningRateScheduler):
 
 
 class BestCheckpoint(keras.callbacks.Callback):
-    """Saves the model after each epoch that is better than all before it, whole or not at all.
+    """Save the model after each epoch that is better than all epochs before it.
 
-    The file is written beside its place and moved there, so that the one before it stays until the new one is complete.
-    If it cannot be written (a full disk), a warning says so and training goes on.
-
-    `keras.callbacks.ModelCheckpoint` writes over the previous file.
+    The file is written under a temporary name and then moved, so that the previous file stays until the new one is
+    complete. (`keras.callbacks.ModelCheckpoint` overwrites the previous file.) If it cannot be written, a warning is
+    given and training continues. If no epoch runs, nothing is written.
 
     Args:
         path: str or path-like, ends in `.keras`.
-        monitor: str, the figure that decides, from the epoch's logs.
-        mode: `"max"` or `"min"`; `None` is "min" for a loss or an error and "max" for all else.
-        model: the model to save, if it is not the one that is trained but holds it, as a `GenreClassifier` holds its
-            head.
+        monitor: str, name of the metric to compare, from the logs of the epoch.
+        mode: `"max"` or `"min"`; `None` is "min" for a loss or an error and "max" for all others.
+        model: the model to save, if the trained model is a part of it, as the head is a part of a `GenreClassifier`.
 
     Attributes:
-        best: float, the best figure so far; `None` before the first.
-        best_epoch: int, its epoch from 0.
+        best: float, the best value so far; `None` before the first.
+        best_epoch: int, its epoch, from 0.
+
+    Raises:
+        ValueError: at the end of training, if epochs ran and none had `monitor` in its logs. The last epoch is saved.
     """
 
+    compared = ("monitor", "mode")  # by `genrekeras.training.fit`
     remembered = ("best", "best_epoch")  # by `genrekeras.training.fit`
 
     def __init__(self, path, monitor="val_accuracy", mode=None, model=None):
@@ -78,15 +82,16 @@ class BestCheckpoint(keras.callbacks.Callback):
         self.mode = mode or ("min" if monitor.endswith(("loss", "error")) else "max")
         self.best = None
         self.best_epoch = None
-        self._seen = False
+        self._seen = None  # whether `monitor` was in the logs of an epoch; None before the first epoch
 
     def on_train_begin(self, logs=None):
         os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
-        self._seen = False
+        self._seen = None
 
     def on_epoch_end(self, epoch, logs=None):
         if self.monitor not in (logs or {}):
-            return  # validation need not come with each epoch
+            self._seen = self._seen or False
+            return  # there may be epochs without validation
         self._seen = True
         if self.best is not None and not os.path.exists(self.path):
             warnings.warn(f"{self.path} is gone: what follows is compared with what follows only.", stacklevel=2)
@@ -98,7 +103,7 @@ class BestCheckpoint(keras.callbacks.Callback):
             self.best, self.best_epoch = value, epoch
 
     def on_train_end(self, logs=None):
-        if not self._seen:
+        if self._seen is False:
             self._save()  # so that the training is not lost
             raise ValueError(
                 f"`monitor` must be one of {sorted(logs or {})}; the last epoch was saved instead of the best. "

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
+import types
 from typing import NamedTuple
 
 import grain
 import keras
 import numpy as np
-from genrekeras import files, folding, training
-from genrekeras.datasets.batches import Batches, batches, fill
+from genrekeras import files, folding, identity, training
+from genrekeras.datasets.batches import Batches, batches, checked_weights, fill
 from genrekeras.datasets.frames import image_batches
 from genrekeras.progress import say
 from genrekeras.version import __version__
@@ -30,29 +31,30 @@ class Features(NamedTuple):
 
 
 def extract(model, split, cache_dir=None, crop="start", crops=1, augment=False, seed=0, batch_size=16, workers=2):
-    """Run front end and backbone once for each clip of a split, or read what an earlier call has kept.
+    """Compute the features of each clip of a split once, or read them from the cache.
 
-    An entry is made anew when anything upstream of it is another (clips, labels, sample rate, front end, augmentation,
-    backbone, its weights, crops, seed, backend, version of genrekeras), and when it cannot be read. Two processes do
-    not make the same one at once.
+    An entry of the cache belongs to all that its features depend on: clips, labels, crops, `seed`, `augment`; configs
+    and weights of the front end, of the image augmentation (with `augment=True`) and of the backbone; the backend and
+    the version of genrekeras. Seeds that random layers draw by themselves (`seed=None`) do not count. A damaged entry
+    is computed again. Two processes do not compute the same entry at the same time.
 
     Args:
-        model: `GenreClassifier` with `fine_tune="head"`: its backbone stands still.
-        split: `genrekeras.datasets.Split`, or `FrameSplit`, whose images are what the front end would make.
+        model: `GenreClassifier` with `fine_tune="head"`, whose backbone is frozen.
+        split: `genrekeras.datasets.Split`; or `FrameSplit`, whose images replace those of the front end.
         cache_dir: str or path-like; `None` is the folder `features` in the user's cache (or in the environment variable
             GENREKERAS_CACHE).
-        crop, crops: which `model.clip_seconds` of a clip are heard, and how many variants of it, as in
+        crop, crops: position of the crop of `model.clip_seconds`, and number of crops of each clip, as in
             `genrekeras.datasets.batches`.
-        augment: bool, with the model's augmentation, anew for each variant.
+        augment: bool, apply the model's augmentation, anew to each crop.
         seed: int, of random crops.
         batch_size: int > 0.
-        workers: int > 0, threads that read ahead.
+        workers: int > 0, number of threads that read ahead.
 
     Returns:
         `Features`.
 
     Raises:
-        ValueError: the backbone is to be trained, or the split does not fit the model.
+        ValueError: the backbone is not frozen, or the split does not fit the model.
         OSError: `cache_dir` cannot be written.
     """
     if model.fine_tune != "head":
@@ -67,14 +69,14 @@ def extract(model, split, cache_dir=None, crop="start", crops=1, augment=False, 
         data = batches(split, batch_size, model.clip_seconds, crop, crops, seed=seed, workers=workers)
     model.check_data(data)
     cache_dir = os.path.join(files.cache_dir(), "features") if cache_dir is None else os.fspath(cache_dir)
-    upstream = (split.fingerprint, crop, crops, seed, augment)
-    path = os.path.join(cache_dir, f"{_key(model, upstream)}.npz")
+    steps = _steps(model, augment, images)
+    path = os.path.join(cache_dir, f"{_key(steps, (split.fingerprint, crop, crops, seed, augment))}.npz")
     shape = (len(split) * crops, *model.feature_extractor.output_shape[1:])
     with files.one_at_a_time(cache_dir, f"features {os.path.basename(path)[:8]}"):
         features = _read(path, shape)
         if features is None:
             features = np.empty(shape, "float32")
-            fill(features, data, _way(model, augment, images).predict_on_batch, f"Features of {split.name}")
+            fill(features, data, _way(steps, augment).predict_on_batch, f"Features of {split.name}")
             with files.whole_file(path) as temporary:
                 np.savez(temporary, features=features)
     rows = np.repeat(np.arange(len(split)), crops)
@@ -82,11 +84,11 @@ def extract(model, split, cache_dir=None, crop="start", crops=1, augment=False, 
 
 
 def fit_head(model, train, validation=None, batch_size=16, epochs=1, seed=0, class_weight=None, **options):
-    """Train the head of a compiled model on features; the rest of the model stands still.
+    """Train the head of a compiled model on features; the other parts of the model do not change.
 
-    Batches come in the order in which `model.fit` would see those of `datasets.batches(..., shuffle=True)` with the
-    same seed; each clip is one of its variants in an epoch, by lot. The optimizer is the model's own, so that a model
-    which is saved afterwards goes on from there.
+    The order of the batches is that of `model.fit` on `datasets.batches(..., shuffle=True)` with the same seed. An
+    epoch takes one variant of each clip, at random. The head is trained by the model's own optimizer, so that training
+    can be continued after the model was saved.
 
     Args:
         model: compiled `GenreClassifier` with `fine_tune="head"`.
@@ -94,12 +96,15 @@ def fit_head(model, train, validation=None, batch_size=16, epochs=1, seed=0, cla
         batch_size: int > 0.
         epochs: int > 0.
         seed: int, of the order.
-        class_weight: sequence of float, one a genre, or `None`.
-        options: further ones of `genrekeras.training.fit`, such as `callbacks` (`BestCheckpoint(..., model=model)`),
+        class_weight: as in `genrekeras.datasets.batches`: `None`, `"balanced"`, or a sequence of floats, one a genre.
+        options: other arguments of `genrekeras.training.fit`, such as `callbacks` (`BestCheckpoint(..., model=model)`),
             `state`, `initial_epoch`, `verbose`.
 
     Returns:
         `keras.callbacks.History`.
+
+    Raises:
+        ValueError: the model is not compiled or its backbone not frozen, or an argument is out of range.
     """
     if model.fine_tune != "head" or not model.compiled:
         raise ValueError(
@@ -124,7 +129,7 @@ def _batches(model, features, batch_size, seed, class_weight):
     if clips == 0 or len(features.labels) % clips:
         raise ValueError("`train` must hold at least one clip, and as many variants of each.")
     variants = len(features.labels) // clips
-    weights = None if class_weight is None else np.asarray(class_weight, "float32")
+    weights = checked_weights(class_weight, types.SimpleNamespace(labels=features.labels, genres=model.genres))
 
     def of_rows(rows):
         labels = features.labels[rows]
@@ -137,7 +142,13 @@ def _batches(model, features, batch_size, seed, class_weight):
         rows = rows.random_map(lambda clip, rng: clip * variants + int(rng.integers(variants)))
     track_ids = clips.map(lambda clip: features.track_ids[clip * variants]).batch(batch_size)
     data = rows.batch(batch_size).map(of_rows)
-    return Batches(data, model.sample_rate, model.genres, model.clip_seconds, track_ids)
+    fingerprint = {
+        "features": identity.digest(*features),
+        "batch_size": batch_size,
+        "seed": seed,
+        "class_weight": None if weights is None else weights.tolist(),
+    }
+    return Batches(data, model.sample_rate, model.genres, model.clip_seconds, track_ids, fingerprint)
 
 
 class _AsInTraining(keras.layers.Layer):
@@ -154,13 +165,18 @@ class _AsInTraining(keras.layers.Layer):
         return self.layer.compute_output_shape(input_shape)
 
 
-def _way(model, augment, images):
-    """A model, waveform or image -> features."""
-    inputs = keras.Input((model.image_model if images else model).input_shape[1:])
-    steps = [] if images else [model.front_end]
-    if augment:
-        steps = [_AsInTraining(step) for step in [*steps, *_image_augmentation(model)]]
-    return keras.Model(inputs, folding.Way([*steps, folding.for_inference(model.feature_extractor)])(inputs))
+def _steps(model, augment, images):
+    """The models and layers from the input of a split to its features."""
+    front_end = [] if images else [model.front_end]
+    return [*front_end, *(_image_augmentation(model) if augment else []), model.feature_extractor]
+
+
+def _way(steps, augment):
+    """A model of these steps, for inference."""
+    *upstream, feature_extractor = steps
+    inputs = keras.Input(steps[0].input_shape[1:])
+    upstream = [_AsInTraining(step) for step in upstream] if augment else upstream
+    return keras.Model(inputs, folding.Way([*upstream, folding.for_inference(feature_extractor)])(inputs))
 
 
 def _image_augmentation(model):
@@ -172,15 +188,14 @@ def _image_augmentation(model):
     ]
 
 
-def _key(model, upstream):
-    """A name that changes with all that features depend on."""
-    layers = [*model.front_end.layers, *_image_augmentation(model)]
-    configs = [(type(layer).__name__, {k: v for k, v in layer.get_config().items() if k != "name"}) for layer in layers]
-    network = model.backbone, model.stem, model.feature_extractor.layers[-1].compute_dtype, keras.backend.backend()
-    content = hashlib.sha256(json.dumps([upstream, configs, network, __version__], default=str).encode())
-    for variable in model.feature_extractor.variables:
-        content.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
-    return content.hexdigest()[:32]
+def _key(steps, options):
+    """A name that changes with all that features depend on.
+
+    Layers' `weights` are without the states of random layers, which change at each call.
+    """
+    about = [options, [identity.config_of(step) for step in steps], keras.backend.backend(), __version__]
+    weights = [keras.ops.convert_to_numpy(weight) for step in steps for weight in step.weights]
+    return hashlib.sha256(f"{json.dumps(about)}{identity.digest(*weights)}".encode()).hexdigest()[:32]
 
 
 def _read(path, shape):

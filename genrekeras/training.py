@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ import warnings
 
 import keras
 import numpy as np
+from genrekeras import identity
 from genrekeras.classifier import FollowEpoch
 from genrekeras.datasets.batches import Batches
 from genrekeras.files import read_arrays, whole_file
@@ -62,39 +64,51 @@ def fit(
     initial_epoch=0,
     verbose="auto",
 ):
-    """`model.fit` that goes on where it was broken off, when it is called again in a later process.
+    """Train a model as `model.fit` does, and resume an interrupted run.
 
-    What is saved: weights, optimizer, epoch, position in the data, states of random layers, the history so far, the
-    running means of an epoch that has begun, and what callbacks know (`BestCheckpoint`, `WandbLogger`, Keras'
-    `EarlyStopping` and `ReduceLROnPlateau`; others list the names of their attributes in an attribute `remembered`).
-    It is saved as each epoch ends and, within an epoch, every `every_seconds`, but for no more than a twentieth of the
-    time. The file is there whole or not at all; if it cannot be written, a warning says so and training goes on.
+    Call it again with the same arguments, in a later process, to resume. The state holds weights, optimizer, epoch,
+    position in the data, states of random layers, the history, the metrics of an epoch that has begun, and what
+    callbacks keep from epoch to epoch (`BestCheckpoint`, `WandbLogger`, Keras' `EarlyStopping` and
+    `ReduceLROnPlateau`; other callbacks list the names of such attributes in an attribute `remembered`). It is saved
+    when an epoch ends and, within an epoch, every `every_seconds`, but for at most a twentieth of the time. The file
+    is replaced as a whole. If it cannot be written, a warning is given and training continues.
 
-    SIGINT (Ctrl-C) and SIGTERM save the state behind the batch at hand and raise `Interrupted`; the second one acts at
-    once. While the epoch's validation runs, what was saved before stands.
+    SIGINT (Ctrl-C) and SIGTERM save the state after the current batch and raise `Interrupted`. A second signal acts at
+    once. A signal during validation saves nothing; the file then holds an earlier state.
 
-    With the same seed, backend and machine the final weights and the history are those of a training that ran through,
-    bit for bit on PyTorch. (What layers draw from Python's or NumPy's own generators is not followed.)
+    With the same seed, backend and machine, the weights and the history of a resumed run equal those of an
+    uninterrupted run, bit for bit on PyTorch. (Draws of layers from Python's or NumPy's generators are not restored.)
+
+    A state belongs to one run. These must be equal to resume it: the config of the model (without `card`), its initial
+    weights and seeds, its compile config, the data and its options (`data.fingerprint`), the validation data, the
+    callbacks with the settings that change the training, and `initial_epoch`. Callbacks of your own list the names of
+    such settings in an attribute `compared`. These may change: `epochs` (a larger number continues a finished run),
+    `every_seconds`, `verbose`, the files that callbacks write, the workers of the data, the backend and the device.
+    Functions, such as a loss or a schedule, are compared by name only.
+
+    Call `keras.utils.set_random_seed` before the model is made. On PyTorch, initial weights are not compared if
+    neither process set a seed. On JAX and TensorFlow, a run without a seed cannot be resumed in another process.
 
     Args:
-        model: compiled `keras.Model`, such as a `GenreClassifier` or its `image_model`, made as it was the first time.
+        model: compiled `keras.Model`, such as a `GenreClassifier` or its `image_model`, made as it was the first time,
+            or as the interrupted call left it.
         data: `genrekeras.datasets.Batches`.
-        epochs: int, how many in all; more than the first time trains on.
-        state: str or path-like, ends in .npz: where the state is kept; it may be deleted once the model is saved.
-            `None`: nothing is kept, and signals do what they always do.
+        epochs: int, the total number.
+        state: str or path-like, ends in .npz: the file of the state. Delete it once the model is saved. `None` keeps
+            no state and leaves signals alone.
         validation_data, callbacks, initial_epoch, verbose: as in `keras.Model.fit`.
-        every_seconds: float >= 0; 0 is after each batch.
+        every_seconds: float >= 0; 0 saves after each batch.
 
     Returns:
         `keras.callbacks.History` of all epochs.
 
     Raises:
-        Interrupted: by a signal.
-        NonFiniteLossError: the loss or a weight became infinite or NaN; nothing is saved from there on.
-        ValueError: `state` belongs to another training, or cannot be read.
+        Interrupted: a signal arrived.
+        NonFiniteLossError: the loss or a weight became infinite or NaN. Nothing is saved after that.
+        ValueError: `state` belongs to another run (the message names what differs), or cannot be read.
     """
     keeper = _Keeper(state, data, keras.tree.flatten(callbacks or []), every_seconds, initial_epoch)
-    keeper.read()
+    keeper.begin(model, validation_data)
     follow = [FollowEpoch(validation_data)] if isinstance(validation_data, Batches) else []
     with keeper.listen():
         while not keeper.is_done(epochs):
@@ -147,16 +161,14 @@ class _Keeper(keras.callbacks.Callback):
         self._arrays, self._known = None, None  # to be brought back
         self._heard = None  # a signal
         self._saved_at, self._cost = time.monotonic(), 0.0
-        if self.path:  # what tells one training from another: the number of batches, who comes first, and who remembers
-            self._training = {
-                "batches": len(data),
-                "first_tracks": data.track_ids(0, 0)[:8],
-                "callbacks": [[type(other).__name__, *names] for other, names in self._remembering()],
-            }
 
-    def read(self):
-        """Read the file, if there is one."""
-        if self.path is None or not os.path.exists(self.path):
+    def begin(self, model, validation_data):
+        """Describe the run, and read the file if it exists."""
+        if self.path is None:
+            return
+        callbacks = [(other, _remembered(other)) for other in self.others]
+        self._run = identity.of_run(model, self.data, validation_data, callbacks, self.first_epoch)
+        if not os.path.exists(self.path):
             return
         try:
             arrays = read_arrays(self.path)
@@ -164,17 +176,35 @@ class _Keeper(keras.callbacks.Callback):
             self._arrays = {
                 part: [arrays[f"{part}{i}"] for i in range(count)] for part, count in about["arrays"].items()
             }
-            training, self._known = about["training"], about["callbacks"]
+            run, self._known = about["run"], about["callbacks"]
             for name in self._SAVED:
                 setattr(self, name, about[name])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"`state` cannot be read ({error}); delete it to start anew: {self.path}") from error
-        if training != self._training:
-            raise ValueError(
-                f"`state` belongs to another training, {training} instead of {self._training}; delete it to start "
-                f"anew: {self.path}"
-            )
+        self._check(run, model)
+        self._run = run
         self._remind()
+
+    def _check(self, run, model):
+        differences = identity.differences(run, self._run)
+        trained = re.compile(r"initial_weights\.\d+|compile\.optimizer\..*learning_rate")  # training changes these
+        if not differences or (all(map(trained.fullmatch, differences)) and self._is_as_saved(model)):
+            return
+        some = [f"{name} was {old!r:.60}, now {new!r:.60}" for name, (old, new) in list(differences.items())[:5]]
+        more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
+        raise ValueError(
+            f"`state` must belong to this run. Received: state={self.path!r} of another run: {'; '.join(some)}{more}. "
+            "Pass the arguments of that run to resume it; delete the file, or name another one, to start anew."
+        )
+
+    def _is_as_saved(self, model):
+        """Whether the model has not changed since the file was written, as after an interruption in this process."""
+        variables = _variables(model)
+        return all(
+            len(variables[part]) == len(self._arrays[part])
+            and all(map(np.array_equal, map(keras.ops.convert_to_numpy, variables[part]), self._arrays[part]))
+            for part in ("model", "optimizer")
+        )
 
     def is_done(self, epochs):
         return self.stopped or self.epoch >= epochs
@@ -274,8 +304,8 @@ class _Keeper(keras.callbacks.Callback):
             variables, values = _variables(self.model)[part], self._arrays[part]
             if [tuple(variable.shape) for variable in variables] != [value.shape for value in values]:
                 raise ValueError(
-                    f"`state` belongs to another model: the shapes of its {part} variables differ; delete it to start "
-                    f"anew: {self.path}"
+                    f"`state` must belong to this model; the shapes of its {part} variables differ. "
+                    f"Received: state={self.path!r}. Delete the file, or name another one, to start anew."
                 )
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
@@ -289,7 +319,7 @@ class _Keeper(keras.callbacks.Callback):
         began = time.monotonic()
         arrays = arrays or self._capture()
         about = {name: getattr(self, name) for name in self._SAVED}
-        about |= {"training": self._training, "callbacks": self._knowledge()}
+        about |= {"run": self._run, "callbacks": self._knowledge()}
         about["arrays"] = {part: len(values) for part, values in arrays.items()}
         content = {f"{part}{i}": value for part, values in arrays.items() for i, value in enumerate(values)}
         content["about"] = np.frombuffer(json.dumps(about).encode(), "uint8")

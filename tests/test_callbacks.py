@@ -133,6 +133,18 @@ def test_a_figure_that_never_comes_is_named_and_the_training_is_saved(dense, dat
     np.testing.assert_array_equal(saved.predict(data[0], verbose=0), dense.predict(data[0], verbose=0))
 
 
+def test_best_checkpoint_writes_nothing_if_no_epoch_runs(dense, data, tmp_path):
+    path = tmp_path / "best.keras"
+    for written in (False, True):
+        if written:
+            dense.fit(*data, validation_data=data, verbose=0, callbacks=[gk.callbacks.BestCheckpoint(path)])
+            before = path.read_bytes()
+            dense.layers[-1].bias.assign(np.full(3, 9, "float32"))
+        dense.fit(*data, initial_epoch=2, epochs=2, verbose=0, callbacks=[gk.callbacks.BestCheckpoint(path)])
+        assert path.exists() == written
+    assert path.read_bytes() == before
+
+
 class FakeRun:
     def __init__(self, **arguments):
         self.arguments, self.logged, self.finished, self.id = arguments, [], False, "abc"

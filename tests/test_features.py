@@ -91,6 +91,41 @@ def test_what_changes_upstream_makes_a_new_entry(mini, split, tmp_path, runs, mo
     assert len(runs) == 10 == len([name for name in os.listdir(tmp_path) if name.endswith(".npz")])
 
 
+def test_the_state_of_the_front_end_makes_a_new_entry(mini, split, tmp_path, runs):
+    """Two front ends of the same config that were adapted to other data; and equal ones share an entry."""
+
+    def adapted(spread):
+        norm = keras.layers.Normalization(axis=None)
+        norm.adapt(np.array([0.0, spread]))
+        layers = [gk.layers.MelSpectrogram(), gk.layers.PowerToDecibels(), gk.layers.SpectrogramToImage(), norm]
+        return features.extract(make_model(mini, front_end=layers), split, tmp_path).features
+
+    one, other = adapted(100.0), adapted(200.0)
+    assert len(runs) == 2 and np.abs(one - other).max() > 0.1
+    np.testing.assert_array_equal(adapted(100.0), one)
+    assert len(runs) == 2
+
+
+def test_the_augmentation_is_upstream_where_it_is_used(mini, split, tmp_path, runs):
+    """Its config makes a new entry, the numbers that it has drawn do not."""
+
+    def made(sigma, augment, seed=1):
+        layers = [gk.layers.ImageNoise(sigma=sigma, seed=seed)]
+        model = make_model(mini, image_augmentation=layers)
+        return [features.extract(model, split, tmp_path, augment=augment).features for _ in range(2)]
+
+    first, again = made(1.0, True)
+    assert len(runs) == 1 and np.array_equal(first, again)
+    made(50.0, True)
+    assert len(runs) == 2
+    made(1.0, True, seed=None)
+    made(1.0, True, seed=None)
+    assert len(runs) == 3
+    made(1.0, False)
+    made(50.0, False)
+    assert len(runs) == 4
+
+
 @pytest.mark.parametrize("damage", ["half", "garbage", "another shape", "empty"])
 def test_a_broken_entry_is_made_anew(mini, split, tmp_path, runs, damage):
     model = make_model(mini)
@@ -164,6 +199,51 @@ def test_the_best_model_is_saved_whole(mini, split, tmp_path):
     scores = (loaded.predict(waveforms, verbose=0).argmax(axis=1) == split.labels).mean()
     assert scores == pytest.approx(best.best)
     loaded.fit(batches(split, 4, 1.0), verbose=0)
+
+
+@pytest.fixture
+def kept(mini, rng):
+    """Features of 12 clips, two variants of each, of genres of unequal size."""
+    labels = np.repeat([0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 3], 2).astype("int32")
+    rows = rng.standard_normal((24, 256)).astype("float32")
+    return features.Features(rows, labels, np.repeat(np.arange(12), 2))
+
+
+def test_balanced_classes(mini, kept):
+    """As `datasets.batches` weighs them; other weights are checked as there."""
+    options = {"batch_size": 4, "epochs": 2, "verbose": 0}
+    weights = [12 / (4 * 7), 1.0, 3.0, 3.0, 0.0, 0.0, 0.0, 0.0]
+    losses = [
+        features.fit_head(make_model(mini), kept, class_weight=choice, **options).history["loss"]
+        for choice in ("balanced", weights, None)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+    for wrong in ("even", [1.0, 2.0], [np.nan] * 8, [-1.0] * 8):
+        with pytest.raises(ValueError, match="`class_weight` must be None"):
+            features.fit_head(make_model(mini), kept, class_weight=wrong, **options)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"features": lambda rows: rows + 1e-3}, r"data\.features"),
+        ({"labels": lambda labels: labels[::-1]}, r"data\.features"),
+        ({"seed": 1}, r"data\.seed was 0, now 1"),
+        ({"batch_size": 5}, r"data\.batch_size was 4, now 5"),
+        ({"class_weight": "balanced"}, r"data\.class_weight"),
+        ({"validation": None}, "validation_data"),
+    ],
+)
+def test_the_state_of_another_head_is_refused(mini, kept, tmp_path, change, message):
+    options = {"validation": kept, "batch_size": 4, "state": tmp_path / "state.npz", "verbose": 0}
+    features.fit_head(make_model(mini), kept, epochs=1, **options)
+    assert features.fit_head(make_model(mini), kept, epochs=2, **options).epoch == [0, 1]
+    other = kept._replace(
+        **{name: function(getattr(kept, name)) for name, function in change.items() if callable(function)}
+    )
+    options |= {name: value for name, value in change.items() if not callable(value)}
+    with pytest.raises(ValueError, match=f"`state` must belong to this run.*{message}"):
+        features.fit_head(make_model(mini), other, epochs=2, **options)
 
 
 def test_bad_input(mini, split, tmp_path):

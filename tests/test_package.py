@@ -59,6 +59,7 @@ ORDER = (
     "datasets.mini",
     "datasets.frames",
     "datasets",
+    "identity",
     "training",
     "features",
     "kernel_machine",

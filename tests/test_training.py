@@ -8,8 +8,10 @@ import genrekeras as gk
 import keras
 import numpy as np
 import pytest
-from conftest import numpy
+from conftest import numpy, small_model
 from genrekeras import training
+
+OPTIONS = {"batch_size": 8, "clip_seconds": 0.5, "crop": "random", "seed": 5}
 
 
 class Clips:
@@ -30,8 +32,8 @@ class Clips:
         return {"audio": audio.astype("float32"), "genre": index % 2, "track_id": self.track_ids[index]}
 
 
-def batches(shuffle=True, **arguments):
-    return gk.datasets.batches(Clips(**arguments), 8, 0.5, crop="random", shuffle=shuffle, seed=5)
+def batches(shuffle=True, wrong=None, **options):
+    return gk.datasets.batches(Clips(wrong), **{**OPTIONS, "shuffle": shuffle, **options})
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -46,14 +48,14 @@ class Quieter(keras.layers.Layer):
         return x * keras.random.uniform((), 0.5, 1.0, seed=self.generator) if training else x
 
 
-def network(average=True):
+def network(average=True, seed=3, dropout=0.5, rate=1e-2, loss="sparse_categorical_crossentropy", **options):
     """Everything that has a state: BatchNorm, dropout, a layer with a generator, an average of the weights."""
-    keras.utils.set_random_seed(3)
+    keras.utils.set_random_seed(seed)
     layers = [Quieter(), keras.layers.Dense(16), keras.layers.BatchNormalization(), keras.layers.ReLU()]
-    layers += [keras.layers.Dropout(0.5), keras.layers.Dense(2, activation="softmax")]
+    layers += [keras.layers.Dropout(dropout), keras.layers.Dense(2, activation="softmax")]
     model = keras.Sequential([keras.Input((32,)), *layers])
-    optimizer = keras.optimizers.AdamW(1e-2, use_ema=average, ema_momentum=0.9)
-    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    optimizer = keras.optimizers.AdamW(rate, use_ema=average, ema_momentum=0.9, **options)
+    model.compile(optimizer, loss, metrics=["accuracy"])
     return model
 
 
@@ -174,22 +176,157 @@ def test_an_early_end_is_an_end(tmp_path):
         training.fit(network(), batches(), 9, tmp_path / "state.npz", callbacks=[early])
 
 
+class Folder(Clips):
+    """A split as a dataset has it: with a fingerprint."""
+
+    def __init__(self, fingerprint="a"):
+        super().__init__()
+        self.fingerprint = fingerprint
+
+
+def run(model=None, split=None, validation=None, callbacks=(), rate=0.1, **options):
+    """Arguments of `fit`; those of a run, or of one that differs in what is given."""
+    data = gk.datasets.batches(split or Folder(), **{**OPTIONS, **options})
+    callbacks = callbacks or [
+        gk.callbacks.StepDecay(rate, every=1),
+        keras.callbacks.EarlyStopping("loss", patience=9),
+    ]
+    return {"model": model or network(), "data": data, "validation_data": validation, "callbacks": callbacks}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The state of a run of one epoch."""
+    path = tmp_path_factory.mktemp("finished") / "state.npz"
+    training.fit(**run(), epochs=1, state=path, verbose=0)
+    return path
+
+
+def smoothed():
+    return keras.losses.SparseCategoricalCrossentropy(ignore_class=5)
+
+
+def with_callbacks(*others):
+    return run(callbacks=[gk.callbacks.StepDecay(0.1, every=1), *others])
+
+
 @pytest.mark.once
-def test_the_state_of_another_training_is_refused(tmp_path):
-    train(tmp_path)
-    path = str(tmp_path / "state.npz")
-    before = open(path, "rb").read()
-    other = gk.datasets.batches(Clips(), 8, 0.5, shuffle=True, seed=6)
-    options = {"callbacks": callbacks(tmp_path), "verbose": 0}
-    with pytest.raises(ValueError, match=r"another training.*state\.npz"):
-        training.fit(network(), other, 5, path, **options)
-    with pytest.raises(ValueError, match=r"another training.*BestCheckpoint"):
-        training.fit(network(), batches(), 5, path)
-    larger = keras.Sequential([keras.Input((32,)), keras.layers.Dense(2, activation="softmax")])
-    larger.compile("adam", "sparse_categorical_crossentropy")
-    with pytest.raises(ValueError, match=r"another model.*state\.npz"):
-        training.fit(larger, batches(), 5, path, **options)
-    assert open(path, "rb").read() == before
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        (lambda: run(network(rate=2e-2)), r"learning_rate was 0\.0099\d+, now 0\.0199"),
+        (lambda: run(network(clipnorm=1.0)), r"compile\.optimizer\.config\.clipnorm was None, now 1\.0"),
+        (lambda: run(network(loss=smoothed())), r"compile\.loss.* was 'sparse_categorical_crossentropy'"),
+        (lambda: run(network(dropout=0.25)), r"model\..*rate was 0\.5, now 0\.25"),
+        (lambda: run(network(seed=4)), r"seeds\.\d was \d+, now \d+"),
+        (lambda: run(split=Folder("b")), r"data\.split was 'a', now 'b'"),
+        (lambda: run(batch_size=9), r"data\.batch_size was 8, now 9"),
+        (lambda: run(seed=6), r"data\.seed was 5, now 6"),
+        (lambda: run(shuffle=True), r"data\.shuffle was False, now True"),
+        (lambda: run(class_weight=[1, 2]), r"data\.class_weight"),
+        (lambda: run(validation=batches()), r"validation_data"),
+        (lambda: run(rate=0.2), r"callbacks\.0\.initial_learning_rate was 0\.1, now 0\.2"),
+        (lambda: with_callbacks(keras.callbacks.EarlyStopping("loss", patience=8)), r"patience was 9, now 8"),
+        (lambda: with_callbacks(), r"callbacks\.1\.class was 'EarlyStopping', now 'nothing'"),
+        (lambda: {**run(), "initial_epoch": 1}, r"initial_epoch was 0, now 1"),
+    ],
+)
+def test_the_state_of_another_run_is_refused(other, message, finished):
+    """The message names what differs; neither the file nor the model changes, and nothing is trained."""
+    before, other = finished.read_bytes(), other()
+    weights = other["model"].get_weights()
+    for epochs in (1, 2):
+        with pytest.raises(ValueError, match=rf"`state` must belong to this run.*state\.npz.*{message}"):
+            training.fit(**other, epochs=epochs, state=finished, verbose=0)
+    assert finished.read_bytes() == before
+    for a, b in zip(other["model"].get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.once
+def test_weights_from_another_file_are_another_run(finished):
+    model = network()
+    model.layers[1].kernel.assign(model.layers[1].kernel * 1.01)
+    with pytest.raises(ValueError, match=r"initial_weights\.0 was"):
+        training.fit(**run(model), epochs=1, state=finished, verbose=0)
+
+
+@pytest.mark.once
+def test_what_may_change(finished, tmp_path):
+    """Epochs, how it is shown and saved, workers, files of callbacks; names that Keras counts up."""
+    path = tmp_path / "state.npz"
+    path.write_bytes(finished.read_bytes())
+    keras.layers.Dense(1), keras.layers.Dropout(0.1), keras.optimizers.AdamW()
+    options = {"verbose": 2, "every_seconds": 0.0}
+    history = training.fit(**run(workers=2), epochs=2, state=path, **options)
+    assert history.epoch == [0, 1]
+    for epochs, folder in ((1, tmp_path / "a"), (2, tmp_path / "b")):
+        arguments = with_callbacks(gk.callbacks.BestCheckpoint(folder / "best.keras", "loss"))
+        history = training.fit(**arguments, epochs=epochs, state=folder / "state.npz", verbose=0)
+        if epochs == 1:
+            folder.rename(tmp_path / "b")
+    assert history.epoch == [0, 1]
+
+
+@pytest.mark.once
+def test_the_model_of_an_interrupted_call_goes_on_in_the_same_process(tmp_path):
+    """With the weights and the learning rate that training gave it."""
+
+    def arguments(model, *others):
+        callbacks = [gk.callbacks.StepDecay(1e-2, factor=0.5, every=1), *others]
+        return {"model": model, "data": batches(), "callbacks": callbacks, "verbose": 0}
+
+    path = tmp_path / "state.npz"
+    whole = network(average=False)
+    training.fit(**arguments(whole), epochs=3)
+    model = network(average=False)
+    with pytest.raises(training.Interrupted):
+        training.fit(**arguments(model, Break(8, signal.SIGTERM)), epochs=3, state=path)
+    training.fit(**arguments(model), epochs=3, state=path)
+    for a, b in zip(model.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    model.optimizer.learning_rate = 1.0
+    with pytest.raises(ValueError, match=r"learning_rate was .* now 1\.0"):
+        training.fit(**arguments(model), epochs=4, state=path)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the others do not tell whether a seed was set")
+def test_a_run_without_a_seed_is_resumed(tmp_path):
+    """Its initial weights are never the same twice."""
+    import torch
+
+    for epochs, seed in ((1, 3), (2, 4)):
+        model = network(seed=seed)
+        torch.seed()  # as in a process that sets none
+        history = training.fit(model, batches(), epochs, tmp_path / "state.npz", verbose=0)
+    assert history.epoch == [0, 1]
+
+
+@pytest.mark.once
+def test_phases_of_a_genre_classifier(tmp_path):
+    """First its head, then all of it; broken off in the second phase, and made anew from the beginning."""
+    clips = Clips()
+    clips.sample_rate, clips.genres = 22050, ("soft", "loud")
+    data = gk.datasets.batches(clips, 8, 1.0, shuffle=True)
+
+    def phases(folder, *callbacks):
+        keras.utils.set_random_seed(1)
+        model = small_model(genres=clips.genres, fine_tune="all", card={"about": str(folder)})
+        for name, state in (("head", "first.npz"), ("all", "second.npz")):
+            model.fine_tune = name
+            model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+            options = {"callbacks": callbacks, "every_seconds": 0, "verbose": 0}
+            training.fit(model, data, 1, folder / state, **options)
+        return model
+
+    whole = phases(tmp_path / "whole")
+    with pytest.raises(BrokenOff):
+        phases(tmp_path / "broken", Break(8))
+    resumed = phases(tmp_path / "broken")
+    for a, b in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match=r"model\.fine_tune was 'head', now 'all'"):
+        training.fit(resumed, data, 1, tmp_path / "broken" / "first.npz")
 
 
 @pytest.mark.once

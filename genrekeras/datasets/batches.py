@@ -9,14 +9,11 @@ import os
 import threading
 import weakref
 
+import grain
 import keras
 import numpy as np
 from genrekeras import audio
-from genrekeras.datasets.quiet import quiet_absl
 from genrekeras.progress import bar
-
-with quiet_absl():
-    import grain
 
 CROPS = ("start", "center", "even", "random")
 
@@ -90,9 +87,21 @@ def batches(
     data = clips.random_map(make.clip).batch(batch_size).random_map(make.batch)
     numbers = grain.MapDataset.source(range(len(split) * crops)).seed(seed)
     track_ids = (numbers.shuffle() if shuffle else numbers).map(lambda i: _track_id(split, i // crops))
-    return Batches(
-        data, split.sample_rate, tuple(split.genres), clip_seconds, track_ids.batch(batch_size), workers, processes
-    )
+    fingerprint = {
+        "split": getattr(split, "fingerprint", None),
+        "clips": len(split),
+        "batch_size": batch_size,
+        "clip_seconds": clip_seconds,
+        "crop": crop,
+        "crops": crops,
+        "shuffle": shuffle,
+        "seed": seed,
+        "mixup": mixup,
+        "one_hot": make.one_hot,
+        "class_weight": None if weights is None else weights.tolist(),
+    }
+    track_ids, genres = track_ids.batch(batch_size), tuple(split.genres)
+    return Batches(data, split.sample_rate, genres, clip_seconds, track_ids, fingerprint, workers, processes)
 
 
 def class_weights(split):
@@ -130,20 +139,23 @@ class Batches(keras.utils.PyDataset):
         data: `grain.MapDataset` of the batches of an epoch.
         sample_rate, genres, clip_seconds, workers, processes: as in `batches`.
         track_ids: `grain.MapDataset` of the track ids of these batches.
+        fingerprint: dict of what JSON can hold, equal for equal batches: content of the split, options, seed.
 
     Attributes:
         sample_rate, genres, clip_seconds: of the data; `GenreClassifier.fit` compares them with the model's.
+        fingerprint: the argument; `genrekeras.training.fit` compares it with that of an earlier process.
         epoch: int, the epoch that the next batches belong to; counts up when an epoch ends, and `GenreClassifier.fit`
             sets it as each epoch begins.
     """
 
-    def __init__(self, data, sample_rate, genres, clip_seconds, track_ids, workers=1, processes=False):
+    def __init__(self, data, sample_rate, genres, clip_seconds, track_ids, fingerprint, workers=1, processes=False):
         # Keras' own workers hand out stale batches after a pass that was broken off, as that is in which Keras builds a
         # model; ours know batches by their position.
         super().__init__()
         self.sample_rate = sample_rate
         self.genres = genres
         self.clip_seconds = clip_seconds
+        self.fingerprint = fingerprint
         self.epoch = 0
         self._first, self._last = 0, len(data)
         # An epoch is a repetition with its own seed, so that batch i of epoch e is element e * steps + i.

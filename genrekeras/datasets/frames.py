@@ -11,17 +11,14 @@ import hashlib
 import os
 import zlib
 
+import grain
 import numpy as np
 import pandas as pd
 from genrekeras.datasets.batches import Batches, batches, check_integers, checked_weights, fill
-from genrekeras.datasets.quiet import quiet_absl
 from genrekeras.datasets.splits import SPLITS, UNKNOWN, Dataset, check_protocol, deal
 from genrekeras.files import read_arrays, whole_file
 from genrekeras.genres import GENRES
 from genrekeras.layers import MelSpectrogram, PowerToDecibels, SampleFrames, SpectrogramToImage
-
-with quiet_absl():
-    import grain
 
 FMA_SECONDS = 1_321_967 / 44_100  # length of most clips of FMA; those of 30.00 s are heard to there
 
@@ -262,7 +259,18 @@ def image_batches(
     rows = grain.MapDataset.source(range(len(split) // variants * repeats)).seed(seed)
     rows = (rows.shuffle() if shuffle else rows).batch(batch_size)
     track_ids = rows.map(lambda rows: split.track_ids[np.asarray(rows) // repeats * variants])
-    return Batches(rows.random_map(of_rows), split.sample_rate, split.genres, None, track_ids)
+    fingerprint = {
+        "split": split.fingerprint,
+        "batch_size": batch_size,
+        "shuffle": shuffle,
+        "seed": seed,
+        "repeats": repeats,
+        "variants": variants,
+        "mix": mix,
+        "one_hot": bool(mix or one_hot),
+        "class_weight": None if weights is None else weights.tolist(),
+    }
+    return Batches(rows.random_map(of_rows), split.sample_rate, split.genres, None, track_ids, fingerprint)
 
 
 def _mixed(images, labels, rng):

@@ -1,18 +1,26 @@
-"""grain and TFDS remark on things that nobody asked about; this keeps them to errors."""
+"""Keep absl's warnings about the inner workings of TFDS from users of this library."""
 
 import contextlib
-import io
+import contextvars
 import logging
+
+from absl import logging as absl_logging
+
+_quiet = contextvars.ContextVar("quiet", default=False)
 
 
 @contextlib.contextmanager
 def quiet_absl():
-    """Without absl's warnings and without what is printed to standard output."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Drop what absl logs below an error, in this thread only; levels and streams of the process do not change."""
+    token = _quiet.set(True)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
+        yield
     finally:
-        logger.setLevel(level)
+        _quiet.reset(token)
+
+
+def _passes(record):
+    return record.levelno >= logging.ERROR or not _quiet.get()
+
+
+absl_logging.get_absl_logger().addFilter(_passes)

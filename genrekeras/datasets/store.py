@@ -91,6 +91,12 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
             super().download_and_prepare(**kwargs)
             self.info.read_from_directory(self.data_dir)  # of the other process, if that was first
 
+    def _log_download_bytes(self):
+        """TFDS prints that the size is unknown; the progress bar says more."""
+
+    def _log_download_done(self):
+        """TFDS prints the folder; `load_folder` logs it."""
+
     def find_tracks(self, manual_dir):
         """The table of tracks of a folder that TFDS was told of as `manual_dir`."""
         raise ValueError(f"{type(self).__name__} needs the argument `tracks`. Received: tracks=None")
