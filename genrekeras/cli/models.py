@@ -110,8 +110,8 @@ def calibrate(folder, path, subset, protocol, crops, unsure, output, picture):
         if told := [f"{name} {limit:.3f}" for name, limit in limits if limit is not None]:
             marked = model.card["calibration"]["marked_unsure"]
             click.echo(
-                f"Low confidence: {' or '.join(told)}; on these clips {marked['of_right']:.1%} of the right predictions "
-                f"and {marked.get('of_wrong', 0):.1%} of the wrong ones"
+                f"Low confidence: {' or '.join(told)}; on these clips {marked['of_right']:.1%} of the right "
+                f"predictions and {marked.get('of_wrong', 0):.1%} of the wrong ones"
             )
         with whole_file(output) as temporary:
             model.save(temporary)
@@ -130,10 +130,10 @@ def calibrate(folder, path, subset, protocol, crops, unsure, output, picture):
 @click.option("-o", "--output", type=click.Path(), help="The file to write.  [default: MODEL with another ending]")
 @click.option("--clips", type=click.Path(), help="Audio to compare on, a file or a folder.  [default: made-up sounds]")
 def export(path, form, quantize, output, clips):
-    """Write a model for another runtime.
+    """Export a model for another runtime.
 
-    What was written is loaded by its own runtime and compared with MODEL; if it computes something else, nothing is
-    kept. Genres, sample rate and clip length go with it.
+    The exported model is loaded by its own runtime and compared with MODEL. It is only kept if the probabilities agree.
+    Its genres, sample rate and clip length are stored in it.
     """
     with errors_named():
         model = load_model(path)
