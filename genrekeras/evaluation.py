@@ -14,6 +14,7 @@ from genrekeras.datasets.batches import batches
 from genrekeras.datasets.frames import image_batches
 from genrekeras.datasets.splits import group_tracks
 from genrekeras.files import whole_file
+from genrekeras.progress import printable
 from scipy import optimize, special
 from sklearn import metrics
 
@@ -47,10 +48,10 @@ class Report:
         count, genres = len(self.labels), len(self.genres)
         if count == 0:
             raise ValueError("A report needs at least one clip. Received: labels=[]")
-        if self.probabilities.shape != (count, genres) or len(self.track_ids) != count:
+        if self.probabilities.shape != (count, genres) or not self.track_ids.shape == self.labels.shape == (count,):
             raise ValueError(
-                f"`probabilities` must have the shape ({count}, {genres}) and `track_ids` the length {count}. "
-                f"Received: {self.probabilities.shape} and {len(self.track_ids)}"
+                f"`probabilities` must have the shape ({count}, {genres}), `labels` and `track_ids` ({count},). "
+                f"Received: {self.probabilities.shape}, {self.labels.shape} and {self.track_ids.shape}"
             )
         if self.labels.min() < 0 or self.labels.max() >= genres:
             raise ValueError(
@@ -168,15 +169,15 @@ class Report:
         """
         try:
             return cls(
-                tuple(content["genres"]),
-                content["split"],
-                content["protocol"],
+                tuple(map(str, content["genres"])),
+                str(content["split"]),
+                str(content["protocol"]),
                 np.asarray(content["track_ids"], "int64"),
                 np.asarray(content["labels"], "int32"),
                 np.asarray(content["probabilities"], "float64"),
-                content.get("heard", ""),
+                str(content.get("heard", "")),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"This is no report: {type(error).__name__} {error}") from error
 
     def plot(self, path=None):
@@ -231,7 +232,7 @@ def _in_genres_of(model, split):
 
 
 def mistakes(report, split):
-    """The clips whose genre was not found, the surest first.
+    """Return the wrong predictions, the most confident first.
 
     Args:
         report: `Report` of the split, clips in its order.
@@ -239,17 +240,18 @@ def mistakes(report, split):
 
     Returns:
         `pandas.DataFrame`, a row a clip: `track_id`, `what` (artist and title, as far as they are known, else the name
-        of the file), `genre`, `predicted`, `probability` (of the predicted).
+        of the file), `genre`, `predicted`, `probability` (of the predicted). Control characters in names are escaped.
     """
     sure = report.probabilities.max(axis=1)
     wrong = np.flatnonzero(report.predictions != report.labels)
     wrong = wrong[np.argsort(-sure[wrong], kind="stable")]
+    genres = [printable(genre) for genre in report.genres]
     rows = [
         {
             "track_id": report.track_ids[row],
             "what": _what(split.tracks.iloc[row]),
-            "genre": report.genres[report.labels[row]],
-            "predicted": report.genres[report.predictions[row]],
+            "genre": genres[report.labels[row]],
+            "predicted": genres[report.predictions[row]],
             "probability": round(float(sure[row]), 4),
         }
         for row in wrong
@@ -259,7 +261,7 @@ def mistakes(report, split):
 
 def _what(track):
     names = [track[key] for key in ("artist", "title") if isinstance(track.get(key), str) and track[key]]
-    return ": ".join(names) or os.path.basename(track.get("path", ""))
+    return printable(": ".join(names) or os.path.basename(track.get("path", "")))
 
 
 class Calibration(NamedTuple):
@@ -267,10 +269,10 @@ class Calibration(NamedTuple):
 
     Attributes:
         temperature: float > 0; above 1 the model was too confident.
-        unsure_below: float, the probability below which a prediction has low confidence; `None` if no clip is
-            classified correctly, or if the limit is not above the uniform probability, 1 / genres.
-        strange_above: float, the out-of-distribution score above which it has; `None` if no clip is classified
-            correctly, or of fewer than 20 clips or artists.
+        unsure_below: float, the probability below which a prediction has low confidence; `None` if no prediction is
+            right, or if the limit is not above 1 / genres.
+        strange_above: float, the out-of-distribution score above which it has; `None` if no prediction is right, or of
+            fewer than 20 clips or artists.
         before, after: `Report` of the split.
         better_than_chance: bool, see `calibrate`.
     """
@@ -293,8 +295,7 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, unsure=0.05):
     Two limits go into the model's card: `predict_files` marks a prediction as low confidence if its probability is
     below the first (the track is between genres), or if the out-of-distribution score of its features
     (`genrekeras.strangeness`) is above the second (it is unlike these clips; not for a model with a `"mel_kernel"`).
-    Scores that the card held are no longer true and are removed.
-
+    Scores in the card are no longer true and are removed.
     The card also records `better_than_chance`: whether the 95 % interval of the accuracy lies above the agreement that
     independent predictions of the same genres would have with the labels (Cohen's expected agreement). For one constant
     prediction that is the share of its genre, for uniform predictions it is 1 / genres. Every prediction of a model

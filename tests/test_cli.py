@@ -248,6 +248,26 @@ def test_compare_and_report(tmp_path, rng):
         assert message in run("compare", *arguments, code=1).stderr
 
 
+def test_compare_fits_80_columns(tmp_path, rng):
+    labels = np.arange(40) % 2
+    names = ["a", "a_run_whose_name_says_all_that_was_changed-20260101-120000", f"{'long' * 30}\r"]
+    for same in (True, False):
+        for name in names:
+            heard = "3 crops of 29.9766 s (even)" if same else f"crops of {name[:10]}"
+            probabilities = rng.dirichlet([1, 1], 40)
+            report = Report(("x", "y"), "test", "artist_album", np.arange(40), labels, probabilities, heard)
+            report.to_json(tmp_path / f"{name}.json")
+        paths = [tmp_path / f"{name}.json" for name in names]
+        lines = run("compare", *paths, "-o", tmp_path / "c.csv").stdout.splitlines()
+        assert max(map(len, lines)) <= 80
+        whole = "".join(lines)
+        for name in names[:2]:
+            assert f"{name}.json" in whole
+        assert "\r" not in whole and ("long" * 30 + "\\r.json") in whole
+        assert whole.count("3 crops of 29.9766 s (even)") == same
+        assert len(pd.read_csv(tmp_path / "c.csv")) == 3
+
+
 def test_pictures_of_files(saved, music, tmp_path):
     track = music / "b" / "two.flac"
     done = run("spectrogram", track, "-o", tmp_path / "s.png")

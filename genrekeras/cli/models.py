@@ -23,6 +23,7 @@ from genrekeras.datasets.splits import SPLITS
 from genrekeras.files import size, whole_file
 from genrekeras.loading import load_model
 from genrekeras.presets import preset_file
+from genrekeras.progress import printable
 
 
 @click.command()
@@ -65,12 +66,12 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
         model = load_model(path)
         data, clips = load_data(folder, subset, protocol, model, split)
         report = evaluation.evaluate(model, clips, crop="even", crops=crops)
-        width = max(map(len, report.genres))
-        click.echo(f"{data}\n{report}\n\n{'':<{width}}  found        95 %")
+        width = max(len(printable(genre)) for genre in report.genres)
+        click.echo(printable(f"{data}\n{report}\n\n{'':<{width}}  found        95 %", keep="\n"))
         for genre, share in report.genre_accuracy.items():
             if share is not None:
                 low, high = report.genre_accuracy_interval[genre]
-                click.echo(f"{genre:<{width}} {share:6.1%}  {low:5.0%} to {high:4.0%}  {bar(share)}")
+                click.echo(f"{printable(genre):<{width}} {share:6.1%}  {low:5.0%} to {high:4.0%}  {bar(share)}")
         if output:
             report.to_json(output)
         if picture:
