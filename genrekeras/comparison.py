@@ -2,27 +2,27 @@
 
 import numpy as np
 import pandas as pd
+from genrekeras.progress import printable
 
 
 def compare(reports, draws=10_000, seed=0):
-    """Scores of several models on the same clips, and how far each is from the first.
+    """Compare the scores of several models on the same clips, and their accuracies with that of the first.
 
-    The interval of a difference is that of a paired bootstrap over clips: they are drawn anew for both models at once,
-    so that what makes a clip easy or hard for both falls away. It tells of other clips from where these came; it knows
-    nothing of other seeds of training.
+    The interval of a difference is that of a paired bootstrap over clips: the same clips are drawn for both models, so
+    that the difficulty of a clip cancels out. It covers other clips of the same source; it does not cover other seeds
+    of training.
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
 
     Args:
-        reports: dict, name -> `genrekeras.evaluation.Report`, two or more; the first is what the others are held
-            against.
+        reports: dict, name -> `genrekeras.evaluation.Report`, two or more; the others are compared with the first.
         draws: int > 0, of the bootstrap.
         seed: int, of the bootstrap.
 
     Returns:
         `pandas.DataFrame`, a row a report: `clips`, `heard`, `accuracy`, its 95 % interval `low` and `high`,
         `macro_f1`, `log_loss`, `calibration_error`, and `difference` (of accuracies, from the first) with its 95 %
-        interval `difference_low`, `difference_high`. If that holds 0, nobody knows which is better.
+        interval `difference_low`, `difference_high`. If that contains 0, the difference may be chance.
 
     Raises:
         ValueError: fewer than two reports, or reports of other clips, labels or genres than the first's.
@@ -37,7 +37,7 @@ def compare(reports, draws=10_000, seed=0):
         low, high = report.accuracy_interval
         rows[other] = {
             "clips": len(report.labels),
-            "heard": report.heard,
+            "heard": printable(report.heard),
             "accuracy": report.accuracy,
             "low": low,
             "high": high,
@@ -55,7 +55,8 @@ def compare(reports, draws=10_000, seed=0):
         rows[other] |= dict(
             zip(("difference", "difference_low", "difference_high"), (better.mean(), *interval), strict=True)
         )
-    return pd.DataFrame.from_dict(rows, orient="index")
+    # Of type object: pandas' strings cannot hold a name that is not UTF-8.
+    return pd.DataFrame(list(rows.values()), pd.Index(list(rows), dtype=object))
 
 
 def _as_in(name, first, other, report):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import warnings
 from typing import NamedTuple
 
 import keras
@@ -13,8 +14,12 @@ from genrekeras.datasets.batches import batches
 from genrekeras.datasets.frames import image_batches
 from genrekeras.datasets.splits import group_tracks
 from genrekeras.files import whole_file
+from genrekeras.progress import printable
 from scipy import optimize, special
 from sklearn import metrics
+
+_TEMPERATURES = (0.05, 1e4)  # where `calibrate` searches
+_LEAST_CONFIDENCE = 1.01  # times 1 / genres: probabilities that are all but equal are no limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +48,10 @@ class Report:
         count, genres = len(self.labels), len(self.genres)
         if count == 0:
             raise ValueError("A report needs at least one clip. Received: labels=[]")
-        if self.probabilities.shape != (count, genres) or len(self.track_ids) != count:
+        if self.probabilities.shape != (count, genres) or not self.track_ids.shape == self.labels.shape == (count,):
             raise ValueError(
-                f"`probabilities` must have the shape ({count}, {genres}) and `track_ids` the length {count}. "
-                f"Received: {self.probabilities.shape} and {len(self.track_ids)}"
+                f"`probabilities` must have the shape ({count}, {genres}), `labels` and `track_ids` ({count},). "
+                f"Received: {self.probabilities.shape}, {self.labels.shape} and {self.track_ids.shape}"
             )
         if self.labels.min() < 0 or self.labels.max() >= genres:
             raise ValueError(
@@ -164,15 +169,15 @@ class Report:
         """
         try:
             return cls(
-                tuple(content["genres"]),
-                content["split"],
-                content["protocol"],
+                tuple(map(str, content["genres"])),
+                str(content["split"]),
+                str(content["protocol"]),
                 np.asarray(content["track_ids"], "int64"),
                 np.asarray(content["labels"], "int32"),
                 np.asarray(content["probabilities"], "float64"),
-                content.get("heard", ""),
+                str(content.get("heard", "")),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"This is no report: {type(error).__name__} {error}") from error
 
     def plot(self, path=None):
@@ -195,27 +200,39 @@ class Report:
 
 
 def evaluate(model, split, batch_size=16, crop="start", crops=1):
-    """Predict each clip of a split.
+    """Predict each clip of a split and score the predictions.
+
+    The split may have some of the model's genres only, in any order: they are matched by name
+    (`genrekeras.datasets.splits.match_genres`). The prediction is always the most probable of all genres of the model,
+    so a clip is also wrong if it is taken for a genre that the split does not have.
 
     Args:
         model: `GenreClassifier`.
         split: `genrekeras.datasets.Split`; or `FrameSplit`, whose images are what the front end would make.
         batch_size: int > 0.
-        crop, crops: of waveforms: which `model.clip_seconds` of each clip are heard, as in
+        crop, crops: of waveforms: which `model.clip_seconds` of each clip are processed, as in
             `genrekeras.datasets.batches`, such as `crop="even", crops=3`. The probabilities of several are averaged.
 
     Returns:
-        `Report`, clips in the order of the split.
+        `Report` with the genres of the model, clips in the order of the split.
 
     Raises:
-        ValueError: the split is empty, or has another sample rate or other genres than the model.
+        ValueError: the split is empty, or has another sample rate than the model or genres that the model lacks.
     """
+    split = _in_genres_of(model, split)
     [probabilities] = _of_crops(model, split, batch_size, crop, crops, "probabilities")
     return _report(model, split, probabilities, _heard(model, split, crop, crops))
 
 
+def _in_genres_of(model, split):
+    """The split with labels that are those of the model."""
+    if not hasattr(split, "with_genres"):
+        raise ValueError(f"`split` must be a split, such as `data.test`. Received: {type(split).__name__}")
+    return split if split.genres == model.genres else split.with_genres(model.genres)
+
+
 def mistakes(report, split):
-    """The clips whose genre was not found, the surest first.
+    """Return the wrong predictions, the most confident first.
 
     Args:
         report: `Report` of the split, clips in its order.
@@ -223,17 +240,18 @@ def mistakes(report, split):
 
     Returns:
         `pandas.DataFrame`, a row a clip: `track_id`, `what` (artist and title, as far as they are known, else the name
-        of the file), `genre`, `predicted`, `probability` (of the predicted).
+        of the file), `genre`, `predicted`, `probability` (of the predicted). Control characters in names are escaped.
     """
     sure = report.probabilities.max(axis=1)
     wrong = np.flatnonzero(report.predictions != report.labels)
     wrong = wrong[np.argsort(-sure[wrong], kind="stable")]
+    genres = [printable(genre) for genre in report.genres]
     rows = [
         {
             "track_id": report.track_ids[row],
             "what": _what(split.tracks.iloc[row]),
-            "genre": report.genres[report.labels[row]],
-            "predicted": report.genres[report.predictions[row]],
+            "genre": genres[report.labels[row]],
+            "predicted": genres[report.predictions[row]],
             "probability": round(float(sure[row]), 4),
         }
         for row in wrong
@@ -243,17 +261,20 @@ def mistakes(report, split):
 
 def _what(track):
     names = [track[key] for key in ("artist", "title") if isinstance(track.get(key), str) and track[key]]
-    return ": ".join(names) or os.path.basename(track.get("path", ""))
+    return printable(": ".join(names) or os.path.basename(track.get("path", "")))
 
 
 class Calibration(NamedTuple):
-    """What `calibrate` did.
+    """What `calibrate` returns.
 
     Attributes:
-        temperature: float > 0; above 1 the model was too sure of itself.
-        unsure_below: float, the probability below which a track is marked unsure; `None` if no genre was found.
-        strange_above: float, the strangeness above which it is; also `None` of fewer than 20 clips or artists.
+        temperature: float > 0; above 1 the model was too confident.
+        unsure_below: float, the probability below which a prediction has low confidence; `None` if no prediction is
+            right, or if the limit is not above 1 / genres.
+        strange_above: float, the out-of-distribution score above which it has; `None` if no prediction is right, or of
+            fewer than 20 clips or artists.
         before, after: `Report` of the split.
+        better_than_chance: bool, see `calibrate`.
     """
 
     temperature: float
@@ -261,65 +282,62 @@ class Calibration(NamedTuple):
     strange_above: float
     before: Report
     after: Report
+    better_than_chance: bool
 
 
 def calibrate(model, split, batch_size=16, crop="even", crops=3, unsure=0.05):
-    """Make a model as sure of itself as it is right, on clips that it was not trained on.
+    """Temperature-scale a model on held-out clips and find its limits of confidence.
 
-    The logits are divided by the temperature with the least log-loss, which leaves the order of genres in a crop as it
-    is; of several crops the mean of the probabilities counts, as for whole files. The temperature goes into the weights
-    of the last layer: the model that is saved is the calibrated one.
+    The logits are divided by the temperature of least log-loss. This does not change the order of genres in a crop; of
+    several crops the mean of the probabilities counts, as for whole files. The temperature goes into the weights of the
+    last layer: the model that is saved is the calibrated one.
 
-    It also learns what these clips are like (`genrekeras.strangeness`). `predict_files` marks a track as unsure whose
-    best genre is too improbable (it is between genres) or that is too strange (it resembles none; speech and noise
-    often get a sure genre; not of a model with a `"mel_kernel"` in it). The model's card holds both limits; scores that
-    it held are no longer true and go.
+    Two limits go into the model's card: `predict_files` marks a prediction as low confidence if its probability is
+    below the first (the track is between genres), or if the out-of-distribution score of its features
+    (`genrekeras.strangeness`) is above the second (it is unlike these clips; not for a model with a `"mel_kernel"`).
+    Scores in the card are no longer true and are removed.
+    The card also records `better_than_chance`: whether the 95 % interval of the accuracy lies above the agreement that
+    independent predictions of the same genres would have with the labels (Cohen's expected agreement). For one constant
+    prediction that is the share of its genre, for uniform predictions it is 1 / genres. Every prediction of a model
+    that is not better than chance has low confidence.
 
     Sources: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. Platt, "Probabilistic Outputs for
-    Support Vector Machines", 1999, section 2.2 (few clips, all of them right, do not make a model infinitely sure).
+    Support Vector Machines", 1999, section 2.2 (smoothed labels keep the temperature of few clips above 0). Cohen, "A
+    Coefficient of Agreement for Nominal Scales", 1960.
 
     Args:
         model: `GenreClassifier`; changed in place.
-        split: `genrekeras.datasets.Split`, such as `data.validation`.
+        split: `genrekeras.datasets.Split`, such as `data.validation`; its genres are matched as in `evaluate`.
         batch_size, crop, crops: as in `evaluate`.
-        unsure: float in [0, 1), how many of the tracks whose genre it finds each of the two limits may mark as unsure,
-            as many crops as here being heard; what both mark together stands in the card. More marks mean fewer wrong
-            genres that go unmarked.
+        unsure: float in [0, 1), the share of the correctly classified tracks that each of the two limits may mark, for
+            as many crops as here; the card records what both mark together. A higher share leaves fewer wrong genres
+            unmarked.
 
     Returns:
-        `Calibration`. `after` is of the very clips that chose the temperature: a figure to report is of others.
+        `Calibration`. `after` is of the clips that the temperature was fitted on: report the score on others.
 
     Raises:
         ValueError: as `evaluate`; `unsure` is out of range.
+
+    Warns:
+        UserWarning: the model is not better than chance, or the temperature is at a bound of its search.
     """
     if not 0 <= unsure < 1:
         raise ValueError(f"`unsure` must lie in [0, 1). Received: unsure={unsure}")
+    split = _in_genres_of(model, split)
     heard = _heard(model, split, crop, crops)
     of_crops, features = _of_crops(model, split, batch_size, crop, crops, "probabilities", "features")
     layer = model.head.layers[-1]
     kernel, bias = (weight.astype("float64") for weight in layer.get_weights())
-    logits = features @ kernel + bias  # of probabilities that are all but 0 they could not be told
-
-    def scaled(temperature):
-        return special.softmax(logits / temperature, axis=-1)
-
-    # Labels as sure as so many clips make them (the rule of succession, as in Platt scaling): where all are right, the
-    # least log-loss would be that of a temperature of 0.
-    doubt = 1 / (len(split) + 2)
-    others = len(model.genres) - 1
-    targets = np.where(np.eye(others + 1)[split.labels] > 0, 1 - doubt, doubt / others)
-
-    def loss(log_temperature):
-        mean = scaled(math.exp(log_temperature)).mean(axis=1)
-        return -(targets * np.log(np.maximum(mean, np.finfo("float32").tiny))).sum(axis=1).mean()
-
-    found = optimize.minimize_scalar(loss, bounds=(math.log(0.05), math.log(1e4)), method="bounded")
-    temperature = math.exp(found.x)
-    before, after = _report(model, split, of_crops, heard), _report(model, split, scaled(temperature), heard)
+    logits = features @ kernel + bias  # exact also where probabilities are rounded to 0
+    temperature = _temperature(logits, split.labels)
+    before = _report(model, split, of_crops, heard)
+    after = _report(model, split, special.softmax(logits / temperature, axis=-1), heard)
     strangeness = None
     if "mel_kernel" not in np.atleast_1d(model.backbone):  # its features are 0 of all that is like nothing
         strangeness = model.strangeness.fit(features, group_tracks(split.tracks))
-    unsure_below, strange_above, marked = _unsure(after, strangeness, unsure)
+    better = _is_better_than_chance(after)
+    unsure_below, strange_above, marked = _unsure(after, strangeness, unsure, better)
     told = model.card.get("calibration")
     earlier = told.get("temperature", 1.0) if isinstance(told, dict) else 1.0
     layer.set_weights([weight / temperature for weight in layer.get_weights()])
@@ -327,6 +345,7 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, unsure=0.05):
         **{key: value for key, value in model.card.items() if key != "scores"},
         "calibration": {
             "temperature": earlier * temperature,
+            "better_than_chance": better,
             "unsure_below": unsure_below,
             "strange_above": strange_above,
             "marked_unsure": marked,
@@ -335,17 +354,58 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, unsure=0.05):
             "calibration_error": {"before": before.calibration_error, "after": after.calibration_error},
         },
     }
-    return Calibration(temperature, unsure_below, strange_above, before, after)
+    return Calibration(temperature, unsure_below, strange_above, before, after, better)
 
 
-def _unsure(report, strangeness, share):
-    """The limits beyond which a share of the tracks whose genre was found lies, and whom they mark."""
+def _temperature(logits, labels):
+    """The temperature of least log-loss; logits are `(clips, crops, genres)`."""
+    # Labels as sure as so many clips make them (the rule of succession, as in Platt scaling): where all are right, the
+    # least log-loss would be that of a temperature of 0.
+    doubt = 1 / (len(labels) + 2)
+    others = logits.shape[-1] - 1
+    targets = np.where(np.eye(others + 1)[labels] > 0, 1 - doubt, doubt / others)
+
+    def loss(log_temperature):
+        mean = special.softmax(logits / math.exp(log_temperature), axis=-1).mean(axis=1)
+        return -(targets * np.log(np.maximum(mean, np.finfo("float32").tiny))).sum(axis=1).mean()
+
+    bounds = np.log(_TEMPERATURES)
+    found = optimize.minimize_scalar(loss, bounds=bounds, method="bounded").x
+    if np.abs(bounds - found).min() < 0.01:  # the search comes close to a bound, but never reaches it
+        warnings.warn(
+            f"The temperature {math.exp(found):.5g} is at a bound of the search, {_TEMPERATURES[0]:g} to "
+            f"{_TEMPERATURES[1]:g}: the model's logits do not fit these clips at any temperature. Check that the model "
+            "was trained and that the labels are right.",
+            stacklevel=3,
+        )
+    return math.exp(found)
+
+
+def _is_better_than_chance(report):
+    """Whether the interval of the accuracy lies above the agreement of independent predictions; warn if not."""
+    count = len(report.genres)
+    of_labels, of_predictions = (np.bincount(x, minlength=count) for x in (report.labels, report.predictions))
+    chance = float(of_labels @ of_predictions) / len(report.labels) ** 2
+    better = report.accuracy_interval[0] > chance
+    if not better:
+        warnings.warn(
+            f"The model is not better than chance ({100 * chance:.1f} %): {report}. All predictions of the calibrated "
+            "model have low confidence. Train it further, or calibrate it on more clips.",
+            stacklevel=3,
+        )
+    return better
+
+
+def _unsure(report, strangeness, share, better):
+    """The limits beyond which a share of the correctly classified tracks lies, and the shares that they mark."""
     found = report.predictions == report.labels
     if not found.any():
         return None, None, {}
     confidence = report.probabilities.max(axis=1)
-    least = float(np.quantile(confidence[found], share, method="lower"))
-    marked, most = confidence < least, None
+    least, most = float(np.quantile(confidence[found], share, method="lower")), None
+    if least <= _LEAST_CONFIDENCE / len(report.genres):
+        least = None
+    marked = (confidence < (least or 0.0)) | (not better)
     if strangeness is not None:
         most = float(np.quantile(strangeness[found], 1 - share, method="higher"))
         marked = marked | (strangeness > most)
@@ -355,8 +415,6 @@ def _unsure(report, strangeness, share):
 
 def _of_crops(model, split, batch_size, crop, crops, *outputs):
     """Outputs of `model.for_inference` of each crop, `(clips, crops, ...)`."""
-    if not hasattr(split, "track_ids"):
-        raise ValueError(f"`split` must be a split, such as `data.test`. Received: {type(split).__name__}")
     if hasattr(split, "images"):
         if len(np.unique(split.track_ids)) < len(split):
             raise ValueError("`split` must hold an image of each track; several of one are for training.")

@@ -1,4 +1,4 @@
-"""A model for other runtimes: waveform in, probabilities out, compared with the Keras model before it is kept."""
+"""Export a model to other runtimes: waveform in, probabilities out, compared with the Keras model before it is kept."""
 
 import contextlib
 import io
@@ -22,7 +22,7 @@ TOLERANCES = {None: 1e-3, "float16": 0.03, "int8": 0.25}
 
 
 class ExportError(ValueError):
-    """An export that does not compute what the Keras model does, or that its runtime cannot load. Nothing is kept."""
+    """An exported model that differs from the Keras model, that its runtime cannot load, or that lacks its card."""
 
 
 class Format(NamedTuple):
@@ -48,34 +48,38 @@ class Format(NamedTuple):
 def export(model, path, format, clips=None, tolerance=None, quantize=None):
     """Write a model in the format of another runtime.
 
-    The spectrogram is made by matrix products (`dft="matmul"`), since most formats have no complex numbers;
-    augmentation is left out. What was written is loaded by its own runtime and compared with the model on single clips
-    and on a batch; it takes its place at `path` only if all probabilities agree.
+    The spectrogram is computed by matrix products (`dft="matmul"`), since most formats have no complex numbers;
+    augmentation is left out. The exported model is loaded by its own runtime and compared with the Keras model on
+    single clips and on a batch. It is moved to `path` only if all probabilities agree.
 
-    A quantized model keeps the kernels of the backbone's convolutions in fewer bits, but computes in 32: the file is
+    A quantized model stores the kernels of the backbone's convolutions in fewer bits, but computes in 32: the file is
     smaller, not faster. All else stays in 32 bits, such as the spectrogram, whose matrices span more than 80 dB, and
-    the last layer; for `"int8"` also kernels of fewer than 1,024 numbers, the first ones, which do more harm than they
-    save.
+    the last layer; for `"int8"` also kernels of fewer than 1,024 numbers, the first ones, which lose most and save
+    little.
 
     Args:
         model: `GenreClassifier`.
         path: str or path-like; `.onnx`, `.xml` (OpenVINO, with a `.bin` beside it), `.tflite`, `.pt2`, or a new folder.
         format: a key of `FORMATS`.
-        clips: `(n, samples)` float32, at least two, to compare on; `None` makes up some sounds.
-        tolerance: float > 0, the most that a probability may differ; `None` is that of `TOLERANCES`: 0.001, with
-            `"float16"` 0.03, with `"int8"` 0.25, which tells a model that lost a little from one that is broken. What
-            was lost shows on real clips: give some, and see what is returned.
+        clips: `(n, samples)` float32, at least two, to compare on; `None` generates some sounds.
+        tolerance: float > 0, the largest difference of a probability; `None` is that of `TOLERANCES`: 0.001, with
+            `"float16"` 0.03, with `"int8"` 0.25, which separates a small loss from a broken model. To measure the loss,
+            compare on real clips and read the returned value.
         quantize: `None`; or, for `"litert"`, `"float16"` or `"int8"` (a scale for each channel).
 
     Returns:
-        float, by how much they differ at the most.
+        float, the largest difference of a probability.
 
     Raises:
-        ValueError: an unknown format, a wrong ending, clips of another length, a format that is not made from the
-            backend that runs or cannot be quantized so.
+        ValueError: an unknown format, a wrong ending, clips of another length, a format that cannot be made from this
+            backend or cannot be quantized like this.
         ImportError: a package is missing.
         ExportError: the exported model computes something else.
         OSError: it cannot be written.
+
+    Warns:
+        UserWarning: the probabilities of the Keras model are the same for all clips, within the tolerance. The
+            comparison then cannot tell a correct export from one that ignores its input.
     """
     row = _row(format)
     path = os.path.abspath(os.fspath(path))
@@ -88,8 +92,7 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
         raise ValueError(
             f"`quantize` must be one of {(None, *row.quantize)} for {format}. Received: quantize={quantize!r}"
         )
-    if not path.endswith(row.ending):
-        raise ValueError(f"`path` must end in {row.ending} for {format}. Received: path={path!r}")
+    _check_ending(path, format)
     if not row.ending and os.path.exists(path):
         raise ValueError(f"`path` must be a new folder. Received: path={path!r}")
     clips = _made_up_clips(model) if clips is None else np.asarray(clips, "float32")
@@ -108,6 +111,14 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
         "made_by": f"genrekeras {__version__} on {keras.backend.backend()}",
     }
     expected = model.predict(clips, verbose=0)
+    spread = float(np.ptp(expected, axis=0).max())
+    if spread <= tolerance:
+        warnings.warn(
+            f"The probabilities of the model differ by only {spread:.2g} between the {len(clips)} clips, which is "
+            f"within the tolerance of {tolerance:g}. The comparison cannot tell a correct export from a wrong one, "
+            "such as one that ignores its input. Compare on other clips, or export a trained model.",
+            stacklevel=2,
+        )
     folder, name = os.path.split(path)
     with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder) as temporary:
         written = os.path.join(temporary, name)
@@ -135,7 +146,7 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
 
 
 def load(path, format):
-    """An exported model, as a function of waveforms, and what it carries.
+    """Load an exported model as a function of waveforms, and its card.
 
     Args:
         path: str or path-like.
@@ -143,10 +154,44 @@ def load(path, format):
 
     Returns:
         function, `(batch, samples)` float32 -> `(batch, genres)` float32, by the format's own runtime; dict with
-        `genres`, `sample_rate`, `clip_seconds`.
+        `genres`, `sample_rate`, `clip_seconds`, `made_by` and more.
+
+    Raises:
+        ValueError: an unknown format, or a wrong ending.
+        FileNotFoundError: there is no such file or folder.
+        ImportError: a package is missing.
+        ExportError: the file is damaged or of another format, or no card of genrekeras is in it.
     """
     row, path = _row(format), os.fspath(path)
-    return row.run(path), row.read_card(path)
+    _check_ending(path, format)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"There is no exported model {path}")
+    try:
+        run = row.run(path)
+    except ImportError:
+        raise
+    except Exception as error:  # each runtime has its own
+        raise ExportError(
+            f"{path} cannot be loaded as {format}; it is damaged or of another format: {_reason(error)}"
+        ) from error
+    try:
+        card = row.read_card(path)
+        complete = {"genres", "sample_rate", "clip_seconds"} <= card.keys()
+    except Exception as error:  # each format has its own
+        raise ExportError(f"{path} holds no {CARD} that can be read: {_reason(error)}") from error
+    if not complete:
+        raise ExportError(f"{path} holds a {CARD} that was not written by genrekeras. Received: {list(card)}")
+    return run, card
+
+
+def _reason(error):
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
+
+
+def _check_ending(path, format):
+    ending = FORMATS[format].ending
+    if not path.endswith(ending):
+        raise ValueError(f"`path` must end in {ending} for {format}. Received: path={path!r}")
 
 
 def _row(format):

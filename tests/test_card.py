@@ -131,3 +131,67 @@ def test_the_model_card(tmp_path):
     text = (tmp_path / "empty.md").read_text()
     assert text.count("was not saved with the model") == 2 and "It was not calibrated" in text
     json.dumps(yaml.safe_load(text.split("---\n")[1]))
+
+
+def test_names_are_no_markup(tmp_path):
+    genres = ["<script>a</script>", "b\n# | _c_ [x](y) `d` \x1b\udce9"]
+    score = {
+        **SCORE,
+        "heard": "<i>x",
+        "genre_accuracy": dict.fromkeys(genres, 0.5),
+        "genre_accuracy_interval_95": {genre: [0.4, 0.6] for genre in genres},
+    }
+    training = {"<u>": "<u>", "flags": {"<u>": ["<u>"]}}
+    card = {**CARD, "data": {**CARD["data"], "name": "<img src=x>"}, "training": training, "scores": [score]}
+    card |= {"about": "*Some* <script>words</script>\nof mine.", "name": "<u>", "license": "<u>\n"}
+    model = small_model(genres=genres, card=card)
+    report.model_card(model, tmp_path / "card.md")
+    text = (tmp_path / "card.md").read_bytes().decode("utf-8")
+    head, body = text.split("---\n", 2)[1:]
+    assert yaml.safe_load(head)["license"] == "<u>\n"
+    body = body.replace("\n```python\n", "").replace("\n```\n", "")
+    assert "<" not in body and "`" not in body.replace("\\`", "") and "\x1b" not in body
+    assert "*Some* &lt;script&gt;words&lt;/script&gt;\nof mine." in body
+    assert r"| b\\n\# \| \_c\_ \[x\](y) \`d\` \\x1b\\xe9 | 50 % |" in body
+    assert "efficientnet" not in body and "mel_cnn" in body and "sample_rate=22050" in body  # as they are
+
+
+def nested(depth):
+    return [] if depth == 0 else [nested(depth - 1)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scores": [{**SCORE, "accuracy": 10**400}]},
+        {"scores": [{**SCORE, "accuracy": "NaN"}]},
+        {"scores": [[[[1]]]]},
+        {"data": [1, 2]},
+        {"training": nested(60)},
+        {"calibration": {"temperature": 10**400}},
+        {"calibration": {"temperature": 1.0, "on": [], "unsure_below": None}},
+        {"scores": "x" * 100_000},
+    ],
+)
+def test_a_card_with_absurd_values(change, tmp_path):
+    model = small_model(genres=["a", "b"], card={**CARD, **change})
+    lines = report.describe(model)
+    assert lines[-1][0] == "card" and len(lines[-1][1]) < 2000
+    with pytest.raises(ValueError, match="not of the form that experiments give it"):
+        report.model_card(model, tmp_path / "card.md")
+
+
+def test_a_model_at_chance(tmp_path):
+    calibration = {
+        "temperature": 9999.9,
+        "better_than_chance": False,
+        "unsure_below": None,
+        "strange_above": 2.0,
+        "marked_unsure": {"of_right": 1.0, "of_wrong": 1.0},
+        "on": {"split": "validation", "protocol": "official", "heard": "first 1 s", "clips": 20},
+        "calibration_error": {"before": 0.2, "after": 0.1},
+    }
+    model = small_model(genres=["a", "b"], card={**CARD, "calibration": calibration})
+    assert dict(report.describe(model))["unsure"].startswith("always: the model is not better than chance")
+    report.model_card(model, tmp_path / "card.md")
+    assert "the model is not better than chance: all of its" in (tmp_path / "card.md").read_text()

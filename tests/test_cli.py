@@ -248,6 +248,26 @@ def test_compare_and_report(tmp_path, rng):
         assert message in run("compare", *arguments, code=1).stderr
 
 
+def test_compare_fits_80_columns(tmp_path, rng):
+    labels = np.arange(40) % 2
+    names = ["a", "a_run_whose_name_says_all_that_was_changed-20260101-120000", f"{'long' * 30}\r"]
+    for same in (True, False):
+        for name in names:
+            heard = "3 crops of 29.9766 s (even)" if same else f"crops of {name[:10]}"
+            probabilities = rng.dirichlet([1, 1], 40)
+            report = Report(("x", "y"), "test", "artist_album", np.arange(40), labels, probabilities, heard)
+            report.to_json(tmp_path / f"{name}.json")
+        paths = [tmp_path / f"{name}.json" for name in names]
+        lines = run("compare", *paths, "-o", tmp_path / "c.csv").stdout.splitlines()
+        assert max(map(len, lines)) <= 80
+        whole = "".join(lines)
+        for name in names[:2]:
+            assert f"{name}.json" in whole
+        assert "\r" not in whole and ("long" * 30 + "\\r.json") in whole
+        assert whole.count("3 crops of 29.9766 s (even)") == same
+        assert len(pd.read_csv(tmp_path / "c.csv")) == 3
+
+
 def test_pictures_of_files(saved, music, tmp_path):
     track = music / "b" / "two.flac"
     done = run("spectrogram", track, "-o", tmp_path / "s.png")
@@ -290,11 +310,32 @@ def test_evaluate_and_calibrate(tmp_path, monkeypatch):
     ratio = first.head.get_weights()[0] / second.head.get_weights()[0]
     np.testing.assert_allclose(ratio, temperature, rtol=1e-2)
     assert "must end in .keras" in run("calibrate", folder, *options, "-o", tmp_path / "n", code=2).stderr
-    small_model().save(tmp_path / "m.keras")
-    assert "The data's `genres` is not the model's" in run("evaluate", folder, *options, code=1).stderr
     tracks = [(i, gk.GENRES[i % 8], ("training", "validation", "test")[i % 3]) for i in range(2, 17)]
+    small_model().save(tmp_path / "m.keras")
     done = run("evaluate", write_fma(tmp_path / "fma", tracks), "-m", tmp_path / "m.keras", "--split", "validation")
     assert "validation (official protocol, 5 clips" in done.stdout
+
+
+def test_evaluate_music_with_some_of_the_genres_in_another_order(tmp_path, monkeypatch):
+    monkeypatch.setenv("GENREKERAS_CACHE", str(tmp_path / "cache"))
+    small_model(genres=["pop", "Jazz", "Hip-Hop"]).save(tmp_path / "m.keras")
+    for name in ("Hip-Hop/a.wav", "Hip-Hop/b.wav", "POP/c.wav"):
+        (tmp_path / "music" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_sine(tmp_path / "music" / name, 110 + ord(name[-5]), rate=22050)
+    options = ["-m", tmp_path / "m.keras", "--protocol", "random"]
+    done = run("evaluate", tmp_path / "music", *options, "--split", "all", "-o", tmp_path / "r.json")
+    report = Report.from_dict(json.loads((tmp_path / "r.json").read_text()))
+    assert "all (random protocol, 3 clips" in done.stdout and "\nJazz" not in done.stdout
+    assert report.genres == ("pop", "Jazz", "Hip-Hop") and sorted(report.labels) == [0, 2, 2]
+    done = run("calibrate", tmp_path / "music", *options, "-o", tmp_path / "n.keras", code=1)
+    assert "the validation split has no clips under the protocol random" in done.stderr
+
+    (tmp_path / "music" / "POP").rename(tmp_path / "music" / "Polka")
+    write_sine(tmp_path / "music" / "Polka" / "d.wav", 300)
+    for command in (["evaluate"], ["calibrate", "-o", tmp_path / "n.keras"]):
+        done = run(*command, tmp_path / "music", *options, code=1)
+        assert "genres that the model does not have: 'Polka'" in done.stderr
+        assert "The decoded clips" not in done.stderr
 
 
 def test_tags_are_written_when_asked_for(saved, music):

@@ -93,7 +93,7 @@ def test_evaluate_by_many_crops(mini):
 
 
 def test_bad_input(report, mini):
-    with pytest.raises(ValueError, match="The data's `genres` is not the model's"):
+    with pytest.raises(ValueError, match=r"genres that the model does not have: 'Synthetic Pulse', .* are 'Hip-Hop'"):
         evaluate(small_model(), mini.validation)
     with pytest.raises(ValueError, match=r"must be a split, such as `data\.test`. Received: Dataset"):
         evaluate(small_model(genres=mini.genres), mini)
@@ -149,6 +149,56 @@ def test_calibrate_finds_the_temperature_that_was_hidden(mini, tmp_path, factor)
     assert f"{found.before.calibration_error:.3f}" in figure.axes[0].get_title()
 
 
+def test_genres_are_matched_by_name(mini):
+    """Those of the split are some of the model's, in another order and spelling."""
+    names = [f" {genre.upper()}" for genre in mini.genres]
+    model = small_model(genres=["Polka", *reversed(names), "Waltz"])
+    report = evaluate(model, mini.validation)
+    assert report.genres == model.genres and report.probabilities.shape == (40, 10)
+    expected = [f" {genre.upper()}" for genre in mini.validation.tracks["genre"]]
+    assert [report.genres[label] for label in report.labels] == expected
+    clip = mini.validation[3]["audio"][:22050]
+    np.testing.assert_allclose(report.probabilities[3], model.predict(clip[None], verbose=0)[0], atol=1e-5)
+    found = evaluation.calibrate(model, mini.validation, crops=1)
+    np.testing.assert_array_equal(found.after.labels, report.labels)
+    assert report.genre_accuracy["Polka"] is None
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="The data's `genres` is not the model's"):  # training needs the same order
+        model.fit(gk.datasets.batches(mini.validation, 4, 1.0))
+
+
+def test_a_model_at_chance(mini):
+    """It is not trained: no temperature fits, no probability is a limit, and the card says so."""
+    model = small_model(genres=mini.genres)
+    calibrate(model, np.stack([mini.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
+    with pytest.warns(UserWarning) as caught:
+        found = evaluation.calibrate(model, mini.validation, crops=1)
+    texts = [str(warning.message) for warning in caught if warning.filename == __file__]
+    assert len(texts) == 2 and "at a bound of the search, 0.05 to 10000" in texts[0]
+    assert "not better than chance (12.5 %): validation" in texts[1]
+    assert found.unsure_below is None and found.better_than_chance is False
+    told = model.card["calibration"]
+    assert told["better_than_chance"] is False and told["unsure_below"] is None
+    assert told["marked_unsure"] == {"of_right": 1.0, "of_wrong": 1.0}
+
+
+@pytest.mark.parametrize(
+    "labels, predictions, better",
+    [
+        ([0] * 90 + [1] * 10, [0] * 100, False),  # the most frequent genre is always predicted
+        ([0] * 50 + [1] * 50, [0, 1] * 50, False),
+        ([0] * 50 + [1] * 50, [0] * 30 + [2] * 50 + [1] * 20, True),  # some of many genres: half right is a lot
+        ([0] * 90 + [1] * 10, [0] * 85 + [1] * 15, True),
+        ([0, 1], [0, 1], False),  # too few clips to tell
+    ],
+)
+def test_better_than_chance(labels, predictions, better, recwarn):
+    count = len(labels)
+    report = Report(gk.GENRES, "test", "official", np.arange(count), np.array(labels), np.eye(8)[predictions])
+    assert evaluation._is_better_than_chance(report) == better
+    assert len(recwarn) == (not better)
+
+
 def test_mistakes(mini):
     split = mini.test.select([0, 5, 10, 15])
     split.tracks = split.tracks.assign(artist=["A", None, "", "B"], title=["x", "y", None, "z"])
@@ -176,6 +226,7 @@ def test_few_clips_that_are_all_right_do_not_make_a_model_infinitely_sure(mini):
     split.labels = evaluate(model, split).predictions.astype("int32")
     found = evaluation.calibrate(model, split, crop="start", crops=1)
     assert found.after.accuracy == 1 and found.temperature > 0.2  # the least that is tried is 0.05
+    assert found.better_than_chance and model.card["calibration"]["better_than_chance"] is True
     assert found.after.probabilities.max(axis=1).mean() < 41 / 42
 
 

@@ -223,3 +223,58 @@ def test_what_was_written_is_not_trusted(seen, carried, error, reason):
     row = types.SimpleNamespace(run=lambda path: seen, read_card=lambda path: carried)
     with pytest.raises(error, match=reason):
         export._difference(row, "m.onnx", np.zeros((2, 8)), np.zeros((2, 8)), {"genres": ["a"]})
+
+
+@pytest.mark.parametrize("format", list(export.FORMATS))
+def test_files_that_are_no_exports(format, tmp_path, monkeypatch):
+    for package in PACKAGES[format]:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    row = export.FORMATS[format]
+    path = tmp_path / f"m{row.ending}"
+    with pytest.raises(FileNotFoundError, match="There is no exported model"):
+        export.load(path, format)
+    path.mkdir() if format == "saved_model" else path.write_bytes(b"no model" * 100)
+    with pytest.raises(export.ExportError, match=rf"{path} cannot be loaded as {format}; it is damaged or of another"):
+        export.load(path, format)
+    if row.ending:
+        with pytest.raises(ValueError, match=rf"`path` must end in {row.ending} for {format}"):
+            export.load(tmp_path / "m.bin", format)
+    monkeypatch.setitem(export.FORMATS, format, row._replace(run=lambda path: None))
+    with pytest.raises(export.ExportError, match=rf"{path} holds no genrekeras\.json that can be read"):
+        export.load(path, format)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the backend is not torch")
+@pytest.mark.parametrize(
+    "card, message",
+    [
+        (None, "holds no genrekeras.json that can be read"),
+        ("{half", "holds no genrekeras.json that can be read: JSONDecodeError"),
+        ("[]", "holds no genrekeras.json that can be read"),
+        ('{"genres": ["a"]}', r"was not written by genrekeras. Received: \['genres'\]"),
+    ],
+)
+def test_a_good_program_with_another_card(card, message, tmp_path):
+    import torch
+
+    program = torch.export.export(torch.nn.Identity(), (torch.zeros(2, 8),))
+    torch.export.save(program, tmp_path / "m.pt2", extra_files={} if card is None else {export.CARD: card})
+    with pytest.raises(export.ExportError, match=message):
+        export.load(tmp_path / "m.pt2", "torch")
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the backend is not torch")
+def test_a_comparison_that_proves_nothing_says_so(one_second_model, tmp_path, recwarn):
+    clips = tones(np.random.default_rng(1), 2, 22050)
+    export.export(one_second_model, tmp_path / "good.pt2", "torch", clips)
+    assert not [warning for warning in recwarn if "comparison" in str(warning.message)]
+    kernel, bias = one_second_model.head.get_weights()
+    one_second_model.head.set_weights([0 * kernel, bias])
+    try:
+        with pytest.warns(UserWarning, match="differ by only 0 .* cannot tell a correct export from a wrong one"):
+            export.export(one_second_model, tmp_path / "equal.pt2", "torch", clips)
+    finally:
+        one_second_model.head.set_weights([kernel, bias])
+    made_by = export.load(tmp_path / "equal.pt2", "torch")[1]["made_by"]
+    assert made_by == f"genrekeras {gk.__version__} on torch"

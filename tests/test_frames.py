@@ -51,6 +51,13 @@ def test_splits(path, content):
     assert load_frames(path, "random", seed=1).train.fingerprint != again.train.fingerprint
 
 
+def test_genres_of_a_model(path):
+    split = load_frames(path).validation
+    other = split.with_genres([genre.lower() for genre in reversed(split.genres)])
+    assert other.labels.tolist() == [7 - label for label in split.labels] and other.images is split.images
+    assert other.fingerprint != split.fingerprint and other.genres[0] == split.genres[7].lower()
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

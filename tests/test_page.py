@@ -107,6 +107,10 @@ def test_a_run_without_training_or_scores(folder, tmp_path):
         ("test.json", '{"genres": ["x"]}', r"test.json cannot be read: This is no report: KeyError 'split'"),
         ("test.json", "[]", r"test.json cannot be read: This is no report"),
         ("history.csv", "epoch,loss\n1,many\n", r"history.csv cannot be read"),
+        ("config.json", "[]", r"config.json cannot be read: it must hold a JSON object, not list"),
+        ("card.json", "null", r"card.json cannot be read"),
+        ("config.json", "[" * 100_000, r"config.json cannot be read"),
+        ("test.json", '{"genres": ["x", "y"], "split": "", "protocol": "", "track_ids": [1e400]', "cannot be read"),
     ],
 )
 def test_a_damaged_folder(folder, name, content, message):
@@ -115,3 +119,61 @@ def test_a_damaged_folder(folder, name, content, message):
         (folder / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         report.load_run(folder)
+
+
+def test_a_run_that_was_killed_early(folder, tmp_path):
+    """Only its settings are there, without data, which was being loaded."""
+    for path in folder.iterdir():
+        path.unlink()
+    for config in ({"command": ["x.py"], "flags": {"seed": 3}, "backend": "torch", "versions": {"keras": "3"}}, {}):
+        (folder / "config.json").write_text(json.dumps(config))
+        report.html(report.load_run(folder), tmp_path / "report.html")
+        page = (tmp_path / "report.html").read_text()
+        assert "ended before its data was loaded" in page and "Nothing was scored" in page and "<svg" not in page
+
+
+@pytest.mark.parametrize(
+    "history, pictures",
+    [
+        ("", 0),
+        ("epoch\n1\n", 0),
+        ("epoch,loss,val_loss,accuracy\n", 0),
+        ("epoch,accuracy\n1,0.5\n", 0),
+        ("epoch,loss,val_loss\n1,2.0,\n", 1),  # killed before its first validation
+        ("epoch,loss,val_loss\n1,2.0,1\n2,,1", 1),
+        ("epoch,loss,accuracy\n1,nan,0.1\n2,1.", 2),
+    ],
+)
+def test_a_history_that_ends_early(folder, history, pictures, tmp_path):
+    for path in folder.iterdir():
+        if path.suffix == ".json" and path.name != "config.json":
+            path.unlink()
+    (folder / "history.csv").write_text(history)
+    report.html(report.load_run(folder), tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text().count("<svg") == pictures
+
+
+def test_a_run_without_its_card_or_of_another_form(folder, tmp_path):
+    (folder / "card.json").unlink()
+    report.html(report.load_run(folder), tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text().count("<svg") == 4
+    for change in ({"command": 5}, {"versions": [1]}, {"seconds": "long"}):
+        (folder / "config.json").write_text(json.dumps({**CONFIG, **change}))
+        with pytest.raises(ValueError, match="The files of the run a run are not of the form that experiments write"):
+            report.html(report.load_run(folder), tmp_path / "other.html")
+    assert not (tmp_path / "other.html").exists()
+
+
+def test_names_that_are_no_text(folder, tmp_path, rng):
+    name = "a\r\x1b[31m\udce9 <i>"
+    config = {**CONFIG, "command": [name], "data": {**CONFIG["data"], "name": name}}
+    (folder / "config.json").write_text(json.dumps(config))
+    genres = ("_misc", name, "$x^$")
+    labels = np.arange(12) % 3
+    for kind in ("", "_tracks", "_tracks_uncalibrated"):
+        scores = Report(genres, "test", "official", np.arange(12), labels, rng.dirichlet([1, 1, 1], 12), name)
+        scores.to_json(folder / f"test{kind}.json")
+    report.html(report.load_run(folder), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_bytes().decode("utf-8")
+    assert "\x1b" not in page and "\r" not in page and "<i>" not in page
+    assert page.count(r"a\r\x1b[31m\xe9 &lt;i&gt;") >= 5 and ">$x^$<" in page

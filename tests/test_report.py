@@ -1,13 +1,16 @@
 """Pictures: what is drawn, and that files are whole."""
 
 import os
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
+from genrekeras.comparison import compare
 from genrekeras.embeddings import Embeddings
 from genrekeras.evaluation import Report
-from genrekeras.report import collection_map, learning_curves, spectrogram, timeline
+from genrekeras.report import collection_map, comparison, learning_curves, reliability, spectrogram, timeline
+from matplotlib.text import Text
 
 
 def test_confusion_matrix(tmp_path):
@@ -79,3 +82,52 @@ def test_collection_map(tmp_path, rng):
     figure = collection_map(Embeddings(files, rng.normal(0, 1, (6, 8)).astype("float32"), None), tmp_path / "m.png")
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["x  (4)", "y  (2)"]
     assert sum(len(points.get_offsets()) for points in figure.axes[0].collections) == 6
+
+
+# A name, and what is drawn: an odd formula, a name that legends leave out, control characters, a byte that is no text.
+NAMES = {
+    "$x^$": "$x^$",
+    "_misc": "\u200b_misc",
+    "A$AP $ \\$": "A$AP $ \\$",
+    "a\rb\n\x1b[31m": r"a\rb\n\x1b[31m",
+    "caf\udce9": r"caf\xe9",
+    "<b>&": "<b>&",
+}
+
+
+def drawn(figure):
+    """All texts of a figure as they are drawn, without formulas."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.draw_without_rendering()
+    texts = [text for text in figure.findobj(Text) if text.get_text()]
+    preprocessed = [text._preprocess_math(text.get_text()) for text in texts]
+    assert not any(is_math for _, is_math in preprocessed)
+    return "\n".join(text for text, _ in preprocessed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_drawn_as_they_are(name, tmp_path, rng):
+    labels = np.arange(6) % 2
+    report = Report((name, "y"), name, "random", np.arange(6), labels, rng.dirichlet([1, 1], 6), name)
+    table = compare({name: report, "y": report})
+    figures = {
+        "confusion": report.plot(tmp_path / "1.png"),
+        "reliability": reliability({name: report}, tmp_path / "2.svg"),
+        "curves": learning_curves({"loss": [1.0]}, tmp_path / "3.png", title=name),
+        "comparison": comparison(table, tmp_path / "4.pdf"),
+        "spectrogram": spectrogram(np.zeros((64, 9)), 5.0, np.geomspace(40, 9000, 64), tmp_path / "5.png", name),
+    }
+    for kind, figure in figures.items():
+        assert NAMES[name] in drawn(figure), kind
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.isascii()])  # pandas' columns are UTF-8
+def test_genres_are_drawn_as_they_are(name, tmp_path):
+    track = pd.DataFrame({"start": [0.0, 5.0], "end": [10.0, 15.0], name: [1, 0.5], "y": [0, 0.5]})
+    files = pd.DataFrame({"path": list("abc"), "genre": [name, name, "y"], "probability": 0.5, "unsure": None})
+    files = files.assign(**{name: 0.5, "y": 0.5, "strangeness": None, "seconds": 1.0, "error": None})
+    embeddings = Embeddings(files, np.eye(3, dtype="float32"), None)
+    for figure in (timeline(track, tmp_path / "t.png"), collection_map(embeddings, tmp_path / "m.png")):
+        assert NAMES[name] in drawn(figure)
+        assert len(figure.axes[0].get_legend().get_texts()) == 2

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from genrekeras.datasets.splits import Split, deal, group_tracks, leakage
+from genrekeras.datasets.splits import Dataset, Split, deal, group_tracks, leakage, match_genres
 
 
 def table(ids, **columns):
@@ -150,3 +150,40 @@ def test_the_fingerprint_follows_the_content():
         make_split().select([1, 0]).fingerprint,
     }
     assert len(fingerprints) == 5 and make_split().fingerprint == make_split().fingerprint
+
+
+def test_genres_are_matched_where_that_is_clear():
+    known = ("Hip-Hop", "Pop", "rock", "Rock", "\u00c9lectro")
+    assert match_genres(["hip-hop", "POP ", "Rock", "E\u0301lectro", "POP "], known) == {
+        "hip-hop": 0,
+        "POP ": 1,
+        "Rock": 3,
+        "E\u0301lectro": 4,
+    }
+    for genres, message in (
+        (["Jazz", "Pop", "Blues"], r"does not have: 'Jazz', 'Blues'\. .* are 'Hip-Hop', 'Pop'"),
+        (["ROCK", "Pop"], "not clear which of the model's genres these are: 'ROCK'"),
+        (["Pop", "pop"], "not clear .*: 'Pop', 'pop'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            match_genres(genres, known)
+
+
+@pytest.mark.parametrize("protocol", ["official", "random"])
+def test_all_clips_of_a_dataset_once_each(protocol):
+    ids = np.arange(50)
+    parts = ["validation", "test", *["train"] * 48]
+    tracks = table(ids, label=ids % 2, genre=np.array(["a", "b"])[ids % 2], split=parts)
+    source = [{"audio": np.full(3, i, "int16"), "scale": np.float32(1)} for i in ids]
+    splits = {
+        name: Split(name, source, rows, tracks.iloc[rows], 8000, ("a", "b"), protocol, "x")
+        for name, rows in deal(protocol, tracks).items()
+    }
+    dataset = Dataset("d", protocol, **splits, genres=("a", "b"), sample_rate=8000, counts={}, broken={})
+    assert dataset.all.name == "all" and dataset.all.protocol == protocol
+    np.testing.assert_array_equal(dataset.all.track_ids, ids)
+    np.testing.assert_array_equal(dataset.all.labels, ids % 2)
+    assert [round(dataset.all[i]["audio"][0] * 32767) for i in ids] == list(ids)
+    other = dataset.all.with_genres(["c", "B", "A"])
+    assert other.labels.tolist() == [2 - i % 2 for i in ids] and other.fingerprint != dataset.all.fingerprint
+    assert other.tracks["genre"].tolist() == ["AB"[i % 2] for i in ids] and other[7]["genre"] == 1

@@ -6,8 +6,8 @@ import warnings
 
 import click
 from genrekeras.datasets import fma
-from genrekeras.datasets.folder import load_folder
-from genrekeras.datasets.splits import PROTOCOLS
+from genrekeras.datasets.folder import find_files, load_folder
+from genrekeras.datasets.splits import PROTOCOLS, match_genres
 from genrekeras.files import is_stream
 from genrekeras.presets import preset_file
 
@@ -80,12 +80,37 @@ def errors_named():
             raise click.ClickException("broken off. What is whole is kept; call it again to go on.") from error
 
 
-def load_data(folder, subset, protocol, sample_rate):
-    """The splits of FMA, or of a folder with a folder a genre."""
-    options = {"sample_rate": sample_rate, **({"protocol": protocol} if protocol else {})}
+def load_data(folder, subset, protocol, model, split):
+    """Load FMA, or a folder with one folder per genre, to evaluate a model.
+
+    Genres that the model lacks are refused before any file is decoded.
+
+    Args:
+        folder, subset, protocol, split: str, of the command; `protocol` may be `None`.
+        model: `GenreClassifier`.
+
+    Returns:
+        `Dataset` and the `Split` of it.
+
+    Raises:
+        ValueError: the genres are not those of the model, or the split has no clips.
+    """
+    options = {"sample_rate": model.sample_rate, **({"protocol": protocol} if protocol else {})}
     if fma.is_fma(folder):
-        return fma.load_fma(folder, subset, **options)
-    return load_folder(folder, **options)
+        match_genres(fma.SUBSETS[subset], model.genres)
+        data = fma.load_fma(folder, subset, **options)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `load_folder` gives the same ones
+            match_genres(find_files(folder)["genre"], model.genres)
+        data = load_folder(folder, **options)
+    clips = getattr(data, split)
+    if not len(clips):
+        raise ValueError(
+            f"{folder}: the {split} split has no clips under the protocol {data.protocol}. Choose another "
+            "`--protocol`, add music, or evaluate with `--split all`."
+        )
+    return data, clips
 
 
 def bar(share, width=30):

@@ -19,9 +19,11 @@ from genrekeras.cli.common import (
     file_to_write,
     load_data,
 )
+from genrekeras.datasets.splits import SPLITS
 from genrekeras.files import size, whole_file
 from genrekeras.loading import load_model
 from genrekeras.presets import preset_file
+from genrekeras.progress import printable
 
 
 @click.command()
@@ -48,27 +50,28 @@ def info(path, card):
 @MODEL
 @SUBSET
 @PROTOCOL
-@click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
+@click.option("--split", type=click.Choice([*SPLITS, "all"]), default="test", show_default=True)
 @CROPS
 @file_to_write("-o", "--output", endings=(".json",), help="A .json file for all figures and probabilities.")
 @file_to_write("--picture", endings=PICTURES, help="A .png, .pdf or .svg file for the confusion matrix.")
 def evaluate(folder, path, subset, protocol, split, crops, output, picture):
-    """Tell how good a model is.
+    """Evaluate a model on labelled music.
 
-    FOLDER is FMA, or music with one folder a genre; the model hears one of its splits.
+    FOLDER is FMA, or music with one folder per genre. The folders' names must be genres of the model, in any order;
+    some of them are enough. One split is evaluated, or all clips.
     """
     from genrekeras import evaluation
 
     with errors_named():
         model = load_model(path)
-        data = load_data(folder, subset, protocol, model.sample_rate)
-        report = evaluation.evaluate(model, getattr(data, split), crop="even", crops=crops)
-        width = max(map(len, report.genres))
-        click.echo(f"{data}\n{report}\n\n{'':<{width}}  found        95 %")
+        data, clips = load_data(folder, subset, protocol, model, split)
+        report = evaluation.evaluate(model, clips, crop="even", crops=crops)
+        width = max(len(printable(genre)) for genre in report.genres)
+        click.echo(printable(f"{data}\n{report}\n\n{'':<{width}}  found        95 %", keep="\n"))
         for genre, share in report.genre_accuracy.items():
             if share is not None:
                 low, high = report.genre_accuracy_interval[genre]
-                click.echo(f"{genre:<{width}} {share:6.1%}  {low:5.0%} to {high:4.0%}  {bar(share)}")
+                click.echo(f"{printable(genre):<{width}} {share:6.1%}  {low:5.0%} to {high:4.0%}  {bar(share)}")
         if output:
             report.to_json(output)
         if picture:
@@ -91,25 +94,25 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
 @file_to_write("-o", "--output", endings=(".keras",), required=True, help="The calibrated model, .keras.")
 @file_to_write("--picture", endings=PICTURES, help="A .png, .pdf or .svg file for the reliability before and after.")
 def calibrate(folder, path, subset, protocol, crops, unsure, output, picture):
-    """Make a model as sure of itself as it is right.
+    """Calibrate the probabilities of a model on held-out music.
 
-    On the validation split of FOLDER, which is FMA, or music with one folder a genre. The temperature that is found
-    goes into the last layer of the model that is written; into its card go the probability below which a track is
-    marked unsure and, learnt here too, how much unlike these clips it may be.
+    On the validation split of FOLDER, which is FMA, or music with one folder per genre, as for `evaluate`. The
+    temperature of least log-loss goes into the last layer of the model that is written. The limits beyond which a
+    prediction has low confidence go into its card.
     """
     from genrekeras import evaluation, report
 
     with errors_named():
         model = load_model(path)
-        data = load_data(folder, subset, protocol, model.sample_rate)
-        found = evaluation.calibrate(model, data.validation, crops=crops, unsure=unsure)
+        _, clips = load_data(folder, subset, protocol, model, "validation")
+        found = evaluation.calibrate(model, clips, crops=crops, unsure=unsure)
         click.echo(f"Temperature {found.temperature:.3f}\nbefore: {found.before}\nafter:  {found.after}")
-        if found.unsure_below is not None:
+        limits = (("a probability below", found.unsure_below), ("a strangeness above", found.strange_above))
+        if told := [f"{name} {limit:.3f}" for name, limit in limits if limit is not None]:
             marked = model.card["calibration"]["marked_unsure"]
-            strange = "" if found.strange_above is None else f" or if stranger than {found.strange_above:.2f}"
             click.echo(
-                f"unsure below {found.unsure_below:.3f}{strange}: {marked['of_right']:.1%} of the tracks whose genre "
-                f"is found, {marked.get('of_wrong', 0):.1%} of the others"
+                f"Low confidence: {' or '.join(told)}; on these clips {marked['of_right']:.1%} of the right "
+                f"predictions and {marked.get('of_wrong', 0):.1%} of the wrong ones"
             )
         with whole_file(output) as temporary:
             model.save(temporary)
@@ -128,10 +131,10 @@ def calibrate(folder, path, subset, protocol, crops, unsure, output, picture):
 @click.option("-o", "--output", type=click.Path(), help="The file to write.  [default: MODEL with another ending]")
 @click.option("--clips", type=click.Path(), help="Audio to compare on, a file or a folder.  [default: made-up sounds]")
 def export(path, form, quantize, output, clips):
-    """Write a model for another runtime.
+    """Export a model for another runtime.
 
-    What was written is loaded by its own runtime and compared with MODEL; if it computes something else, nothing is
-    kept. Genres, sample rate and clip length go with it.
+    The exported model is loaded by its own runtime and compared with MODEL. It is only kept if the probabilities agree.
+    Its genres, sample rate and clip length are stored in it.
     """
     with errors_named():
         model = load_model(path)

@@ -1,20 +1,25 @@
-"""Commands about the folders that experiments leave: a page that tells all of a run, and runs beside each other."""
+"""Commands about the folders that experiments leave: report a run, and compare runs."""
 
 import json
 import os
+import textwrap
 
 import click
 from genrekeras.cli.common import PICTURES, errors_named, file_to_write
 from genrekeras.files import whole_file
+from genrekeras.progress import printable
+
+_COLUMNS = 80
+_WIDEST_NAME = 12  # the figures take the rest
 
 
 @click.command()
 @click.argument("folder", metavar="RUN", type=click.Path(file_okay=False))
 @file_to_write("-o", "--output", endings=(".html",), help="The page.  [default: RUN/report.html]")
 def report(folder, output):
-    """Write a page that tells all of a run.
+    """Write an HTML report of a training run.
 
-    RUN is the folder that an experiment left. The page is one file that needs nothing else.
+    RUN is the folder that an experiment left, also one that was killed. The report is one file that needs nothing else.
     """
     from genrekeras import report as reports
 
@@ -30,11 +35,11 @@ def report(folder, output):
 @click.option("--first-clip", is_flag=True, help="By the first clip of each track, not by several of each.")
 @file_to_write("-o", "--output", endings=(*PICTURES, ".csv"), help="A picture (.png, .pdf, .svg) or a .csv table.")
 def compare(runs, split, first_clip, output):
-    """Tell which of several runs is better.
+    """Compare the scores of several runs.
 
     RUNS are folders that experiments left, or .json files that `genrekeras evaluate` wrote, of the same clips. The
-    others are held against the first. The interval of a difference is that of a paired bootstrap over clips: if it
-    holds 0, nobody knows which is better.
+    difference of each accuracy from that of the first run has the interval of a paired bootstrap over clips: if it
+    contains 0, the difference may be chance.
     """
     from genrekeras import comparison
     from genrekeras import report as reports
@@ -43,20 +48,27 @@ def compare(runs, split, first_clip, output):
         names = _short_names(runs)
         found = {name: _report(run, split, first_clip) for name, run in zip(names, runs, strict=True)}
         table = comparison.compare(found)
-        first, width = next(iter(found.values())), max(map(len, names))
-        click.echo(f"{first.split}, {first.protocol} protocol, {len(first.labels)} clips\n")
-        click.echo(f"{'':<{width}}  accuracy           95 %  macro-F1  log-loss  difference             95 %  heard")
-        for name, row in table.iterrows():
-            difference = f"{'':<28}"
+        first = next(iter(found.values()))
+        same = (table["heard"] == first.heard).all()
+        heard = f", {first.heard}" if same and first.heard else ""
+        about = f"{first.split}, {first.protocol} protocol, {len(first.labels)} clips{heard}"
+        click.echo("\n".join([*_wrapped(about), ""]))
+        titles = [_wrapped(name if same else f"{name}: {heard}") for name, heard in table["heard"].items()]
+        width = min(_WIDEST_NAME, max(len(lines[0]) for lines in titles))
+        click.echo(f"{'':<{width}}  {'accuracy [95 %]':<21}  macro-F1  log-loss  difference [95 %]")
+        for lines, row in zip(titles, table.itertuples(), strict=True):
+            if len(lines) > 1 or len(lines[0]) > width:  # on lines of its own
+                click.echo("\n".join(lines))
+                lines = [""]
+            accuracy = f"{row.accuracy:6.1%} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+            difference = ""
             if row.difference == row.difference:  # of all but the first
-                difference = f"{row.difference:+10.1%}  {row.difference_low:+6.1%} to {row.difference_high:+6.1%}"
-            click.echo(
-                f"{name:<{width}}  {row.accuracy:8.1%} {row.low:5.1%} to {row.high:5.1%}  {row.macro_f1:8.3f}  "
-                f"{row.log_loss:8.3f}  {difference}  {row.heard}"
-            )
+                low, high = 100 * row.difference_low, 100 * row.difference_high
+                difference = f"  {row.difference:+6.1%} [{low:+.1f}, {high:+.1f}]"
+            click.echo(f"{lines[0]:<{width}}  {accuracy:<21}  {row.macro_f1:8.3f}  {row.log_loss:8.3f}{difference}")
         if output and output.lower().endswith(".csv"):
             with whole_file(output) as temporary:
-                table.to_csv(temporary, index_label="run")
+                table.rename(printable).to_csv(temporary, index_label="run")
         elif output:
             reports.comparison(table, output)
 
@@ -69,7 +81,7 @@ def _report(run, split, first_clip):
         with open(run, encoding="utf-8") as file:
             try:
                 return Report.from_dict(json.load(file))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{run} cannot be read as a report: {error}") from error
     found = reports.load_run(run).reports
     wanted = [split] if first_clip else [f"{split}_tracks", split]
@@ -79,8 +91,13 @@ def _report(run, split, first_clip):
     raise ValueError(f"{run} holds no scores of {split}, but {', '.join(found) or 'none at all'}.")
 
 
+def _wrapped(text):
+    """Lines that fit the terminal."""
+    return textwrap.wrap(printable(text), _COLUMNS, break_on_hyphens=False) or [""]
+
+
 def _short_names(runs):
-    """The last part of each path, with as many above it as it takes to tell them apart."""
+    """The last part of each path, with as many parts above it as are needed for the names to differ."""
     parts = [os.path.normpath(os.path.abspath(run)).split(os.sep) for run in runs]
     for count in range(1, max(map(len, parts))):
         names = ["/".join(part[-count:]) for part in parts]

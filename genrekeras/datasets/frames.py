@@ -15,7 +15,7 @@ import grain
 import numpy as np
 import pandas as pd
 from genrekeras.datasets.batches import Batches, batches, check_integers, checked_weights, fill
-from genrekeras.datasets.splits import SPLITS, UNKNOWN, Dataset, check_protocol, deal
+from genrekeras.datasets.splits import SPLITS, UNKNOWN, Dataset, check_protocol, deal, relabelled
 from genrekeras.files import read_arrays, whole_file
 from genrekeras.genres import GENRES
 from genrekeras.layers import MelSpectrogram, PowerToDecibels, SampleFrames, SpectrogramToImage
@@ -66,6 +66,11 @@ class FrameSplit:
         positions = positions if len(positions) else positions.astype("int64")
         tracks = self.tracks.iloc[positions]
         return FrameSplit(self.name, self.images[positions], tracks, self.sample_rate, self.genres, self.protocol)
+
+    def with_genres(self, genres):
+        """Return the same images with labels that are indices in `genres`, as `Split.with_genres`."""
+        tracks = relabelled(self, genres)
+        return FrameSplit(self.name, self.images, tracks, self.sample_rate, genres, self.protocol)
 
     def __repr__(self):
         return f"FrameSplit({self.name!r}, {len(self)} images of {self.images.shape[1:3]}, protocol={self.protocol!r})"

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+import unicodedata
 
 import numpy as np
 import pandas as pd
@@ -73,6 +74,23 @@ class Split:
             self.fingerprint,
         )
 
+    def with_genres(self, genres):
+        """Return the same clips with labels that are indices in other genres, such as those of a model.
+
+        Args:
+            genres: sequence of str, in which each genre of the split is found by its name, see `match_genres`.
+
+        Returns:
+            `Split`.
+
+        Raises:
+            ValueError: `genres` lacks a genre of the split.
+        """
+        tracks = relabelled(self, genres)
+        return Split(
+            self.name, self._source, self._rows, tracks, self.sample_rate, genres, self.protocol, self.fingerprint
+        )
+
     def __getitem__(self, index):
         record = self._source[int(self._rows[index])]
         audio = record["audio"].astype("float32") * (record["scale"] / np.float32(32767))
@@ -111,6 +129,25 @@ class Dataset:
     incomplete: dict
     broken: dict
 
+    @property
+    def all(self):
+        """`Split` of all readable clips, in the order of their track ids, whichever split they are in."""
+        parts = [getattr(self, name) for name in SPLITS]
+        tracks = pd.concat([part.tracks for part in parts if len(part)])
+        rows = np.concatenate([part._rows for part in parts])
+        places = np.unique(tracks.index, return_index=True)[1]  # under "random", test and validation are the same
+        first = parts[0]
+        return Split(
+            "all",
+            first._source,
+            rows[places],
+            tracks.iloc[places],
+            self.sample_rate,
+            self.genres,
+            self.protocol,
+            first.fingerprint,
+        )
+
     def __str__(self):
         counts = self.counts
         return (
@@ -119,6 +156,52 @@ class Dataset:
             f"({counts['tracks']} tracks, {counts['missing']} without a file, {counts['broken']} broken, "
             f"{counts['incomplete']} incomplete)"
         )
+
+
+def match_genres(genres, known):
+    """Find the genres of data among those of a model, by name.
+
+    Where a name is not found as it is, upper and lower case, surrounding spaces and the Unicode form are ignored.
+
+    Args:
+        genres: sequence of str, of the data.
+        known: sequence of str, of the model.
+
+    Returns:
+        dict, genre of the data -> its index in `known`.
+
+    Raises:
+        ValueError: a genre is not in `known`, has several matches, or has the same match as another genre.
+    """
+
+    def plain(name):
+        return unicodedata.normalize("NFC", name).strip().casefold()
+
+    alike = {}
+    for index, name in enumerate(known):
+        alike.setdefault(plain(name), []).append(index)
+    exact = {name: [index] for index, name in enumerate(known)}
+    found = {genre: exact.get(genre) or alike.get(plain(genre), []) for genre in genres}
+    if missing := [genre for genre, indices in found.items() if not indices]:
+        raise ValueError(
+            f"The data has genres that the model does not have: {', '.join(map(repr, missing))}. Rename or remove "
+            f"them. The model's genres are {', '.join(map(repr, known))}."
+        )
+    indices = [index for matches in found.values() for index in matches]
+    unclear = [genre for genre, own in found.items() if len(own) > 1 or indices.count(own[0]) > 1]
+    if unclear:
+        raise ValueError(
+            f"It is not clear which of the model's genres these are: {', '.join(map(repr, unclear))}. Rename them to "
+            f"names of the model: {', '.join(map(repr, known))}."
+        )
+    return {genre: index for genre, [index] in found.items()}
+
+
+def relabelled(split, genres):
+    """The tracks of a split with `label` and `genre` in other genres, see `Split.with_genres`."""
+    places = match_genres(split.genres, genres)
+    labels = np.array([places[genre] for genre in split.genres], "int32")[split.labels]
+    return split.tracks.assign(label=labels, genre=np.array(genres, object)[labels])
 
 
 def deal(protocol, tracks, seed=0):

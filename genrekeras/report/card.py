@@ -2,30 +2,67 @@
 
 import json
 import os
+import re
 
 import jinja2
 import keras
 from genrekeras import backbones
 from genrekeras.files import whole_file
+from genrekeras.progress import printable
 
-_OTHER_FORM = (KeyError, IndexError, TypeError, ValueError, AttributeError)  # what a card made by hand may raise
-TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(os.path.join(os.path.dirname(__file__), "templates")),
-    autoescape=jinja2.select_autoescape(["html.jinja"]),
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
+# What a card or a run's file of another form may raise, also by numbers that are too large or nesting that is too deep.
+OTHER_FORM = (
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    jinja2.TemplateError,
 )
+_MARKDOWN = re.compile(r"[\\`*\[\]|#~$]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word means nothing
+_LONGEST = 1000
+
+
+def templates(escape, **options):
+    """Return the environment of the templates, in which each value is escaped.
+
+    Args:
+        escape: function of a str; it is not called for what is `safe` in a template.
+        options: of `jinja2.Environment`.
+    """
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(os.path.join(os.path.dirname(__file__), "templates")),
+        finalize=lambda value: value if hasattr(value, "__html__") else escape(str(value)),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        **options,
+    )
+
+
+def _without_html(text):
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _markdown(text):
+    """Escape what Markdown, HTML or a terminal would interpret."""
+    return _MARKDOWN.sub(r"\\\g<0>", _without_html(printable(text)))
+
+
+_TEMPLATES = templates(_markdown)
+_TEMPLATES.filters["prose"] = lambda text: _without_html(printable(str(text), keep="\n"))
 
 
 def describe(model):
-    """What a model is, was trained on and scored.
+    """Return a summary of a model: its parts, training data, scores and calibration.
 
     Args:
         model: `GenreClassifier`.
 
     Returns:
-        list of (str, str), a name, empty where it goes on, and a text.
+        list of (str, str), a name, empty where it continues the line before, and a text.
     """
     trained = {"all": "all", "stem": "stem and last layer", "head": "last layer"}[model.fine_tune]
     lines = [
@@ -42,8 +79,16 @@ def describe(model):
         return [*lines, ("card", "none: what it was trained on and how good it is was not saved with it")]
     try:
         return lines + _lines_of_card(model.card)
-    except _OTHER_FORM:
-        return [*lines, ("card", json.dumps(dict(model.card)))]
+    except OTHER_FORM:
+        return [*lines, ("card", _of_another_form(model.card))]
+
+
+def _of_another_form(card):
+    try:
+        text = json.dumps(dict(card))
+    except (ValueError, RecursionError) as error:
+        return f"of another form than that of experiments, and cannot be shown: {error}"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _lines_of_card(card):
@@ -57,10 +102,12 @@ def _lines_of_card(card):
     lines += _named("scores", [_score(figures) for figures in card.get("scores", [])])
     if calibration := card.get("calibration"):
         lines.append(("calibrated", f"temperature {calibration['temperature']:.3f}, on {_on(calibration['on'])}"))
-        if calibration["unsure_below"] is not None:
-            strange = calibration.get("strange_above")
-            above = "" if strange is None else f", or with a strangeness above {strange:.2f}"
-            lines.append(("unsure", f"below a probability of {calibration['unsure_below']:.3f}{above}"))
+        limits = (("below a probability of %.3f", "unsure_below"), ("with a strangeness above %.2f", "strange_above"))
+        told = [text % calibration[key] for text, key in limits if calibration.get(key) is not None]
+        if calibration.get("better_than_chance") is False:
+            told = ["always: the model is not better than chance on these clips"]
+        if told:
+            lines.append(("unsure", ", or ".join(told)))
     return lines
 
 
@@ -105,26 +152,31 @@ def _score(figures):
 def model_card(model, path):
     """Write a model card in Markdown, with the front matter that model hubs read.
 
+    Names of genres and data, and all else in the model and its card, are escaped; only `card["about"]` may hold
+    Markdown, but no HTML.
+
     Args:
-        model: `GenreClassifier`; what its `card` does not say is left out.
+        model: `GenreClassifier`; what its `card` lacks is left out.
         path: str or path-like, such as "model_card.md".
 
     Raises:
-        ValueError: the card was made by hand and says other things than those of experiments.
+        ValueError: the card is of another form than that of experiments.
         OSError: it cannot be written.
     """
     try:
-        text = _markdown(model, model.card)
-    except (*_OTHER_FORM, jinja2.TemplateError) as error:
-        raise ValueError(f"The card in the model is not of the form that experiments give it: {error!r}") from error
+        text = _rendered(model, model.card)
+    except OTHER_FORM as error:
+        raise ValueError(
+            f"The card in the model is not of the form that experiments give it: {type(error).__name__}: {error}"
+        ) from error
     with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
 
 
-def _markdown(model, card):
+def _rendered(model, card):
     scores = card.get("scores", [])
     main = next((figures for figures in scores if figures["split"] == "test"), scores[0] if scores else None)
-    return TEMPLATES.get_template("model_card.md.jinja").render(
+    return _TEMPLATES.get_template("model_card.md.jinja").render(
         model=model,
         front_end=front_end(model),
         backbone=backbone(model),

@@ -2,7 +2,7 @@
 
 import numpy as np
 from genrekeras.inference import genres_of
-from genrekeras.report.pictures import saved
+from genrekeras.report.pictures import plain_text, saved
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -32,7 +32,7 @@ def spectrogram(image, seconds, frequencies, path=None, title=None, offset=0.0):
     axes.set_yticks(*_frequency_ticks(frequencies))
     axes.set_xlabel("seconds")
     axes.set_ylabel("Hz (mel bands)")
-    axes.set_title(title or f"{mels} bands, {frames} frames", fontsize=10)
+    axes.set_title(plain_text(title or f"{mels} bands, {frames} frames"), fontsize=10)
     bar = figure.colorbar(shown, ax=axes, fraction=0.03, pad=0.01, label="gray value")
     bar.outline.set_visible(False)
     bar.set_ticks([0, 64, 128, 192, 255])
@@ -72,14 +72,14 @@ def timeline(table, path=None, title=None):
         middle, shares = table[["start", "end"]].to_numpy()[0], np.repeat(shares, 2, axis=1)
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    axes.stackplot(middle, shares, labels=genres, colors=_colors(genres), linewidth=0)
+    axes.stackplot(middle, shares, labels=list(map(plain_text, genres)), colors=_colors(genres), linewidth=0)
     axes.set_xlim(table["start"].iloc[0], table["end"].iloc[-1])
     axes.set_ylim(0, 100)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{int(x) // 60}:{int(x) % 60:02d}"))
     axes.set_xlabel("minutes:seconds")
     axes.set_ylabel("probability in %")
     if title:
-        axes.set_title(title, fontsize=10)
+        axes.set_title(plain_text(title), fontsize=10)
     handles, names = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], names[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
@@ -107,11 +107,13 @@ def collection_map(embeddings, path=None, title=None, seed=0):
     for genre, color in zip(genres, _colors(genres), strict=True):
         own = places[found == genre]
         if len(own):
-            axes.scatter(*own.T, s=size, color=color, alpha=0.85, linewidths=0, label=f"{genre}  ({len(own)})")
+            label = f"{plain_text(genre)}  ({len(own)})"
+            axes.scatter(*own.T, s=size, color=color, alpha=0.85, linewidths=0, label=label)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(title or f"{len(places)} tracks, coloured by predicted genre; neighbours sound alike", fontsize=10)
+    title = title or f"{len(places)} tracks, coloured by predicted genre; neighbours sound alike"
+    axes.set_title(plain_text(title), fontsize=10)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
     for spine in axes.spines.values():
         spine.set_color("#d8dce2")

@@ -6,13 +6,17 @@ import json
 import os
 from typing import NamedTuple
 
+import jinja2
 import matplotlib
 from genrekeras.evaluation import Report
 from genrekeras.files import whole_file
-from genrekeras.report.card import TEMPLATES
+from genrekeras.progress import printable
+from genrekeras.report.card import OTHER_FORM, templates
 from genrekeras.report.pictures import learning_curves, reliability
 
 SPLITS = ("validation", "test")
+# Of a run that was killed early much is undefined.
+_TEMPLATES = templates(printable, autoescape=True, undefined=jinja2.ChainableUndefined)
 # What pictures are drawn in, and what the page's own light and dark colors call it.
 _COLORS = {"#000000": "currentColor", "#1f5fa8": "var(--accent)", "#8a8f98": "var(--muted)"}
 
@@ -39,7 +43,7 @@ class Run(NamedTuple):
 
 
 def load_run(folder):
-    """Read a run's folder.
+    """Read the folder of a run, also of one that was killed: what is not there is left out.
 
     Args:
         folder: str or path-like.
@@ -48,7 +52,7 @@ def load_run(folder):
         `Run`.
 
     Raises:
-        ValueError: it is no run's folder, or a file in it is damaged.
+        ValueError: it is not the folder of a run, or a file in it is damaged.
         OSError: it cannot be read.
     """
     folder = os.fspath(folder)
@@ -63,28 +67,44 @@ def load_run(folder):
                 )
     return Run(
         os.path.basename(os.path.abspath(folder)),
-        _read(folder, "config.json", json.load),
+        _read(folder, "config.json", _dict),
         _read(folder, "history.csv", _columns) or {},
         reports,
-        _read(folder, "card.json", json.load) or {},
+        _read(folder, "card.json", _dict) or {},
         _read(folder, "mistakes.csv", lambda file: list(csv.DictReader(file))) or [],
     )
 
 
 def html(run, path):
-    """Write all of a run as one page that needs nothing else: data, curves, errors, calibration, versions.
+    """Write an HTML report of a run, one file that needs nothing else: data, curves, errors, calibration, versions.
 
     Args:
         run: `Run`, from `load_run`.
         path: str or path-like, such as "report.html".
+
+    Raises:
+        ValueError: a file of the run is of another form than experiments write.
+        OSError: it cannot be written.
     """
+    try:
+        text = _rendered(run)
+    except OTHER_FORM as error:
+        raise ValueError(
+            f"The files of the run {run.name} are not of the form that experiments write: {type(error).__name__}: "
+            f"{error}"
+        ) from error
+    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _rendered(run):
     best = [f"{split}{kind}" for split in ("test", "validation") for kind in ("_tracks", "")]
     shown = next((run.reports[name] for name in best if name in run.reports), None)
-    curves = [key for key in ("loss", "accuracy", "learning_rate") if key in run.history]
+    curves = [key for key in ("loss", "accuracy", "learning_rate") if "loss" in run.history and key in run.history]
     calibration = {}
     if shown and f"{shown.split}_tracks_uncalibrated" in run.reports:
         calibration = {"before": run.reports[f"{shown.split}_tracks_uncalibrated"], "after": shown}
-    text = TEMPLATES.get_template("run.html.jinja").render(
+    return _TEMPLATES.get_template("run.html.jinja").render(
         run=run,
         shown=shown,
         rows=list(zip(shown.genres, shown.confusion_matrix.tolist(), strict=True)) if shown else [],
@@ -92,8 +112,6 @@ def html(run, path):
         calibration=[_svg(reliability({name: report})) for name, report in calibration.items()],
         command=" ".join(run.config.get("command", [])),
     )
-    with whole_file(path) as temporary, open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(text)
 
 
 def _read(folder, name, reader):
@@ -105,17 +123,25 @@ def _read(folder, name, reader):
         return _named(path, reader, file)
 
 
+def _dict(file):
+    content = json.load(file)
+    if not isinstance(content, dict):
+        raise ValueError(f"it must hold a JSON object, not {type(content).__name__}")
+    return content
+
+
 def _columns(file):
     """The columns of a table of epochs, as numbers; without those that are empty."""
     rows = list(csv.DictReader(file))
     names = [name for name in (rows[0] if rows else ()) if name != "epoch"]
-    return {name: [float(row[name]) for row in rows if row[name]] for name in names}
+    columns = {name: [float(row[name]) for row in rows if row[name]] for name in names}
+    return {name: values for name, values in columns.items() if values}
 
 
 def _named(path, reader, *arguments):
     try:
         return reader(*arguments)
-    except (ValueError, TypeError, csv.Error) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 

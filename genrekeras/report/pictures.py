@@ -2,10 +2,21 @@
 
 import numpy as np
 from genrekeras.files import whole_file
+from genrekeras.progress import printable
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 _TRAINING, _VALIDATION = "#8a8f98", "#1f5fa8"
+
+
+def plain_text(text):
+    """Return the text such that Matplotlib draws it as it is: names of genres, files and runs may hold anything.
+
+    Matplotlib takes text between two `$` for a formula, leaves names that begin with an underscore out of legends, and
+    fails on bytes that are not UTF-8.
+    """
+    text = printable(text).replace("$", r"\$")
+    return f"\u200b{text}" if text.startswith("_") else text  # a space without a width
 
 
 def confusion_matrix(report, path=None):
@@ -32,13 +43,14 @@ def confusion_matrix(report, path=None):
             axes.text(column, row - 0.12, f"{share:.0f}", ha="center", va="center", color=color, fontsize=10)
             axes.text(column, row + 0.24, f"{count}", ha="center", va="center", color=color, fontsize=6.5, alpha=0.75)
     names = range(len(report.genres))
-    axes.set_xticks(names, report.genres, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(names, [f"{genre}  ({n})" for genre, n in zip(report.genres, clips[:, 0], strict=True)])
+    genres = [plain_text(genre) for genre in report.genres]
+    axes.set_xticks(names, genres, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(names, [f"{genre}  ({n})" for genre, n in zip(genres, clips[:, 0], strict=True)])
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (clips)")
     low, high = report.accuracy_interval
     axes.set_title(
-        f"{report.split}, {report.protocol} protocol, {len(report.labels)} clips\n"
+        plain_text(f"{report.split}, {report.protocol} protocol, {len(report.labels)} clips") + "\n"
         f"accuracy {100 * report.accuracy:.1f} %  (95 %: {100 * low:.1f} to {100 * high:.1f})",
         fontsize=10,
     )
@@ -76,8 +88,8 @@ def learning_curves(history, path=None, title=None, keys=("loss", "accuracy", "l
             axes.set_yscale("log")
         else:
             axes.plot(epochs, percent * np.asarray(history[key]), color=_TRAINING, label="training", marker=".")
-        if f"val_{key}" in history:
-            validation = percent * np.asarray(history[f"val_{key}"])
+        if history.get(f"val_{key}"):
+            validation = percent * np.asarray(history[f"val_{key}"])[: len(epochs)]
             every = len(epochs) // len(validation)  # validation need not come with each epoch
             validated = epochs[every - 1 :: every][: len(validation)]
             axes.plot(validated, validation, color=_VALIDATION, label="validation", marker=".")
@@ -100,7 +112,7 @@ def learning_curves(history, path=None, title=None, keys=("loss", "accuracy", "l
         if key == "accuracy":
             axes.set_ylim(0, 105)
     if title:
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(plain_text(title), fontsize=10)
     return saved(figure, path)
 
 
@@ -128,7 +140,8 @@ def reliability(reports, path=None):
         axes.set_xlabel("confidence in %")
         axes.set_ylabel("right in %")
         axes.set_title(
-            f"{name}: calibration error {report.calibration_error:.3f}\n{len(report.labels)} clips", fontsize=10
+            f"{plain_text(name)}: calibration error {report.calibration_error:.3f}\n{len(report.labels)} clips",
+            fontsize=10,
         )
         axes.spines[["top", "right"]].set_visible(False)
     return saved(figure, path)
@@ -162,7 +175,7 @@ def comparison(table, path=None):
         axes.grid(axis="y", color="#d8dce2", linewidth=0.6)
         axes.set_axisbelow(True)
     theirs.axvline(0, color=_TRAINING, linewidth=0.8, linestyle="--")
-    ours.set_yticks(rows, list(table.index))
+    ours.set_yticks(rows, [plain_text(name) for name in table.index])
     ours.invert_yaxis()
     ours.margins(y=0.5 / len(table) + 0.1)
     return saved(figure, path)
