@@ -1,15 +1,40 @@
-"""What long work tells while it runs: on standard error, so that results can be piped."""
+"""Progress of long work, on standard error, so that results can be piped."""
 
+import re
 import sys
 
 import tqdm
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
 
 def say(text):
-    """One line, above any progress bar."""
-    tqdm.tqdm.write(text, file=sys.stderr)
+    """Print a line above any progress bar; nothing where there is no standard error."""
+    if _is_open(sys.stderr):
+        tqdm.tqdm.write(printable(text, keep="\n"), file=sys.stderr)
 
 
 def bar(total, what, unit, **options):
-    """A progress bar with the time left; a context manager with `update(n)`."""
-    return tqdm.tqdm(total=total, desc=what, unit=unit, smoothing=0.05, **options)
+    """A progress bar, a context manager with `update(n)`; nothing where there is no standard error."""
+    return tqdm.tqdm(total=total, desc=what, unit=unit, smoothing=0.05, disable=not _is_open(sys.stderr), **options)
+
+
+def printable(text, keep=""):
+    r"""Escape control characters, which a terminal would obey, as `\x1b`, and bytes of a file name that are not UTF-8.
+
+    Args:
+        text: str.
+        keep: str, control characters that stay as they are.
+    """
+
+    def escaped(found):
+        character = found[0]
+        if "\udc80" <= character <= "\udcff":  # Python's stand-in for a byte
+            return f"\\x{ord(character) - 0xDC00:02x}"
+        return character if character in keep else character.encode("unicode_escape").decode()
+
+    return _CONTROL.sub(escaped, text)
+
+
+def _is_open(stream):
+    return stream is not None and not getattr(stream, "closed", False)
