@@ -76,7 +76,7 @@ def predict(context, files, path, as_csv, as_json, output, top, max_clips, worke
 @FILE
 @MODEL
 @file_to_write("-o", "--output", endings=(*PICTURES, ".csv"), help="A picture or a .csv table, instead of text.")
-@click.option("--hop-seconds", type=float, help="From clip to clip, at most.  [default: half a clip]")
+@click.option("--hop-seconds", type=float, help="Seconds from one clip to the next, at most.  [default: half a clip]")
 def timeline(file, path, output, hop_seconds):
     """Show the genres along a track.
 
@@ -102,11 +102,11 @@ def timeline(file, path, output, hop_seconds):
 @FILE
 @FILES
 @MODEL
-@click.option("--count", type=click.IntRange(min=1), default=10, show_default=True, help="Of files, the most.")
+@click.option("--count", type=click.IntRange(min=1), default=10, show_default=True, help="Files to print, at most.")
 @MAX_CLIPS
 @click.pass_context
 def similar(context, file, files, path, count, max_clips):
-    """Find the files that sound most like one.
+    """List the files that sound most like a file.
 
     FILES are audio files, and folders with audio files anywhere below them; FILE may be among them. Similarity is the
     cosine of the mean features of two files: 1 is the same.
@@ -121,7 +121,7 @@ def similar(context, file, files, path, count, max_clips):
         found = load_model(path).embed_files([file, *others], max_clips=max_clips)
         tell_unread(found.errors)
         if file not in set(found.files["path"]):
-            raise ValueError(f"{file} cannot be read, so nothing is like it.")
+            raise ValueError(f"{file} cannot be read.")
         for row in found.nearest(file, count).itertuples():
             click.echo(printable(f"{row.similarity:6.3f}  {row.path}   ({row.genre})"))
     context.exit(1 if len(found.errors) else 0)
@@ -134,9 +134,9 @@ def similar(context, file, files, path, count, max_clips):
 @MAX_CLIPS
 @click.pass_context
 def map_command(context, files, path, output, max_clips):
-    """Draw a collection on a plane.
+    """Draw a map of a collection.
 
-    What sounds alike to the model lies close together. FILES are audio files, and folders with audio files anywhere
+    Files that sound alike to the model lie close together. FILES are audio files, and folders with audio files anywhere
     below them.
 
     The exit code is 1 if some files could not be read.
@@ -155,7 +155,9 @@ def map_command(context, files, path, output, max_clips):
 @FILE
 @MODEL
 @file_to_write("-o", "--output", endings=PICTURES, required=True, help="A .png, .pdf or .svg file.")
-@click.option("--offset", type=click.FloatRange(min=0), default=0.0, show_default=True, help="In s, where to begin.")
+@click.option(
+    "--offset", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Start of the clip, in seconds."
+)
 def spectrogram(file, path, output, offset):
     """Draw the spectrogram that a model processes.
 
