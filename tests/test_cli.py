@@ -1,6 +1,7 @@
 """The command line, as a user calls it."""
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -262,6 +263,22 @@ def test_tracks_of_low_confidence(music, tmp_path):
         assert low_confidence is True and reason == "between genres"
 
 
+def test_warnings_about_a_file_are_shown(saved, music, monkeypatch):
+    original = inference.tracks_of
+
+    def odd(*arguments):
+        for track in original(*arguments):
+            yield dataclasses.replace(track, warning="only 4 of 9 s could be\x1b decoded")
+
+    monkeypatch.setattr(inference, "tracks_of", odd)
+    done = run("predict", music / "a.ogg", "-m", saved)
+    assert done.stdout.splitlines()[1] == r"  warning: only 4 of 9 s could be\x1b decoded"
+    [row] = json.loads(run("predict", music / "a.ogg", "-m", saved, "--json").stdout)
+    assert row["warning"] == "only 4 of 9 s could be\x1b decoded" and row["error"] is None
+    found = keras.saving.load_model(saved).embed_files(music / "a.ogg")
+    assert found.files["warning"].tolist() == [row["warning"]]
+
+
 def test_names_and_genres_that_a_terminal_would_obey(music, tmp_path):
     """Text shows them escaped; CSV has one row for each file, whoever reads it; JSON holds them as they are."""
     genres = ("\x1b[31mred\n", 'a,"b";\r\nc', "<b>bold</b>", "'=1+1")
@@ -285,8 +302,9 @@ def test_names_and_genres_that_a_terminal_would_obey(music, tmp_path):
     assert len(texts.stdout.splitlines()) == 5 * 4 + 2 and r"b \r.ogg   (4 s)" in texts.stdout
     done = run("predict", *options, "--csv", code=1)
     assert r"no\x1b[2J.mp3: not audio" in done.stderr and "\x1b" not in done.stderr
-    table = pd.read_csv(io.StringIO(done.stdout, newline=""))
-    with_csv = list(csv.DictReader(io.StringIO(done.stdout, newline="")))
+    text = done.stdout_bytes.decode()  # as it was printed
+    table = pd.read_csv(io.StringIO(text, newline=""))
+    with_csv = list(csv.DictReader(io.StringIO(text, newline="")))
     rows = json.loads(run("predict", *options, "--json", code=1).stdout)
     assert table["path"].tolist() == [row["path"] for row in with_csv] == [row["path"] for row in rows] == paths
     assert list(table.columns)[-4:] == list(rows[0])[-4:] == [f"probability_{genre}" for genre in genres]
