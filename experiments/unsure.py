@@ -41,7 +41,7 @@ def report(model, name, waveforms):
     if not rows:
         print(f"| {name} | 0 | | | |")
         return
-    unsure = sum(row["unsure"] for row in rows)
+    unsure = sum(row["low_confidence"] for row in rows)
     improbable = sum(row["probability"] < gk.inference.limits(model)[0] for row in rows)
     genres = [row["genre"] for row in rows]
     genre = max(model.genres, key=genres.count)

@@ -52,14 +52,18 @@ def _keep_memory():
         mallopt(mmap_threshold, size)
 
 
+def _runs_as_command():
+    """Return whether this process is the command `genrekeras` or `python -m genrekeras`."""
+    arguments = getattr(sys, "argv", None) or [""]
+    if arguments[0] == "-m":  # so Python names the program while it imports the package of the module that it runs
+        return sys.orig_argv[-len(arguments)] == "genrekeras"
+    return os.path.basename(arguments[0]) in ("genrekeras", "genrekeras.exe")
+
+
 _choose_backend()
 _share_cores()
 _keep_memory()
 
-from genrekeras import callbacks, layers  # noqa: E402
-from genrekeras.classifier import GenreClassifier  # noqa: E402
-from genrekeras.genres import GENRES  # noqa: E402
-from genrekeras.loading import ModelFileError, load_model  # noqa: E402
 from genrekeras.version import __version__  # noqa: E402, F401
 
 __all__ = [
@@ -83,15 +87,30 @@ __all__ = [
     "training",
 ]
 
-# What brings an audio codec, dataset code or scikit-learn with it is imported when it is first used.
-_LAZY_MODULES = tuple(name for name in __all__ if name not in globals())
+_MODULE_OF = {
+    "GENRES": "genres",
+    "GenreClassifier": "classifier",
+    "ModelFileError": "loading",
+    "load_model": "loading",
+}
 
 
 def __getattr__(name):
-    if name in _LAZY_MODULES:
-        return importlib.import_module(f"genrekeras.{name}")
-    raise AttributeError(f"module 'genrekeras' has no attribute {name!r}")
+    """Import a public name when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module 'genrekeras' has no attribute {name!r}")
+    module = importlib.import_module(f"genrekeras.{_MODULE_OF.get(name, name)}")
+    return getattr(module, name) if name in _MODULE_OF else module
 
 
 def __dir__():
-    return sorted(set(globals()) | set(_LAZY_MODULES))
+    return sorted(set(globals()) | set(__all__))
+
+
+# `keras.saving.load_model` finds only classes that were imported, so importing the library imports them, and Keras. The
+# command line imports Keras only where it needs it: its help and its messages about a wrong call appear at once.
+if not _runs_as_command():
+    from genrekeras import callbacks, layers
+    from genrekeras.classifier import GenreClassifier
+    from genrekeras.genres import GENRES
+    from genrekeras.loading import ModelFileError, load_model

@@ -1,11 +1,16 @@
 """`python -m genrekeras`, and `genrekeras` itself."""
 
+import os
+import sys
+
 from genrekeras.cli import main
-from genrekeras.programs import leave_tensorflow_out
 
 
 def run():
-    leave_tensorflow_out()
+    """Run the command line."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed, and the next file that is opened would take its place
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
     main(prog_name="genrekeras")
 
 

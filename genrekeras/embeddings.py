@@ -72,8 +72,10 @@ def embed_files(model, paths, max_clips=30, batch_size=16, workers=2):
         `Embeddings`, of the files that could be read.
 
     Raises:
-        ValueError, OSError: as `find_files`; not one file can be read.
+        ValueError: an argument is out of range; as `find_files`; not one file can be read.
+        OSError: as `find_files`.
     """
+    inference.check_counts(max_clips=max_clips, batch_size=batch_size, workers=workers)
     paths = inference.find_files(paths)
     rows, vectors = [], []
     tracks = inference.tracks_of(model, paths, max_clips, workers)
@@ -81,7 +83,7 @@ def embed_files(model, paths, max_clips=30, batch_size=16, workers=2):
         network = model.for_inference("probabilities", "strangeness", "features")
         for track in inference.run_through(network, tracks, batch_size):
             means = track.means()
-            rows.append(inference.row_of(model, track.path, means[:2], track.seconds, track.error))
+            rows.append(inference.row_of(model, track.path, means[:2], track.seconds, track.error, track.warning))
             vectors += means[2:]
             progress.update()
     table = inference.as_table(model, rows)

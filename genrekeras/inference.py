@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import math
+import numbers
 import os
 import warnings
 
@@ -21,10 +22,12 @@ import pandas as pd
 import soxr
 from genrekeras import audio
 from genrekeras.files import files_below
+from genrekeras.journal import Journal
 from genrekeras.progress import bar
 
 _BLOCK_SECONDS = 300.0  # that are decoded at once
-_LEAST_SECONDS = 1.0
+_LEAST_SECONDS, _LEAST_HOP_SECONDS = 1.0, 0.01
+_PROBABILITY = "probability_"  # begins the names of the columns of genres, which may have any name
 
 
 def find_files(paths):
@@ -120,7 +123,7 @@ def _cut(waveform, sample_rate, clip_seconds, starts):
 
 
 def predict_each(model, paths, max_clips=30, batch_size=16, workers=2):
-    """The rows of `predict_files` one after the other, each as soon as it is known.
+    """Yield the rows of `predict_files` one after the other, each as soon as it is known.
 
     Args:
         paths: iterable of str, files.
@@ -128,37 +131,49 @@ def predict_each(model, paths, max_clips=30, batch_size=16, workers=2):
     Yields:
         dict, column -> value.
     """
+    check_counts(max_clips=max_clips, batch_size=batch_size, workers=workers)
     network = model.for_inference("probabilities", "strangeness")
     for track in run_through(network, tracks_of(model, paths, max_clips, workers), batch_size):
-        yield row_of(model, track.path, track.means(), track.seconds, track.error)
+        yield row_of(model, track.path, track.means(), track.seconds, track.error, track.warning)
 
 
 def predict_files(model, paths, max_clips=30, batch_size=16, workers=2, journal=None):
-    """Which genre whole files are of.
+    """Predict the genre of whole files.
 
     Args:
         model: `GenreClassifier`; sample rate, clip length and genres are its own.
         paths: files and folders, as in `find_files`.
-        max_clips: int > 0. A track is heard in clips of `model.clip_seconds` side by side; one that holds more of them
-            than this at so many places, at even distances. The probabilities of a track are the mean of its clips'.
+        max_clips: int > 0. A track is split into clips of `model.clip_seconds` side by side; of a longer track this
+            many clips are taken, at even distances. The probabilities of a track are the mean of those of its clips.
         batch_size: int > 0, clips at once, of several files.
         workers: int > 0, threads that decode.
-        journal: str or path-like, a file that keeps each row as soon as it is known. A call that was broken off goes on
-            when it is made again with the same journal; files that have changed, or could not be read, are heard again.
-            `None` keeps nothing.
+        journal: str or path-like, a file that keeps each row as soon as it is known. A later call with the same journal
+            processes only files that are new, that have changed, or that could not be read. Rows of another model, of
+            other limits or of another `max_clips`, and damaged rows, are removed from it, with a warning. `None` keeps
+            nothing.
 
     Returns:
-        `pandas.DataFrame`, a row a file: `path`, `genre` (the most probable), `probability` (its own), `unsure` (bool,
-        that is less than the model's card asks for, or the file is stranger than it allows; missing where a model was
-        not calibrated), a column a genre, `strangeness` (how unlike known music it is, 1 on average; missing where
-        nobody knows), `seconds` (heard; a file that is cut short is heard as far as it goes), `error` (`None`, or why
-        the file could not be read; its other columns are missing then).
+        `pandas.DataFrame`, a row a file:
+
+        - `path`: str.
+        - `genre`: str, the most probable genre, and `probability`: float, its probability.
+        - `low_confidence`: bool, whether the track is beyond one of the limits in the model's card; missing where the
+          card has none.
+        - `reason`: str, why the confidence is low, or `None`: "between genres", "unlike the training data", or both,
+          joined by "; "; or "model not better than chance".
+        - `ood_score`: float, the out-of-distribution score, 1 on average; missing where the card has no limit of it.
+        - `seconds`: float, the length that was processed.
+        - `warning`: str, what is odd about the file, or `None`.
+        - `error`: str, why the file could not be read, or `None`. All columns but `path` are missing then.
+        - `probability_GENRE`: float, for each genre, in the order of `model.genres`; see `genres_of`.
 
     Raises:
-        ValueError, OSError: as `find_files`; the journal is another model's, or cannot be written.
+        ValueError: an argument is out of range; as `find_files`; the file `journal` is not a journal.
+        OSError: as `find_files`; the journal cannot be written, or another process is using it.
     """
+    check_counts(max_clips=max_clips, batch_size=batch_size, workers=workers)
     paths = find_files(paths)
-    with _Journal(journal, model, max_clips) as known:
+    with _journal(journal, model, max_clips) as known:
         missing = [path for path in paths if path not in known.rows]
         with bar(len(paths), "Predicting", "file", initial=len(paths) - len(missing)) as progress:
             for row in predict_each(model, missing, max_clips, batch_size, workers):
@@ -168,7 +183,7 @@ def predict_files(model, paths, max_clips=30, batch_size=16, workers=2, journal=
 
 
 def predict_waveform(model, y, sample_rate, max_clips=30):
-    """The row of `predict_files` for a waveform in memory.
+    """Predict the genre of a waveform in memory.
 
     Args:
         model: `GenreClassifier`.
@@ -177,14 +192,18 @@ def predict_waveform(model, y, sample_rate, max_clips=30):
         max_clips: int > 0, as in `predict_files`.
 
     Returns:
-        `pandas.Series`.
+        `pandas.Series`, as a row of `predict_files`.
 
     Raises:
-        ValueError: `y` has another shape, is too short or holds numbers that are not finite.
+        ValueError: an argument is out of range; `y` has another shape, is too short or holds numbers that are not
+            finite.
     """
-    y = np.asarray(y, "float32")
-    if y.ndim != 1 or not audio.is_sane(y):
-        raise ValueError(f"`y` must be a vector of finite numbers, at most 1e9. Received: shape={y.shape}")
+    check_counts(sample_rate=sample_rate, max_clips=max_clips)
+    y = np.asarray(y)
+    if y.ndim != 1 or y.dtype.kind not in "fiub" or not audio.is_sane(y := y.astype("float32")):
+        raise ValueError(
+            f"`y` must be a vector of finite numbers, at most 1e9. Received: shape={y.shape}, dtype={y.dtype}"
+        )
     seconds = len(y) / sample_rate
     if too_short := _too_short(seconds, model):
         raise ValueError(f"`y` is {too_short}")
@@ -199,24 +218,28 @@ def predict_waveform(model, y, sample_rate, max_clips=30):
 
 
 def predict_timeline(model, path, hop_seconds=None, batch_size=16):
-    """What a model hears along a track.
+    """Predict the genres along a track.
 
     Args:
         model: `GenreClassifier`.
         path: str or path-like, of any length: some minutes of it are in memory at a time.
-        hop_seconds: float > 0, the most from the start of a clip to the next; `None` is half of `model.clip_seconds`.
+        hop_seconds: float >= 0.01, the most from the start of a clip to the next; `None` is half of
+            `model.clip_seconds`.
         batch_size: int > 0.
 
     Returns:
-        `pandas.DataFrame`, a row a clip: `start`, `end` (in s), a column a genre with its probability.
+        `pandas.DataFrame`, a row a clip: `start`, `end` (in s), and `probability_GENRE` for each genre.
 
     Raises:
         audio.AudioError: the file cannot be read or is too short.
-        ValueError: `hop_seconds` is out of range.
+        ValueError: an argument is out of range.
     """
+    check_counts(batch_size=batch_size)
     hop_seconds = model.clip_seconds / 2 if hop_seconds is None else hop_seconds
-    if not hop_seconds > 0:
-        raise ValueError(f"`hop_seconds` must be > 0. Received: hop_seconds={hop_seconds}")
+    if not (isinstance(hop_seconds, numbers.Real) and _LEAST_HOP_SECONDS <= hop_seconds < math.inf):
+        raise ValueError(
+            f"`hop_seconds` must be at least {_LEAST_HOP_SECONDS}, and finite. Received: hop_seconds={hop_seconds!r}"
+        )
     network, probabilities = model.for_inference(), []
     with audio.AudioFile(path, model.sample_rate) as file:
         _check_long_enough(file, model)
@@ -231,114 +254,99 @@ def predict_timeline(model, path, hop_seconds=None, batch_size=16):
     if file.warning:
         warnings.warn(audio.AudioWarning(path, file.warning), stacklevel=2)
     starts, seconds = starts[: sum(map(len, probabilities))], file.seconds
-    table = pd.DataFrame(np.concatenate(probabilities), columns=list(model.genres))
+    table = pd.DataFrame(np.concatenate(probabilities), columns=_probability_columns(model))
     table.insert(0, "start", starts)
     table.insert(1, "end", np.minimum(starts + model.clip_seconds, seconds))
     return table
 
 
-def limits(model):
-    """From the model's card: the probability below which, and the strangeness above which a track is marked unsure.
+def check_counts(**arguments):
+    """Raise `ValueError` if an argument is not an integer > 0."""
+    for name, value in arguments.items():
+        if not isinstance(value, numbers.Integral) or value < 1:
+            raise ValueError(f"`{name}` must be an integer > 0. Received: {name}={value!r}")
 
-    `None` where it has none.
+
+def limits(model):
+    """The limits in the model's card: the lowest probability and the highest OOD score of a track that is not of low
+    confidence.
+
+    `None` where the card has none. The best probability is never below 1 / genres, so a limit below that is none.
     """
-    calibration = model.card.get("calibration")
-    found = calibration if isinstance(calibration, dict) else {}
-    limits = (found.get("unsure_below"), found.get("strange_above"))
-    return tuple(limit if isinstance(limit, (int, float)) else None for limit in limits)
+    calibration = _calibration(model)
+    limits = (calibration.get("unsure_below"), calibration.get("strange_above"))
+    least, most = (limit if isinstance(limit, (int, float)) else None for limit in limits)
+    return (least if least is not None and least > 1 / len(model.genres) else None, most)
 
 
 def columns(model):
     """The columns of `predict_files`."""
-    return ["path", "genre", "probability", "unsure", *model.genres, "strangeness", "seconds", "error"]
+    about = ["genre", "probability", "low_confidence", "reason", "ood_score", "seconds", "warning", "error"]
+    return ["path", *about, *_probability_columns(model)]
 
 
 def genres_of(table):
-    """The genres of a table with the columns of `predict_files`."""
-    return list(table.columns[4:-3])
+    """The genres of a table of `predict_files` or `predict_timeline`."""
+    return [name.removeprefix(_PROBABILITY) for name in table.columns if name.startswith(_PROBABILITY)]
 
 
 def as_table(model, rows):
     """Rows of `row_of` as a `pandas.DataFrame`."""
     # Of type object: pandas' strings cannot hold a name that is not UTF-8.
     table = pd.DataFrame(rows, columns=columns(model), dtype=object)
-    return table.astype(dict.fromkeys(["probability", *model.genres, "strangeness", "seconds"], "float64"))
+    return table.astype(dict.fromkeys(["probability", "ood_score", "seconds", *_probability_columns(model)], "float64"))
 
 
-def row_of(model, path, means, seconds, error=None):
-    """dict, column -> value, of a file; `means`, of its clips' probabilities and strangeness, are `[]` of none."""
-    row = {"path": path, "error": error}
+def row_of(model, path, means, seconds, error=None, warning=None):
+    """dict, column -> value, of a file.
+
+    Args:
+        means: the mean probabilities and OOD score of its clips; `[]` where the file could not be read.
+    """
+    row = dict.fromkeys(columns(model)) | {"path": path, "warning": warning, "error": error}
     if means:
-        probabilities, strangeness = means
+        probabilities, score = means[0], float(means[1])
         best = int(probabilities.argmax())
-        probability, (least, most) = float(probabilities[best]), limits(model)
+        probability = float(probabilities[best])
         row |= {"genre": model.genres[best], "probability": probability, "seconds": round(seconds, 2)}
-        row["strangeness"] = None if most is None else float(strangeness)
-        strange = most is not None and float(strangeness) > most
-        row["unsure"] = None if least is None else strange or probability < least
-        row |= dict(zip(model.genres, probabilities.tolist(), strict=True))
+        row["ood_score"] = None if limits(model)[1] is None else score
+        row["low_confidence"], row["reason"] = _confidence(model, probability, score)
+        row |= dict(zip(_probability_columns(model), probabilities.tolist(), strict=True))
     return row
 
 
-class _Journal:
-    """Rows by path, kept in a file if there is a name for one: a line that says of which model, then one for each row.
+def _confidence(model, probability, ood_score):
+    """Whether the confidence in a prediction is low, and why; `None` for both where the model has no limits."""
+    if _calibration(model).get("better_than_chance") is False:
+        return True, "model not better than chance"
+    least, most = limits(model)
+    if least is None and most is None:
+        return None, None
+    reasons = ["between genres"] if least is not None and probability < least else []
+    reasons += ["unlike the training data"] if most is not None and ood_score > most else []
+    return bool(reasons), "; ".join(reasons) or None
 
-    Raises:
-        ValueError: the file is something else.
-    """
 
-    def __init__(self, path, model, max_clips):
-        self.rows, self._file = {}, None
-        if path is None:
-            return
-        content = hashlib.sha256()
+def _calibration(model):
+    calibration = model.card.get("calibration")
+    return calibration if isinstance(calibration, dict) else {}
+
+
+def _probability_columns(model):
+    return [_PROBABILITY + genre for genre in model.genres]
+
+
+def _journal(path, model, max_clips):
+    """A `Journal` of rows that depend on the model, its limits and `max_clips`."""
+    content = hashlib.sha256()
+    if path is not None:
         for layer in model.front_end.layers:
-            content.update(_line({key: value for key, value in layer.get_config().items() if key != "name"}))
+            config = {key: value for key, value in layer.get_config().items() if key != "name"}
+            content.update(json.dumps(config, default=str).encode())
         for variable in model.weights:
             content.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
-        about = {"genres": model.genres, "max_clips": max_clips, "limits": limits(model)}
-        ours = _line({**about, "model": content.hexdigest()})
-        self._file = open(path, "ab+")
-        self._file.seek(0)
-        head, *lines = self._file.read().splitlines(keepends=True) or [b""]
-        if head not in (b"", ours):
-            self._file.close()
-            raise ValueError(
-                f"{os.fspath(path)} is not a journal of this model, its limits and `max_clips`: take another file."
-            )
-        if not head:
-            self._file.write(ours)
-        if lines and not lines[-1].endswith(b"\n"):  # the process ended within it
-            self._file.truncate(self._file.tell() - len(lines.pop()))
-        for row, state in map(json.loads, lines):
-            if row["error"] is None and state == _state(row["path"]):
-                self.rows[row["path"]] = row
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        if self._file:
-            self._file.close()
-
-    def add(self, row):
-        self.rows[row["path"]] = row
-        if self._file:
-            self._file.write(_line([row, _state(row["path"])]))
-            self._file.flush()
-
-
-def _line(value):
-    return json.dumps(value, default=str).encode() + b"\n"
-
-
-def _state(path):
-    """Size and time of a file, by which it is known again."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
+    about = {"max_clips": max_clips, "columns": columns(model), "calibration": _calibration(model)}
+    return Journal(path, {**about, "model": content.hexdigest()})
 
 
 @dataclasses.dataclass

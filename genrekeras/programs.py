@@ -1,16 +1,16 @@
-"""What a program may decide for its whole process, and a library may not."""
+"""Settings of the whole process, which a program may make and a library may not."""
 
 import sys
 
-import keras
-
 
 def leave_tensorflow_out():
-    """Let Keras take TensorFlow for not installed where the backend is PyTorch, unless it is imported already.
+    """Keep Keras from importing TensorFlow where the backend is PyTorch, unless TensorFlow is imported already.
 
-    Keras asks of what it saves, loads and seeds whether it is TensorFlow's, and imports TensorFlow to know that. It
-    remembers where that failed. Others may import it afterwards.
+    Keras imports TensorFlow to find out whether an object that it saves, loads or seeds belongs to it. A failed import
+    is remembered by Keras; other code may import TensorFlow afterwards.
     """
+    import keras  # takes seconds
+
     if keras.backend.backend() == "torch" and "tensorflow" not in sys.modules:
         sys.modules["tensorflow"] = None  # an import of it fails
         try:

@@ -1,4 +1,4 @@
-"""What long work tells while it runs: on standard error, so that results can be piped."""
+"""Progress of long work, on standard error, so that results can be piped."""
 
 import re
 import sys
@@ -9,13 +9,14 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def say(text):
-    """One line, above any progress bar."""
-    tqdm.tqdm.write(text, file=sys.stderr)
+    """Print a line above any progress bar; nothing where there is no standard error."""
+    if _is_open(sys.stderr):
+        tqdm.tqdm.write(printable(text, keep="\n"), file=sys.stderr)
 
 
 def bar(total, what, unit, **options):
-    """A progress bar with the time left; a context manager with `update(n)`."""
-    return tqdm.tqdm(total=total, desc=what, unit=unit, smoothing=0.05, **options)
+    """A progress bar, a context manager with `update(n)`; nothing where there is no standard error."""
+    return tqdm.tqdm(total=total, desc=what, unit=unit, smoothing=0.05, disable=not _is_open(sys.stderr), **options)
 
 
 def printable(text, keep=""):
@@ -33,3 +34,7 @@ def printable(text, keep=""):
         return character if character in keep else character.encode("unicode_escape").decode()
 
     return _CONTROL.sub(escaped, text)
+
+
+def _is_open(stream):
+    return stream is not None and not getattr(stream, "closed", False)

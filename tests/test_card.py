@@ -93,7 +93,7 @@ def test_a_card_of_another_form(card, tmp_path):
 def test_limits_of_another_form_are_none(calibration):
     model = small_model(card={"calibration": calibration})
     row = model.predict_waveform(np.zeros(22050), 22050)
-    assert row["unsure"] is None and row["strangeness"] is None and row["probability"] > 0
+    assert row["low_confidence"] is None and row["ood_score"] is None and row["probability"] > 0
 
 
 def test_the_model_card(tmp_path):

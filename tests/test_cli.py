@@ -1,13 +1,17 @@
 """The command line, as a user calls it."""
 
+import csv
+import dataclasses
 import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
 
+import filelock
 import genrekeras as gk
 import keras
 import numpy as np
@@ -15,7 +19,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from conftest import calibrate, small_model, tones, write_fma, write_sine
-from genrekeras import tags
+from genrekeras import inference, tags
 from genrekeras.cli import main
 from genrekeras.evaluation import Report
 from test_download import server  # noqa: F401 - a fixture
@@ -88,12 +92,21 @@ def test_an_interrupt(folder, monkeypatch):
 
 
 def test_help_and_version():
-    for command, what in (("fma", "Get FMA: download"), ("predict", "Tell the genre of files and folders")):
+    for command, what in (("fma", "Get FMA: download"), ("predict", "Predict the genre of files and folders")):
         assert re.search(rf"\n  {command} +{what}", run("--help").stdout)
     for command in ("download", "check", "build"):
         assert "FOLDER" in run("fma", command, "--help").stdout
     assert "genrekeras, version 0" in run("--version").stdout
     assert "No such command" in run("spoon", code=2).stderr
+
+
+def test_predict_without_standard_streams(saved, music, tmp_path):
+    """Closed by who starts it, as a service may find them."""
+    call = f"{shlex.quote(sys.executable)} -m genrekeras predict {shlex.quote(str(music))} -m {shlex.quote(str(saved))}"
+    subprocess.run(f"{call} -o {tmp_path}/g.csv <&- >&- 2>&-", shell=True, check=True)
+    assert len(pd.read_csv(tmp_path / "g.csv")) == 3
+    done = subprocess.run(f"{call} --json 2>&-", shell=True, check=True, capture_output=True, text=True)
+    assert len(json.loads(done.stdout)) == 3
 
 
 def test_as_a_module_in_a_process_of_its_own(tmp_path):
@@ -119,7 +132,7 @@ def saved(one_second_model, tmp_path_factory):
 def test_predict(saved, music):
     done = run("predict", music, "--model", saved, "--top", 2)
     lines = done.stdout.splitlines()
-    assert len(lines) == 9 and lines[0] == f"{music / 'a.ogg'}   (4 s heard)" and "█" in lines[1]
+    assert len(lines) == 9 and lines[0] == f"{music / 'a.ogg'}   (4 s)" and "█" in lines[1]
     genre, share, *_ = lines[1].split()
     assert genre in gk.GENRES and share.endswith("%")
 
@@ -129,9 +142,12 @@ def test_predict(saved, music):
     expected = keras.saving.load_model(saved).predict_files(music)
     assert list(expected["path"]) == list(table["path"])
     for genre in gk.GENRES:
-        np.testing.assert_allclose(table[genre], expected[genre], rtol=1e-5)
-        np.testing.assert_allclose([row[genre] for row in rows], expected[genre], rtol=1e-5)
+        column = f"probability_{genre}"
+        np.testing.assert_allclose(table[column], expected[column], rtol=1e-5)
+        np.testing.assert_allclose([row[column] for row in rows], expected[column], rtol=1e-5)
     assert table["genre"][0] == lines[1].split()[0] and rows[0]["error"] is None
+    assert list(rows[0]) == list(table.columns) == list(expected.columns)
+    assert "--csv and --json exclude each other" in run("predict", music, "--csv", "--json", code=2).stderr
 
 
 def test_predict_tells_what_could_not_be_read(saved, music):
@@ -160,19 +176,38 @@ for form in [], ["--csv"], ["--json"]:
     done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"})
     assert done.returncode == 0, done.stderr
     lines, csv, as_json, _ = done.stdout.split(bytes(1))
-    assert b"latin-1 \xe9.ogg" in lines and b"latin-1 \xe9.ogg" in csv and b"latin-1 \\udce9.ogg" in as_json
+    assert b"latin-1 \\xe9.ogg" in lines and b"latin-1 \xe9.ogg" in csv and b"latin-1 \\udce9.ogg" in as_json
 
 
-def test_predict_to_a_file_goes_on_where_it_was_broken_off(saved, music, tmp_path):
-    output = tmp_path / "genres.csv"
+def test_predict_to_a_file_processes_only_what_is_new(saved, music, tmp_path, monkeypatch):
+    """After an interrupt, and after a call that was finished."""
+    output, read = tmp_path / "genres.csv", []
+    original = inference.predict_each
+    monkeypatch.setattr(
+        inference, "predict_each", lambda m, paths, *args: read.extend(paths) or original(m, paths, *args)
+    )
+    keras.saving.load_model(saved).predict_files(music / "a.ogg", journal=f"{output}.journal")
     run("predict", music, "-m", saved, "-o", output)
+    assert read == inference.find_files(music)
     whole = pd.read_csv(output)
-    assert not (tmp_path / "genres.csv.part").exists()
-    output.unlink()
-    keras.saving.load_model(saved).predict_files(music / "a.ogg", journal=f"{output}.part")
-    done = run("predict", music, "-m", saved, "-o", output)
-    assert "1/3" in done.stderr  # the bar begins there
-    pd.testing.assert_frame_equal(pd.read_csv(output), whole, atol=1e-5)
+    read.clear()
+    run("predict", music, "-m", saved, "-o", output)
+    assert not read and pd.read_csv(output).equals(whole)
+    (music / "new.ogg").write_bytes((music / "a.ogg").read_bytes())
+    run("predict", music, "-m", saved, "-o", output)
+    assert read == [str(music / "new.ogg")] and len(pd.read_csv(output)) == 4
+    done = run("predict", music, "-m", saved, "-o", output, "--max-clips", 1)
+    assert "Note: " in done.stderr and "it is started anew" in done.stderr
+    assert pd.read_csv(output)["seconds"].tolist() == [1.0] * 4
+    (tmp_path / "genres.csv.journal").write_bytes(b"\x00\xff")
+    done = run("predict", music, "-m", saved, "-o", output, code=1)
+    assert f"{output}.journal is not a journal of predictions" in done.stderr
+    with filelock.FileLock(f"{output}.journal.lock"):
+        done = run("predict", music, "-m", saved, "-o", output, code=1)
+    assert f"Error: Another process is using {output}.journal" in done.stderr
+
+
+def test_predict_with_a_wrong_output(saved, music, tmp_path):
     assert "must end in .csv or .json" in run("predict", music, "-m", saved, "-o", "x.txt", code=2).stderr
     assert "there is no folder" in run("predict", music, "-m", saved, "-o", tmp_path / "no" / "x.csv", code=2).stderr
 
@@ -181,7 +216,9 @@ def test_predict_with_a_wrong_call(saved, music, tmp_path):
     (tmp_path / "texts").mkdir()
     assert "holds no audio files (0 others)" in run("predict", tmp_path / "texts", "-m", saved, code=1).stderr
     assert "Missing argument" in run("predict", "-m", saved, code=2).stderr
-    assert "There is no model file" in run("predict", music, "-m", tmp_path / "x.keras", code=1).stderr
+    wrong = run("predict", music, "-m", tmp_path / "x.keras", code=2).stderr
+    assert "There is no model file" in wrong and "a preset (fma_small), a .keras file, or the folder of a run" in wrong
+    assert f"There is no model file {tmp_path}/model.keras" in run("info", tmp_path, code=2).stderr
     (tmp_path / "text.keras").write_text("no model")
     assert "cannot be loaded as a model" in run("predict", music, "-m", tmp_path / "text.keras", code=1).stderr
     with zipfile.ZipFile(tmp_path / "zip.keras", "w") as file:
@@ -195,17 +232,84 @@ def test_info(saved, tmp_path):
     shown = run("info", saved, "--card", tmp_path / "card.md").stdout
     for part in ("MiB", "mel_cnn", "1 s at 22050 Hz", "MelSpectrogram(sample_rate=22050", "Hip-Hop, Pop, Folk"):
         assert part in shown
+    assert max(map(len, shown.splitlines()[1:])) <= 80 and "\n           PowerToDecibels" in shown
     assert "was not saved with it" in shown and "It was not calibrated" in (tmp_path / "card.md").read_text()
 
 
-def test_unsure_tracks(music, tmp_path):
-    """They say so, and get no tag."""
-    model = small_model(card={"calibration": {"unsure_below": 1.01}})  # it may be quite sure: its weights are random
+def test_a_model_is_a_preset_or_a_file_or_the_folder_of_a_run(saved, music, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.keras").write_bytes(saved.read_bytes())
+    (tmp_path / "fma_small").mkdir()  # as FMA's clips
+    monkeypatch.chdir(tmp_path)
+    by_folder, by_file = (run("predict", music, "-m", model).stdout for model in ("run", saved))
+    assert by_folder == by_file
+    assert run("info", "run").stdout.startswith("run/model.keras: ")
+    preset = run("info", "fma_small").stdout
+    assert preset == run("info").stdout and "mel_resnet" in preset and max(map(len, preset.splitlines()[1:])) <= 80
+
+
+def test_tracks_of_low_confidence(music, tmp_path):
+    """The reason is in each form, and they get no tag."""
+    model = small_model(card={"calibration": {"unsure_below": 1.01}})  # its random weights may give any probability
     model.save(tmp_path / "m.keras")
     before = (music / "a.ogg").read_bytes()
-    done = run("predict", music / "a.ogg", "-m", tmp_path / "m.keras", "--write-tags")
-    assert "a.ogg   (4 s heard, unsure)" in done.stdout
+    options = [music / "a.ogg", "-m", tmp_path / "m.keras"]
+    done = run("predict", *options, "--write-tags")
+    assert "a.ogg   (4 s, low confidence: between genres)\n" in done.stdout
     assert (music / "a.ogg").read_bytes() == before
+    [row] = json.loads(run("predict", *options, "--json").stdout)
+    table = pd.read_csv(io.StringIO(run("predict", *options, "--csv").stdout))
+    for low_confidence, reason in ((row["low_confidence"], row["reason"]), *table[["low_confidence", "reason"]].values):
+        assert low_confidence is True and reason == "between genres"
+
+
+def test_warnings_about_a_file_are_shown(saved, music, monkeypatch):
+    original = inference.tracks_of
+
+    def odd(*arguments):
+        for track in original(*arguments):
+            yield dataclasses.replace(track, warning="only 4 of 9 s could be\x1b decoded")
+
+    monkeypatch.setattr(inference, "tracks_of", odd)
+    done = run("predict", music / "a.ogg", "-m", saved)
+    assert done.stdout.splitlines()[1] == r"  warning: only 4 of 9 s could be\x1b decoded"
+    [row] = json.loads(run("predict", music / "a.ogg", "-m", saved, "--json").stdout)
+    assert row["warning"] == "only 4 of 9 s could be\x1b decoded" and row["error"] is None
+    found = keras.saving.load_model(saved).embed_files(music / "a.ogg")
+    assert found.files["warning"].tolist() == [row["warning"]]
+
+
+def test_names_and_genres_that_a_terminal_would_obey(music, tmp_path):
+    """Text shows them escaped; CSV has one row for each file, whoever reads it; JSON holds them as they are."""
+    genres = ("\x1b[31mred\n", 'a,"b";\r\nc', "<b>bold</b>", "'=1+1")
+    calibrate(small_model(genres=genres), tones(np.random.default_rng(3), 8, 22050)).save(tmp_path / "m.keras")
+    names = ["a $x_$.ogg", "b \r.ogg", "c \x1b]0;title\x07.ogg", 'd\n"e", f.ogg', "g \x9b31m.ogg"]
+    (tmp_path / "odd").mkdir()
+    for name in names:
+        (tmp_path / "odd" / name).write_bytes((music / "a.ogg").read_bytes())
+    (tmp_path / "odd" / "no\x1b[2J.mp3").write_text("no music")
+    paths = [str(tmp_path / "odd" / name) for name in sorted([*names, "no\x1b[2J.mp3"])]
+    options = [tmp_path / "odd", "-m", tmp_path / "m.keras"]
+    texts = run("predict", *options, code=1)
+    printed = [
+        texts.stdout,
+        run("similar", paths[0], *options, code=1).stdout,
+        run("info", tmp_path / "m.keras").stdout,
+    ]
+    printed += [run("timeline", paths[0], "-m", tmp_path / "m.keras").stdout]
+    for text in printed:
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
+    assert len(texts.stdout.splitlines()) == 5 * 4 + 2 and r"b \r.ogg   (4 s)" in texts.stdout
+    done = run("predict", *options, "--csv", code=1)
+    assert r"no\x1b[2J.mp3: not audio" in done.stderr and "\x1b" not in done.stderr
+    text = done.stdout_bytes.decode()  # as it was printed
+    table = pd.read_csv(io.StringIO(text, newline=""))
+    with_csv = list(csv.DictReader(io.StringIO(text, newline="")))
+    rows = json.loads(run("predict", *options, "--json", code=1).stdout)
+    assert table["path"].tolist() == [row["path"] for row in with_csv] == [row["path"] for row in rows] == paths
+    assert list(table.columns)[-4:] == list(rows[0])[-4:] == [f"probability_{genre}" for genre in genres]
+    wrong = run("predict", "x.mp3", "--\x1b[31m", code=2).stderr
+    assert r"\x1b[31m" in wrong and "\x1b" not in wrong
 
 
 def test_similar(saved, music):
@@ -215,7 +319,7 @@ def test_similar(saved, music):
     assert first.startswith(f" 1.000  {music / 'copy.ogg'}   (") and float(second.split()[0]) < 1
     (music / "text.mp3").write_text("no music")
     done = run("similar", music / "text.mp3", music, "-m", saved, code=1)
-    assert "text.mp3: not audio" in done.stderr and "cannot be read, so nothing is like it" in done.stderr
+    assert "text.mp3: not audio" in done.stderr and f"Error: {music / 'text.mp3'} cannot be read." in done.stderr
 
 
 def test_compare_and_report(tmp_path, rng):
@@ -271,12 +375,19 @@ def test_compare_fits_80_columns(tmp_path, rng):
 def test_pictures_of_files(saved, music, tmp_path):
     track = music / "b" / "two.flac"
     done = run("spectrogram", track, "-o", tmp_path / "s.png")
-    assert "128 bands, 431 frames of 10 s" in done.stdout
+    assert "128 bands, 128 frames of 29.9766 s" in done.stdout  # as fma_small processes it
     done = run("spectrogram", track, "-m", saved, "--offset", 2, "-o", tmp_path / "s2.png")
     assert "128 bands, 44 frames of 1 s" in done.stdout
     assert "13 clips of" in run("timeline", track, "-m", saved, "-o", tmp_path / "t.png").stdout
     run("timeline", track, "-m", saved, "-o", tmp_path / "t.csv", "--hop-seconds", 2)
-    assert pd.read_csv(tmp_path / "t.csv")["start"].tolist() == [0, 2, 4, 6]
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert table["start"].tolist() == [0, 2, 4, 6]
+    lines = run("timeline", track, "-m", saved, "--hop-seconds", 2).stdout.splitlines()
+    shares = table.filter(like="probability_")
+    for line, start, best, share in zip(lines, (0, 2, 4, 6), shares.idxmax(axis=1), shares.max(axis=1), strict=True):
+        times, genre, percent, *_ = line.split()
+        assert times == f"0:{start:02d}-0:{start + 1:02d}" and f"probability_{genre}" == best
+        assert percent == f"{share:.1%}" and ("█" in line) == (share > 1 / 30)
     (music / "text.mp3").write_text("no music")
     done = run("map", music, "-m", saved, "-o", tmp_path / "m.png", code=1)
     assert "3 files" in done.stdout and "text.mp3: not audio" in done.stderr
@@ -357,7 +468,7 @@ def test_export(saved, music, tmp_path):
     done = run("export", saved, "--to", "torch", "-o", tmp_path / "m.pt2", "--clips", music)
     assert f"{tmp_path / 'm.pt2'}: probabilities as those of" in done.stdout
     assert "set KERAS_BACKEND=tensorflow" in run("export", saved, "--to", "litert", code=1).stderr
-    assert "must end in .onnx" in run("export", saved, "--to", "onnx", "-o", "x", code=1).stderr
+    assert "must end in .onnx" in run("export", saved, "--to", "onnx", "-o", "x", code=2).stderr
     assert os.listdir(os.path.dirname(saved)) == ["genre.keras"]
 
 

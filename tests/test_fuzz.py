@@ -35,7 +35,7 @@ for name in sorted(os.listdir(folder)):
     print(f"+ {name}", flush=True)
     began = time.monotonic()
     [row] = model.predict_files([os.path.join(folder, name)]).to_dict("records")
-    finite = bool(np.isfinite([row[genre] for genre in model.genres]).all())
+    finite = bool(np.isfinite([row[f"probability_{genre}"] for genre in model.genres]).all())
     about = {"seconds": time.monotonic() - began, "megabytes": peak() - before}
     print(json.dumps({"name": name, "error": row["error"], "finite": finite, **about}), flush=True)
 """

@@ -4,12 +4,15 @@ import os
 
 import genrekeras as gk
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 from conftest import small_model, tones, write_sine
 from genrekeras import audio, inference
+from genrekeras.journal import Journal
 
 RATE = 22050
+PROBABILITIES = [f"probability_{genre}" for genre in gk.GENRES]
 
 
 @pytest.mark.parametrize(
@@ -57,14 +60,16 @@ def test_files_of_a_folder(one_second_model, music):
         "path",
         "genre",
         "probability",
-        "unsure",
-        *gk.GENRES,
-        "strangeness",
+        "low_confidence",
+        "reason",
+        "ood_score",
         "seconds",
+        "warning",
         "error",
+        *PROBABILITIES,
     ]
     assert table["error"].isna().all() and table["seconds"].tolist() == [4.0, 2.0, 7.0]
-    probabilities = table[list(gk.GENRES)].to_numpy()
+    probabilities = table[PROBABILITIES].to_numpy()
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     assert table["genre"].tolist() == [gk.GENRES[i] for i in probabilities.argmax(axis=1)]
     np.testing.assert_allclose(table["probability"], probabilities.max(axis=1))
@@ -74,36 +79,68 @@ def test_files_of_a_folder(one_second_model, music):
         clips = one_second_model.predict(np.stack([waveform[start : start + RATE] for start in starts]), verbose=0)
         np.testing.assert_allclose(row, clips.mean(axis=0), atol=1e-4)
         alone = one_second_model.predict_waveform(waveform, RATE)
-        np.testing.assert_allclose(alone[list(gk.GENRES)].astype(float), row, atol=1e-4)
+        np.testing.assert_allclose(alone[PROBABILITIES].astype(float), row, atol=1e-4)
         assert list(alone.index) == list(table.columns) and alone["error"] is None
     assert np.ptp(probabilities, axis=0).max() > 1e-2  # the tracks differ
-    assert table["unsure"].isna().all() and table["strangeness"].isna().all()  # it was not calibrated
+    for missing in ("low_confidence", "reason", "ood_score", "warning"):  # it was not calibrated
+        assert table[missing].isna().all()
 
 
-def test_tracks_that_resemble_no_genre_are_unsure(music, tmp_path):
-    """Below what the card says, in files and waveforms; a journal of another threshold is another model's."""
-    model = small_model(card={"calibration": {"unsure_below": 0.0}})
-    journal = tmp_path / "journal"
-    sure = model.predict_files(music, journal=journal)
-    assert sure["unsure"].tolist() == [False] * 3
+def test_low_confidence_names_its_reason(music):
+    """In files and in waveforms, by the limits in the model's card."""
+    model = small_model(card={"calibration": {"unsure_below": 0.126}})
+    sure = model.predict_files(music)
+    assert sure["low_confidence"].tolist() == [False] * 3 and sure["reason"].isna().all()
     least = sure["probability"].sort_values().iloc[1]
     model.card = {"calibration": {"unsure_below": float(least)}}
     table = model.predict_files([*inference.find_files(music), "missing.ogg"])
-    assert table["unsure"].tolist()[:3] == (sure["probability"] < least).tolist()
-    assert table["unsure"].isna().tolist() == [False, False, False, True]
-    assert model.predict_waveform(np.zeros(RATE), RATE)["unsure"] in (True, False)
-    with pytest.raises(ValueError, match="is not a journal of this model"):
-        model.predict_files(music, journal=journal)
+    improbable = (sure["probability"] < least).tolist()
+    assert table["low_confidence"].tolist()[:3] == improbable and any(improbable)
+    assert table["reason"].tolist()[:3] == ["between genres" if low else None for low in improbable]
+    assert table["low_confidence"].isna().tolist() == [False, False, False, True]
+    for card, reason in (
+        ({"unsure_below": 0.999, "strange_above": -1.0}, "between genres; unlike the training data"),
+        ({"unsure_below": None, "strange_above": -1.0}, "unlike the training data"),
+        ({"unsure_below": None, "better_than_chance": False}, "model not better than chance"),
+        ({"unsure_below": 0.2, "better_than_chance": True}, None),
+    ):
+        model.card = {"calibration": card}
+        row = model.predict_waveform(np.zeros(RATE), RATE)
+        assert (row["low_confidence"], row["reason"]) == (reason is not None, reason)
+    model.card = {"calibration": {"unsure_below": 0.125}}  # no best probability of 8 genres is below that
+    assert model.predict_waveform(np.zeros(RATE), RATE)["low_confidence"] is None
+
+
+def test_genres_may_have_any_name(music, tmp_path):
+    """Also those of the columns."""
+    genres = ("path", "error", "seconds", "genre", "probability", "start", "end", "low_confidence", "probability_", "")
+    model = small_model(genres=genres)
+    for table in (
+        model.predict_files(music, journal=tmp_path / "journal"),
+        model.predict_files(music, journal=tmp_path / "journal"),
+        model.predict_timeline(music / "a.ogg"),
+    ):
+        assert table.columns.is_unique and inference.genres_of(table) == list(genres)
+        probabilities = table[[f"probability_{genre}" for genre in genres]].to_numpy()
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    assert set(model.predict_files(music)["path"]) == set(inference.find_files(music))
+
+
+@pytest.mark.parametrize("name", ["max_clips", "batch_size", "workers"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, float("nan"), None])
+def test_counts_that_are_none(one_second_model, music, name, value):
+    for method in (one_second_model.predict_files, one_second_model.embed_files):
+        with pytest.raises(ValueError, match=f"`{name}` must be an integer > 0. Received: {name}="):
+            method(music, **{name: value})
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 5, "workers": 1}, {"batch_size": 64}])
 def test_batches_change_nothing(one_second_model, music, options):
-    genres = list(gk.GENRES)
     table, other = (
         one_second_model.predict_files(music),
         one_second_model.predict_files([music / "b", music / "a.ogg"], **options),
     )
-    np.testing.assert_allclose(other[genres].to_numpy(), table[genres].to_numpy()[[1, 2, 0]], atol=1e-5)
+    np.testing.assert_allclose(other[PROBABILITIES].to_numpy(), table[PROBABILITIES].to_numpy()[[1, 2, 0]], atol=1e-5)
 
 
 def test_bad_files_are_named_and_the_others_go_on(one_second_model, music, tmp_path):
@@ -140,7 +177,7 @@ def test_channels_and_rates(one_second_model, tmp_path, rng):
     write_sine(tmp_path / "192k.wav", 440, rate=192000)
     table = one_second_model.predict_files([tmp_path / name for name in ("mono.wav", "left.wav", "8k.wav", "192k.wav")])
     assert table["error"].isna().all()
-    probabilities = table[list(gk.GENRES)].to_numpy()
+    probabilities = table[PROBABILITIES].to_numpy()
     np.testing.assert_allclose(probabilities[1], probabilities[0], atol=1e-4)
 
 
@@ -198,6 +235,12 @@ def test_bad_waveforms(one_second_model):
         one_second_model.predict_waveform(np.full(RATE, np.inf), RATE)
     with pytest.raises(ValueError, match="too short"):
         one_second_model.predict_waveform(np.zeros(80), 8000)
+    for wrong in (np.array([None] * RATE), ["a"] * RATE, np.zeros(RATE, complex), np.zeros(RATE, object)):
+        with pytest.raises(ValueError, match="`y` must be a vector of finite numbers"):
+            one_second_model.predict_waveform(wrong, RATE)
+    for rate in (0, -1, 22050.5, float("nan"), None):
+        with pytest.raises(ValueError, match="`sample_rate` must be an integer > 0"):
+            one_second_model.predict_waveform(np.zeros(RATE), rate)
     silence = one_second_model.predict_waveform(np.zeros(3 * RATE), RATE)
     assert np.isfinite(silence["probability"]) and silence["seconds"] == 3.0
 
@@ -209,12 +252,9 @@ def test_a_broken_off_call_goes_on(one_second_model, music, tmp_path, monkeypatc
     monkeypatch.setattr(inference, "load_clips", lambda file, *args: heard.append(file.path) or original(file, *args))
     journal, late = tmp_path / "journal", tmp_path / "late.ogg"
     paths = [*inference.find_files(music), str(late)]
-    rows = inference.predict_each(one_second_model, paths[:2])
-    with inference._Journal(journal, one_second_model, 30) as kept:
-        kept.add(next(rows))
-    rows.close()
+    one_second_model.predict_files(paths[:1], journal=journal)
     with open(journal, "ab") as file:
-        file.write(b'[{"path": "half a li')  # killed while it wrote
+        file.write(b'00000000 [{"path": "half a li')  # killed while it wrote
     heard.clear()
     table = one_second_model.predict_files(paths, journal=journal)
     assert sorted(heard) == paths[1:3] and table["error"].isna().tolist() == [True, True, True, False]
@@ -225,7 +265,7 @@ def test_a_broken_off_call_goes_on(one_second_model, music, tmp_path, monkeypatc
     again = one_second_model.predict_files(paths, journal=journal)
     assert sorted(heard) == sorted([paths[1], paths[3]]) and again["error"].isna().all()
     assert again["seconds"].tolist()[1] == 2.0 and again.loc[0].equals(table.loc[0])
-    twice = again.loc[[0, 3], list(gk.GENRES)].to_numpy()
+    twice = again.loc[[0, 3], PROBABILITIES].to_numpy()
     np.testing.assert_allclose(twice[1], twice[0], atol=1e-5)
 
     heard.clear()
@@ -233,23 +273,71 @@ def test_a_broken_off_call_goes_on(one_second_model, music, tmp_path, monkeypatc
 
 
 def test_a_journal_of_something_else(one_second_model, music, tmp_path):
-    other = tmp_path / "letter.txt"
-    other.write_text("Dear Ann,\n")
-    with pytest.raises(ValueError, match=r"letter.txt is not a journal of this model"):
-        one_second_model.predict_files(music, journal=other)
-    assert other.read_text() == "Dear Ann,\n"
-    one_second_model.predict_files(music, journal=tmp_path / "journal")
-    with pytest.raises(ValueError, match="is not a journal of this model, its limits and `max_clips`"):
-        one_second_model.predict_files(music, journal=tmp_path / "journal", max_clips=2)
-    with pytest.raises(ValueError, match="is not a journal of this model"):
-        small_model().predict_files(music, journal=tmp_path / "journal")
+    """Another file is refused and stays; rows that depend on something else are dropped, with a warning."""
+    for content in (b"Dear Ann,\n", b"[1, 2]\n{}\n", bytes(100), np.random.default_rng(0).bytes(300)):
+        other = tmp_path / "letter.txt"
+        other.write_bytes(content)
+        with pytest.raises(ValueError, match=r"letter.txt is not a journal of predictions. Remove it"):
+            one_second_model.predict_files(music, journal=other)
+        assert other.read_bytes() == content
+    with pytest.raises(OSError):
+        one_second_model.predict_files(music, journal=tmp_path / "no" / "journal")
+    assert not (tmp_path / "no").exists()
+
+    journal = tmp_path / "journal"
     front_end = [gk.layers.MelSpectrogram(), gk.layers.PowerToDecibels(top_db=60.0), gk.layers.SpectrogramToImage()]
     other_front_end = small_model(front_end=front_end)
     other_front_end.set_weights(one_second_model.get_weights())
-    with pytest.raises(ValueError, match="is not a journal of this model"):
-        other_front_end.predict_files(music, journal=tmp_path / "journal")
-    with pytest.raises(OSError):
-        one_second_model.predict_files(music, journal=tmp_path / "no" / "journal")
+    other_card = small_model(card={"calibration": {"unsure_below": 0.5}})
+    other_card.set_weights(one_second_model.get_weights())
+    for model, options in (
+        (one_second_model, {"max_clips": 2}),
+        (small_model(), {}),
+        (other_front_end, {}),
+        (other_card, {}),
+    ):
+        journal.unlink(missing_ok=True)
+        one_second_model.predict_files(music, journal=journal)
+        with pytest.warns(UserWarning, match="is of another model, of other limits or of another `max_clips`"):
+            table = model.predict_files(music, journal=journal, **options)
+        np.testing.assert_allclose(table["probability"], model.predict_files(music, **options)["probability"])
+        assert model.predict_files(music, journal=journal, **options).equals(table)  # no warning any more
+
+
+@pytest.mark.parametrize("damage", ["flip", "garbage", "cut", "head", "zeros", "text"])
+def test_a_damaged_journal(one_second_model, music, tmp_path, damage):
+    """What is damaged is computed again, with a warning."""
+    journal = tmp_path / "journal"
+    table = one_second_model.predict_files(music, journal=journal)
+    head, first, *rest = journal.read_bytes().splitlines(keepends=True)
+    digit = first.index(b'"probability": 0.') + len(b'"probability": 0.')
+    content = {
+        "flip": [head, first[:digit] + (b"1" if first[digit:][:1] != b"1" else b"2") + first[digit + 1 :], *rest],
+        "garbage": [head, b"\xff\x00{[\n", *rest],
+        "cut": [head, first[:50], *rest],
+        "head": [head[:20] + b"\n", first, *rest],
+        "zeros": [head, bytes(len(first)), *rest],
+        "text": [head, b"[" * 100_000 + b"\n", b"5\n", *rest],
+    }[damage]
+    journal.write_bytes(b"".join(content))
+    with pytest.warns(UserWarning, match="journal is .*damaged"):
+        again = one_second_model.predict_files(music, journal=journal)
+    pd.testing.assert_frame_equal(again, table, atol=1e-5)
+    pd.testing.assert_frame_equal(one_second_model.predict_files(music, journal=journal), table, atol=1e-5)
+    assert len(journal.read_bytes().splitlines()) == 4
+
+
+def test_one_process_uses_a_journal_at_a_time(one_second_model, music, tmp_path):
+    journal = tmp_path / "journal"
+    with Journal(journal, {}) as first:
+        with pytest.raises(OSError, match=r"Another process is using .*journal\. Wait for it"):
+            one_second_model.predict_files(music, journal=journal)
+        first.add({"path": "a.mp3", "error": "missing"})
+    with pytest.raises(KeyError), Journal(journal, {}):
+        raise KeyError
+    with pytest.warns(UserWarning, match="it is started anew"):
+        one_second_model.predict_files(music, journal=journal)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["journal", music.name]
 
 
 def test_names_in_any_script(one_second_model, music):
@@ -273,7 +361,7 @@ def test_timeline(one_second_model, tmp_path, rng, hop, starts):
     np.testing.assert_allclose(table["end"], np.asarray(starts) + 1)
     waveform = audio.load(path, RATE)
     clips = np.stack([waveform[round(start * RATE) :][:RATE] for start in starts])
-    np.testing.assert_allclose(table[list(gk.GENRES)], one_second_model.predict(clips, verbose=0), atol=1e-4)
+    np.testing.assert_allclose(table[PROBABILITIES], one_second_model.predict(clips, verbose=0), atol=1e-4)
 
 
 def test_timeline_of_bad_files(one_second_model, tmp_path):
@@ -282,5 +370,8 @@ def test_timeline_of_bad_files(one_second_model, tmp_path):
         one_second_model.predict_timeline(tmp_path / "short.wav")
     with pytest.raises(audio.AudioError, match="no such file"):
         one_second_model.predict_timeline(tmp_path / "x.wav")
-    with pytest.raises(ValueError, match="`hop_seconds` must be > 0"):
-        one_second_model.predict_timeline(tmp_path / "short.wav", hop_seconds=0)
+    for hop in (0, -1, 1e-9, float("nan"), float("inf"), "1"):
+        with pytest.raises(ValueError, match=r"`hop_seconds` must be at least 0\.01"):
+            one_second_model.predict_timeline(tmp_path / "short.wav", hop_seconds=hop)
+    with pytest.raises(ValueError, match=r"`batch_size` must be an integer > 0\. Received: batch_size=0"):
+        one_second_model.predict_timeline(tmp_path / "short.wav", batch_size=0)

@@ -3,7 +3,9 @@
 import ast
 import configparser
 import doctest
+import importlib
 import importlib.metadata
+import io
 import json
 import os
 import pathlib
@@ -14,7 +16,9 @@ import sys
 
 import keras
 import pytest
-from genrekeras import __main__ as command
+from genrekeras import export, presets, progress
+from genrekeras.cli import common, models
+from genrekeras.datasets import fma, splits
 from genrekeras.programs import leave_tensorflow_out
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -26,6 +30,7 @@ ORDER = (
     "genres",
     "progress",
     "files",
+    "journal",
     "programs",
     "audio",
     "layers.spectrogram",
@@ -148,6 +153,7 @@ import json, os, sys
 import genrekeras as gk, keras, numpy as np
 seen = {"backend": keras.backend.backend(), "spin": os.environ.get("GOMP_SPINCOUNT")}
 seen["heavy"] = [name for name in HEAVY if name in sys.modules]
+seen["registered"] = keras.saving.get_registered_object("genrekeras>GenreClassifier") is not None
 seen["lazy"] = [gk.GENRES[0], gk.audio.__name__, "soundfile" in sys.modules]
 if sys.platform == "linux":
     x = np.ones(300_000_000, "uint8")
@@ -215,6 +221,7 @@ def test_importing_is_light(home, unchosen, again):
     assert unchosen["heavy"] == python(by_keras, KERAS_BACKEND="torch", KERAS_HOME=str(home))
     assert "soundfile" not in unchosen["heavy"] and "tensorflow_datasets" not in unchosen["heavy"]
     assert unchosen["lazy"] == again["lazy"] == ["Hip-Hop", "genrekeras.audio", True]
+    assert unchosen["registered"]  # `keras.saving.load_model` finds the class
 
 
 def test_names_in_readme_and_docstrings_are_there(chosen):
@@ -287,12 +294,84 @@ def test_programs_leave_tensorflow_out_on_torch(monkeypatch, thorough):
     leave_tensorflow_out()
 
 
-def test_the_command_line_leaves_tensorflow_out_first(monkeypatch):
-    called = []
-    monkeypatch.setattr(command, "leave_tensorflow_out", lambda: called.append("leave out"))
-    monkeypatch.setattr(command, "main", lambda **_: called.append("main"))
-    command.run()
-    assert called == ["leave out", "main"]
+def test_the_command_line_leaves_tensorflow_out():
+    pytest.importorskip("tensorflow", reason="tensorflow is not installed")
+    script = (
+        "import json, sys; sys.argv = ['genrekeras', 'info']; from genrekeras.cli import main; "
+        "main(standalone_mode=False); print(json.dumps('tensorflow' in sys.modules))"
+    )
+    assert not python(script, KERAS_BACKEND="torch")
+
+
+SLOW = ("keras", "torch", "tensorflow", "jax", "pandas", "tensorflow_datasets", "librosa", "matplotlib", "soundfile")
+CALLS = [
+    ["--help"],
+    ["--version"],
+    ["spoon"],
+    *([*command.split(), "--help"] for command in ("predict", "timeline", "info", "evaluate", "export", "fma build")),
+    ["predict"],
+    ["predict", "x.mp3", "--spoon"],
+    ["predict", "x.mp3", "--csv", "--json"],
+    ["predict", "x.mp3", "-o", "x.txt"],
+    ["predict", "x.mp3", "-m", "nowhere.keras"],
+    ["timeline", "x.mp3", "-o", "x.txt"],
+    ["spectrogram", "x.mp3", "-o", "x.txt"],
+    ["export", "--to", "onnx", "-o", "x.txt"],
+    ["calibrate", ".", "-o", "x.txt"],
+]
+
+
+def test_help_and_wrong_calls_import_nothing_slow():
+    """Which would take seconds; wrong endings are refused with the name of the option."""
+    script = (
+        "import json, sys; sys.argv = ['/usr/bin/genrekeras']; from click.testing import CliRunner; "
+        "from genrekeras.cli import main; "
+        f"done = [CliRunner().invoke(main, call) for call in {CALLS}]; "
+        f"slow = [name for name in {SLOW} if name in sys.modules]; "
+        "import genrekeras as gk; classes = gk.GenreClassifier.__name__, gk.layers.__name__, gk.GENRES[0]; "
+        "print(json.dumps([slow, [d.exit_code for d in done], [d.output for d in done], classes]))"
+    )
+    slow, codes, outputs, classes = python(script)
+    assert slow == []
+    assert codes == [2 * (call[-1] not in ("--help", "--version")) for call in CALLS]
+    for call, output in zip(CALLS, outputs, strict=True):
+        if call[-1] == "x.txt":
+            assert "Invalid value for '-o' / '--output'" in output and "must end in ." in output
+    assert classes == ["GenreClassifier", "genrekeras.layers", "Hip-Hop"]  # when they are used
+
+
+def test_the_module_as_a_program_imports_nothing_slow():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "genrekeras", "--help"], capture_output=True, text=True
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == 0 and "genrekeras.cli" in imported and not imported & set(SLOW)
+
+
+def test_choices_of_the_command_line():
+    """They are written out there, so that help need not import what defines them."""
+    assert common.SUBSETS == tuple(fma.SUBSETS) and common.PROTOCOLS == splits.PROTOCOLS
+    assert common.DEFAULT_MODEL in presets.PRESETS
+    assert models.EXPORTS == {name: form.ending for name, form in export.FORMATS.items()}
+    assert models.QUANTIZE == export.FORMATS["litert"].quantize
+
+
+@pytest.mark.parametrize("closed", [None, "closed"])
+def test_messages_without_standard_error(monkeypatch, closed):
+    """As in a service, or under pythonw."""
+    stream = None if closed is None else io.StringIO()
+    if stream:
+        stream.close()
+    monkeypatch.setattr(sys, "stderr", stream)
+    progress.say("nobody reads this")
+    with progress.bar(2, "Working", "file") as bar:
+        bar.update()
+
+
+def test_control_characters_are_escaped(capsys):
+    assert progress.printable("a\x1b[31m\r\n\x9b\u2028 é音 \udce9\ud800") == r"a\x1b[31m\r\n\x9b\u2028 é音 \xe9\ud800"
+    progress.say("two\nlines\x07")
+    assert capsys.readouterr().err == "two\nlines\\x07\n"
 
 
 @pytest.mark.parametrize("module", ["genrekeras.layers.spectrogram", "genrekeras.classifier"])

@@ -68,7 +68,8 @@ def test_spectrogram(tmp_path, flipped):
 
 
 def test_timeline(tmp_path):
-    table = pd.DataFrame({"start": [0.0, 5.0, 65.0], "end": [10.0, 15.0, 75.0], "x": [1, 0.5, 0], "y": [0, 0.5, 1]})
+    table = pd.DataFrame({"start": [0.0, 5.0, 65.0], "end": [10.0, 15.0, 75.0], "probability_x": [1, 0.5, 0]})
+    table["probability_y"] = 1 - table["probability_x"]
     figure = timeline(table, tmp_path / "t.png")
     axes = figure.axes[0]
     assert axes.get_xlim() == (0.0, 75.0) and axes.xaxis.get_major_formatter()(75, None) == "1:15"
@@ -77,8 +78,8 @@ def test_timeline(tmp_path):
 
 
 def test_collection_map(tmp_path, rng):
-    files = pd.DataFrame({"path": list("abcdef"), "genre": list("xxxxyy"), "probability": 0.5, "unsure": None})
-    files = files.assign(x=0.5, y=0.5, z=0.0, strangeness=None, seconds=1.0, error=None)
+    files = pd.DataFrame({"path": list("abcdef"), "genre": list("xxxxyy"), "probability": 0.5})
+    files = files.assign(error=None, probability_x=0.5, probability_y=0.5, probability_z=0.0)
     figure = collection_map(Embeddings(files, rng.normal(0, 1, (6, 8)).astype("float32"), None), tmp_path / "m.png")
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["x  (4)", "y  (2)"]
     assert sum(len(points.get_offsets()) for points in figure.axes[0].collections) == 6

@@ -85,13 +85,13 @@ def test_a_calibrated_model_knows_clicks_from_its_music(mini, tmp_path):
     model.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras")
     clicks = loaded.predict_waveform(np.arange(3 * 22050) % 5000 == 0, 22050)
-    assert clicks["unsure"] is True and clicks["strangeness"] > 10 * found.strange_above
+    assert clicks["low_confidence"] is True and clicks["ood_score"] > 10 * found.strange_above
     assert clicks["probability"] > found.unsure_below  # these do not tell
     waveforms = [split[i]["audio"] for i in range(0, len(split), 5)]
     rows = [loaded.predict_waveform(waveform, split.sample_rate) for waveform in waveforms]
-    assert np.median([row["strangeness"] for row in rows]) < found.strange_above
+    assert np.median([row["ood_score"] for row in rows]) < found.strange_above
     few = evaluation.calibrate(model, split.select(range(0, len(split), 4)), crops=1)
-    assert model.predict_waveform(waveforms[0], 22050)["strangeness"] is None
+    assert model.predict_waveform(waveforms[0], 22050)["ood_score"] is None
     assert few.strange_above is None
 
 

@@ -2,19 +2,28 @@
 
 import click
 from genrekeras.cli import files, fma, models, runs
+from genrekeras.progress import printable
+from genrekeras.version import __version__
 
 
-class _InOrder(click.Group):
-    """Commands in the order in which they are needed, which is that of `COMMANDS`."""
+class _Main(click.Group):
+    """Commands in the order of `COMMANDS`, and messages that a terminal shows as they are."""
 
     def list_commands(self, context):
         return list(self.commands)
 
+    def invoke(self, context):
+        try:
+            return super().invoke(context)
+        except click.ClickException as error:
+            error.message = printable(error.message or "", keep="\n")  # it may hold the names of files
+            raise
 
-@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="genrekeras", prog_name="genrekeras")
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="genrekeras")
 def main():
-    """Tell the genre of music with Keras 3."""
+    """Classify music by genre with Keras 3."""
 
 
 COMMANDS = (

@@ -1,41 +1,74 @@
-"""What the commands share: options, errors without a traceback, models and data."""
+"""Options, errors without a traceback, models and data for several commands.
+
+The modules of the command line import Keras, pandas and Matplotlib inside the commands, since these take seconds, and
+help and messages about a wrong call should appear at once. That is why the choices below are written out here.
+"""
 
 import contextlib
 import os
 import warnings
 
 import click
-from genrekeras.datasets import fma
-from genrekeras.datasets.folder import find_files, load_folder
-from genrekeras.datasets.splits import PROTOCOLS, match_genres
 from genrekeras.files import is_stream
-from genrekeras.presets import preset_file
+from genrekeras.progress import printable
+
+SUBSETS = ("small", "medium", "large", "full")  # of `datasets.fma`
+SPLITS = ("train", "validation", "test")  # of `datasets.splits`
+PROTOCOLS = ("official", "random", "artist_album")  # of `datasets.splits`
+DEFAULT_MODEL = "fma_small"
+PICTURES = (".png", ".pdf", ".svg")
+
+
+class _SavedModel(click.ParamType):
+    """A saved model: a preset's name, a `.keras` file, or the folder of a run. The value is the path of its file."""
+
+    name = "model"
+
+    def convert(self, value, parameter, context):
+        from genrekeras.presets import PRESETS, preset_file
+
+        if value in PRESETS:
+            return preset_file(value)
+        path = os.path.join(value, "model.keras") if os.path.isdir(value) else value
+        if not os.path.isfile(path):
+            self.fail(
+                f"There is no model file {path}. A model is a preset ({', '.join(PRESETS)}), a .keras file, or the "
+                "folder of a run that holds model.keras.",
+                parameter,
+                context,
+            )
+        return path
+
 
 MODEL = click.option(
     "-m",
     "--model",
     "path",
-    type=click.Path(),
-    default=preset_file("fma_small"),
-    help="A saved GenreClassifier, such as model.keras.  [default: fma_small, which comes with genrekeras]",
+    type=_SavedModel(),
+    default=DEFAULT_MODEL,
+    show_default=True,
+    help="A preset, a .keras file, or the folder of a run with a model.keras.",
 )
-MODEL_FILE = click.argument("path", metavar="[MODEL]", type=click.Path(), default=preset_file("fma_small"))
+MODEL_FILE = click.argument("path", metavar="[MODEL]", type=_SavedModel(), default=DEFAULT_MODEL)
 FILE = click.argument("file", type=click.Path())
 FILES = click.argument("files", nargs=-1, required=True, type=click.Path())
 FOLDER = click.argument("folder", type=click.Path(file_okay=False))
 SUBSET = click.option(
-    "--subset", type=click.Choice(list(fma.SUBSETS)), default="small", show_default=True, help="Of FMA."
+    "--subset", type=click.Choice(SUBSETS), default="small", show_default=True, help="The subset of FMA."
 )
-PROTOCOL = click.option("--protocol", type=click.Choice(PROTOCOLS), help="How clips were dealt to splits.")
+PROTOCOL = click.option(
+    "--protocol", type=click.Choice(PROTOCOLS), help="How clips are assigned to training, validation and test."
+)
 CROPS = click.option(
-    "--crops", type=click.IntRange(min=1), default=3, show_default=True, help="Heard of each track and averaged."
+    "--crops",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Clips of each track, to be averaged.",
 )
 MAX_CLIPS = click.option(
-    "--max-clips", type=click.IntRange(min=1), default=30, show_default=True, help="Heard of a long track."
+    "--max-clips", type=click.IntRange(min=1), default=30, show_default=True, help="Clips of a long track, at most."
 )
-
-
-PICTURES = (".png", ".pdf", ".svg")
 
 
 def file_to_write(*names, endings, **options):
@@ -50,10 +83,8 @@ def file_to_write(*names, endings, **options):
     def check(context, parameter, path):
         if path is None:
             return None
-        if endings and not path.lower().endswith(endings):
-            raise click.BadParameter(
-                f"must end in {', '.join(endings[:-1])}{' or ' if endings[1:] else ''}{endings[-1]}"
-            )
+        if endings:
+            check_ending(path, endings, parameter)
         if is_stream(path):
             return path
         folder = os.path.dirname(os.path.abspath(path))
@@ -66,18 +97,50 @@ def file_to_write(*names, endings, **options):
     return click.option(*names, type=click.Path(dir_okay=False), callback=check, **options)
 
 
+def check_ending(path, endings, parameter=None, otherwise=""):
+    """Refuse a file of another ending.
+
+    Args:
+        path: str.
+        endings: sequence of str.
+        parameter: `click.Parameter`; the default is `--output` of the current command.
+        otherwise: str, what else the user can do.
+    """
+    if not path.lower().endswith(tuple(endings)):
+        context = click.get_current_context()
+        parameter = parameter or next(option for option in context.command.params if option.name == "output")
+        accepted = " or ".join(filter(None, [", ".join(endings[:-1]), endings[-1]]))
+        message = f"The file must end in {accepted}{otherwise}. Received: {path}"
+        raise click.BadParameter(message, context, parameter)
+
+
 @contextlib.contextmanager
 def errors_named():
-    """Errors of use without a traceback, warnings as notes."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *arguments, **options: click.echo(f"Note: {message}", err=True)
-        try:
+    """Import Keras and run a command: known errors end it without a traceback, warnings are printed as notes."""
+    from genrekeras.programs import leave_tensorflow_out
+
+    try:
+        leave_tensorflow_out()
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = lambda message, *arguments, **options: echo(f"Note: {message}", err=True)
             yield
-        except (OSError, ValueError, ImportError) as error:
-            raise click.ClickException(str(error)) from error
-        except KeyboardInterrupt as error:
-            raise click.ClickException("broken off. What is whole is kept; call it again to go on.") from error
+    except (OSError, ValueError, ImportError) as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt as error:
+        raise click.ClickException("broken off. What is whole is kept; call it again to go on.") from error
+
+
+def echo(text, err=False):
+    """Print text that may hold the names of files and genres: control characters other than newlines are escaped."""
+    click.echo(printable(text, keep="\n"), err=err)
+
+
+def load_model(path):
+    """The `GenreClassifier` of a file."""
+    from genrekeras import loading
+
+    return loading.load_model(path)
 
 
 def load_data(folder, subset, protocol, model, split):
@@ -95,6 +158,10 @@ def load_data(folder, subset, protocol, model, split):
     Raises:
         ValueError: the genres are not those of the model, or the split has no clips.
     """
+    from genrekeras.datasets import fma
+    from genrekeras.datasets.folder import find_files, load_folder
+    from genrekeras.datasets.splits import match_genres
+
     options = {"sample_rate": model.sample_rate, **({"protocol": protocol} if protocol else {})}
     if fma.is_fma(folder):
         match_genres(fma.SUBSETS[subset], model.genres)
@@ -120,6 +187,6 @@ def bar(share, width=30):
 
 
 def tell_unread(errors):
-    """A line on standard error for each row of a table with `path` and `error`."""
+    """Print a line on standard error for each row of a table with `path` and `error`."""
     for row in errors.itertuples():
-        click.echo(f"{row.path}: {row.error}", err=True)
+        click.echo(printable(f"{row.path}: {row.error}"), err=True)

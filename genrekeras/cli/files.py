@@ -1,12 +1,10 @@
-"""Commands about files: what a model makes of them."""
+"""Commands about files: predictions, the files that sound alike, and pictures."""
 
+import csv
 import json
 import os
 
 import click
-import genrekeras as gk
-import keras
-from genrekeras import inference
 from genrekeras.cli.common import (
     FILE,
     FILES,
@@ -14,39 +12,47 @@ from genrekeras.cli.common import (
     MODEL,
     PICTURES,
     bar,
+    check_ending,
+    echo,
     errors_named,
     file_to_write,
+    load_model,
     tell_unread,
 )
 from genrekeras.files import is_stream, whole_file
-from genrekeras.loading import load_model
+from genrekeras.progress import printable
 
 
 @click.command()
 @FILES
 @MODEL
-@click.option("--csv", "form", flag_value="csv", help="A row for each file, with all probabilities.")
-@click.option("--json", "form", flag_value="json", help="The same as a JSON list.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print a row for each file, with all probabilities.")
+@click.option("--json", "as_json", is_flag=True, help="Print the same as a JSON list.")
 @file_to_write("-o", "--output", endings=(), help="Write to this .csv or .json file.")
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Genres shown for each file.")
 @MAX_CLIPS
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Threads that decode.")
-@click.option("--write-tags", is_flag=True, help="Put the genre into the files' own tags, where it is not unsure.")
+@click.option("--write-tags", is_flag=True, help="Write the genre into the files' tags, except at low confidence.")
 @click.option("--keep-copies", is_flag=True, help="Keep each file as it was, as FILE.orig, before its tags change.")
 @click.pass_context
-def predict(context, files, path, form, output, top, max_clips, workers, write_tags, keep_copies):
-    """Tell the genre of files and folders.
+def predict(context, files, path, as_csv, as_json, output, top, max_clips, workers, write_tags, keep_copies):
+    """Predict the genre of files and folders.
 
-    FILES are audio files, and folders with audio files anywhere below them. A track is heard in clips side by side, and
-    their probabilities are averaged. One that is between genres, or like none of them, is marked unsure. With --output,
-    a call that was broken off goes on when it is made again.
+    FILES are audio files, and folders with audio files anywhere below them. A track is split into clips side by side,
+    and their probabilities are averaged. A track whose best genre is improbable, or that is unlike the training data,
+    has low confidence.
+
+    With --output FILE, finished rows are kept in FILE.journal. A later call with the same FILE, model and --max-clips
+    processes only files that are new or have changed.
 
     The exit code is 0 if all files could be read (and tagged), 1 if some could not, and 2 for a wrong call.
     """
+    form = _form(as_csv, as_json, output)
     with errors_named():
-        form = form or _form(output)
+        from genrekeras import inference
+
         paths = inference.find_files(files)
-        journal = None if output is None or is_stream(output) else f"{output}.part"
+        journal = _journal(output)
         table = load_model(path).predict_files(paths, max_clips=max_clips, workers=workers, journal=journal)
         text = {"csv": _as_csv, "json": _as_json, None: _as_bars}[form](table, top)
         text = text.encode("utf-8", "surrogateescape")  # names may be of any bytes
@@ -62,43 +68,45 @@ def predict(context, files, path, form, output, top, max_clips, workers, write_t
             click.echo(f"{len(wrong)} of {len(table)} files could not be read.", err=True)
         untagged = _write_tags(table[table["error"].isna()], keep_copies) if write_tags else []
         for error in untagged:
-            click.echo(str(error), err=True)
-        if journal:
-            os.remove(journal)
+            echo(str(error), err=True)
     context.exit(1 if len(wrong) or untagged else 0)
 
 
 @click.command()
 @FILE
 @MODEL
-@file_to_write("-o", "--output", endings=(*PICTURES, ".csv"), required=True, help="A picture or a .csv table.")
-@click.option("--hop-seconds", type=float, help="From clip to clip.  [default: half a clip]")
+@file_to_write("-o", "--output", endings=(*PICTURES, ".csv"), help="A picture or a .csv table, instead of text.")
+@click.option("--hop-seconds", type=float, help="Seconds from one clip to the next, at most.  [default: half a clip]")
 def timeline(file, path, output, hop_seconds):
-    """Tell the genres along a track.
+    """Show the genres along a track.
 
-    FILE is heard in clips that overlap by half; a picture or a table shows the genres of each.
+    FILE is split into clips that overlap by half. The most probable genre of each is printed, or the probabilities of
+    all genres are written to a picture or a table.
     """
-    from genrekeras import report
-
     with errors_named():
         table = load_model(path).predict_timeline(file, hop_seconds=hop_seconds)
+        if output is None:
+            click.echo(_as_text(table), nl=False)
+            return
         if output.lower().endswith(".csv"):
             with whole_file(output) as temporary:
-                table.to_csv(temporary, index=False)
+                table.to_csv(temporary, index=False, quoting=csv.QUOTE_NONNUMERIC)
         else:
+            from genrekeras import report
+
             report.timeline(table, output, os.path.basename(file))
-        click.echo(f"{len(table)} clips of {file}: {output}")
+        echo(f"{len(table)} clips of {file}: {output}")
 
 
 @click.command()
 @FILE
 @FILES
 @MODEL
-@click.option("--count", type=click.IntRange(min=1), default=10, show_default=True, help="Of files, the most.")
+@click.option("--count", type=click.IntRange(min=1), default=10, show_default=True, help="Files to print, at most.")
 @MAX_CLIPS
 @click.pass_context
 def similar(context, file, files, path, count, max_clips):
-    """Find the files that sound most like one.
+    """List the files that sound most like a file.
 
     FILES are audio files, and folders with audio files anywhere below them; FILE may be among them. Similarity is the
     cosine of the mean features of two files: 1 is the same.
@@ -106,14 +114,16 @@ def similar(context, file, files, path, count, max_clips):
     The exit code is 1 if some files could not be read.
     """
     with errors_named():
+        from genrekeras import inference
+
         paths = inference.find_files(files)
         others = [other for other in paths if os.path.realpath(other) != os.path.realpath(file)]
         found = load_model(path).embed_files([file, *others], max_clips=max_clips)
         tell_unread(found.errors)
         if file not in set(found.files["path"]):
-            raise ValueError(f"{file} cannot be read, so nothing is like it.")
+            raise ValueError(f"{file} cannot be read.")
         for row in found.nearest(file, count).itertuples():
-            click.echo(f"{row.similarity:6.3f}  {row.path}   ({row.genre})")
+            click.echo(printable(f"{row.similarity:6.3f}  {row.path}   ({row.genre})"))
     context.exit(1 if len(found.errors) else 0)
 
 
@@ -124,49 +134,48 @@ def similar(context, file, files, path, count, max_clips):
 @MAX_CLIPS
 @click.pass_context
 def map_command(context, files, path, output, max_clips):
-    """Draw a collection on a plane.
+    """Draw a map of a collection.
 
-    What sounds alike to the model lies close together. FILES are audio files, and folders with audio files anywhere
+    Files that sound alike to the model lie close together. FILES are audio files, and folders with audio files anywhere
     below them.
 
     The exit code is 1 if some files could not be read.
     """
-    from genrekeras import report
-
     with errors_named():
+        from genrekeras import report
+
         found = load_model(path).embed_files(files, max_clips=max_clips)
         report.collection_map(found, output)
         tell_unread(found.errors)
-        click.echo(f"{len(found.files)} files: {output}")
+        echo(f"{len(found.files)} files: {output}")
     context.exit(1 if len(found.errors) else 0)
 
 
 @click.command()
 @FILE
+@MODEL
 @file_to_write("-o", "--output", endings=PICTURES, required=True, help="A .png, .pdf or .svg file.")
-@click.option("-m", "--model", "path", type=click.Path(), help="Whose front end.  [default: a new GenreClassifier's]")
-@click.option("--offset", type=click.FloatRange(min=0), default=0.0, show_default=True, help="In s, where to begin.")
-def spectrogram(file, output, path, offset):
-    """Draw what a model sees of a track.
+@click.option(
+    "--offset", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Start of the clip, in seconds."
+)
+def spectrogram(file, path, output, offset):
+    """Draw the spectrogram that a model processes.
 
-    The gray image that its front end makes of a clip of FILE.
+    The picture shows the gray image that the front end of the model computes of a clip of FILE.
     """
-    from genrekeras import audio, report
-
     with errors_named():
-        if path is None:
-            front_end, seconds = keras.Sequential(gk.layers.default_front_end()), 10.0
-        else:
-            model = load_model(path)
-            front_end, seconds = model.front_end, model.clip_seconds
-        [mel] = [layer for layer in front_end.layers if isinstance(layer, gk.layers.MelSpectrogram)]
-        waveform = audio.load(file, mel.sample_rate, offset, seconds)
-        waveform = audio.to_length(waveform, round(seconds * mel.sample_rate))
-        image = keras.ops.convert_to_numpy(front_end(waveform[None], training=False))[0, :, :, 0]
-        flipped = any(getattr(layer, "flip", False) for layer in front_end.layers)
+        import keras
+        from genrekeras import audio, layers, report
+
+        model = load_model(path)
+        [mel] = [layer for layer in model.front_end.layers if isinstance(layer, layers.MelSpectrogram)]
+        waveform = audio.load(file, model.sample_rate, offset, model.clip_seconds)
+        waveform = audio.to_length(waveform, model.input_shape[1])
+        image = keras.ops.convert_to_numpy(model.front_end(waveform[None], training=False))[0, :, :, 0]
+        flipped = any(getattr(layer, "flip", False) for layer in model.front_end.layers)
         frequencies = mel.band_frequencies[:: -1 if flipped else 1]
-        report.spectrogram(image, seconds, frequencies, output, os.path.basename(file), offset)
-        click.echo(f"{image.shape[0]} bands, {image.shape[1]} frames of {seconds:g} s: {output}")
+        report.spectrogram(image, model.clip_seconds, frequencies, output, os.path.basename(file), offset)
+        echo(f"{image.shape[0]} bands, {image.shape[1]} frames of {model.clip_seconds:g} s: {output}")
 
 
 def _write_tags(table, keep_copies):
@@ -174,7 +183,7 @@ def _write_tags(table, keep_copies):
     from genrekeras import tags
 
     errors = []
-    for row in table[table["unsure"] != True].itertuples():  # noqa: E712 - None where nobody knows
+    for row in table[table["low_confidence"] != True].itertuples():  # noqa: E712 - None of a model without limits
         try:
             tags.write_genre(row.path, row.genre, f"{row.path}.orig" if keep_copies else None)
         except tags.TagError as error:
@@ -182,17 +191,25 @@ def _write_tags(table, keep_copies):
     return errors
 
 
-def _form(output):
+def _form(as_csv, as_json, output):
+    """The form of the output: "csv", "json" or None, which is text."""
+    if as_csv and as_json:
+        raise click.UsageError("--csv and --json exclude each other.")
+    if as_csv or as_json:
+        return "csv" if as_csv else "json"
     if output is None:
         return None
-    ending = os.path.splitext(output)[1].lower()
-    if ending not in (".csv", ".json"):
-        raise click.UsageError(f"--output must end in .csv or .json, or come with --csv or --json. Received: {output}")
-    return ending[1:]
+    check_ending(output, (".csv", ".json"), otherwise=", or come with --csv or --json")
+    return output.lower().rpartition(".")[2]
+
+
+def _journal(output):
+    """The file beside an output that keeps its rows, or None."""
+    return None if output is None or is_stream(output) else f"{output}.journal"
 
 
 def _as_csv(table, top):
-    return table.to_csv(index=False)
+    return table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)  # else a carriage return in a name ends the row
 
 
 def _as_json(table, top):
@@ -201,14 +218,34 @@ def _as_json(table, top):
 
 
 def _as_bars(table, top):
+    from genrekeras import inference
+
     genres = inference.genres_of(table)
-    width = max(map(len, genres))
+    width = max(len(printable(genre)) for genre in genres)
     lines = []
-    for _, row in table.iterrows():
+    for row in table.to_dict("records"):
+        name = printable(row["path"])
         if row["error"]:
-            lines += [row["path"], f"  could not be read: {row['error']}"]
+            lines += [name, f"  could not be read: {printable(row['error'])}"]
             continue
-        lines.append(f"{row['path']}   ({row['seconds']:.0f} s heard{', unsure' if row['unsure'] else ''})")
-        probabilities = row[genres].astype(float).sort_values(ascending=False)[:top]
-        lines += [f"  {genre:<{width}} {share:6.1%}  {bar(share)}" for genre, share in probabilities.items()]
+        confidence = f", low confidence: {row['reason']}" if row["low_confidence"] else ""
+        lines.append(f"{name}   ({row['seconds']:.0f} s{confidence})")
+        if row["warning"]:
+            lines.append(f"  warning: {printable(row['warning'])}")
+        shares = sorted(((row[f"probability_{genre}"], genre) for genre in genres), key=lambda share: -share[0])
+        lines += [f"  {printable(genre):<{width}} {share:6.1%}  {bar(share)}" for share, genre in shares[:top]]
     return "\n".join(lines) + "\n"
+
+
+def _as_text(table):
+    """The most probable genre of each clip of a timeline, a line for each."""
+    from genrekeras import inference
+
+    genres = inference.genres_of(table)
+    width = max(len(printable(genre)) for genre in genres)
+    lines = []
+    for row in table.to_dict("records"):
+        share, genre = max(((row[f"probability_{genre}"], genre) for genre in genres), key=lambda share: share[0])
+        times = "-".join("{}:{:02d}".format(*divmod(round(row[end]), 60)) for end in ("start", "end"))
+        lines.append(f"{times:>13}  {printable(genre):<{width}} {share:6.1%}  {bar(share)}\n")
+    return "".join(lines)

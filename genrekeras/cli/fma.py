@@ -4,10 +4,7 @@ import os
 import shlex
 
 import click
-from genrekeras.cli.common import FOLDER, SUBSET, errors_named, file_to_write
-from genrekeras.datasets import fma
-from genrekeras.datasets.fma.archives import ARCHIVES, BASE_URL
-from genrekeras.datasets.splits import leakage
+from genrekeras.cli.common import FOLDER, SUBSET, echo, errors_named, file_to_write
 from genrekeras.files import size, whole_file
 
 
@@ -24,7 +21,7 @@ def group():
 @SUBSET
 @click.option("--only", type=click.Choice(["metadata", "audio"]), help="One of the two archives.  [default: both]")
 @click.option("--remove-archives", is_flag=True, help="Remove each archive when all of it is unpacked.")
-@click.option("--base-url", default=BASE_URL, show_default=True, help="Where the archives lie: a mirror.")
+@click.option("--base-url", help="A mirror of the archives.  [default: FMA's own server]")
 def download(folder, subset, only, remove_archives, base_url):
     """Download FMA into FOLDER, verify and unpack it.
 
@@ -32,9 +29,12 @@ def download(folder, subset, only, remove_archives, base_url):
     GiB; the metadata have 342 MiB. Twice as much disk is needed, until the archives are removed.
     """
     with errors_named():
-        fma.download(folder, subset, [only] if only else ["metadata", "audio"], base_url, remove_archives)
+        from genrekeras.datasets import fma
+        from genrekeras.datasets.fma.archives import ARCHIVES, BASE_URL
+
+        fma.download(folder, subset, [only] if only else ["metadata", "audio"], base_url or BASE_URL, remove_archives)
         name = ARCHIVES["metadata" if only == "metadata" else subset].name
-        click.echo(f"{os.path.join(folder, name)} is there, whole. Next: genrekeras fma check {shlex.quote(folder)}")
+        echo(f"{os.path.join(folder, name)} is there, whole. Next: genrekeras fma check {shlex.quote(folder)}")
 
 
 @group.command()
@@ -48,8 +48,10 @@ def check(context, folder, subset, table):
     The exit code is 0 if FOLDER is what it should be, and 1 if it is not.
     """
     with errors_named():
+        from genrekeras.datasets import fma
+
         found = fma.check(folder, subset)
-        click.echo(str(found))
+        echo(str(found))
         if table:
             with whole_file(table) as temporary:
                 found.clips.to_csv(temporary)
@@ -70,6 +72,9 @@ def check(context, folder, subset, table):
 def build(folder, subset, sample_rate, prepared_dir, beam):
     """Decode the clips in FOLDER once and store them for training."""
     with errors_named():
+        from genrekeras.datasets import fma
+        from genrekeras.datasets.splits import leakage
+
         options = None if beam is None else shlex.split(beam)
         data = fma.load_fma(
             folder,
@@ -79,7 +84,7 @@ def build(folder, subset, sample_rate, prepared_dir, beam):
             beam_options=options,
             protocol=_protocol_of_table(folder),
         )
-        click.echo(f"{data}\n\nWhat the splits share:\n\n{leakage(data)}")
+        echo(f"{data}\n\nWhat the splits share:\n\n{leakage(data)}")
 
 
 @group.command()
@@ -92,11 +97,12 @@ def frames(folder, subset, output):
     The clips in FOLDER are built at 44,100 Hz first. Of each, 29.98 s are heard (those of FMA have 29.98 s or 30.00 s);
     the file holds 16 KiB a clip. experiments/best.py trains on it.
     """
-    import genrekeras as gk
-
     with errors_named():
+        import genrekeras as gk
+        from genrekeras.datasets import fma
+
         data = fma.load_fma(folder, subset, sample_rate=44100, protocol=_protocol_of_table(folder))
-        click.echo(str(data))
+        echo(str(data))
         model = gk.GenreClassifier(
             "mel_cnn",
             genres=data.genres,
@@ -108,9 +114,11 @@ def frames(folder, subset, output):
         splits = [data.train, data.validation, *([] if data.protocol == "random" else [data.test])]
         images = [gk.datasets.images_of(split, model) for split in splits if len(split)]
         gk.datasets.save_frames(output, *images)
-        click.echo(f"{output}: {size(os.path.getsize(output))}")
+        echo(f"{output}: {size(os.path.getsize(output))}")
 
 
 def _protocol_of_table(folder):
     """A protocol that the folder's table can serve: train_labels.csv knows no splits."""
+    from genrekeras.datasets import fma
+
     return "official" if os.path.basename(fma.find_table(folder)) == "tracks.csv" else "random"

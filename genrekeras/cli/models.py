@@ -1,11 +1,9 @@
 """Commands about models: what they are, how good they are, and as files for other runtimes."""
 
 import os
+import textwrap
 
 import click
-import numpy as np
-from genrekeras import export as exports
-from genrekeras import inference
 from genrekeras.cli.common import (
     CROPS,
     FOLDER,
@@ -13,34 +11,38 @@ from genrekeras.cli.common import (
     MODEL_FILE,
     PICTURES,
     PROTOCOL,
+    SPLITS,
     SUBSET,
     bar,
+    check_ending,
+    echo,
     errors_named,
     file_to_write,
     load_data,
+    load_model,
 )
-from genrekeras.datasets.splits import SPLITS
 from genrekeras.files import size, whole_file
-from genrekeras.loading import load_model
-from genrekeras.presets import preset_file
 from genrekeras.progress import printable
+
+# The endings of `genrekeras.export.FORMATS`, and how it quantizes for LiteRT.
+EXPORTS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "saved_model": "", "litert": ".tflite"}
+QUANTIZE = ("float16", "int8")
 
 
 @click.command()
 @MODEL_FILE
 @file_to_write("--card", endings=(".md",), help="Write a model card to this .md file, as hubs read it.")
 def info(path, card):
-    """Tell what a saved model is.
-
-    What it hears and computes, what it was trained on, how good it is and how sure.
-    """
-    from genrekeras import report
-
+    """Show a model's architecture, training data and scores."""
     with errors_named():
+        from genrekeras import report
+
         model = load_model(path)
-        click.echo(f"{path}: {size(os.path.getsize(path))}")
+        echo(f"{path}: {size(os.path.getsize(path))}")
         for name, text in report.describe(model):
-            click.echo(f"{name:<10} {text}")
+            lines = textwrap.wrap(printable(text), 80 - 11, break_on_hyphens=False, break_long_words=False)
+            for place, line in enumerate(lines or [""]):
+                click.echo(f"{name if place == 0 else '':<10} {line}")
         if card:
             report.model_card(model, card)
 
@@ -60,9 +62,9 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
     FOLDER is FMA, or music with one folder per genre. The folders' names must be genres of the model, in any order;
     some of them are enough. One split is evaluated, or all clips.
     """
-    from genrekeras import evaluation
-
     with errors_named():
+        from genrekeras import evaluation
+
         model = load_model(path)
         data, clips = load_data(folder, subset, protocol, model, split)
         report = evaluation.evaluate(model, clips, crop="even", crops=crops)
@@ -100,9 +102,9 @@ def calibrate(folder, path, subset, protocol, crops, unsure, output, picture):
     temperature of least log-loss goes into the last layer of the model that is written. The limits beyond which a
     prediction has low confidence go into its card.
     """
-    from genrekeras import evaluation, report
-
     with errors_named():
+        from genrekeras import evaluation, report
+
         model = load_model(path)
         _, clips = load_data(folder, subset, protocol, model, "validation")
         found = evaluation.calibrate(model, clips, crops=crops, unsure=unsure)
@@ -122,10 +124,10 @@ def calibrate(folder, path, subset, protocol, crops, unsure, output, picture):
 
 @click.command()
 @MODEL_FILE
-@click.option("--to", "form", required=True, type=click.Choice(list(exports.FORMATS)))
+@click.option("--to", "form", required=True, type=click.Choice(list(EXPORTS)))
 @click.option(
     "--quantize",
-    type=click.Choice(exports.FORMATS["litert"].quantize),
+    type=click.Choice(QUANTIZE),
     help="Kernels of the backbone's convolutions in fewer bits, for litert.",
 )
 @click.option("-o", "--output", type=click.Path(), help="The file to write.  [default: MODEL with another ending]")
@@ -136,20 +138,26 @@ def export(path, form, quantize, output, clips):
     The exported model is loaded by its own runtime and compared with MODEL. It is only kept if the probabilities agree.
     Its genres, sample rate and clip length are stored in it.
     """
+    if output is not None and EXPORTS[form]:
+        check_ending(output, [EXPORTS[form]])
     with errors_named():
+        from genrekeras import export as exports
+        from genrekeras.presets import preset_file
+
         model = load_model(path)
         if clips is not None:
             clips = _clips(model, clips)
         if output is None:
             own = path if path != preset_file("fma_small") else os.path.basename(path)  # not into the package
-            output = os.path.splitext(own)[0] + (exports.FORMATS[form].ending or "_saved_model")
+            output = os.path.splitext(own)[0] + (EXPORTS[form] or "_saved_model")
         difference = exports.export(model, output, form, clips, quantize=quantize)
         click.echo(f"{output}: probabilities as those of {path}, to {difference:.1g}")
 
 
 def _clips(model, path):
     """The first clip of each file, at the most 16, two at the least."""
-    from genrekeras import audio
+    import numpy as np
+    from genrekeras import audio, inference
 
     paths = inference.find_files(path)[:16]
     samples = model.input_shape[1]

@@ -64,10 +64,10 @@ def timeline(table, path=None, title=None):
     Returns:
         `matplotlib.figure.Figure`.
     """
-    genres = list(table.columns[2:])
+    genres = genres_of(table)
     middle = (table["start"] + table["end"]).to_numpy() / 2
     middle[0], middle[-1] = table["start"].iloc[0], table["end"].iloc[-1]  # the areas reach from end to end
-    shares = 100 * table[genres].to_numpy().T
+    shares = 100 * table[[f"probability_{genre}" for genre in genres]].to_numpy().T
     if len(table) == 1:
         middle, shares = table[["start", "end"]].to_numpy()[0], np.repeat(shares, 2, axis=1)
     figure = Figure(figsize=(10, 3.6), layout="constrained")
