@@ -41,15 +41,17 @@ def _share_cores():
 
 
 def _keep_memory():
-    """Let the C library keep up to 1 GiB that was freed, where it is glibc.
+    """Let glibc keep up to 1 GiB of freed memory, in one arena for all threads.
 
-    Torch asks for the same large pieces at each step, and the system would clear each page of them anew.
+    Torch allocates the same large blocks at each step, and the system would clear each of their pages again. The arenas
+    of further threads cannot reuse large blocks: arrays of 100 MB in a thread took 9 GB, and 40 times as long.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt and not any(name.startswith("MALLOC_") for name in os.environ):
-        trim_threshold, mmap_threshold, size = -1, -3, 1 << 30
+        trim_threshold, mmap_threshold, arena_max, size = -1, -3, -8, 1 << 30
         mallopt(trim_threshold, size)
         mallopt(mmap_threshold, size)
+        mallopt(arena_max, 1)
 
 
 def _runs_as_command():
