@@ -152,6 +152,18 @@ def test_the_content_decides_and_not_the_ending(ffmpeg, source, tmp_path, name, 
     assert np.abs(assert_read(path / name)[-22050:]).max() > 0.05
 
 
+@pytest.mark.parametrize("extension", ["ogg", "opus"])
+def test_chained_streams(ffmpeg, source, tmp_path, monkeypatch, extension):
+    """As in recordings of radio; libsndfile decodes the first one."""
+    path = tmp_path / f"x.{extension}"
+    ffmpeg("-i", source, path)
+    path.write_bytes(2 * path.read_bytes())
+    assert len(assert_read(path)) > 1.9 * SECONDS * 22050
+    monkeypatch.setenv("PATH", "")
+    with pytest.warns(audio.AudioWarning, match="only the first of several streams is decoded; ffmpeg"):
+        assert len(audio.load(path)) / 22050 == pytest.approx(SECONDS, abs=0.1)
+
+
 def test_flac_from_a_pipe_does_not_state_its_length(ffmpeg, source, tmp_path):
     path = tmp_path / "piped.flac"
     with open(path, "wb") as file:

@@ -6,6 +6,7 @@ A decoder reads forward in blocks, so that memory does not grow with the length 
 import contextlib
 import ctypes
 import math
+import mmap
 import os
 import re
 import shutil
@@ -62,9 +63,11 @@ class Decoder:
             says nothing.
         position: int, the sample that is read next.
         is_damaged: bool, whether decoding failed somewhere.
+        is_chained: bool, whether only the first of several streams in an ogg file is decoded.
     """
 
     can_seek = False  # exactly
+    is_chained = False
     warm_up = 0  # samples before a position that must be decoded for the samples after it to be exact
 
     def __init__(self, path):
@@ -116,8 +119,9 @@ class SndfileDecoder(Decoder):
         if self._file.frames < _UNKNOWN_LENGTH:
             self.samples = min(self._file.frames, self.samples or math.inf)
             self.stated_samples = _repaired_length(self._file, stated)
-        # In an ogg file libsndfile may seek to another place.
-        self.can_seek = self._file.format != "OGG" and self.samples is not None
+        is_vorbis = (self._file.format, self._file.subtype) == ("OGG", "VORBIS")  # libsndfile may seek to another place
+        self.can_seek = not is_vorbis and self.samples is not None
+        self.is_chained = self._file.format == "OGG" and _is_chained(self.path)
 
     def close(self):
         self._file.close()
@@ -200,10 +204,10 @@ class FfmpegDecoder(Decoder):
         return np.frombuffer(content[: len(content) // size * size], ">f4").reshape(-1, self.channels).astype("float32")
 
     def _set_length(self):
-        """Take the length from what ffmpeg prints about the file, unless it is an estimate."""
+        """Take the length from what ffmpeg prints about the file, unless it is an estimate or of one stream of many."""
         messages = self._read_messages()
         found = re.search(r"Duration: (\d+):(\d+):(\d+\.\d+)", messages)
-        if found and "Estimating duration from bitrate" not in messages:
+        if found and "Estimating duration from bitrate" not in messages and "Input #0, ogg" not in messages:
             hours, minutes, seconds = map(float, found.groups())
             self.samples = round(min(3600 * hours + 60 * minutes + seconds, _MOST_SECONDS) * self.sample_rate)
             self.stated_samples = self.samples
@@ -228,9 +232,13 @@ def open_decoder(path):
     path = os.fspath(path)
     _check_file(path)
     try:
-        return SndfileDecoder(path)
+        decoder = SndfileDecoder(path)
     except (soundfile.LibsndfileError, TypeError):  # TypeError: the name is that of a format without a header
         return FfmpegDecoder(path)
+    if decoder.is_chained and shutil.which("ffmpeg"):
+        decoder.close()
+        return FfmpegDecoder(path)
+    return decoder
 
 
 class _SoundFile(soundfile.SoundFile):
@@ -253,6 +261,13 @@ def _check_file(path):
         open(path, "rb").close()  # libsndfile gives the same reason for all that it cannot open
     except OSError as error:
         raise AudioError(path, f"cannot be opened: {error.strerror}") from error
+
+
+def _is_chained(path):
+    """Return whether a stream begins in an ogg file after another one, as in recordings of radio."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        page, first = b"OggS\x00", b"\x02"  # the flag of the first page of a stream
+        return 0 <= data.find(page + b"\x00") < data.rfind(page + first)
 
 
 def _repaired_length(file, stated):

@@ -146,6 +146,8 @@ class AudioFile:
         self.seconds = end / rate
         if self._decoder.is_damaged:
             self.warning = f"damaged: cannot be decoded after {self.seconds:.1f} s"
+        elif self._decoder.is_chained:
+            self.warning = "only the first of several streams is decoded; ffmpeg, which decodes all, is not installed"
         elif stated == math.inf:
             self.warning = f"cut short: there is no end mark after {self.seconds:.1f} s"
         elif stated is not None:
