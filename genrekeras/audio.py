@@ -7,6 +7,7 @@ what else people have (m4a, wma, video files); soxr resamples.
 import contextlib
 import ctypes
 import dataclasses
+import hashlib
 import itertools
 import math
 import os
@@ -127,6 +128,34 @@ def load(path, sample_rate=22050, offset=0.0, duration=None):
     if not is_sane(waveform):
         raise AudioError(path, "holds samples that are not finite numbers, or beyond 1e9")
     return waveform
+
+
+def checksum(path):
+    """Return a checksum of the decoded samples of a file, its sample rate and its number of channels.
+
+    The file is decoded in blocks, so that memory stays bounded.
+
+    Args:
+        path: str or path-like.
+
+    Returns:
+        str.
+
+    Raises:
+        AudioError: the file cannot be decoded.
+    """
+    _check_file(path)
+    try:
+        with readable(path) as name, _QUIET, soundfile.SoundFile(os.fsencode(name)) as file:
+            digest, decoded = hashlib.sha256(f"{file.samplerate} {file.channels}".encode()), 0
+            while len(block := file.read(_BLOCK_SAMPLES, dtype="float32")):
+                digest.update(block.tobytes())
+                decoded += len(block)
+    except (soundfile.LibsndfileError, TypeError) as error:
+        raise AudioError(path, _NOT_AUDIO) from error
+    if not decoded:
+        raise AudioError(path, "no samples: nothing can be decoded")
+    return digest.hexdigest()
 
 
 def is_sane(waveform):
