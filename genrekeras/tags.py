@@ -218,11 +218,11 @@ def _write_id3(path, temporary, file, genre):
         tags.unknown_frames = [frame[:9] + bytes([frame[9] | flag]) + frame[10:] for frame in tags.unknown_frames]
     tags.setall("TCON", [TCON(encoding=3, text=[genre])])
     if not isinstance(file, MP3):
-        file.save(v2_version=minor, v23_sep=None)
+        file.save(v2_version=minor)
         return _other_tags(file)
     # mutagen would write the ID3v1 tag at the end of the file anew, from the frames that it has parsed.
     tag = io.BytesIO()
-    tags.save(tag, v2_version=minor, v23_sep=None, padding=lambda info: 1024)
+    tags.save(tag, v2_version=minor, padding=lambda info: 1024)
     with open(path, "rb") as old, open(temporary, "wb") as new:
         new.write(tag.getvalue())
         old.seek(tags.size)
