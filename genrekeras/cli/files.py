@@ -179,15 +179,18 @@ def spectrogram(file, path, output, offset):
 
 
 def _write_tags(table, keep_copies):
-    """Write the genres into the files; the errors."""
-    from genrekeras import tags
+    """Write the genres into the tags of the files, but for those of low confidence. Return the errors, one a file."""
+    from genrekeras import progress, tags
 
     errors = []
-    for row in table[table["low_confidence"] != True].itertuples():  # noqa: E712 - None of a model without limits
-        try:
-            tags.write_genre(row.path, row.genre, f"{row.path}.orig" if keep_copies else None)
-        except tags.TagError as error:
-            errors.append(error)
+    sure = table[table["low_confidence"] != True]  # noqa: E712 - None where the model is not calibrated
+    with progress.bar(len(sure), "Writing tags", "file") as shown:
+        for row in sure.itertuples():
+            try:
+                tags.write_genre(row.path, row.genre, f"{row.path}.orig" if keep_copies else None)
+            except tags.TagError as error:
+                errors.append(error)
+            shown.update()
     return errors
 
 
