@@ -263,9 +263,7 @@ class Run:
             "Frozen:  the backbone's features are made once and kept, then only the head trains on them"
             f"{f'; {VARIANTS} augmented variants of each clip stand for fresh ones' if augment else ''}.\n"
         )
-        options |= {"seed": self.flags.seed, "batch_size": BATCH_SIZE}
-        if weights is not None:
-            options["class_weight"] = gk.datasets.class_weights(self.data.train)
+        options |= {"seed": self.flags.seed, "batch_size": BATCH_SIZE, "class_weight": weights}
         train = gk.features.extract(model, self.data.train, crops=variants, augment=augment)
         validation = gk.features.extract(model, self.data.validation) if len(self.data.validation) else None
         return gk.features.fit_head(model, train, validation, **options)

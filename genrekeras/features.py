@@ -76,7 +76,8 @@ def extract(model, split, cache_dir=None, crop="start", crops=1, augment=False, 
         features = _read(path, shape)
         if features is None:
             features = np.empty(shape, "float32")
-            fill(features, data, _way(steps, augment).predict_on_batch, f"Features of {split.name}")
+            inputs = keras.Input((model.image_model if images else model).input_shape[1:])
+            fill(features, data, _way(inputs, steps, augment).predict_on_batch, f"Features of {split.name}")
             with files.whole_file(path) as temporary:
                 np.savez(temporary, features=features)
     rows = np.repeat(np.arange(len(split)), crops)
@@ -171,10 +172,9 @@ def _steps(model, augment, images):
     return [*front_end, *(_image_augmentation(model) if augment else []), model.feature_extractor]
 
 
-def _way(steps, augment):
+def _way(inputs, steps, augment):
     """A model of these steps, for inference."""
     *upstream, feature_extractor = steps
-    inputs = keras.Input(steps[0].input_shape[1:])
     upstream = [_AsInTraining(step) for step in upstream] if augment else upstream
     return keras.Model(inputs, folding.Way([*upstream, folding.for_inference(feature_extractor)])(inputs))
 

@@ -76,12 +76,12 @@ def differences(old, new):
 
 
 def config_of(layer):
-    """The config of a layer or model, equal for equal ones.
+    """Return the class and the config of a layer or model, equal for equal layers.
 
     Counters of automatic names are set back ("dense_7", "dense_9" become "dense", "dense_1"), and modules of classes
     are left out, since they differ between backends.
     """
-    return _comparable(layer.get_config())
+    return type(layer).__name__, _comparable(layer.get_config(), code=True)
 
 
 def digest(*arrays):
@@ -96,13 +96,15 @@ def digest(*arrays):
 
 def _config_of_model(model):
     try:
-        config = config_of(model)
+        config = _comparable(model.get_config())
     except NotImplementedError:  # a subclass of keras.Model without get_config
-        config = {"class": type(model).__name__}
-    return {key: value for key, value in config.items() if key not in ("name", "card")}
+        config = {}
+    config = {key: value for key, value in config.items() if key not in ("name", "card")}
+    return {"class": type(model).__name__, **config}
 
 
-def _comparable(config):
+def _comparable(config, code=False):
+    """A config without what differs between equal objects; without the code of lambdas, its bytes may differ too."""
     names, counts = {}, collections.Counter()
 
     def collect(value):
@@ -119,8 +121,8 @@ def _comparable(config):
 
     def renamed(value):
         if isinstance(value, dict):
-            if value.get("class_name") == "__lambda__":
-                return "lambda"  # its bytes are not the same in each process
+            if value.get("class_name") == "__lambda__" and not code:
+                return "lambda"
             left_out = _NOT_COMPARED if "class_name" in value else ()
             return {key: renamed(part) for key, part in value.items() if key not in left_out}
         if isinstance(value, (list, tuple)):
