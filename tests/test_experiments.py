@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -380,11 +381,24 @@ def test_music_of_ones_own(tmp_path, mini_cache):
     assert json.loads((tmp_path / "s" / "metrics.json").read_text())["test"]["clips"] == 2
 
 
-@pytest.mark.thorough
 def test_the_benchmark_runs(mini_cache):
+    """All parts, those that start processes of their own included."""
+    done = run("benchmark.py", "--smoke", cache=mini_cache)
+    assert done.returncode == 0, done.stderr
+    tables = dict(re.findall(r"\n\| ([^|]+) \| [^|]+ \|.*\n\|[-|]+\n((?:\|.*\n)+)", done.stdout))
+    for part in ("decode", "waveform to image", "mel_cnn, inference", "mel_kernel, inference", "an epoch after"):
+        assert any(title.startswith(part) for title in tables), part
+    for part in ("start, a process", "from start to genre", "threads, one process", "memory beyond the model"):
+        assert any(title.startswith(part) for title in tables), part
+    rows = [row.split("|")[2] for table in tables.values() for row in table.splitlines()]
+    assert len(rows) > 20 and all(float(row) >= 0 for row in rows)
+    wrong = run("benchmark.py", "decoed", cache=mini_cache)
+    assert wrong.returncode == 2 and "no such part: decoed" in wrong.stderr
+
+
+@pytest.mark.thorough
+def test_a_part_of_the_benchmark(mini_cache):
     done = run("benchmark.py", "decode", "--rounds", "1", cache=mini_cache)
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert len(rows) == 4 and "`audio.load`" in rows[2] and rows[1].endswith("| 1 [1, 1] |")
-    wrong = run("benchmark.py", "decoed", cache=mini_cache)
-    assert wrong.returncode == 2 and "no such part: decoed" in wrong.stderr
