@@ -1,5 +1,6 @@
 """The experiments, run as a user runs them."""
 
+import importlib
 import json
 import os
 import pathlib
@@ -7,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import genrekeras as gk
 import keras
@@ -40,6 +42,58 @@ def test_form(script):
     docstring = text.split('"""')[1]
     assert "?" in docstring.splitlines()[0] and f"python experiments/{script}" in docstring
     assert "Expected: " in docstring and (" minutes on" in docstring or " seconds on" in docstring)
+
+
+class Recorder:
+    """In place of a `Run` and of its model: what an experiment asks for."""
+
+    flags = types.SimpleNamespace(seed=3)
+
+    def __init__(self):
+        self.asked = {}
+
+    def classifier(self, backbone, dropout, waveform_augmentation=(), image_augmentation=()):
+        augmentation = [type(layer).__name__ for layer in (*waveform_augmentation, *image_augmentation)]
+        self.asked |= {"backbone": backbone, "dropout": dropout, "augmentation": augmentation}
+        return self
+
+    def compile(self, optimizer, loss, metrics):
+        self.asked["optimizer"] = type(optimizer).__name__
+
+    def train(self, model, callbacks=()):
+        self.asked["decay"] = [(callback.factor, callback.every) for callback in callbacks]
+
+    def evaluate(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    "name, backbone, dropout, augmented, optimizer, decays, published",
+    [
+        ("resnet50_baseline", "resnet50", 0.0, False, "RMSprop", False, "49.55 %"),
+        ("resnet50_augmented", "resnet50", 0.0, True, "Adam", True, "50.87 %"),
+        ("efficientnet_augmented", "efficientnet_b0", 0.0, True, "Adam", True, "54.85 %"),
+        ("efficientnet_dropout_augmented", "efficientnet_b0", 0.5, True, "Adam", True, "not stated"),
+        ("efficientnet_dropout", "efficientnet_b0", 0.5, False, "Adam", True, "57.89 %"),
+    ],
+)
+def test_the_runs_of_2023(name, backbone, dropout, augmented, optimizer, decays, published, monkeypatch):
+    """Each is the run whose score it names, in its docstring and in README alike, with the same flags."""
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    script, run = importlib.import_module(name), Recorder()
+    script.main(run)
+    assert run.asked == {
+        "backbone": backbone,
+        "dropout": dropout,
+        "augmentation": ["PowerGain", "ImageNoise"] if augmented else [],
+        "optimizer": optimizer,
+        "decay": [(0.1, 10)] if decays else [],
+    }
+    readme = (EXPERIMENTS.parent / "README.md").read_text(encoding="utf-8")
+    [row] = [line for line in readme.splitlines() if line.startswith(f"| `{name}.py`") and "--protocol" in line]
+    flags = f"--protocol random --stem new --fine-tune {'all' if name == 'efficientnet_dropout' else 'stem'}"
+    for text in (script.__doc__, row):
+        assert published in text and f"{flags}`" in text
 
 
 @pytest.mark.parametrize(
