@@ -3,6 +3,7 @@
     pip install -c constraints.txt -e ".[benchmark]"
     python experiments/benchmark.py                                   # all parts
     python experiments/benchmark.py decode --clips FMA/fma_small/000   # some, on clips of your own
+    python experiments/benchmark.py --smoke                           # does it run? Its figures mean nothing.
 
 Both sides run in one process, in turns. A turn is calls for a quarter of a second that are not counted, while threads
 of the other side still wait for work and caches are still theirs, and the median of three that are. A ratio is of two
@@ -26,15 +27,23 @@ import warnings
 import genrekeras as gk  # before keras: it chooses the backend
 import keras
 import numpy as np
+from genrekeras.programs import leave_tensorflow_out
 
-BATCH, MELS, FRAMES, SAMPLES = 16, 128, 431, 220500  # 10 s at 22,050 Hz
+SMOKE = "--smoke" in sys.argv  # of this process and of those that it starts
+SECONDS = 1 if SMOKE else 10
+BATCH, MELS, FRAMES, SAMPLES = 2 if SMOKE else 16, 128, 1 + SECONDS * 22050 // 512, SECONDS * 22050
+SETTLE = 0.0 if SMOKE else 0.25  # seconds of each turn that are not counted
+CLIPS = {"seconds": 2, "sounds": 2} if SMOKE else {"seconds": 30}  # to decode, made by `make_many`
+
+leave_tensorflow_out()  # in the processes that it starts too
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--clips", type=pathlib.Path, help="folder with mp3 files of 30 s (default: made-up ones)")
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each side (default: 9)")
+    parser.add_argument("--rounds", type=int, default=1 if SMOKE else 9, help="turns of each side (default: 9)")
+    parser.add_argument("--smoke", action="store_true", help="one turn, small inputs, fewer processes: does it run?")
     flags = parser.parse_args()
     if unknown := set(flags.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(unknown)}")
@@ -60,7 +69,7 @@ def compare(title, sides, rounds, per=BATCH):
         work()
     for _ in range(rounds):
         for name, work in sides.items():
-            settled = time.perf_counter() + 0.25
+            settled = time.perf_counter() + SETTLE
             while time.perf_counter() < settled:
                 work()
             times[name].append(np.median(timeit.repeat(work, number=1, repeat=3)) * 1000 / per)
@@ -82,7 +91,7 @@ def decode(flags):
 
     with tempfile.TemporaryDirectory() as folder:
         if flags.clips is None:
-            gk.datasets.mini.make_many(folder, 8, seconds=30)
+            gk.datasets.mini.make_many(folder, 8, **CLIPS)
         paths = sorted(pathlib.Path(flags.clips or folder).rglob("*.mp3"))[:16]
 
         def whole_then_crop(path):
@@ -103,7 +112,7 @@ def decode(flags):
 
 
 def front_end(flags):
-    for backend in ("torch", "jax", "tensorflow"):
+    for backend in ("torch",) if SMOKE else ("torch", "jax", "tensorflow"):
         print(anew(f"front_end_here({flags.rounds})", {"KERAS_BACKEND": backend}).communicate()[0], end="", flush=True)
 
 
@@ -128,13 +137,14 @@ def front_end_here(rounds):
 
 def backbone(flags):
     images = np.random.default_rng(0).uniform(0, 255, (BATCH, MELS, FRAMES, 1)).astype("float32")
-    for name, row in gk.backbones.BACKBONES.items():
+    names = ("efficientnet_b0", "mel_cnn", "mel_kernel") if SMOKE else gk.backbones.BACKBONES
+    for name in names:
+        row = gk.backbones.BACKBONES[name]
         ours = gk.backbones.build(name, images.shape[1:])
-        networks = {
-            "Keras, as it builds it": row.constructor(include_top=False, weights=None, input_shape=images.shape[1:]),
-            "`feature_extractor`": ours,
-            "`folding.for_inference`": gk.folding.for_inference(ours),
-        }
+        networks = {"`feature_extractor`": ours, "`folding.for_inference`": gk.folding.for_inference(ours)}
+        if not isinstance(row, gk.backbones.MelBackbone):  # those are networks of ours only
+            stock = row.constructor(include_top=False, weights=None, input_shape=images.shape[1:])
+            networks = {"Keras, as it builds it": stock, **networks}
         sides = {key: lambda network=network: network.predict_on_batch(images) for key, network in networks.items()}
         compare(f"{name}, inference", {"ONNX Runtime": on_onnx_runtime(ours, images), **sides}, flags.rounds)
 
@@ -182,39 +192,46 @@ def step(flags):
         "efficientnet-pytorch": plain(torch.contiguous_format),
         "the same, channels last": plain(torch.channels_last),
         "Keras, as it builds it": on_keras(stock),
-        "`model.image_model`": on_keras(gk.GenreClassifier(pretrained=None, fine_tune="all").image_model),
+        "`model.image_model`": on_keras(classifier(fine_tune="all").image_model),
     }
     compare("EfficientNetB0, training step", sides, flags.rounds)
+
+
+def classifier(fine_tune="head"):
+    return gk.GenreClassifier(pretrained=None, fine_tune=fine_tune, clip_seconds=SECONDS)
 
 
 def features(flags):
     whole, epochs = {}, {}  # ms a clip
     with tempfile.TemporaryDirectory() as folder:
-        gk.datasets.mini.make_many(folder, 320, seconds=10)
+        gk.datasets.mini.make_many(folder, 20 if SMOKE else 320, seconds=2 if SMOKE else 10, sounds=2 if SMOKE else 16)
         clips = gk.datasets.load_fma(folder).train
         for name in ("Keras, as it builds it", "`model.fit`", "`extract`, `fit_head`"):
-            model = gk.GenreClassifier(pretrained=None) if whole else frozen_as_keras_builds_it()
+            model = classifier() if whole else frozen_as_keras_builds_it()
             model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
             watch = Watch()
-            options = {"epochs": 20, "callbacks": [watch], "verbose": 0}
+            options = {"epochs": 2 if SMOKE else 20, "callbacks": [watch], "verbose": 0}
             start = time.perf_counter()
             if "extract" in name:
                 kept = gk.features.extract(model, clips, folder)
                 gk.features.fit_head(model, kept, batch_size=BATCH, **options)
             else:
-                model.fit(gk.datasets.batches(clips, BATCH, 10.0, shuffle=True), **options)
+                model.fit(gk.datasets.batches(clips, BATCH, SECONDS, shuffle=True), **options)
             whole[name] = np.array([time.perf_counter() - start]) * 1000 / len(clips)
             epochs[name] = np.array(watch.seconds[1:]) * 1000 / len(clips)
     # With as many clips as fma_small trains on the cost of an epoch itself no longer counts.
-    times = 6400 // len(clips)
+    times = 1 if SMOKE else 6400 // len(clips)
     many = gk.features.Features(
         np.tile(kept.features, (times, 1)), np.tile(kept.labels, times), np.arange(times * len(clips))
     )
     watch.seconds.clear()
     gk.features.fit_head(model, many, batch_size=BATCH, **options)
     epochs[f"`fit_head`, {len(many.labels)} clips"] = np.array(watch.seconds[1:]) * 1000 / len(many.labels)
-    for what, own in {"20 epochs, frozen EfficientNetB0": whole, "an epoch after the first": epochs}.items():
-        print(f"\n| {what}, {len(clips)} clips of 10 s | ms a clip | its time / the first one's |\n|---|---|---|")
+    titles = {f"{options['epochs']} epochs, frozen EfficientNetB0": whole, "an epoch after the first": epochs}
+    for what, own in titles.items():
+        print(
+            f"\n| {what}, {len(clips)} clips of {SECONDS} s | ms a clip | its time / the first one's |\n|---|---|---|"
+        )
         for name, milliseconds in own.items():
             show(name, milliseconds, np.median(next(iter(own.values()))))
 
@@ -255,15 +272,15 @@ def start(flags):
         show(f"`{code}`", np.array(own) * 1000, np.array(seconds["import keras"]) * 1000)
 
     with tempfile.TemporaryDirectory() as folder:
-        gk.datasets.mini.make_many(folder, 1, seconds=30)
-        gk.GenreClassifier(pretrained=None).save(os.path.join(folder, "genre.keras"))
+        gk.datasets.mini.make_many(folder, 1, **CLIPS)
+        classifier().save(os.path.join(folder, "genre.keras"))
         script = "; ".join(
             f"mark = time.perf_counter(); {code}; print('| {name} |', round(1000 * (time.perf_counter() - mark)), '|')"
             for name, code in (
                 ("import genrekeras, Keras and torch with it", "import genrekeras as gk, keras, numpy as np"),
                 ("load the saved model", f"model = keras.saving.load_model({os.path.join(folder, 'genre.keras')!r})"),
                 ("decode 30 s of mp3", f"y = gk.audio.load({next(map(str, pathlib.Path(folder).rglob('*.mp3')))!r})"),
-                ("predict its three clips", "x = np.resize(y, (3, 220500)); model.predict_on_batch(x)"),
+                ("predict its three clips", f"x = np.resize(y, (3, {SAMPLES})); model.predict_on_batch(x)"),
                 ("the same once more", "model.predict_on_batch(x)"),
             )
         )
@@ -277,7 +294,9 @@ def threads(flags):
         "as genrekeras has them": {},
         "OMP_NUM_THREADS=1": {"OMP_NUM_THREADS": "1"},
     }
-    for count, processes in ((1, "one process"), (2, "two at once")):
+    if SMOKE:
+        settings = {"OMP_NUM_THREADS=1": settings["OMP_NUM_THREADS=1"]}
+    for count, processes in ((1, "one process"), (2, "two at once"))[: 1 if SMOKE else 2]:
         print(f"\n| threads, {processes} | ms a clip | its time / the first one's |\n|---|---|---|")
         first = None
         for name, setting in settings.items():
@@ -298,15 +317,16 @@ def infer():
     network.predict_on_batch(images)
     print("ready", flush=True)
     sys.stdin.readline()
-    print(timeit.timeit(lambda: network.predict_on_batch(images), number=20) / 20 * 1000 / BATCH)
+    times = 1 if SMOKE else 20
+    print(timeit.timeit(lambda: network.predict_on_batch(images), number=times) / times * 1000 / BATCH)
 
 
 def memory(flags):
     print("\n| memory beyond the model, clips of 2 s, of which it hears 1 s | MB |\n|---|---|")
-    for count in (2000, 8000):
+    for count in (40,) if SMOKE else (2000, 8000):
         with tempfile.TemporaryDirectory() as folder:
-            gk.datasets.mini.make_many(folder, count, seconds=2)
-            for name in ("fit_features", "fit_clips"):
+            gk.datasets.mini.make_many(folder, count, seconds=2, sounds=2 if SMOKE else 16)
+            for name in ("fit_features", "fit_clips")[: 1 if SMOKE else 2]:
                 megabytes = anew(f"most_memory(benchmark.{name}, {folder!r})", {}).communicate()[0].split()[-1]
                 print(f"| {count}: {name} | {megabytes} |", flush=True)
 
@@ -342,6 +362,7 @@ def fit_clips(model, data, folder):
 def anew(call, setting):
     """A function of this file in a new process; what it prints can be read."""
     command = [sys.executable, "-W", "ignore", "-c", f"import benchmark; benchmark.{call}"]
+    command += ["--smoke"] if SMOKE else []
     folder = os.path.dirname(os.path.abspath(__file__))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}

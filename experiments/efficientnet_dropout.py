@@ -1,13 +1,14 @@
-"""How good is EfficientNetB0 with dropout, without augmentation? The best run of the 2023 system: 57.89 % there.
+"""How good is EfficientNetB0 with dropout and learning-rate decay, without augmentation?
+
+Published by the 2023 system: 57.89 %, its best run.
 
     python experiments/efficientnet_dropout.py                  # a small synthetic corpus
     python experiments/efficientnet_dropout.py --data-dir FMA   # fma_small
 
-Data and weights as in 2023: `--data-dir FMA --protocol random --stem new --fine-tune all`.
+As published, but for the front end: `--data-dir FMA --protocol random --stem new --fine-tune all`.
 
 Expected: 2 minutes on 2 cores (PyTorch) on the synthetic corpus, 97.5 to 100 % of its 40 validation clips (seeds 0, 1,
-2), which says nothing about music.
-On fma_small: not measured yet.
+2), which says nothing about music. On fma_small: not measured yet.
 """
 
 import common  # before keras: it chooses the backend

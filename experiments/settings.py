@@ -111,7 +111,7 @@ def load_data(flags):
 
 
 def read(doc, network, frames):
-    """The flags, from the command line, or with --resume from the run that is to go on."""
+    """Return the flags of the command line, or with --resume those of the run that is to be resumed."""
     made = parser(doc, network, frames)
     flags = made.parse_args()
     if flags.resume is None:
@@ -125,6 +125,8 @@ def read(doc, network, frames):
         script, saved = os.path.basename(config["command"][1]), config["flags"]
         if script != os.path.basename(sys.argv[0]):
             raise SystemExit(f"{flags.resume} is a run of {script}: resume it with that script.")
+        if set(saved) != set(vars(flags)) - {"resume"}:
+            raise ValueError("its flags are not those of this script")
         for name in ("data_dir", "frames", "pretrained"):
             there = os.path.join(config["working_directory"], saved.get(name) or "")
             if saved.get(name) and os.path.exists(there):

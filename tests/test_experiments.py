@@ -1,11 +1,14 @@
 """The experiments, run as a user runs them."""
 
+import importlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
+import types
 
 import genrekeras as gk
 import keras
@@ -39,6 +42,58 @@ def test_form(script):
     docstring = text.split('"""')[1]
     assert "?" in docstring.splitlines()[0] and f"python experiments/{script}" in docstring
     assert "Expected: " in docstring and (" minutes on" in docstring or " seconds on" in docstring)
+
+
+class Recorder:
+    """In place of a `Run` and of its model: what an experiment asks for."""
+
+    flags = types.SimpleNamespace(seed=3)
+
+    def __init__(self):
+        self.asked = {}
+
+    def classifier(self, backbone, dropout, waveform_augmentation=(), image_augmentation=()):
+        augmentation = [type(layer).__name__ for layer in (*waveform_augmentation, *image_augmentation)]
+        self.asked |= {"backbone": backbone, "dropout": dropout, "augmentation": augmentation}
+        return self
+
+    def compile(self, optimizer, loss, metrics):
+        self.asked["optimizer"] = type(optimizer).__name__
+
+    def train(self, model, callbacks=()):
+        self.asked["decay"] = [(callback.factor, callback.every) for callback in callbacks]
+
+    def evaluate(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    "name, backbone, dropout, augmented, optimizer, decays, published",
+    [
+        ("resnet50_baseline", "resnet50", 0.0, False, "RMSprop", False, "49.55 %"),
+        ("resnet50_augmented", "resnet50", 0.0, True, "Adam", True, "50.87 %"),
+        ("efficientnet_augmented", "efficientnet_b0", 0.0, True, "Adam", True, "54.85 %"),
+        ("efficientnet_dropout_augmented", "efficientnet_b0", 0.5, True, "Adam", True, "not stated"),
+        ("efficientnet_dropout", "efficientnet_b0", 0.5, False, "Adam", True, "57.89 %"),
+    ],
+)
+def test_the_runs_of_2023(name, backbone, dropout, augmented, optimizer, decays, published, monkeypatch):
+    """Each is the run whose score it names, in its docstring and in README alike, with the same flags."""
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    script, run = importlib.import_module(name), Recorder()
+    script.main(run)
+    assert run.asked == {
+        "backbone": backbone,
+        "dropout": dropout,
+        "augmentation": ["PowerGain", "ImageNoise"] if augmented else [],
+        "optimizer": optimizer,
+        "decay": [(0.1, 10)] if decays else [],
+    }
+    readme = (EXPERIMENTS.parent / "README.md").read_text(encoding="utf-8")
+    [row] = [line for line in readme.splitlines() if line.startswith(f"| `{name}.py`") and "--protocol" in line]
+    flags = f"--protocol random --stem new --fine-tune {'all' if name == 'efficientnet_dropout' else 'stem'}"
+    for text in (script.__doc__, row):
+        assert published in text and f"{flags}`" in text
 
 
 @pytest.mark.parametrize(
@@ -380,11 +435,24 @@ def test_music_of_ones_own(tmp_path, mini_cache):
     assert json.loads((tmp_path / "s" / "metrics.json").read_text())["test"]["clips"] == 2
 
 
-@pytest.mark.thorough
 def test_the_benchmark_runs(mini_cache):
+    """All parts, those that start processes of their own included."""
+    done = run("benchmark.py", "--smoke", cache=mini_cache)
+    assert done.returncode == 0, done.stderr
+    tables = dict(re.findall(r"\n\| ([^|]+) \| [^|]+ \|.*\n\|[-|]+\n((?:\|.*\n)+)", done.stdout))
+    for part in ("decode", "waveform to image", "mel_cnn, inference", "mel_kernel, inference", "an epoch after"):
+        assert any(title.startswith(part) for title in tables), part
+    for part in ("start, a process", "from start to genre", "threads, one process", "memory beyond the model"):
+        assert any(title.startswith(part) for title in tables), part
+    rows = [row.split("|")[2] for table in tables.values() for row in table.splitlines()]
+    assert len(rows) > 20 and all(float(row) >= 0 for row in rows)
+    wrong = run("benchmark.py", "decoed", cache=mini_cache)
+    assert wrong.returncode == 2 and "no such part: decoed" in wrong.stderr
+
+
+@pytest.mark.thorough
+def test_a_part_of_the_benchmark(mini_cache):
     done = run("benchmark.py", "decode", "--rounds", "1", cache=mini_cache)
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert len(rows) == 4 and "`audio.load`" in rows[2] and rows[1].endswith("| 1 [1, 1] |")
-    wrong = run("benchmark.py", "decoed", cache=mini_cache)
-    assert wrong.returncode == 2 and "no such part: decoed" in wrong.stderr

@@ -107,9 +107,12 @@ def test_only_a_run_that_is_there_and_is_not_finished_is_resumed(experiment, tmp
     assert "NOTE:    the run began with {" in printed and "began with None" not in printed
     with pytest.raises(SystemExit, match="r is finished: there is nothing to resume"):
         experiment(nothing, "--resume", "r")
-    (tmp_path / "r" / "config.json").write_text("{")
-    with pytest.raises(SystemExit, match="There is no run that can be resumed in r"):
-        experiment(nothing, "--resume", "r")
+    del config["flags"]["seed"]  # else the default would be taken for it
+    damaged = ("", "{", "null", "[1]", "\0", json.dumps({**config, "flags": []}), json.dumps(config))
+    for text in damaged:
+        (tmp_path / "r" / "config.json").write_text(text)
+        with pytest.raises(SystemExit, match=r"There is no run that can be resumed in r: r.config\.json: "):
+            experiment(nothing, "--resume", "r")
 
 
 def test_files_are_found_from_another_folder(experiment, tmp_path, monkeypatch):
