@@ -129,7 +129,7 @@ def front_end_here(rounds):
 def backbone(flags):
     images = np.random.default_rng(0).uniform(0, 255, (BATCH, MELS, FRAMES, 1)).astype("float32")
     for name, row in gk.backbones.BACKBONES.items():
-        ours = gk.backbones.build(name, images.shape[1:])
+        ours = gk.backbones.FeatureExtractor(name, images.shape[1:])
         networks = {
             "Keras, as it builds it": row.constructor(include_top=False, weights=None, input_shape=images.shape[1:]),
             "`feature_extractor`": ours,
@@ -293,7 +293,7 @@ def threads(flags):
 
 
 def infer():
-    network = gk.folding.for_inference(gk.backbones.build("efficientnet_b0", (MELS, FRAMES, 1)))
+    network = gk.folding.for_inference(gk.backbones.FeatureExtractor("efficientnet_b0", (MELS, FRAMES, 1)))
     images = np.random.default_rng(0).uniform(0, 255, (BATCH, MELS, FRAMES, 1)).astype("float32")
     network.predict_on_batch(images)
     print("ready", flush=True)
