@@ -140,7 +140,7 @@ def backbone(flags):
     names = ("efficientnet_b0", "mel_cnn", "mel_kernel") if SMOKE else gk.backbones.BACKBONES
     for name in names:
         row = gk.backbones.BACKBONES[name]
-        ours = gk.backbones.build(name, images.shape[1:])
+        ours = gk.backbones.FeatureExtractor(name, images.shape[1:])
         networks = {"`feature_extractor`": ours, "`folding.for_inference`": gk.folding.for_inference(ours)}
         if not isinstance(row, gk.backbones.MelBackbone):  # those are networks of ours only
             stock = row.constructor(include_top=False, weights=None, input_shape=images.shape[1:])
@@ -312,7 +312,7 @@ def threads(flags):
 
 
 def infer():
-    network = gk.folding.for_inference(gk.backbones.build("efficientnet_b0", (MELS, FRAMES, 1)))
+    network = gk.folding.for_inference(gk.backbones.FeatureExtractor("efficientnet_b0", (MELS, FRAMES, 1)))
     images = np.random.default_rng(0).uniform(0, 255, (BATCH, MELS, FRAMES, 1)).astype("float32")
     network.predict_on_batch(images)
     print("ready", flush=True)

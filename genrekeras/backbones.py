@@ -1,33 +1,34 @@
-"""The networks that see a spectrogram: `keras.applications`, and one like them, with a stem for one gray channel.
+"""The networks for spectrograms: two of `keras.applications`, one like them, and small ones for gray images.
 
-A backbone is a row of `BACKBONES`. `build` makes it without weights for the backend that runs; `load_pretrained` brings
-the weights of its RGB original into it. The two stems for one channel:
+A backbone is a row of `BACKBONES`. `FeatureExtractor` builds it with random weights; `load_pretrained` copies the
+weights of the RGB network into it. There are two stems for one channel:
 
 - `"fold"` equals feeding the gray image as three equal channels. What the RGB network does to its input before the
-first convolution is
-  the same affine map everywhere, a factor and an offset for each channel, so that both go into the kernel; but the
-  convolution pads with zeros after that map, hence the offsets must end where the image ends. The kernel therefore sees
-  two channels, the gray value and a constant, both padded alike. Exact, borders included.
+  first convolution is the same affine map everywhere, a factor and an offset for each channel, so that both go into the
+  kernel; but the convolution pads with zeros after that map, hence the offsets must end where the image ends. The
+  kernel therefore sees two channels, the gray value and a constant, both padded alike. Exact, borders included.
 - `"new"` is a fresh convolution over the gray value alone, scaled as ImageNet's mean gray would be.
 """
 
-import contextlib
 import os
-import socket
+import tempfile
 import types
+import urllib.request
 from typing import NamedTuple
 
 import h5py
 import keras
 import numpy as np
 from genrekeras import efficientnet_lite, mel_networks
+from genrekeras.data_format import DATA_FORMAT, call_converted
 from keras import ops
 
 STEMS = ("fold", "new")
 FINE_TUNE = ("head", "stem", "all")
+_MOST_MELS, _MOST_PIXELS, _MOST_MEMBERS = 4096, 1 << 22, 64
+_TIMEOUT = 30.0  # seconds, of the server with pretrained weights
 # Mean and standard deviation of ImageNet's gray values, in 0..255, from its channel means (0.485, 0.456, 0.406) and
 # deviations (0.229, 0.224, 0.225).
-_MOST_MELS, _MOST_PIXELS = 4096, 1 << 22  # of an image
 _IMAGENET_MEAN, _IMAGENET_DEVIATION = 114.5, 57.6
 
 
@@ -40,7 +41,8 @@ class Backbone(NamedTuple):
         stem: str, name of its first convolution.
         new_stem_scale, new_stem_offset: float, what the one-channel network does to gray values for a new stem, such
             that the stem sees them as widely spread as in the RGB network.
-        weights_by_hand: str, what to do where ImageNet's weights do not come by themselves; `{cache}` is Keras' cache.
+        weights_by_hand: str, what to do where ImageNet's weights cannot be downloaded; `{cache}` is Keras' cache.
+        weights_url: str, from where Keras downloads ImageNet's weights; `None`, they are not downloaded.
     """
 
     constructor: object
@@ -49,6 +51,7 @@ class Backbone(NamedTuple):
     new_stem_scale: float
     new_stem_offset: float
     weights_by_hand: str
+    weights_url: str | None = None
 
 
 class MelBackbone(NamedTuple):
@@ -71,6 +74,7 @@ BACKBONES = {
         new_stem_scale=255.0 / _IMAGENET_DEVIATION,
         new_stem_offset=-255.0 * _IMAGENET_MEAN / _IMAGENET_DEVIATION,
         weights_by_hand="put Keras' published file efficientnetb0_notop.h5 into {cache}",
+        weights_url="https://storage.googleapis.com/keras-applications/efficientnetb0_notop.h5",
     ),
     "resnet50": Backbone(
         keras.applications.ResNet50,
@@ -79,6 +83,8 @@ BACKBONES = {
         new_stem_scale=1.0,
         new_stem_offset=-_IMAGENET_MEAN,
         weights_by_hand="put Keras' published file resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5 into {cache}",
+        weights_url="https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
+        "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
     ),
     "efficientnet_lite0": Backbone(
         efficientnet_lite.EfficientNetLite0,
@@ -109,62 +115,109 @@ class AppendConstant(keras.layers.Layer):
         return (*input_shape[:-1], 2)
 
 
-class BatchNormalization(keras.layers.BatchNormalization):
-    """Keras' layer over torch's own kernels, one for forward and one for backward, instead of some ten operations.
-
-    For torch and channels_first; same weights, same results to rounding. It has the name of Keras' class, by which
-    saved files name the weights.
-    """
-
-    def call(self, inputs, training=None, mask=None):
-        weights = [ops.convert_to_tensor(weight) for weight in (self.gamma, self.beta)]
-        if not (training and self.trainable):
-            moving = [ops.convert_to_tensor(weight) for weight in (self.moving_mean, self.moving_variance)]
-            return _normalize_on_torch(inputs, *moving, *weights, self.epsilon)
-        outputs, mean, variance = _normalize_batch_on_torch(inputs, *weights, self.epsilon)
-        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
-        return outputs
-
-
-def _normalize_on_torch(inputs, mean, variance, gamma, beta, epsilon):
-    import torch
-
-    return torch.nn.functional.batch_norm(inputs, mean, variance, gamma, beta, eps=epsilon)
-
-
-def _normalize_batch_on_torch(inputs, gamma, beta, epsilon):
-    """Normalized inputs, and mean and variance of the batch (biased, as Keras has it; torch's layer has not)."""
-    import torch
-
-    outputs, mean, inverse = torch.native_batch_norm(inputs, gamma, beta, None, None, True, 0.0, epsilon)
-    with torch.no_grad():
-        return outputs, mean.detach(), torch.clamp(inverse.detach() ** -2 - epsilon, min=0.0)
-
-
-def build(name, image_shape, stem="fold"):
+@keras.saving.register_keras_serializable("genrekeras")
+class FeatureExtractor(keras.Model):
     """A backbone for gray images, with random weights.
 
-    On torch the network is built channels_first, where Keras' convolutions run without copying. The image stays `(mels,
-    frames, 1)`, and its channels stay side by side in memory, which is the order that torch's convolutions on a CPU
-    like best. Weights have the same shapes and names either way.
+    The network runs in the data format that suits the backend (`genrekeras.data_format`): channels_first on PyTorch,
+    behind a Permute, so that the memory keeps the order of the image. Weights have the same shapes and names either
+    way. The config holds the arguments and not the layers, so that a saved network loads on every backend.
 
     Args:
-        name: str, a key of `BACKBONES`; or a sequence of several `"mel_..."`, which look at the image side by side.
+        backbone: str, a key of `BACKBONES`; or a sequence of several `"mel_..."`, at most 64, which are applied to the
+            image side by side.
         image_shape: `(mels, frames, 1)`.
         stem: `"fold"` or `"new"`; a `"mel_..."` has its own either way.
+        fine_tune: what is trained: `"all"`, `"stem"` (the first convolution) or `"head"` (nothing of the backbone). May
+            be changed later by assigning `network.fine_tune`. A frozen layer keeps its weights; its batch normalization
+            uses the moving statistics and does not update them. Keras does not switch off the drop-connect of frozen
+            blocks; this class does.
+        momentum: float, of all batch normalizations; `None` is Keras' own, 0.99.
+        name, trainable: as in `keras.Model`.
 
-    Returns:
-        A `keras.Model`, images `(batch, mels, frames, 1)` in [0, 255] -> features `(batch, feature_dim)`.
+    Input shape: `(batch, mels, frames, 1)` in [0, 255].
+
+    Output shape: `(batch, features)`.
 
     Raises:
-        ValueError: an unknown name or stem, an image of fewer than 32 mels (`"mel_kernel"`: 40) or frames, or of more
-            than 4,096 mels or 2^22 pixels (12 minutes of the default front end), too many for any memory on their way
-            through a network.
+        ValueError: an argument is unknown; the image has fewer than 32 mels (`"mel_kernel"`: 40) or frames, more than
+            4,096 mels or more than 2^22 pixels (12 minutes of the default front end).
     """
-    backbone = get(name)
-    if stem not in STEMS:
-        raise ValueError(f"`stem` must be one of {STEMS}. Received: stem={stem!r}")
+
+    def __init__(
+        self,
+        backbone,
+        image_shape,
+        stem="fold",
+        fine_tune="all",
+        momentum=None,
+        name="feature_extractor",
+        trainable=True,
+    ):
+        row = get(backbone)
+        if stem not in STEMS:
+            raise ValueError(f"`stem` must be one of {STEMS}. Received: stem={stem!r}")
+        _check_fine_tune(fine_tune)
+        _check_image_shape(image_shape)
+        image = keras.Input(image_shape, name="image")
+        if isinstance(row, MelBackbone):
+            features = [get(member).constructor(image, prefix) for member, prefix in members(backbone)]
+            features = keras.layers.Concatenate(name="members")(features) if features[1:] else features[0]
+        else:
+            features = _application(row, image, stem)
+        super().__init__(image, features, name=name)
+        self.backbone = backbone if isinstance(backbone, str) else tuple(backbone)
+        self.image_shape = tuple(image_shape)
+        self.stem = stem
+        self.momentum = momentum
+        if momentum is not None:
+            for layer in self.layers:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.momentum = momentum
+        dropouts = [layer for layer in self.layers if isinstance(layer, keras.layers.Dropout)]
+        self._drop_rates = types.MappingProxyType({layer.name: layer.rate for layer in dropouts})
+        self.fine_tune = fine_tune
+        if not trainable:
+            self.trainable = False
+
+    @property
+    def fine_tune(self):
+        """What is trained. May be changed, for example from "head" to "all"; then compile again."""
+        return self._fine_tune
+
+    @fine_tune.setter
+    def fine_tune(self, value):
+        _check_fine_tune(value)
+        row = get(self.backbone)
+        stems = [row.stem] if isinstance(row, Backbone) else [f"{name}_conv1" for _, name in members(self.backbone)]
+        for layer in self.layers:
+            layer.trainable = value == "all" or (value == "stem" and layer.name in stems)
+            if layer.name in self._drop_rates:
+                layer.rate = self._drop_rates[layer.name] if value == "all" else 0.0
+        self._fine_tune = value
+
+    def get_config(self):
+        return {
+            "backbone": self.backbone if isinstance(self.backbone, str) else list(self.backbone),
+            "image_shape": list(self.image_shape),
+            "stem": self.stem,
+            "fine_tune": self.fine_tune,
+            "momentum": self.momentum,
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+
+# `.keras` files name weights by class; these have the names of a plain Keras model's.
+FeatureExtractor.__name__ = "Functional"
+
+
+def _check_fine_tune(fine_tune):
+    if fine_tune not in FINE_TUNE:
+        raise ValueError(f"`fine_tune` must be one of {FINE_TUNE}. Received: fine_tune={fine_tune!r}")
+
+
+def _check_image_shape(image_shape):
     if min(image_shape[:2]) < 32:
         raise ValueError(
             f"A backbone needs images of at least 32 mels and 32 frames. Received: image_shape={image_shape}"
@@ -174,37 +227,31 @@ def build(name, image_shape, stem="fold"):
             f"A backbone takes images of at most {_MOST_MELS} mels and {_MOST_PIXELS} pixels: shorten the clips or "
             f"lengthen the hop. Received: image_shape={image_shape}"
         )
-    channels_first = keras.backend.backend() == "torch"
-    with _image_data_format("channels_first" if channels_first else "channels_last"):
-        image = keras.Input(image_shape, name="image")
-        if isinstance(backbone, MelBackbone):
-            features = [get(member).constructor(image, prefix) for member, prefix in members(name)]
-            features = keras.layers.Concatenate(name="members")(features) if features[1:] else features[0]
-        else:
-            features = _application(backbone, image, stem, channels_first)
-    network = keras.Model(image, features, name="feature_extractor")
-    for layer in network.layers:
-        if channels_first and type(layer) is keras.layers.BatchNormalization:
-            layer.__class__ = BatchNormalization  # keras.applications have no place where one could say so
-    return network
 
 
-def _application(backbone, image, stem, channels_first):
-    """The features that a network for RGB images makes of a gray one."""
+def _application(row, image, stem):
+    """The features that a network for RGB images computes from a gray one."""
     if stem == "fold":
         x = AppendConstant()(image)
     else:
-        x = keras.layers.Rescaling(backbone.new_stem_scale, backbone.new_stem_offset)(image)
-    if channels_first:
+        x = keras.layers.Rescaling(row.new_stem_scale, row.new_stem_offset)(image)
+    # Keras builds its networks in the data format of the process.
+    height, width, channels = x.shape[1:]
+    last = keras.config.image_data_format() == "channels_last"
+    given = keras.Input((height, width, channels) if last else (channels, height, width))
+    network = row.constructor(include_top=False, weights=None, input_tensor=given, pooling="avg")
+    if DATA_FORMAT == "channels_first":
         x = keras.layers.Permute((3, 1, 2))(x)  # a view: the memory stays in the order of the image
-    return backbone.constructor(include_top=False, weights=None, input_tensor=x, pooling="avg").output
+    return call_converted(network, x)
 
 
 def get(name):
-    """The row of a backbone, of several the first one's; `ValueError` for an unknown name."""
+    """Return the row of a backbone, of several the first one's; `ValueError` for an unknown name or too many."""
     names = (name,) if isinstance(name, str) else tuple(name) if isinstance(name, (list, tuple)) else ()
     if not names or not all(isinstance(one, str) and one in BACKBONES for one in names):
         raise ValueError(f"`backbone` must be one of {tuple(BACKBONES)}. Received: backbone={name!r}")
+    if len(names) > _MOST_MEMBERS:
+        raise ValueError(f"`backbone` must be at most {_MOST_MEMBERS} names. Received: {len(names)}")
     rows = [BACKBONES[one] for one in names]
     if not isinstance(name, str) and not all(isinstance(row, MelBackbone) for row in rows):
         raise ValueError(f'Several backbones must all be of the "mel_..." ones. Received: backbone={name!r}')
@@ -218,13 +265,11 @@ def members(name):
     return [(member, f"{member}_{place}") for place, member in enumerate(name)]
 
 
-def load_pretrained(network, name, stem, pretrained):
-    """Bring the weights of the RGB network into a network from `build`.
+def load_pretrained(network, pretrained):
+    """Copy the weights of the RGB network into a network of the same backbone.
 
     Args:
-        network: `keras.Model` from `build(name, ..., stem)`.
-        name: str, a key of `BACKBONES`.
-        stem: `"fold"` or `"new"`; a new stem keeps its random weights.
+        network: `FeatureExtractor`; a new stem keeps its random weights.
         pretrained: `"imagenet"`, or the path of a `.weights.h5` file that was saved from the row's RGB network built
             with `weights=None, include_top=False`.
 
@@ -232,53 +277,19 @@ def load_pretrained(network, name, stem, pretrained):
         PretrainedWeightsError: the ImageNet weights cannot be downloaded or are not installed, or the file is missing
             or not of this network.
     """
-    backbone = get(name)
+    name, backbone = network.backbone, get(network.backbone)
     if isinstance(backbone, MelBackbone):
         raise PretrainedWeightsError(
             f'There are no pretrained weights of {name}: pass `pretrained=None, fine_tune="all"`. '
             f"Received: pretrained={pretrained!r}"
         )
-    with _image_data_format("channels_last"):
-        rgb = _rgb_imagenet(name) if pretrained == "imagenet" else _rgb_from_file(name, pretrained)
+    rgb = _rgb_imagenet(name) if pretrained == "imagenet" else _rgb_from_file(name, pretrained)
     for layer in network.layers:
         # Normalization stays the identity: what the RGB network's does is folded into the stem.
         if layer.weights and layer.name != backbone.stem and not isinstance(layer, keras.layers.Normalization):
             layer.set_weights(rgb.get_layer(layer.name).get_weights())
-    if stem == "fold":
+    if network.stem == "fold":
         _fold_stem(network, rgb, backbone)
-
-
-def drop_connect_rates(network):
-    """The rates of a network's Dropout layers by their names, for `set_trainable`."""
-    dropouts = [layer for layer in network.layers if isinstance(layer, keras.layers.Dropout)]
-    return types.MappingProxyType({layer.name: layer.rate for layer in dropouts})
-
-
-def set_trainable(network, name, fine_tune, rates):
-    """Freeze what `fine_tune` leaves out, and keep it still.
-
-    A frozen layer's weights stand still; its BatchNorm uses the moving statistics without changing them (Keras does so
-    for `trainable=False`), and the drop-connect of frozen blocks is switched off, which Keras does not.
-
-    Args:
-        network: `keras.Model` from `build`.
-        name: str, a key of `BACKBONES`.
-        fine_tune: `"all"`, `"stem"` (the first convolution) or `"head"` (nothing of the backbone).
-        rates: the network's `drop_connect_rates` as it was built.
-    """
-    row = get(name)
-    stems = [f"{prefix}_conv1" for _, prefix in members(name)] if isinstance(row, MelBackbone) else [row.stem]
-    for layer in network.layers:
-        layer.trainable = fine_tune == "all" or (fine_tune == "stem" and layer.name in stems)
-        if layer.name in rates:
-            layer.rate = rates[layer.name] if fine_tune == "all" else 0.0
-
-
-def set_batch_norm_momentum(network, momentum):
-    """Let moving statistics follow faster, for a network that is trained from scratch in few steps."""
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = momentum
 
 
 def _fold_stem(network, rgb, backbone):
@@ -294,11 +305,13 @@ def _stem_input(network, backbone, channels):
     """Factor and offset from a gray value to each channel that the stem sees, measured: the map is affine."""
     black_and_white = np.zeros((2, 32, 32, channels), "float32")
     black_and_white[1] = 255.0
-    if channels == 3:
-        black_and_white = backbone.preprocess_input(black_and_white, data_format="channels_last")
     stem = network.get_layer(backbone.stem)
     probe = keras.Model(network.inputs[0], stem.input)
-    if channels == 1:  # the network's own size
+    if channels == 3:
+        black_and_white = backbone.preprocess_input(black_and_white, data_format="channels_last")
+        if stem.data_format == "channels_first":  # of the RGB network: what the process is set to
+            black_and_white = np.moveaxis(black_and_white, -1, 1)
+    else:  # the network's own size
         black_and_white = np.broadcast_to(black_and_white[:, :1, :1], (2, *network.input_shape[1:]))
     seen = ops.convert_to_numpy(probe(black_and_white, training=False))
     if stem.data_format == "channels_first":
@@ -309,9 +322,8 @@ def _stem_input(network, backbone, channels):
 
 def _rgb_imagenet(name):
     backbone = get(name)
-    timeout = socket.getdefaulttimeout()
     try:
-        socket.setdefaulttimeout(30.0)  # seconds; a network that swallows packets would hang the download for minutes
+        _check_reachable(backbone.weights_url)
         return backbone.constructor(include_top=False, weights="imagenet")
     except Exception as error:  # Keras raises a plain Exception when a download fails, an import an ImportError
         raise PretrainedWeightsError(
@@ -321,8 +333,13 @@ def _rgb_imagenet(name):
             "- pass `pretrained=` the path of a .weights.h5 file saved from this RGB network built with weights=None;\n"
             '- pass `pretrained=None, fine_tune="all"` to train from random weights.'
         ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
+
+
+def _check_reachable(url):
+    """Raise `OSError` if weights must be downloaded and their server does not answer; Keras would wait for minutes."""
+    if url and not os.path.isfile(os.path.join(_keras_cache(), os.path.basename(url))):
+        request = urllib.request.Request(url, method="HEAD")
+        urllib.request.urlopen(request, timeout=_TIMEOUT).close()
 
 
 def _rgb_from_file(name, path):
@@ -353,15 +370,12 @@ def _rgb_from_file(name, path):
 
 
 def _weights_by_hand(backbone):
-    keras_home = os.environ.get("KERAS_HOME") or os.path.expanduser(os.path.join("~", ".keras"))
-    return backbone.weights_by_hand.format(cache=os.path.join(keras_home, "models"))
+    return backbone.weights_by_hand.format(cache=_keras_cache())
 
 
-@contextlib.contextmanager
-def _image_data_format(data_format):
-    before = keras.config.image_data_format()
-    keras.config.set_image_data_format(data_format)
-    try:
-        yield
-    finally:
-        keras.config.set_image_data_format(before)
+def _keras_cache():
+    """The folder into which Keras downloads weights."""
+    home = os.environ.get("KERAS_HOME") or os.path.expanduser(os.path.join("~", ".keras"))
+    if not os.access(home, os.W_OK):
+        home = os.path.join(tempfile.gettempdir(), ".keras")
+    return os.path.join(home, "models")

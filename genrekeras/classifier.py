@@ -5,6 +5,7 @@ import math
 import os
 import types
 import warnings
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -19,8 +20,10 @@ _MOMENTUM_FROM_SCRATCH = 0.9
 _MOST_GENRES = 10_000
 
 
-class _Restored(str):
-    """The name of pretrained weights that a saved model already holds: kept for its config, not loaded again."""
+class _Restored(NamedTuple):
+    """The `pretrained` of a saved model, which holds the weights: kept for its config, not loaded again."""
+
+    pretrained: object
 
 
 @keras.saving.register_keras_serializable("genrekeras")
@@ -99,7 +102,9 @@ class GenreClassifier(keras.Model):
         name=None,
     ):
         genres = _checked_genres(genres)
-        _check_fine_tune(fine_tune)
+        restored = isinstance(pretrained, _Restored)
+        if restored:
+            [pretrained] = pretrained
         if stem == "new" and fine_tune == "head":
             raise ValueError(
                 'A new stem has random weights and must be trained: `stem="new"` needs `fine_tune="stem"` or "all". '
@@ -115,7 +120,7 @@ class GenreClassifier(keras.Model):
                     f'`pretrained` must be "imagenet", None or a path. Received: pretrained={pretrained!r}'
                 )
             pretrained = os.fspath(pretrained)
-        elif fine_tune == "head":
+        elif fine_tune == "head" and not restored:
             warnings.warn(
                 'The backbone has random weights and is frozen: `pretrained=None, fine_tune="head"` trains the last '
                 "layer on random features.",
@@ -134,13 +139,11 @@ class GenreClassifier(keras.Model):
                 f"Received: front_end with output shape {front_end_model.output_shape}"
             )
 
-        feature_extractor = backbones.build(backbone, front_end_model.output_shape[1:], stem)
-        if pretrained is None:
-            backbones.set_batch_norm_momentum(feature_extractor, _MOMENTUM_FROM_SCRATCH)
-        elif not isinstance(pretrained, _Restored):
-            backbones.load_pretrained(feature_extractor, backbone, stem, pretrained)
-        drop_connect = backbones.drop_connect_rates(feature_extractor)
-        backbones.set_trainable(feature_extractor, backbone, fine_tune, drop_connect)
+        momentum = _MOMENTUM_FROM_SCRATCH if pretrained is None else None
+        image_shape = front_end_model.output_shape[1:]
+        feature_extractor = backbones.FeatureExtractor(backbone, image_shape, stem, fine_tune, momentum)
+        if pretrained is not None and not restored:
+            backbones.load_pretrained(feature_extractor, pretrained)
 
         head = _chain(
             keras.Input(feature_extractor.output_shape[1:], name="features"),
@@ -150,7 +153,7 @@ class GenreClassifier(keras.Model):
             ],
             "head",
         )
-        image = keras.Input(front_end_model.output_shape[1:], name="image")
+        image = keras.Input(image_shape, name="image")
         image_model = _chain(image, [*image_augmentation, feature_extractor, head], "image_model")
         super().__init__(waveform, image_model(front_end_model(waveform)), name=name)
 
@@ -158,7 +161,7 @@ class GenreClassifier(keras.Model):
         self.genres = genres
         self.clip_seconds = clip_seconds
         self.stem = stem
-        self.pretrained = None if pretrained is None else str(pretrained)
+        self.pretrained = pretrained
         self.dropout = dropout
         self.card = card
         self.sample_rate = sample_rate
@@ -168,24 +171,20 @@ class GenreClassifier(keras.Model):
         self.image_model = image_model
         self.strangeness = Strangeness(name="strangeness")
         self.strangeness.build(feature_extractor.output_shape)
-        self._fine_tune = fine_tune
-        self._drop_connect = drop_connect
         self._config_layers = {
-            "front_end": None if front_end is None else front_end_layers,
+            "front_end": front_end_layers,
             "waveform_augmentation": waveform_augmentation,
             "image_augmentation": image_augmentation,
         }
 
     @property
     def fine_tune(self):
-        """What is trained. May be set anew, say from "head" to "all" for a second phase; then compile again."""
-        return self._fine_tune
+        """What is trained. May be changed, for example from "head" to "all" for a second phase; then compile again."""
+        return self.feature_extractor.fine_tune
 
     @fine_tune.setter
     def fine_tune(self, value):
-        _check_fine_tune(value)
-        backbones.set_trainable(self.feature_extractor, self.backbone, value, self._drop_connect)
-        self._fine_tune = value
+        self.feature_extractor.fine_tune = value
 
     @property
     def card(self):
@@ -327,15 +326,12 @@ class GenreClassifier(keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """A model with random weights: those of a saved model come from its file, pretrained ones are not loaded."""
+        """Build a model with random weights. Pretrained weights are not loaded: a saved model's file holds them."""
         config = dict(config)
         for key in ("front_end", "waveform_augmentation", "image_augmentation"):
             config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)
-        if isinstance(config["pretrained"], str):
-            config["pretrained"] = _Restored(config["pretrained"])
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The backbone has random weights and is frozen", UserWarning)
-            return cls(**config)
+        config["pretrained"] = _Restored(config["pretrained"])
+        return cls(**config)
 
     def get_compile_config(self):
         """As another backend can use it.
@@ -394,11 +390,6 @@ class FollowEpoch(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.data.epoch = epoch
-
-
-def _check_fine_tune(fine_tune):
-    if fine_tune not in backbones.FINE_TUNE:
-        raise ValueError(f"`fine_tune` must be one of {backbones.FINE_TUNE}. Received: fine_tune={fine_tune!r}")
 
 
 def _is_number(value):

@@ -20,7 +20,7 @@ def for_inference(network):
     """A copy of a network that computes the same and is faster, for inference only.
 
     Args:
-        network: `keras.Model` from `backbones.build`.
+        network: `backbones.FeatureExtractor`.
 
     Returns:
         A `keras.Model` with weights of its own, not trainable; the same features to rounding. It does not follow when

@@ -11,6 +11,7 @@ Okabe et al., "Attentive Statistics Pooling for Deep Speaker Embedding", Intersp
 """
 
 import keras
+from genrekeras.data_format import CHANNEL_AXIS, DATA_FORMAT, BatchNormalization
 from genrekeras.statistics import CepstralStatistics, SpectralStatistics
 from keras import ops
 
@@ -54,11 +55,11 @@ def mel_resnet(image, name="mel_resnet", width=16, frames=0.5, units=256):
     columns = RandomFrames if image.shape[2] <= _SPARSE else RandomWindow
     image = columns(frames, name=f"{name}_frames")(image)
     x = _convolution(_scaled(image, name), width, (7, 3), (2, 1), f"{name}_conv1")
-    x = keras.layers.MaxPooling2D(2, name=f"{name}_pool1")(x)
+    x = keras.layers.MaxPooling2D(2, data_format=DATA_FORMAT, name=f"{name}_pool1")(x)
     x = _residual(x, 2 * width, f"{name}_block1")
-    x = keras.layers.MaxPooling2D(2, name=f"{name}_pool2")(x)
+    x = keras.layers.MaxPooling2D(2, data_format=DATA_FORMAT, name=f"{name}_pool2")(x)
     x = _residual(x, 4 * width, f"{name}_block2")
-    x = keras.layers.MaxPooling2D(2, name=f"{name}_pool3")(x)
+    x = keras.layers.MaxPooling2D(2, data_format=DATA_FORMAT, name=f"{name}_pool3")(x)
     x = _residual(x, 6 * width, f"{name}_block3")
     x = _convolution(x, 8 * width, (_extents(x)[0], 1), 1, f"{name}_mels", pad=False)
     pool = TimePooling(heads=_HEADS, units=_ATTENTION_UNITS, maximum=True, name=f"{name}_pool")
@@ -221,15 +222,16 @@ class TimePooling(keras.layers.Layer):
 def _scaled(image, name):
     """About -1.8..2.2; in the order of axes that convolutions are built for."""
     x = keras.layers.Rescaling(4 / 255, -1.8, name=f"{name}_scale", dtype="float32")(image)
-    return x if _channel_axis() == -1 else keras.layers.Permute((3, 1, 2), name=f"{name}_first")(x)
+    return x if CHANNEL_AXIS == 3 else keras.layers.Permute((3, 1, 2), name=f"{name}_first")(x)
 
 
 def _convolution(x, filters, size, strides, name, pad=True, activation=True):
     """Convolution, BatchNorm, ReLU; padded the same on both sides."""
     if pad and max(size) > 1:
-        x = keras.layers.ZeroPadding2D((size[0] // 2, size[1] // 2), name=f"{name}_pad")(x)
-    x = keras.layers.Conv2D(filters, size, strides, "valid", use_bias=False, name=name)(x)
-    x = keras.layers.BatchNormalization(_channel_axis(), name=f"{name}_bn")(x)
+        padding = (size[0] // 2, size[1] // 2)
+        x = keras.layers.ZeroPadding2D(padding, data_format=DATA_FORMAT, name=f"{name}_pad")(x)
+    x = keras.layers.Conv2D(filters, size, strides, "valid", DATA_FORMAT, use_bias=False, name=name)(x)
+    x = BatchNormalization(CHANNEL_AXIS, name=f"{name}_bn")(x)
     return keras.layers.Activation("relu", name=f"{name}_relu")(x) if activation else x
 
 
@@ -242,23 +244,19 @@ def _residual(x, filters, name):
 
 def _over_time(x, name):
     """`(batch, frames, channels)` of an image of one row."""
-    if _channel_axis() == 1:
+    if CHANNEL_AXIS == 1:
         x = keras.layers.Permute((2, 3, 1), name=f"{name}_permute")(x)
     return keras.layers.Reshape((-1, x.shape[-1]), name=f"{name}_time")(x)
 
 
 def _features(parts, units, name):
     x = keras.layers.Concatenate(name=f"{name}_all")(parts)
-    x = keras.layers.BatchNormalization(name=f"{name}_all_bn")(x)
+    x = BatchNormalization(name=f"{name}_all_bn")(x)
     x = keras.layers.Dropout(0.3, name=f"{name}_dropout")(x)
     x = keras.layers.Dense(units, name=f"{name}_dense")(x)
-    x = keras.layers.BatchNormalization(name=f"{name}_dense_bn")(x)
+    x = BatchNormalization(name=f"{name}_dense_bn")(x)
     return keras.layers.Activation("relu", name=f"{name}_features")(x)
 
 
 def _extents(x):
-    return x.shape[1:3] if _channel_axis() == -1 else x.shape[2:4]
-
-
-def _channel_axis():
-    return -1 if keras.config.image_data_format() == "channels_last" else 1
+    return x.shape[1:3] if CHANNEL_AXIS == 3 else x.shape[2:4]

@@ -11,6 +11,7 @@ Normalization", CVPR 2018 (roots of covariance matrices).
 import keras
 import numpy as np
 import scipy.fft
+from genrekeras.layers.base import Float32Layer, beside, multiply
 from keras import ops
 
 _DECIBELS = 80 / 255  # of a gray level
@@ -21,7 +22,7 @@ _PERCENTILES = (5, 25, 50, 75, 95, 100)
 
 
 @keras.saving.register_keras_serializable("genrekeras")
-class CepstralStatistics(keras.layers.Layer):
+class CepstralStatistics(Float32Layer):
     """Fixed statistics of the cepstra of an image over time; no gradient goes through them.
 
     Of 40 cepstra: mean, log deviation, the values below which a tenth, half, nine tenths and all of the frames lie, log
@@ -33,20 +34,17 @@ class CepstralStatistics(keras.layers.Layer):
     Output shape: `(batch, 920)`; fewer of fewer than 40 mels.
     """
 
-    def __init__(self, **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
-
     def build(self, input_shape):
         if input_shape[1] < _COVARIANCE_CEPSTRA or input_shape[2] < 2:
             raise ValueError(
                 f"Statistics of cepstra need at least {_COVARIANCE_CEPSTRA} mels and 2 frames. Received: {input_shape}"
             )
-        self._cosines = _cosines(input_shape[1], _CEPSTRA)
-        self._upper = _upper_triangle(_COVARIANCE_CEPSTRA)
+        self.add_constant("_cosines", _cosines(input_shape[1], _CEPSTRA))
+        self.add_constant("_upper", _upper_triangle(_COVARIANCE_CEPSTRA))
 
     def call(self, image):
         spectrum = ops.stop_gradient(image[..., 0])  # (batch, mels, frames)
-        cepstra = ops.matmul(ops.convert_to_tensor(self._cosines), spectrum)
+        cepstra = multiply(self._cosines, spectrum)
         frames = cepstra.shape[2]
         mean, deviation, skewness = _moments(cepstra)
         steps = cepstra[:, :, 1:] - cepstra[:, :, :-1]
@@ -66,7 +64,7 @@ class CepstralStatistics(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("genrekeras")
-class SpectralStatistics(keras.layers.Layer):
+class SpectralStatistics(Float32Layer):
     """More of them, for a kernel machine, which takes no harm from many: of the bands too, and finer covariances.
 
     Of each band: mean, deviation, six percentiles. Of 64 cepstra: mean, log deviation, skewness, log mean step. Of the
@@ -78,21 +76,19 @@ class SpectralStatistics(keras.layers.Layer):
     Output shape: `(batch, 4236)` of 128 mels.
     """
 
-    def __init__(self, **kwargs):
-        super().__init__(**{"dtype": "float32", **kwargs})
-
     def build(self, input_shape):
         mels = input_shape[1]
         if mels < _MORE_COVARIANCE_CEPSTRA:
             raise ValueError(f"Spectral statistics need at least {_MORE_COVARIANCE_CEPSTRA} mels. Received: {mels}")
-        self._cosines = _cosines(mels, _MORE_CEPSTRA)
-        self._upper = _upper_triangle(_MORE_COVARIANCE_CEPSTRA)
-        self._broad = _broad_bands(mels)
-        self._pairs = _upper_triangle(len(self._broad), 1)
+        broad = _broad_bands(mels)
+        self.add_constant("_cosines", _cosines(mels, _MORE_CEPSTRA))
+        self.add_constant("_upper", _upper_triangle(_MORE_COVARIANCE_CEPSTRA))
+        self.add_constant("_broad", broad)
+        self.add_constant("_pairs", _upper_triangle(len(broad), 1))
 
     def call(self, image):
         image = ops.stop_gradient(image[..., 0])  # (batch, mels, frames)
-        spectrum, cepstra = image * _DECIBELS, ops.matmul(ops.convert_to_tensor(self._cosines), image)
+        spectrum, cepstra = image * _DECIBELS, multiply(self._cosines, image)
         steps = cepstra[:, :, 1:] - cepstra[:, :, :-1]
         root = _root(_covariance(cepstra[:, :_MORE_COVARIANCE_CEPSTRA]))
         root_of_steps = _root(_covariance(steps[:, :_MORE_COVARIANCE_CEPSTRA]))
@@ -127,8 +123,8 @@ class SpectralStatistics(keras.layers.Layer):
         return ops.concatenate([ordered[:, :, (percent * last + 50) // 100] for percent in _PERCENTILES], axis=1)
 
     def _correlations(self, spectrum):
-        covariance = _covariance(ops.matmul(ops.convert_to_tensor(self._broad), spectrum))  # 1 more on its diagonal
-        deviation = ops.sqrt(ops.sum(covariance * _identity(covariance.shape[1]), axis=2))
+        covariance = _covariance(multiply(self._broad, spectrum))  # 1 more on its diagonal
+        deviation = ops.sqrt(ops.sum(covariance * _identity(covariance), axis=2))
         return _flat(covariance / (deviation[:, :, None] * deviation[:, None]), self._pairs)
 
     def compute_output_shape(self, input_shape):
@@ -156,12 +152,12 @@ def _upper_triangle(size, offset=0):
 
 
 def _flat(matrix, triangle):
-    return ops.matmul(ops.reshape(matrix, (-1, triangle.shape[0])), ops.convert_to_tensor(triangle))
+    return ops.matmul(ops.reshape(matrix, (-1, triangle.shape[0])), beside(triangle, matrix))
 
 
-def _identity(size):
-    """A constant: TensorFlow's `ops.eye` is an operation that OpenVINO lacks."""
-    return ops.convert_to_tensor(np.eye(size, dtype="float32"))
+def _identity(matrix):
+    """Return the identity of the size of some matrices. TensorFlow's `ops.eye` is an operation that OpenVINO lacks."""
+    return beside(ops.convert_to_tensor(np.eye(matrix.shape[1], dtype="float32")), matrix)
 
 
 def _moments(values):
@@ -179,12 +175,13 @@ def _log_step(steps):
 def _covariance(values):
     """`(batch, rows, rows)`, of the rows over the columns, and 1 more on its diagonal."""
     values = values - ops.mean(values, axis=2, keepdims=True)
-    return ops.matmul(values, ops.transpose(values, (0, 2, 1))) / values.shape[2] + _identity(values.shape[1])
+    covariance = ops.matmul(values, ops.transpose(values, (0, 2, 1))) / values.shape[2]
+    return covariance + _identity(covariance)
 
 
 def _root(matrix):
     """The square root of positive definite matrices, by matrix products alone."""
-    identity = _identity(matrix.shape[1])
+    identity = _identity(matrix)
     scale = ops.sqrt(ops.sum(ops.square(matrix), axis=(1, 2), keepdims=True))
     root, inverse = matrix / scale, identity
     for _ in range(_ROOT_STEPS):

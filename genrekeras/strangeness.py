@@ -39,10 +39,6 @@ class Strangeness(keras.layers.Layer):
         along = ops.matmul(whitened, self.directions)
         return ops.sum(ops.square(whitened), axis=-1) - ops.sum(ops.square(along), axis=-1)
 
-    def load_own_variables(self, store):
-        if len(store.keys()):  # models that were saved by versions before 0.3 have none
-            super().load_own_variables(store)
-
     def compute_output_shape(self, input_shape):
         return (input_shape[0],)
 

@@ -49,7 +49,7 @@ def _rgb_network(name, rng):
 
 def test_the_folded_stem_equals_gray_as_three_channels(rgb, rng):
     name, network, path = rgb
-    gray = backbones.build(name, SHAPE, "fold")
+    gray = backbones.FeatureExtractor(name, SHAPE, "fold")
     backbones.load_pretrained(gray, name, "fold", path)
     images = rng.uniform(0, 255, (3, *SHAPE)).astype("float32")
     three = np.repeat(images, 3, axis=-1)
@@ -64,7 +64,7 @@ def test_the_folded_stem_is_exact_at_the_borders(rgb, rng):
     """The first convolution alone, every pixel: zero padding comes after the normalization."""
     name, network, path = rgb
     stem = backbones.BACKBONES[name].stem
-    gray = backbones.build(name, SHAPE, "fold")
+    gray = backbones.FeatureExtractor(name, SHAPE, "fold")
     backbones.load_pretrained(gray, name, "fold", path)
     images = rng.uniform(0, 255, (2, *SHAPE)).astype("float32")
     preprocess = backbones.BACKBONES[name].preprocess_input
@@ -78,7 +78,7 @@ def test_the_folded_stem_is_exact_at_the_borders(rgb, rng):
 
 def test_a_new_stem_keeps_its_own_weights_and_takes_the_rest(rgb):
     name, network, path = rgb
-    gray = backbones.build(name, SHAPE, "new")
+    gray = backbones.FeatureExtractor(name, SHAPE, "new")
     stem = gray.get_layer(backbones.BACKBONES[name].stem)
     before = stem.get_weights()[0]
     backbones.load_pretrained(gray, name, "new", path)
@@ -90,7 +90,7 @@ def test_a_new_stem_keeps_its_own_weights_and_takes_the_rest(rgb):
 
 @pytest.mark.parametrize("name", RGB)
 def test_channels_first_on_torch_and_portable_weights(name):
-    gray = backbones.build(name, SHAPE, "fold")
+    gray = backbones.FeatureExtractor(name, SHAPE, "fold")
     convolutions = [layer for layer in gray.layers if isinstance(layer, keras.layers.Conv2D)]
     expected = "channels_first" if keras.backend.backend() == "torch" else "channels_last"
     assert {layer.data_format for layer in convolutions} == {expected}
@@ -129,7 +129,7 @@ def test_batch_norm_on_torch_equals_that_of_keras(rng, trainable):
     [("efficientnet_b0", "head", 0), ("efficientnet_b0", "stem", 1), ("efficientnet_lite0", "stem", 1)],
 )
 def test_frozen_means_still(rng, name, fine_tune, trained):
-    network = backbones.build(name, SHAPE, "fold")
+    network = backbones.FeatureExtractor(name, SHAPE, "fold")
     rates = backbones.drop_connect_rates(network)
     assert len(rates) == 9 and max(rates.values()) > 0.1
     backbones.set_trainable(network, name, fine_tune, rates)
@@ -154,7 +154,7 @@ def test_imagenet_lite0_equals_the_original(rng):
 
     original = original.from_name("efficientnet-lite0", image_size=None).eval()
     original.load_state_dict(torch.load(weights, weights_only=True))
-    gray = backbones.build("efficientnet_lite0", SHAPE)
+    gray = backbones.FeatureExtractor("efficientnet_lite0", SHAPE)
     backbones.load_pretrained(gray, "efficientnet_lite0", "fold", "imagenet")
     rgb = efficientnet_lite.EfficientNetLite0(weights="imagenet", input_shape=(*SHAPE[:2], 3), pooling="avg")
     images = rng.uniform(0, 255, (2, *SHAPE[:2], 3)).astype("float32")
@@ -234,10 +234,10 @@ def test_a_file_of_the_imagenet_graph_is_refused(tmp_path):
 
 def test_bad_options():
     with pytest.raises(ValueError, match="`backbone` must be one of"):
-        backbones.build("vgg", SHAPE)
+        backbones.FeatureExtractor("vgg", SHAPE)
     with pytest.raises(ValueError, match="`stem` must be one of"):
-        backbones.build("resnet50", SHAPE, "middle")
+        backbones.FeatureExtractor("resnet50", SHAPE, "middle")
     with pytest.raises(ValueError, match="at least 32 mels and 32 frames"):
-        backbones.build("resnet50", (128, 20, 1))
+        backbones.FeatureExtractor("resnet50", (128, 20, 1))
     with pytest.raises(ValueError, match="`include_top` must be one of"):
         efficientnet_lite.EfficientNetLite0(include_top=True)

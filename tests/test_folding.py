@@ -14,7 +14,7 @@ RGB = [name for name, row in backbones.BACKBONES.items() if isinstance(row, back
 
 def network_of(name, rng):
     """A backbone whose BatchNorms do something."""
-    network = backbones.build(name, SHAPE)
+    network = backbones.FeatureExtractor(name, SHAPE)
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             # in order: gamma, beta, mean, variance
@@ -152,7 +152,7 @@ def test_the_gradient_on_torch_equals_that_of_the_network(name, rng, images):
 def test_half_precision(rng, images, precision):
     exact = network_of("efficientnet_b0", rng)
     with mixed_precision(precision):
-        network = backbones.build("efficientnet_b0", SHAPE)
+        network = backbones.FeatureExtractor("efficientnet_b0", SHAPE)
         network.set_weights(exact.get_weights())
         copy = folding.for_inference(network)
         features = copy(images)

@@ -14,7 +14,7 @@ NAMES = ("mel_cnn", "mel_resnet")
 
 def test_silence_and_extremes_are_finite(extremes):
     for name in (*NAMES, "mel_kernel"):
-        assert np.isfinite(numpy(backbones.build(name, (64, 40, 1))(extremes))).all()
+        assert np.isfinite(numpy(backbones.FeatureExtractor(name, (64, 40, 1))(extremes))).all()
 
 
 def test_gaussian_kernel(rng):
@@ -59,9 +59,9 @@ def test_columns_by_lot(kind):
 
 @pytest.mark.parametrize("name, weights", [("mel_cnn", 873_092), ("mel_resnet", 699_920)])
 def test_a_backbone(name, weights, images):
-    network = backbones.build(name, (128, 128, 1))
+    network = backbones.FeatureExtractor(name, (128, 128, 1))
     assert network.count_params() == pytest.approx(weights, abs=2000) and network.output_shape == (None, 256)
-    network = backbones.build(name, (64, 40, 1))
+    network = backbones.FeatureExtractor(name, (64, 40, 1))
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.5
@@ -101,8 +101,10 @@ def test_a_frozen_network_stands_still_and_few_mels_are_enough(rng):
 
 def test_what_changes_from_frame_to_frame_is_in_training_what_it_is_in_inference(rng):
     """Of sampled frames some by lot, of all that there are neighbours: between others lies more change."""
-    assert isinstance(backbones.build("mel_resnet", (32, 128, 1)).get_layer("mel_resnet_frames"), RandomFrames)
-    network = backbones.build("mel_resnet", (32, 300, 1))
+    assert isinstance(
+        backbones.FeatureExtractor("mel_resnet", (32, 128, 1)).get_layer("mel_resnet_frames"), RandomFrames
+    )
+    network = backbones.FeatureExtractor("mel_resnet", (32, 300, 1))
     cepstra = keras.Model(network.input, network.get_layer("mel_resnet_cepstra").output)
     slow = np.clip(128 + rng.normal(0, 2, (64, 32, 300)).cumsum(axis=2), 0, 255).astype("float32")[..., None]
     seen = [numpy(cepstra(slow, training=training)) for training in (True, False)]

@@ -1,8 +1,8 @@
 """The front end: waveform -> mel power -> decibels -> image.
 
-Each layer works on a clip alone: no statistic is taken over the batch, so a clip gives the same image whatever stands
-beside it. All of it is
-computed in float32, under mixed precision too: the squares of a quiet spectrum are below the smallest float16.
+Each layer processes every clip by itself: no statistic is taken over the batch, so that an image does not depend on the
+other clips. All is computed in float32, under mixed precision too: the squares of a quiet spectrum are below the
+smallest float16.
 """
 
 import math
@@ -10,21 +10,10 @@ import warnings
 
 import keras
 import numpy as np
+from genrekeras.layers.base import Float32Layer, beside, multiply, runs_on_cpu
 from keras import ops
 
 _MOST_SAMPLES, _MOST_WEIGHTS = 1 << 16, 1 << 26  # of a frame, of the mel filters
-
-
-class Float32Layer(keras.layers.Layer):
-    """A layer that computes in float32 whatever the global dtype policy is, and refuses another one."""
-
-    def __init__(self, **kwargs):
-        kwargs.setdefault("dtype", "float32")
-        super().__init__(**kwargs)
-        if self.compute_dtype != "float32" or self.variable_dtype != "float32":
-            raise ValueError(
-                f"`dtype` of {type(self).__name__} must be float32. Received: dtype={self.dtype_policy.name}"
-            )
 
 
 @keras.saving.register_keras_serializable("genrekeras")
@@ -78,12 +67,8 @@ class MelSpectrogram(Float32Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        for name, value in {
-            "sample_rate": sample_rate,
-            "n_fft": n_fft,
-            "hop_length": hop_length,
-            "n_mels": n_mels,
-        }.items():
+        integers = {"sample_rate": sample_rate, "n_fft": n_fft, "hop_length": hop_length, "n_mels": n_mels}
+        for name, value in integers.items():
             _check_positive_integer(name, value)
         if n_fft > _MOST_SAMPLES or n_fft * n_mels > _MOST_WEIGHTS:  # a config may come from anywhere
             raise ValueError(
@@ -112,18 +97,20 @@ class MelSpectrogram(Float32Layer):
         self.dft = dft
         self.input_spec = keras.layers.InputSpec(ndim=2)
 
-        # Tensors, made once: an array would be copied at each call.
         window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
         filterbank = mel_filterbank(sample_rate, n_fft, n_mels, f_min, highest, mel_scale, norm)  # (bins, mels)
         if dft == "fft":
-            self._window = ops.convert_to_tensor(window.astype("float32"))
+            self.add_constant("_window", window.astype("float32"))
         else:
             inner, outer, bins = windowed_dft_factors(window)
-            self._inner, self._outer = ops.convert_to_tensor(inner), ops.convert_to_tensor(outer)
+            self.add_constant("_inner", inner)
+            self.add_constant("_outer", outer)
             filterbank = filterbank[bins] * (bins >= 0)[:, None]
-        self._filters = [
-            (first, last, ops.convert_to_tensor(filters)) for first, last, filters in _filter_blocks(filterbank)
-        ]
+        self._blocks = []
+        for first, last, filters in _filter_blocks(filterbank):
+            name = f"_filters_{len(self._blocks)}"
+            self.add_constant(name, filters)
+            self._blocks.append((first, last, name))
 
     @property
     def band_frequencies(self):
@@ -138,30 +125,29 @@ class MelSpectrogram(Float32Layer):
         return self._power(waveform)
 
     def _clip_by_clip(self, waveform):
-        """Whether clips go one after the other: a processor's cache holds what stands between for one, not for many."""
+        """Whether clips are processed one by one, so that intermediates fit in the cache of a CPU."""
         if self.dft == "matmul" and not isinstance(waveform.shape[0], int):
             return False  # a model is being exported, for a batch of any size; not all formats have loops
-        # Torch says where a tensor is; a GPU wants all clips at once.
-        return getattr(getattr(waveform, "device", None), "type", "cpu") == "cpu"
+        return waveform.device.type == "cpu" if keras.backend.backend() == "torch" else runs_on_cpu()
 
     def _power(self, waveform):
         padded = ops.pad(waveform, [[0, 0], [self.n_fft // 2, self.n_fft // 2]])
         squares = self._squares_fft(padded) if self.dft == "fft" else self._squares_matmul(padded)
-        bands = [ops.matmul(filters, squares[:, first:last]) for first, last, filters in self._filters]
+        bands = [multiply(getattr(self, name), squares[:, first:last]) for first, last, name in self._blocks]
         return ops.concatenate(bands, axis=1)  # (batch, mels, frames)
 
     def _squares_fft(self, padded):
-        real, imaginary = ops.stft(padded, self.n_fft, self.hop_length, self.n_fft, window=self._window, center=False)
+        window = beside(self._window, padded)
+        real, imaginary = ops.stft(padded, self.n_fft, self.hop_length, self.n_fft, window=window, center=False)
         return ops.transpose(ops.square(real) + ops.square(imaginary), (0, 2, 1))  # (batch, bins, frames)
 
     def _squares_matmul(self, padded):
         frames = self._frames(padded)  # (batch, columns, rows, frames)
         batch, columns, _, count = ops.shape(frames)
-        inner = ops.matmul(self._inner, frames)  # (batch, columns, real and imaginary x half_rows, frames)
+        inner = multiply(self._inner, frames)  # (batch, columns, real and imaginary x half_rows, frames)
         inner = ops.reshape(inner, (batch, 2 * columns, self._inner.shape[1] // 2 * count))
-        squares = ops.square(
-            ops.matmul(self._outer, inner)
-        )  # (batch, real and imaginary x columns, half_rows x frames)
+        outer = multiply(self._outer, inner)  # (batch, real and imaginary x columns, half_rows x frames)
+        squares = ops.square(outer)
         return ops.reshape(squares[:, :columns] + squares[:, columns:], (batch, -1, count))  # (batch, bins, frames)
 
     def _frames(self, padded):

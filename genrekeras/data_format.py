@@ -1,0 +1,87 @@
+"""The data format in which the convolutions of a backend run fastest, and the conversion of networks to it.
+
+Keras' convolutions on PyTorch run without copies in `channels_first` only. Keras' own setting,
+`keras.config.image_data_format()`, holds for the whole process and stays as it is.
+"""
+
+import keras
+from keras import ops
+
+DATA_FORMAT = "channels_first" if keras.backend.backend() == "torch" else "channels_last"
+CHANNEL_AXIS = 1 if DATA_FORMAT == "channels_first" else 3  # of a batch of images
+
+
+@keras.saving.register_keras_serializable("genrekeras")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalization by one PyTorch kernel for forward and one for backward, instead of some ten operations.
+
+    The weights are those of Keras' layer, the results are equal to rounding. On the other backends, and for another
+    axis than 1, it is Keras' layer. The class has the name of Keras' class because `.keras` files name weights by it.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        if keras.backend.backend() != "torch" or self.axis % len(inputs.shape) != 1 or mask is not None:
+            return super().call(inputs, training=training, mask=mask)
+        weights = [ops.convert_to_tensor(weight) for weight in (self.gamma, self.beta)]
+        if not (training and self.trainable):
+            moving = [ops.convert_to_tensor(weight) for weight in (self.moving_mean, self.moving_variance)]
+            return _normalize_on_torch(inputs, *moving, *weights, self.epsilon)
+        outputs, mean, variance = _normalize_batch_on_torch(inputs, *weights, self.epsilon)
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
+        return outputs
+
+
+def _normalize_on_torch(inputs, mean, variance, gamma, beta, epsilon):
+    import torch
+
+    return torch.nn.functional.batch_norm(inputs, mean, variance, gamma, beta, eps=epsilon)
+
+
+def _normalize_batch_on_torch(inputs, gamma, beta, epsilon):
+    """Return normalized inputs, and mean and biased variance of the batch; PyTorch's own layer has the unbiased one."""
+    import torch
+
+    outputs, mean, inverse = torch.native_batch_norm(inputs, gamma, beta, None, None, True, 0.0, epsilon)
+    with torch.no_grad():
+        return outputs, mean.detach(), torch.clamp(inverse.detach() ** -2 - epsilon, min=0.0)
+
+
+def call_converted(network, image):
+    """Call copies of the layers of a functional network in `DATA_FORMAT`.
+
+    The copies have the names and the initial weights of the layers. No random number is drawn.
+
+    Args:
+        network: `keras.Model` of one input and one output, of any data format, in which each layer is called once.
+        image: Keras tensor in `DATA_FORMAT`, the input.
+
+    Returns:
+        Keras tensor, the output.
+    """
+    tensors = {id(network.inputs[0]): image}
+    for layer in network.layers:
+        if not isinstance(layer, keras.layers.InputLayer):
+            inputs = keras.tree.map_structure(lambda tensor: tensors[id(tensor)], layer.input)
+            tensors[id(layer.output)] = _converted(layer)(inputs)
+    return tensors[id(network.outputs[0])]
+
+
+def _converted(layer):
+    """A copy of a layer in `DATA_FORMAT`."""
+    layer_class, config = type(layer), layer.get_config()
+    if layer_class is keras.layers.BatchNormalization:
+        layer_class = BatchNormalization
+    if "axis" in config:  # of the channels
+        config["axis"] = CHANNEL_AXIS
+    if "data_format" in config:
+        config["data_format"] = DATA_FORMAT
+    if "target_shape" in config:  # (1, 1, channels) or (channels, 1, 1)
+        channels = max(config["target_shape"])
+        config["target_shape"] = (channels, 1, 1) if CHANNEL_AXIS == 1 else (1, 1, channels)
+    for name in config:
+        if name.endswith("_initializer"):
+            config[name] = getattr(layer, name)  # it holds the seed that was drawn
+    if config.get("seed", 0) is None:
+        config["seed"] = int(ops.convert_to_numpy(layer.seed_generator.state)[0])
+    return layer_class.from_config(config)

@@ -1,0 +1,48 @@
+"""What layers share: computation in float32, constants that are no weights, the kind of device."""
+
+import functools
+
+import keras
+from keras import ops
+
+if keras.backend.backend() == "openvino":
+    raise ImportError(
+        "genrekeras does not run on the Keras backend openvino, which cannot compute its spectrogram. Set the "
+        'environment variable KERAS_BACKEND to "torch", "jax", "tensorflow" or "numpy". A model exported with '
+        'genrekeras.export.export(..., format="openvino") runs on OpenVINO itself.'
+    )
+
+
+class Float32Layer(keras.layers.Layer):
+    """A layer that computes in float32 whatever the global dtype policy is, and refuses another one."""
+
+    def __init__(self, **kwargs):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        if self.compute_dtype != "float32" or self.variable_dtype != "float32":
+            raise ValueError(
+                f"`dtype` of {type(self).__name__} must be float32. Received: dtype={self.dtype_policy.name}"
+            )
+
+    def add_constant(self, name, array):
+        """Set an attribute to an array that is not saved. On PyTorch it is a buffer, which follows `to(device)`."""
+        if keras.backend.backend() == "torch":
+            self.register_buffer(name, ops.convert_to_tensor(array), persistent=False)
+        else:
+            setattr(self, name, array)
+
+
+def beside(constant, tensor):
+    """Return a constant as a tensor on the device of another one: on PyTorch, `to` of a model does not reach layers."""
+    return constant.to(tensor.device) if keras.backend.backend() == "torch" else ops.convert_to_tensor(constant)
+
+
+def multiply(constant, tensor):
+    """Return the matrix product of a constant and a tensor."""
+    return ops.matmul(beside(constant, tensor), tensor)
+
+
+@functools.cache
+def runs_on_cpu():
+    """Whether the backend has no accelerator; on torch each tensor has its own device."""
+    return keras.backend.backend() == "numpy" or keras.distribution.list_devices()[0].startswith("cpu")
