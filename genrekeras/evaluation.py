@@ -339,12 +339,12 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, unsure=0.05):
     better = _is_better_than_chance(after)
     unsure_below, strange_above, marked = _unsure(after, strangeness, unsure, better)
     told = model.card.get("calibration")
-    earlier = told.get("temperature", 1.0) if isinstance(told, dict) else 1.0
+    earlier = told.get("temperature") if isinstance(told, dict) else None
     layer.set_weights([weight / temperature for weight in layer.get_weights()])
     model.card = {
         **{key: value for key, value in model.card.items() if key != "scores"},
         "calibration": {
-            "temperature": earlier * temperature,
+            "temperature": temperature * (earlier if isinstance(earlier, float) else 1.0),
             "better_than_chance": better,
             "unsure_below": unsure_below,
             "strange_above": strange_above,
@@ -361,8 +361,7 @@ def _temperature(logits, labels):
     """The temperature of least log-loss; logits are `(clips, crops, genres)`."""
     # Labels as sure as so many clips make them (the rule of succession, as in Platt scaling): where all are right, the
     # least log-loss would be that of a temperature of 0.
-    doubt = 1 / (len(labels) + 2)
-    others = logits.shape[-1] - 1
+    doubt, others = 1 / (len(labels) + 2), logits.shape[-1] - 1
     targets = np.where(np.eye(others + 1)[labels] > 0, 1 - doubt, doubt / others)
 
     def loss(log_temperature):

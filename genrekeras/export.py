@@ -78,8 +78,8 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
         OSError: it cannot be written.
 
     Warns:
-        UserWarning: the probabilities of the Keras model are the same for all clips, within the tolerance. The
-            comparison then cannot tell a correct export from one that ignores its input.
+        UserWarning: the probabilities of the Keras model are the same for all clips, within the tolerance, so that the
+            comparison cannot tell a correct export from one that ignores its input.
     """
     row = _row(format)
     path = os.path.abspath(os.fspath(path))
@@ -112,11 +112,11 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
     }
     expected = model.predict(clips, verbose=0)
     spread = float(np.ptp(expected, axis=0).max())
-    if spread <= tolerance:
+    if spread / 2 <= tolerance:  # so far is a constant output from the probabilities, halfway between them
         warnings.warn(
-            f"The probabilities of the model differ by only {spread:.2g} between the {len(clips)} clips, which is "
-            f"within the tolerance of {tolerance:g}. The comparison cannot tell a correct export from a wrong one, "
-            "such as one that ignores its input. Compare on other clips, or export a trained model.",
+            f"The probabilities of the model differ by only {spread:.2g} between the {len(clips)} clips, and the "
+            f"tolerance is {tolerance:g}: an export that ignores its input would pass. The comparison cannot tell a "
+            "correct export from a wrong one. Compare on other clips, or export a trained model.",
             stacklevel=2,
         )
     folder, name = os.path.split(path)

@@ -272,7 +272,7 @@ def test_a_comparison_that_proves_nothing_says_so(one_second_model, tmp_path, re
     kernel, bias = one_second_model.head.get_weights()
     one_second_model.head.set_weights([0 * kernel, bias])
     try:
-        with pytest.warns(UserWarning, match="differ by only 0 .* cannot tell a correct export from a wrong one"):
+        with pytest.warns(UserWarning, match=r"differ by only 0 .* cannot tell a correct export from a wrong"):
             export.export(one_second_model, tmp_path / "equal.pt2", "torch", clips)
     finally:
         one_second_model.head.set_weights([kernel, bias])

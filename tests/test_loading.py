@@ -294,3 +294,32 @@ def test_no_pickle_no_lambda_layer_no_unsafe_mode():
                         found = banned.search(file.read())
                     assert not found, (name, found)
     assert checked > 40
+
+
+def test_the_config_in_a_file_tells_the_package_of_each_class(tmp_path):
+    """Keras alone names `registered_name` and `module` where it does not find a class."""
+    augmentation = {"waveform_augmentation": [gk.layers.RandomGain()], "image_augmentation": [gk.layers.SpecAugment()]}
+    small_model(front_end=gk.layers.default_front_end(), **augmentation).save(tmp_path / "m.keras")
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        config = json.loads(archive.read("config.json"))
+    ours = {}
+
+    def collect(value):
+        if isinstance(value, dict):
+            if "class_name" in value and not value["module"].startswith("keras"):
+                ours[value["class_name"]] = (value["module"], value["registered_name"])
+            value = list(value.values())
+        for part in value if isinstance(value, list) else []:
+            collect(part)
+
+    collect(config)
+    assert {"GenreClassifier", "MelSpectrogram", "SpectrogramToImage", "RandomGain", "SpecAugment"} <= set(ours)
+    for name, (module, registered_name) in ours.items():
+        assert module.startswith("genrekeras.") and registered_name == f"genrekeras>{name}"
+
+
+def test_each_class_that_is_registered_is_registered_as_ours():
+    ours = {name: kind for name, kind in keras.saving.get_custom_objects().items() if "genrekeras" in kind.__module__}
+    assert len(ours) > 10
+    for name, kind in ours.items():
+        assert name == keras.saving.get_registered_name(kind) == f"genrekeras>{kind.__name__}"
