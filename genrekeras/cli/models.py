@@ -52,7 +52,7 @@ def info(path, card):
 @MODEL
 @SUBSET
 @PROTOCOL
-@click.option("--split", type=click.Choice([*SPLITS, "all"]), default="test", show_default=True)
+@click.option("--split", type=click.Choice(["train", "validation", "test", "all"]), default="test", show_default=True)
 @CROPS
 @file_to_write("-o", "--output", endings=(".json",), help="A .json file for all figures and probabilities.")
 @file_to_write("--picture", endings=PICTURES, help="A .png, .pdf or .svg file for the confusion matrix.")
