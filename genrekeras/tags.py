@@ -114,7 +114,7 @@ def write_genre(path, genre, copy=None):
     """
     path = os.path.realpath(path)
     if not genre.strip() or any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in genre):
-        raise TagError(path, f"`genre` must be text without control characters. Received: genre={genre!r}")
+        raise TagError(path, f"`genre` must be non-empty text without control characters. Received: genre={genre!r}")
     try:
         _replace(path, genre, copy)
     except TagError as error:
