@@ -13,7 +13,6 @@ from genrekeras.files import is_stream
 from genrekeras.progress import printable
 
 SUBSETS = ("small", "medium", "large", "full")  # of `datasets.fma`
-SPLITS = ("train", "validation", "test")  # of `datasets.splits`
 PROTOCOLS = ("official", "random", "artist_album")  # of `datasets.splits`
 DEFAULT_MODEL = "fma_small"
 PICTURES = (".png", ".pdf", ".svg")

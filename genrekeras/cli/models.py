@@ -11,7 +11,6 @@ from genrekeras.cli.common import (
     MODEL_FILE,
     PICTURES,
     PROTOCOL,
-    SPLITS,
     SUBSET,
     bar,
     check_ending,
