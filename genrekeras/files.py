@@ -63,16 +63,20 @@ def whole_file(path):
     temporary = f"{prefix}-{ending}"
     try:
         yield temporary
-        written = min(glob.glob(f"{glob.escape(prefix)}*"), key=len, default=temporary)
+        written = temporary
+        if not os.path.exists(temporary):
+            written = next(glob.iglob(f"{glob.escape(prefix)}*"), temporary)
         if into_stream:
             with open(written, "rb") as source, open(target, "ab") as stream:
                 shutil.copyfileobj(source, stream)
+            os.remove(written)
         else:
             _flush(written)  # or after a power failure the new name might stand for an empty file
             os.replace(written, target)
-    finally:
+    except BaseException:
         for left in glob.glob(f"{glob.escape(prefix)}*"):
             os.remove(left)
+        raise
 
 
 def is_stream(path):

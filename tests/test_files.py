@@ -41,6 +41,9 @@ def test_names_of_any_legal_length(tmp_path, name):
 def test_a_writer_may_add_an_ending(tmp_path, name):
     with whole_file(tmp_path / name) as temporary:
         np.savez(temporary, a=np.arange(3))
+    with pytest.raises(KeyError), whole_file(tmp_path / name) as temporary:
+        np.savez(temporary, a=0)
+        raise KeyError
     assert os.listdir(tmp_path) == [name]
     with open(tmp_path / name, "rb") as file:
         assert np.load(file)["a"].tolist() == [0, 1, 2]
