@@ -52,5 +52,5 @@ def join(models, weights=None):
 
 def _without_names(config):
     """Layers are named by number, each model's anew."""
-    layers = [(layer["class_name"], {**layer["config"], "name": None}) for layer in config["front_end"] or ()]
+    layers = [(layer["class_name"], {**layer["config"], "name": None}) for layer in config["front_end"]]
     return {**config, "front_end": layers}

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import keras
 import numpy as np
 from genrekeras.files import TEMPORARY
-from genrekeras.layers import default_front_end
 from genrekeras.version import __version__
 
 CARD = "genrekeras.json"  # what the file carries of genres, sample rate and clip length
@@ -203,7 +202,6 @@ def _row(format):
 def _exportable(model, clips):
     """The same model without augmentation, with the spectrogram as matrix products, called once."""
     config = {**model.get_config(), "waveform_augmentation": (), "image_augmentation": ()}
-    config["front_end"] = config["front_end"] or keras.saving.serialize_keras_object(default_front_end())
     [spectrogram] = [layer["config"] for layer in config["front_end"] if "dft" in layer["config"]]
     spectrogram["dft"] = "matmul"
     copy = type(model).from_config(config)

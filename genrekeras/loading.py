@@ -1,5 +1,6 @@
-"""Load a saved model from a file that need not be what it says."""
+"""Load a model from a file that may be damaged or made to do harm."""
 
+import concurrent.futures
 import io
 import json
 import math
@@ -10,26 +11,28 @@ import zlib
 
 import h5py
 import keras
+from genrekeras import layers
 from genrekeras.classifier import GenreClassifier
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _NAMES = {"metadata.json", _CONFIG, _WEIGHTS}
-_MOST_OF_A_LAYER = 1 << 28
 _EXPANSION, _SMALL = 20, 1 << 20  # what is unpacked, and so many bytes more, may be so much larger than the file
+_DEEPEST, _MOST_OBJECTS, _LARGEST = 100, 1000, 1 << 28  # levels, objects and weights of a config
+_CHECK_THEMSELVES = {f"genrekeras>{name}" for name in layers.__all__}  # layers that refuse to be too large
 
 
 class ModelFileError(ValueError):
-    """A file that cannot be loaded as a `GenreClassifier`, with its name and the reason."""
+    """A file that cannot be loaded as a `GenreClassifier`; the message has its name and the reason."""
 
 
 def load_model(path):
-    """A `GenreClassifier` from a `.keras` file; first of all the file is looked at, and one that is odd is refused.
+    """Load a `GenreClassifier` from a `.keras` file, and refuse a file that is damaged or may do harm.
 
-    `keras.saving.load_model` loads the same models. This checks before: checksums of all that is in the file (Keras
-    loads damaged weights without a word where it can), that nothing else is in it, that it does not unpack to far more
-    than its size, and that the weights are plain numbers which lie in the file itself. No code in a file is run: a
-    lambda, or a class or function that is neither Keras' nor registered (`keras.saving.register_keras_serializable`),
-    is refused by Keras.
+    `keras.saving.load_model` loads the same models. This function checks before that: the checksums of all content
+    (Keras loads damaged weights silently where it can); that the file holds nothing else and does not unpack to far
+    more than its size; that the model is a `GenreClassifier`, whose layers have no more weights than the file; and that
+    the weights are plain numbers in the file itself. No code in a file is run: Keras refuses a lambda, and a class or
+    function that is neither Keras' own nor registered (`keras.saving.register_keras_serializable`).
 
     Args:
         path: str or path-like.
@@ -43,14 +46,11 @@ def load_model(path):
         raise FileNotFoundError(f"There is no model file {path}")
     try:
         _check(path)
-        model = keras.saving.load_model(path, safe_mode=True)
+        return keras.saving.load_model(path, safe_mode=True)
     except Exception as error:  # Keras raises whatever it meets on its way through a wrong config
         innermost = str(error).rpartition("Exception encountered: ")[2]
         reason = (innermost.strip().splitlines() or [type(error).__name__])[0]
         raise ModelFileError(f"{path} cannot be loaded as a model: {reason[:300]}") from error
-    if not isinstance(model, GenreClassifier):
-        raise ModelFileError(f"{path} holds a {type(model).__name__}, not a GenreClassifier")
-    return model
 
 
 def _check(path):
@@ -70,25 +70,80 @@ def _check(path):
             content = {member.filename: archive.read(member) for member in members}  # no more than it says
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise ValueError(f"it is damaged ({error})") from error
-    config = json.loads(content[_CONFIG])["config"]
-    _check_layers([config.get(name) for name in ("front_end", "waveform_augmentation", "image_augmentation")])
+    config = _read_config(content[_CONFIG])
     with h5py.File(io.BytesIO(content[_WEIGHTS]), "r") as file:
-        bytes_of_weights = sum(_bytes(file, name) for name in _names_below(file))
-    if bytes_of_weights > len(content[_WEIGHTS]) + _SMALL:
+        weights = [_weight(file, name) for name in _names_below(file)]
+        stored, stored_bytes = sum(weight.size for weight in weights), sum(weight.nbytes for weight in weights)
+    if stored_bytes > len(content[_WEIGHTS]) + _SMALL:
         raise ValueError("its weights are larger than the file that they are in")
+    layers_of_file = _objects([config[name] for name in ("waveform_augmentation", "front_end", "image_augmentation")])
+    if any(layer.get("registered_name") not in _CHECK_THEMSELVES and not _is_policy(layer) for layer in layers_of_file):
+        _check_number_of_weights(config, stored)
 
 
-def _check_layers(config):
-    """Refuse layers that are not ours and would make weights that no memory holds; ours look at their own sizes."""
-    if isinstance(config, list):
-        for value in config:
-            _check_layers(value)
-    elif isinstance(config, dict):
-        sizes = config.get("config")
-        if isinstance(sizes, dict) and not str(config.get("registered_name")).startswith("genrekeras>"):
-            if math.prod(_integers([value for name, value in sizes.items() if name != "seed"])) > _MOST_OF_A_LAYER:
-                raise ValueError(f"its {config.get('class_name')} is larger than any memory")
-        _check_layers(list(config.values()))
+def _read_config(content):
+    """Return the config of the model; refuse one that is of another class, too large or too deeply nested."""
+    try:
+        saved = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("its config is nested too deeply") from error
+    saved_class = keras.saving.get_registered_object(saved["registered_name"])
+    if not isinstance(saved_class, type) or not issubclass(saved_class, GenreClassifier):
+        raise ValueError(f"it holds a {saved['class_name']}, not a GenreClassifier")
+    config, size = saved["config"], 0
+    for number, made in enumerate(_objects({**saved, "config": {**config, "card": None}})):
+        if number == _MOST_OBJECTS:
+            raise ValueError(f"its config holds more than {_MOST_OBJECTS} layers and other objects")
+        if made.get("registered_name") not in _CHECK_THEMSELVES:
+            size += _size(made["config"])
+            if size > _LARGEST:
+                raise ValueError(f"its {made['class_name']} is larger than any memory")
+    for made in _objects(saved.get("compile_config")):
+        if "build_config" in made or "layers" in made["config"]:
+            raise ValueError(f"it was compiled with a {made['class_name']}, which is a layer")
+    return config
+
+
+def _objects(value):
+    """Yield the configs of all objects within a config."""
+    pending = [(value, 1)]
+    while pending:
+        value, depth = pending.pop()
+        if depth > _DEEPEST:
+            raise ValueError("its config is nested too deeply")
+        if isinstance(value, dict):
+            if "class_name" in value and isinstance(value.get("config"), dict):
+                yield value
+            pending += [(inner, depth + 1) for inner in value.values()]
+        elif isinstance(value, list):
+            pending += [(inner, depth + 1) for inner in value]
+
+
+def _is_policy(made):
+    """Whether an object is the dtype policy that Keras saves with each layer."""
+    return (made.get("module"), made["class_name"], made.get("registered_name")) == ("keras", "DTypePolicy", None)
+
+
+def _size(config):
+    """The product of all sizes in the config of an object; a metric holds the square of `num_classes` numbers."""
+    sizes = [value for name, value in config.items() if name != "seed"]
+    return math.prod(_integers([*sizes, config.get("num_classes", 1)]))
+
+
+def _check_number_of_weights(config, stored):
+    """Build the model without memory for its weights, and refuse it if it has more of them than the file.
+
+    Keras keeps a list of variables without memory for each thread: it ends with the thread.
+    """
+
+    def count():
+        with keras.StatelessScope(initialize_variables=False):
+            return sum(math.prod(weight.shape) for weight in GenreClassifier.from_config(config).weights)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        needed = pool.submit(count).result()
+    if needed > stored:
+        raise ValueError(f"its layers have {needed} weights, and the file holds {stored}")
 
 
 def _integers(values):
@@ -111,10 +166,10 @@ def _names_below(group, prefix=""):
             yield f"{prefix}{name}"
 
 
-def _bytes(file, name):
+def _weight(file, name):
     dataset = file[name]
     if dataset.is_virtual or dataset.external:
         raise ValueError(f"its weights lie in another file, by {name}")
     if dataset.dtype.kind not in "fiub":
         raise ValueError(f"its weight {name} is no array of numbers, but of {dataset.dtype}")
-    return dataset.nbytes
+    return dataset

@@ -1,13 +1,16 @@
 """Backbones: the folded stem equals the RGB network on gray images, frozen means still, weights come from files."""
 
+import socket
 import sys
+import threading
+import warnings
 
 import genrekeras as gk
 import keras
 import numpy as np
 import pytest
-from conftest import numpy, tones
-from genrekeras import backbones, efficientnet_lite, folding
+from conftest import numpy, small_model, tones
+from genrekeras import backbones, data_format, efficientnet_lite, folding
 
 SHAPE = (64, 50, 1)
 RGB = [name for name, row in backbones.BACKBONES.items() if isinstance(row, backbones.Backbone)]
@@ -18,11 +21,15 @@ def rgb(request, rng, tmp_path):
     """(name, RGB network, its weights file): random weights, non-trivial normalization and BatchNorm statistics."""
     name = request.param
     network = _rgb_network(name, rng)
-    path = str(tmp_path / "rgb.weights.h5")
+    return name, network, _save_rgb(name, network, tmp_path)
+
+
+def _save_rgb(name, network, folder):
+    path = str(folder / "rgb.weights.h5")
     saved = backbones.BACKBONES[name].constructor(include_top=False, weights=None)
     saved.set_weights(network.get_weights())
     saved.save_weights(path)
-    return name, network, path
+    return path
 
 
 def _rgb_network(name, rng):
@@ -50,7 +57,7 @@ def _rgb_network(name, rng):
 def test_the_folded_stem_equals_gray_as_three_channels(rgb, rng):
     name, network, path = rgb
     gray = backbones.FeatureExtractor(name, SHAPE, "fold")
-    backbones.load_pretrained(gray, name, "fold", path)
+    backbones.load_pretrained(gray, path)
     images = rng.uniform(0, 255, (3, *SHAPE)).astype("float32")
     three = np.repeat(images, 3, axis=-1)
     preprocess = backbones.BACKBONES[name].preprocess_input
@@ -65,7 +72,7 @@ def test_the_folded_stem_is_exact_at_the_borders(rgb, rng):
     name, network, path = rgb
     stem = backbones.BACKBONES[name].stem
     gray = backbones.FeatureExtractor(name, SHAPE, "fold")
-    backbones.load_pretrained(gray, name, "fold", path)
+    backbones.load_pretrained(gray, path)
     images = rng.uniform(0, 255, (2, *SHAPE)).astype("float32")
     preprocess = backbones.BACKBONES[name].preprocess_input
     three = preprocess(np.repeat(images, 3, axis=-1), data_format="channels_last")
@@ -81,7 +88,7 @@ def test_a_new_stem_keeps_its_own_weights_and_takes_the_rest(rgb):
     gray = backbones.FeatureExtractor(name, SHAPE, "new")
     stem = gray.get_layer(backbones.BACKBONES[name].stem)
     before = stem.get_weights()[0]
-    backbones.load_pretrained(gray, name, "new", path)
+    backbones.load_pretrained(gray, path)
     assert before.shape[2] == 1
     np.testing.assert_array_equal(stem.get_weights()[0], before)
     other = [layer for layer in gray.layers if isinstance(layer, keras.layers.BatchNormalization)][3]
@@ -94,9 +101,121 @@ def test_channels_first_on_torch_and_portable_weights(name):
     convolutions = [layer for layer in gray.layers if isinstance(layer, keras.layers.Conv2D)]
     expected = "channels_first" if keras.backend.backend() == "torch" else "channels_last"
     assert {layer.data_format for layer in convolutions} == {expected}
-    assert keras.config.image_data_format() == "channels_last"  # the global setting is as it was
     # height, width, in, out: the same in both formats
     assert gray.get_layer(backbones.BACKBONES[name].stem).kernel.shape[2] == 2
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "mel_cnn"])
+def test_a_process_that_is_set_to_channels_first(name, rng, tmp_path):
+    """Its setting changes neither the network nor the weights that are loaded into it."""
+    images = rng.uniform(0, 255, (2, *SHAPE)).astype("float32")
+    path, networks = _save_rgb(name, _rgb_network(name, rng), tmp_path) if name in RGB else None, []
+    for process in ("channels_last", "channels_first"):
+        keras.config.set_image_data_format(process)
+        try:
+            keras.utils.set_random_seed(3)
+            networks.append(backbones.FeatureExtractor(name, SHAPE))
+            if path:
+                backbones.load_pretrained(networks[-1], path)
+            assert keras.config.image_data_format() == process
+        finally:
+            keras.config.set_image_data_format("channels_last")
+    first, second = networks
+    assert [type(layer) for layer in first.layers] == [type(layer) for layer in second.layers]
+    for mine, other in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(other, mine)
+    np.testing.assert_array_equal(numpy(second(images)), numpy(first(images)))
+
+
+@pytest.mark.once
+def test_threads_build_and_load_while_others_make_layers(tmp_path):
+    """Nothing that holds for the process is changed: the data format, the timeout of sockets, the warnings."""
+    model = small_model(backbone="mel_cnn")
+    model.save(tmp_path / "model.keras")
+    formats, failures, done = set(), [], threading.Event()
+    filters, timeout = list(warnings.filters), socket.getdefaulttimeout()
+
+    def make_layers():
+        while not done.is_set():
+            formats.add(keras.layers.Conv2D(1, 1).data_format)
+            formats.add(keras.config.image_data_format())
+
+    def repeat(work):
+        try:
+            for _ in range(3):
+                work()
+        except Exception as error:
+            failures.append(error)
+
+    builders = [lambda: gk.load_model(tmp_path / "model.keras")] * 3
+    builders.append(lambda: backbones.FeatureExtractor("efficientnet_lite0", SHAPE))
+    threads = [threading.Thread(target=repeat, args=[work]) for work in builders]
+    observer = threading.Thread(target=make_layers)
+    for thread in (observer, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    observer.join()
+    assert not failures and formats == {"channels_last"}
+    assert warnings.filters == filters and socket.getdefaulttimeout() == timeout
+
+
+PARTS = ("front_end", "feature_extractor", "head", "image_model", "strangeness", "whole", "built on")
+
+
+def parts(model):
+    """(name, model, shape of its input): each public part, and a model that was built on one."""
+    image, features = model.feature_extractor.input_shape[1:], model.head.input_shape[1:]
+    given, seen = keras.Input(features), keras.Input(image)
+    made = (
+        (model.front_end, model.input_shape[1:]),
+        (model.feature_extractor, image),
+        (model.head, features),
+        (model.image_model, image),
+        (keras.Model(given, model.strangeness(given)), features),
+        (model, model.input_shape[1:]),
+        (keras.Model(seen, keras.layers.Dense(3)(model.feature_extractor(seen))), image),
+    )
+    return [(name, *part) for name, part in zip(PARTS, made, strict=True)]
+
+
+# On jax and tensorflow the large ones take long to compile, and differ from these in nothing that is saved.
+SAVED = ["mel_cnn", "mel_resnet", "mel_kernel", ["mel_cnn", "mel_resnet"]]
+SAVED += [*RGB] if keras.backend.backend() == "torch" else []
+
+
+@pytest.mark.parametrize("name", SAVED, ids=str)
+def test_each_part_is_saved_loaded_and_cloned(name, rng, tmp_path):
+    front_end = gk.datasets.layers_of_frames(frames=40, sample_rate=22050, n_mels=64)
+    model = small_model(backbone=name, front_end=front_end, image_augmentation=[gk.layers.ImageNoise(seed=1)])
+    model.strangeness.set_weights([rng.normal(0, 1, weight.shape) for weight in model.strangeness.get_weights()])
+    for part_name, part, shape in parts(model):
+        inputs = rng.uniform(0, 1, (2, *shape)).astype("float32")
+        reference = numpy(part(inputs))
+        part.save(tmp_path / "part.keras")
+        clone = keras.models.clone_model(part)
+        clone.set_weights([weight for layer in part.layers for weight in layer.get_weights()])
+        clone.save(tmp_path / "clone.keras")
+        copies = [clone, *(keras.saving.load_model(tmp_path / f"{kind}.keras") for kind in ("part", "clone"))]
+        for copy in copies:
+            tolerance = 1e-5 * np.abs(reference).max()
+            np.testing.assert_allclose(numpy(copy(inputs)), reference, atol=tolerance, err_msg=part_name)
+        assert type(copies[1]) is type(part)
+
+
+@pytest.mark.once
+def test_a_feature_extractor_keeps_what_is_trained(tmp_path):
+    for options in ({"fine_tune": "stem", "momentum": 0.5}, {"fine_tune": "all", "trainable": False}):
+        network = backbones.FeatureExtractor("efficientnet_lite0", SHAPE, **options)
+        network.save(tmp_path / "network.keras")
+        loaded = keras.saving.load_model(tmp_path / "network.keras")
+        assert loaded.get_config() == network.get_config()
+        trained = [len(one.trainable_variables) for one in (network, loaded)]
+        assert trained == ([1, 1] if options["fine_tune"] == "stem" else [0, 0])
+        assert _drop_rates(loaded) == _drop_rates(network)
+        momenta = {layer.momentum for layer in loaded.layers if isinstance(layer, keras.layers.BatchNormalization)}
+        assert momenta == {options.get("momentum", 0.99)}
 
 
 @pytest.mark.once
@@ -108,7 +227,7 @@ def test_batch_norm_on_torch_equals_that_of_keras(rng, trainable):
     slope = keras.ops.convert_to_tensor(rng.normal(0, 1, (4, 5, 6, 7)).astype("float32"))
     weights = [rng.uniform(0.5, 2, 5) for _ in range(4)]
     results = []
-    for layer_class in (keras.layers.BatchNormalization, backbones.BatchNormalization):
+    for layer_class in (keras.layers.BatchNormalization, data_format.BatchNormalization):
         layer = layer_class(axis=1, momentum=0.9, epsilon=1e-3, trainable=trainable)
         layer.build(images.shape)
         layer.set_weights(weights)
@@ -124,15 +243,19 @@ def test_batch_norm_on_torch_equals_that_of_keras(rng, trainable):
     assert moved > 0.1 if trainable else moved < 1e-6
 
 
+def _drop_rates(network):
+    return [layer.rate for layer in network.layers if isinstance(layer, keras.layers.Dropout)]
+
+
 @pytest.mark.parametrize(
     "name, fine_tune, trained",
     [("efficientnet_b0", "head", 0), ("efficientnet_b0", "stem", 1), ("efficientnet_lite0", "stem", 1)],
 )
 def test_frozen_means_still(rng, name, fine_tune, trained):
     network = backbones.FeatureExtractor(name, SHAPE, "fold")
-    rates = backbones.drop_connect_rates(network)
-    assert len(rates) == 9 and max(rates.values()) > 0.1
-    backbones.set_trainable(network, name, fine_tune, rates)
+    rates = _drop_rates(network)
+    assert len(rates) == 9 and max(rates) > 0.1
+    network.fine_tune = fine_tune
     assert len(network.trainable_variables) == trained
     images = rng.uniform(0, 255, (4, *SHAPE)).astype("float32")
     before = [numpy(variable) for variable in network.non_trainable_variables]
@@ -141,8 +264,8 @@ def test_frozen_means_still(rng, name, fine_tune, trained):
         np.testing.assert_array_equal(numpy(network(images, training=True)), still)
     for variable, value in zip(network.non_trainable_variables, before, strict=True):
         np.testing.assert_array_equal(numpy(variable), value)
-    backbones.set_trainable(network, name, "all", rates)
-    assert backbones.drop_connect_rates(network) == rates
+    network.fine_tune = "all"
+    assert _drop_rates(network) == rates
     assert np.abs(numpy(network(images, training=True)) - still).max() > 0
 
 
@@ -155,7 +278,7 @@ def test_imagenet_lite0_equals_the_original(rng):
     original = original.from_name("efficientnet-lite0", image_size=None).eval()
     original.load_state_dict(torch.load(weights, weights_only=True))
     gray = backbones.FeatureExtractor("efficientnet_lite0", SHAPE)
-    backbones.load_pretrained(gray, "efficientnet_lite0", "fold", "imagenet")
+    backbones.load_pretrained(gray, "imagenet")
     rgb = efficientnet_lite.EfficientNetLite0(weights="imagenet", input_shape=(*SHAPE[:2], 3), pooling="avg")
     images = rng.uniform(0, 255, (2, *SHAPE[:2], 3)).astype("float32")
     in_gray = np.repeat(images[..., :1], 3, axis=-1)
@@ -197,12 +320,31 @@ def test_unreachable_imagenet_weights_say_what_to_do(monkeypatch):
     def unreachable(**arguments):
         raise Exception("URL fetch failure on https://example.invalid: Name or service not known")
 
-    row = backbones.BACKBONES["resnet50"]._replace(constructor=unreachable, weights_by_hand="look into {cache}")
+    row = backbones.BACKBONES["resnet50"]._replace(
+        constructor=unreachable, weights_by_hand="look into {cache}", weights_url=None
+    )
     monkeypatch.setitem(backbones.BACKBONES, "resnet50", row)
     with pytest.raises(backbones.PretrainedWeightsError) as caught:
         backbones._rgb_imagenet("resnet50")
     for part in ("URL fetch failure", "look into ", "models", 'pretrained=None, fine_tune="all"', ".weights.h5"):
         assert part in str(caught.value)
+
+
+@pytest.mark.once
+def test_a_server_that_does_not_answer_is_given_up(monkeypatch, tmp_path):
+    """Without a timeout of the process; weights that were downloaded before need no server."""
+    with socket.create_server(("127.0.0.1", 0)) as server:  # connections are taken, and nothing is answered
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/weights.h5"
+        row = backbones.BACKBONES["resnet50"]._replace(constructor=lambda **options: options, weights_url=url)
+        monkeypatch.setitem(backbones.BACKBONES, "resnet50", row)
+        monkeypatch.setattr(backbones, "_TIMEOUT", 0.1)
+        monkeypatch.setattr(socket, "setdefaulttimeout", lambda seconds: pytest.fail("the process has a timeout"))
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+        with pytest.raises(backbones.PretrainedWeightsError, match="timed out"):
+            backbones._rgb_imagenet("resnet50")
+        (tmp_path / "models").mkdir()
+        (tmp_path / "models" / "weights.h5").touch()
+        assert backbones._rgb_imagenet("resnet50") == {"include_top": False, "weights": "imagenet"}
 
 
 @pytest.mark.once
@@ -239,5 +381,7 @@ def test_bad_options():
         backbones.FeatureExtractor("resnet50", SHAPE, "middle")
     with pytest.raises(ValueError, match="at least 32 mels and 32 frames"):
         backbones.FeatureExtractor("resnet50", (128, 20, 1))
+    with pytest.raises(ValueError, match="`backbone` must be at most 64 names"):
+        backbones.FeatureExtractor(["mel_cnn"] * 65, SHAPE)
     with pytest.raises(ValueError, match="`include_top` must be one of"):
         efficientnet_lite.EfficientNetLite0(include_top=True)

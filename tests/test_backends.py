@@ -82,11 +82,11 @@ if backend != "torch":
 import genrekeras, keras, numpy as np
 from keras import ops
 
-waveforms = np.load(folder + "/waveforms.npy")
+waveforms, images = np.load(folder + "/waveforms.npy"), np.load(folder + "/images.npy")
 result = {}
 for name in sys.argv[3:]:
     model = keras.saving.load_model(f"{folder}/{name}.keras")
-    probabilities = model.predict(waveforms, verbose=0)
+    probabilities = model.predict(images if name == "image_model" else waveforms, verbose=0)
     result[name] = {
         "difference": float(np.abs(probabilities - np.load(f"{folder}/{name}.npy")).max()),
         "spread": float(np.abs(probabilities - probabilities[:1]).max()),
@@ -114,6 +114,9 @@ keras.utils.set_random_seed(0)
 model = calibrate(small_model(backbone="efficientnet_b0"), waveforms)
 model.save(f"{folder}/plain.keras")  # not compiled
 np.save(f"{folder}/plain.npy", model.predict(waveforms, verbose=0))
+model.image_model.save(f"{folder}/image_model.keras")  # a part, which holds another one
+np.save(f"{folder}/images.npy", model.front_end.predict(waveforms, verbose=0))
+np.save(f"{folder}/image_model.npy", model.predict(waveforms, verbose=0))
 model = calibrate(small_model(backbone=backbone), waveforms)
 model.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy", metrics=["accuracy"])
 model.fit(waveforms, np.arange(len(waveforms)) % 8, batch_size=8, verbose=0)
@@ -149,13 +152,24 @@ def test_files_go_from_each_backend_to_each_other(trained, rng, tmp_path):
         needs(backend)
     np.save(tmp_path / "waveforms.npy", tones(rng, 8, 22050))
     run(MAKE, "torch", tmp_path, TESTS, trained)
-    on_tensorflow = run(RING, "tensorflow", tmp_path, "train", "plain", "torch")
-    check(on_tensorflow, {"plain": None, "torch": 1})
-    on_jax = run(RING, "jax", tmp_path, "train", "plain", "torch", "tensorflow")
-    check(on_jax, {"plain": None, "torch": 1, "tensorflow": 2})
+    on_tensorflow = run(RING, "tensorflow", tmp_path, "train", "plain", "image_model", "torch")
+    check(on_tensorflow, {"plain": None, "image_model": None, "torch": 1})
+    on_jax = run(RING, "jax", tmp_path, "train", "plain", "image_model", "torch", "tensorflow")
+    check(on_jax, {"plain": None, "image_model": None, "torch": 1, "tensorflow": 2})
     check(run(RING, "tensorflow", tmp_path, "load", "jax"), {"jax": 3})
     on_torch = run(RING, "torch", tmp_path, "train", "tensorflow", "jax")
     check(on_torch, {"tensorflow": 2, "jax": 3})
     # each compiles as it would itself, not as the one that saved the file
     assert all(on_jax[name]["jit"] for name in ("plain", "torch", "tensorflow")) and not on_torch["jax"]["jit"]
     assert all(np.isfinite(result["loss"]) for result in (on_tensorflow, on_jax, on_torch))
+
+
+def test_a_backend_that_cannot_compute_the_spectrogram_is_refused():
+    needs("openvino")
+    done = subprocess.run(
+        [sys.executable, "-c", "import genrekeras"], env=environment("openvino"), capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith("ImportError: genrekeras does not run on the Keras backend openvino")
+    assert "KERAS_BACKEND" in message and '"numpy"' in message

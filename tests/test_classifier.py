@@ -132,6 +132,17 @@ def test_config_keeps_all_arguments(tmp_path):
 
 
 @pytest.mark.once
+def test_the_default_front_end_is_saved(model, waveforms, monkeypatch, tmp_path):
+    """A model computes the same when the default is another one."""
+    model.save(tmp_path / "genre.keras")
+    monkeypatch.setattr("genrekeras.classifier.default_front_end", lambda: pytest.fail("the default was asked for"))
+    loaded = keras.saving.load_model(tmp_path / "genre.keras")
+    np.testing.assert_allclose(numpy(loaded(waveforms)), numpy(model(waveforms)), atol=1e-5)
+    saved = [layer["class_name"] for layer in loaded.get_config()["front_end"]]
+    assert saved == ["MelSpectrogram", "PowerToDecibels", "SpectrogramToImage"]
+
+
+@pytest.mark.once
 def test_from_config_loads_no_pretrained_weights(monkeypatch, model, tmp_path):
     config = {**model.get_config(), "pretrained": "imagenet"}
     monkeypatch.setattr("genrekeras.backbones.load_pretrained", lambda *a: pytest.fail("weights were loaded"))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import small_model
-from genrekeras import cli, files
+from genrekeras import backbones, cli, files
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +222,7 @@ def test_absurd_configs_are_refused(members, tmp_path):
         ({"genres": [str(number) for number in range(1_000_000)]}, "at most 10000"),
         ({"backbone": "../../etc/passwd"}, "`backbone` must be one of"),
         ({"backbone": 3}, ""),
+        ({"backbone": 65 * ["mel_kernel"]}, "at most 64 names"),
         ({"dropout": "much"}, "`dropout` must lie in"),
         ({"front_end": front_end({"n_fft": 1 << 20})}, "`n_fft` must be at most 65536"),
         ({"front_end": front_end({"n_mels": 1 << 20})}, "`n_mels` at most"),
@@ -236,6 +237,61 @@ def test_absurd_configs_are_refused(members, tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 500_000  # KiB
     for content in (b"[]", b"null", b"3", b"{", b"{}", b"\xff", b'{"config": 1}', b"[" * 100_000):
         assert_refused(write(path, {**members, "config.json": content}))
+
+
+def test_large_configs_are_refused_before_keras_is_asked(members, tmp_path, monkeypatch):
+    """Another class; many, large and nested layers, which are large one by one or together; metrics; deep nesting."""
+    saved, path = json.loads(members["config.json"]), tmp_path / "model.keras"
+    wide = layer(keras.layers.Dense(1), units=50_000)
+    sequential = layer(keras.Sequential([keras.Input((1,))]), build_input_shape=[None, 1])
+    sequential["config"]["layers"] += 2 * [wide]
+    extractor = layer(backbones.FeatureExtractor("mel_cnn", (32, 32, 1)))
+    metric = {"module": "keras.metrics", "registered_name": None}
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    monkeypatch.setattr(keras.saving, "load_model", lambda *a, **k: pytest.fail("Keras was asked"))
+    for changed, inner, reason in (
+        (sequential, {}, "holds a Sequential, not a GenreClassifier"),
+        ({"registered_name": "genrekeras>MelSpectrogram"}, {}, "not a GenreClassifier"),
+        ({"registered_name": None, "class_name": "Sequential"}, {}, "holds a Sequential, not a GenreClassifier"),
+        ({}, {"image_augmentation": 1001 * [layer(keras.layers.Identity())]}, "more than 1000 layers"),
+        ({}, {"image_augmentation": 100 * [layer(keras.layers.Dense(1), units=1 << 22)]}, "Dense is larger"),
+        ({}, {"image_augmentation": 2 * [wide]}, r"its layers have 250\d{7} weights, and the file holds \d{6}$"),
+        ({}, {"front_end": front_end({}, wide, wide)}, r"its layers have 250\d{7} weights"),
+        ({}, {"waveform_augmentation": [wide]}, r"its layers have 110\d{7} weights"),
+        ({}, {"image_augmentation": [sequential]}, r"its layers have 250\d{7} weights"),
+        ({}, {"image_augmentation": [layer(keras.layers.Identity(), dtype=sequential)]}, ""),
+        ({}, {"image_augmentation": 300 * [extractor]}, ""),
+        ({"compile_config": {"loss": sequential}}, {}, "compiled with a Sequential, which is a layer"),
+        (
+            {"compile_config": {**metric, "class_name": "AUC", "config": {"num_thresholds": 1 << 33}}},
+            {},
+            "AUC is larger",
+        ),
+        ({"compile_config": {**metric, "class_name": "MeanIoU", "config": {"num_classes": 1 << 17}}}, {}, "MeanIoU is"),
+        ({"deep": 120}, {}, "nested too deeply"),
+        ({"deep": 10_000}, {}, "nested too deeply"),
+    ):
+        content = json.dumps({**saved, **changed, "config": {**saved["config"], **inner}})
+        if depth := changed.get("deep"):
+            content = content.replace(f'"deep": {depth}', f'"deep": {depth * "["}{depth * "]"}')
+        assert_refused(write(path, {**members, "config.json": content.encode()}, zipfile.ZIP_DEFLATED), reason)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 300_000  # KiB
+
+
+def test_layers_of_keras_and_metrics_are_taken(tmp_path):
+    augmentation = [
+        keras.layers.Conv2D(1, 3, padding="same", data_format="channels_last"),
+        keras.layers.Normalization(axis=None, mean=1.0, variance=2.0),
+        keras.layers.BatchNormalization(),
+        keras.layers.SpectralNormalization(keras.layers.Dense(1)),
+    ]
+    model = small_model(backbone="mel_cnn", image_augmentation=augmentation)
+    rate = keras.optimizers.schedules.CosineDecay(1e-3, 1_000_000)
+    metrics = ["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(3), keras.metrics.AUC(multi_label=True)]
+    model.compile(keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(), metrics=metrics)
+    model.optimizer.build(model.trainable_variables)
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(probabilities(gk.load_model(tmp_path / "model.keras")), probabilities(model))
 
 
 def test_the_command_line_names_it(tmp_path):

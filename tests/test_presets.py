@@ -94,7 +94,7 @@ print(json.dumps([output.tolist() for output in found]))
 """
 
 
-@pytest.mark.parametrize("backend", OTHERS)
+@pytest.mark.parametrize("backend", [*OTHERS, "numpy"])
 def test_the_same_on_each_backend(model, backend, rng, tmp_path):
     needs(backend)
     steps = rng.standard_normal((2, model.input_shape[1]))

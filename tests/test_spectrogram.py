@@ -6,7 +6,9 @@ import librosa
 import numpy as np
 import pytest
 from conftest import mixed_precision, numpy, tones
+from genrekeras.layers import base
 from genrekeras.layers.spectrogram import mel_filterbank, windowed_dft_factors
+from genrekeras.statistics import CepstralStatistics, SpectralStatistics
 
 DEFAULTS = {"sample_rate": 22050, "n_fft": 2048, "hop_length": 512, "n_mels": 128, "f_min": 0.0, "f_max": None}
 GRID = [
@@ -129,6 +131,42 @@ def test_clip_by_clip_equals_all_at_once(rng, dft):
     assert layer._clip_by_clip(waveforms)
     in_turn, at_once = numpy(layer(waveforms)), numpy(layer._power(waveforms))
     np.testing.assert_allclose(at_once, in_turn, atol=1e-6 * in_turn.max(), rtol=0)
+
+
+def test_all_clips_at_once_on_an_accelerator(rng, monkeypatch):
+    waveforms = keras.ops.convert_to_tensor(tones(rng, 2, 5000))
+    layer = gk.layers.MelSpectrogram()
+    if keras.backend.backend() == "torch":
+        with keras.device("meta"):
+            assert not layer._clip_by_clip(waveforms.to("meta"))
+        return
+    for devices, expected in ((["gpu:0"], False), (["tpu:0", "tpu:1"], False), (["cpu:0"], True)):
+        base.runs_on_cpu.cache_clear()
+        monkeypatch.setattr(keras.distribution, "list_devices", lambda devices=devices: devices)
+        assert layer._clip_by_clip(waveforms) is expected
+    base.runs_on_cpu.cache_clear()
+
+
+@pytest.mark.once
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the backend is not torch")
+@pytest.mark.parametrize(
+    "layer, shape, constants",
+    [
+        (gk.layers.MelSpectrogram(), (22050,), 5),
+        (gk.layers.MelSpectrogram(dft="matmul"), (22050,), 6),
+        (CepstralStatistics(), (64, 40, 1), 2),
+        (SpectralStatistics(), (64, 40, 1), 4),
+    ],
+)
+def test_constants_follow_the_device_on_torch(layer, shape, constants):
+    inputs = keras.ops.zeros((2, *shape))
+    layer(inputs)
+    assert not layer.weights and not layer.state_dict()
+    with keras.device("meta"):  # of a model, `to` reaches the weights and not the layers
+        assert layer(inputs.to("meta")).device.type == "meta"
+    assert layer(inputs).device.type == "cpu"
+    layer.to("meta")
+    assert [buffer.device.type for buffer in layer.buffers()] == constants * ["meta"]
 
 
 @pytest.mark.slow_on_jax
