@@ -3,7 +3,7 @@
     pip install -c constraints.txt -e ".[benchmark]"
     python experiments/benchmark.py                                   # all parts
     python experiments/benchmark.py decode --clips FMA/fma_small/000   # some, on clips of your own
-    python experiments/benchmark.py --smoke                           # does it run? Its figures mean nothing.
+    python experiments/benchmark.py --smoke                           # checks that it runs; its figures mean nothing
 
 Both sides run in one process, in turns. A turn is calls for a quarter of a second that are not counted, while threads
 of the other side still wait for work and caches are still theirs, and the median of three that are. A ratio is of two
@@ -43,7 +43,7 @@ def main():
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--clips", type=pathlib.Path, help="folder with mp3 files of 30 s (default: made-up ones)")
     parser.add_argument("--rounds", type=int, default=1 if SMOKE else 9, help="turns of each side (default: 9)")
-    parser.add_argument("--smoke", action="store_true", help="one turn, small inputs, fewer processes: does it run?")
+    parser.add_argument("--smoke", action="store_true", help="only check that it runs: one turn on small inputs")
     flags = parser.parse_args()
     if unknown := set(flags.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(unknown)}")

@@ -1,9 +1,9 @@
-"""Time and memory of reading long files in each format: 30 clips of 10 s spread over a file, and all of a timeline.
+"""Measure time and memory of reading long files in each format: 30 clips of 10 s across a file, and all its clips.
 
     python experiments/benchmark_long_files.py --hours 3
 
-Makes the files with ffmpeg (some 5 minutes for 3 hours), one after the other, in a temporary folder. Each is read in a
-process of its own. Prints a Markdown table.
+The files are made with ffmpeg (some 5 minutes for 3 hours), one after the other, in a temporary folder. Each is read in
+a separate process. The result is printed as a Markdown table.
 """
 
 import argparse

@@ -5,7 +5,7 @@ Published by the 2023 system: 54.85 %.
     python experiments/efficientnet_augmented.py                  # a small synthetic corpus
     python experiments/efficientnet_augmented.py --data-dir FMA   # fma_small
 
-As published, but for the front end: `--data-dir FMA --protocol random --stem new --fine-tune stem`.
+Flags as published, except for the front end: `--data-dir FMA --protocol random --stem new --fine-tune stem`.
 
 Expected: 2 minutes on 2 cores (PyTorch) on the synthetic corpus, 97.5 to 100 % of its 40 validation clips (three
 runs with seed 0), which says nothing about music. On fma_small: not measured yet.

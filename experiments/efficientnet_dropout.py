@@ -5,7 +5,7 @@ Published by the 2023 system: 57.89 %, its best run.
     python experiments/efficientnet_dropout.py                  # a small synthetic corpus
     python experiments/efficientnet_dropout.py --data-dir FMA   # fma_small
 
-As published, but for the front end: `--data-dir FMA --protocol random --stem new --fine-tune all`.
+Flags as published, except for the front end: `--data-dir FMA --protocol random --stem new --fine-tune all`.
 
 Expected: 2 minutes on 2 cores (PyTorch) on the synthetic corpus, 97.5 to 100 % of its 40 validation clips (seeds 0, 1,
 2), which says nothing about music. On fma_small: not measured yet.

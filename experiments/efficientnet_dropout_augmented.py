@@ -5,11 +5,11 @@ Published by the 2023 system: not stated.
     python experiments/efficientnet_dropout_augmented.py                  # a small synthetic corpus
     python experiments/efficientnet_dropout_augmented.py --data-dir FMA   # fma_small
 
-As published, but for the front end: `--data-dir FMA --protocol random --stem new --fine-tune stem`.
+Flags as published, except for the front end: `--data-dir FMA --protocol random --stem new --fine-tune stem`.
 
 The augmentation changes 40 % of the training clips: half of them in power, by a factor of 1.5 or 0.5, half by noise of
 sigma 0.1 on the image of 0 to 255. The front end scales each clip to its own range, which removes the former, and the
-latter is too weak to matter: expect no difference to efficientnet_dropout.py.
+latter is too weak to matter: expect no difference from efficientnet_dropout.py.
 
 Expected: 2 minutes on 2 cores (PyTorch) on the synthetic corpus, 95 to 100 % of its 40 validation clips (three
 runs with seed 0), which says nothing about music. On fma_small: not measured yet.

@@ -5,7 +5,7 @@ Published by the 2023 system: 50.87 %.
     python experiments/resnet50_augmented.py                  # a small synthetic corpus
     python experiments/resnet50_augmented.py --data-dir FMA   # fma_small
 
-As published, but for the front end: `--data-dir FMA --protocol random --stem new --fine-tune stem`.
+Flags as published, except for the front end: `--data-dir FMA --protocol random --stem new --fine-tune stem`.
 
 Expected: 3 minutes on 2 cores (PyTorch) on the synthetic corpus, 100 % of its 40 validation clips (seed 0), which says
 nothing about music. On fma_small: not measured yet.

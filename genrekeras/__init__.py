@@ -43,8 +43,8 @@ def _share_cores():
 def _keep_memory():
     """Let glibc keep up to 1 GiB of freed memory, in one arena for all threads.
 
-    Torch allocates the same large blocks at each step, and the system would clear each of their pages again. The arenas
-    of further threads cannot reuse large blocks: arrays of 100 MB in a thread took 9 GB, and 40 times as long.
+    PyTorch allocates the same large blocks in each step; otherwise the system would clear their pages each time. Arenas
+    of other threads cannot reuse large blocks: arrays of 100 MB in a thread took 9 GB, and 40 times as long.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt and not any(name.startswith("MALLOC_") for name in os.environ):
@@ -57,7 +57,7 @@ def _keep_memory():
 def _runs_as_command():
     """Return whether this process is the command `genrekeras` or `python -m genrekeras`."""
     arguments = getattr(sys, "argv", None) or [""]
-    if arguments[0] == "-m":  # so Python names the program while it imports the package of the module that it runs
+    if arguments[0] == "-m":  # the value while Python imports the package of a module that it runs
         return sys.orig_argv[-len(arguments)] == "genrekeras"
     return os.path.basename(arguments[0]) in ("genrekeras", "genrekeras.exe")
 
@@ -109,8 +109,8 @@ def __dir__():
     return sorted(set(globals()) | set(__all__))
 
 
-# `keras.saving.load_model` finds only classes that were imported, so importing the library imports them, and Keras. The
-# command line imports Keras only where it needs it: its help and its messages about a wrong call appear at once.
+# `keras.saving.load_model` finds only registered classes, so importing the library imports Keras and these classes. The
+# command line imports Keras only where it is needed, so that help and usage errors appear at once.
 if not _runs_as_command():
     from genrekeras import callbacks, layers
     from genrekeras.classifier import GenreClassifier

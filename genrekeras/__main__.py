@@ -9,7 +9,7 @@ from genrekeras.cli import main
 def run():
     """Run the command line."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # it was closed, and the next file that is opened would take its place
+        if getattr(sys, name) is None:  # closed by the caller; the next opened file would get its descriptor
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
     main(prog_name="genrekeras")
 

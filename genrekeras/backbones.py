@@ -1,13 +1,13 @@
-"""The networks for spectrograms: two of `keras.applications`, one like them, and small ones for gray images.
+"""Networks for spectrograms: two of `keras.applications`, EfficientNet-Lite0, and small ones for gray images.
 
 A backbone is a row of `BACKBONES`. `FeatureExtractor` builds it with random weights; `load_pretrained` copies the
 weights of the RGB network into it. There are two stems for one channel:
 
-- `"fold"` equals feeding the gray image as three equal channels. What the RGB network does to its input before the
-  first convolution is the same affine map everywhere, a factor and an offset for each channel, so that both go into the
-  kernel; but the convolution pads with zeros after that map, hence the offsets must end where the image ends. The
-  kernel therefore sees two channels, the gray value and a constant, both padded alike. Exact, borders included.
-- `"new"` is a fresh convolution over the gray value alone, scaled as ImageNet's mean gray would be.
+- `"fold"` is equivalent to feeding the gray image as three equal channels. Before its first convolution, the RGB
+  network applies an affine map to each channel, whose factor and offset are folded into the kernel. The convolution
+  pads with zeros after that map, so the offset must apply inside the image only. Therefore the kernel has two input
+  channels, the gray value and a constant, which are padded alike. The result is exact, borders included.
+- `"new"` is a new convolution of the gray value alone, which is scaled by the mean and deviation of ImageNet's grays.
 """
 
 import os
@@ -26,7 +26,7 @@ from keras import ops
 STEMS = ("fold", "new")
 FINE_TUNE = ("head", "stem", "all")
 _MOST_MELS, _MOST_PIXELS, _MOST_MEMBERS = 4096, 1 << 22, 64
-_TIMEOUT = 30.0  # seconds, of the server with pretrained weights
+_TIMEOUT = 30.0  # seconds to wait for the server of pretrained weights
 # Mean and standard deviation of ImageNet's gray values, in 0..255, from its channel means (0.485, 0.456, 0.406) and
 # deviations (0.229, 0.224, 0.225).
 _IMAGENET_MEAN, _IMAGENET_DEVIATION = 114.5, 57.6
@@ -41,8 +41,8 @@ class Backbone(NamedTuple):
         stem: str, name of its first convolution.
         new_stem_scale, new_stem_offset: float, what the one-channel network does to gray values for a new stem, such
             that the stem sees them as widely spread as in the RGB network.
-        weights_by_hand: str, what to do where ImageNet's weights cannot be downloaded; `{cache}` is Keras' cache.
-        weights_url: str, from where Keras downloads ImageNet's weights; `None`, they are not downloaded.
+        weights_by_hand: str, what to do if ImageNet's weights cannot be downloaded; `{cache}` is Keras' cache folder.
+        weights_url: str, address of ImageNet's weights; `None` if they are not downloaded.
     """
 
     constructor: object
@@ -119,20 +119,20 @@ class AppendConstant(keras.layers.Layer):
 class FeatureExtractor(keras.Model):
     """A backbone for gray images, with random weights.
 
-    The network runs in the data format that suits the backend (`genrekeras.data_format`): channels_first on PyTorch,
-    behind a Permute, so that the memory keeps the order of the image. Weights have the same shapes and names either
-    way. The config holds the arguments and not the layers, so that a saved network loads on every backend.
+    The network runs in the data format that is fastest on the backend (`genrekeras.data_format`): on PyTorch
+    channels_first, after a `Permute` that does not change the order in memory. Weights have the same shapes and names
+    in both formats. The config holds the arguments, not the layers, so that a saved network loads on every backend.
 
     Args:
-        backbone: str, a key of `BACKBONES`; or a sequence of several `"mel_..."`, at most 64, which are applied to the
-            image side by side.
+        backbone: str, a key of `BACKBONES`; or a sequence of at most 64 `"mel_..."` names. Such networks are applied in
+            parallel, and their features are concatenated.
         image_shape: `(mels, frames, 1)`.
-        stem: `"fold"` or `"new"`; a `"mel_..."` has its own either way.
-        fine_tune: what is trained: `"all"`, `"stem"` (the first convolution) or `"head"` (nothing of the backbone). May
-            be changed later by assigning `network.fine_tune`. A frozen layer keeps its weights; its batch normalization
-            uses the moving statistics and does not update them. Keras does not switch off the drop-connect of frozen
-            blocks; this class does.
-        momentum: float, of all batch normalizations; `None` is Keras' own, 0.99.
+        stem: `"fold"` or `"new"`; not used by a `"mel_..."`, which has its own stem.
+        fine_tune: what is trained: `"all"`, `"stem"` (the first convolution) or `"head"` (nothing of the backbone). It
+            can be changed later by assigning `network.fine_tune`. Frozen layers keep their weights; frozen batch
+            normalization uses the moving statistics and does not update them. Dropout layers, such as drop-connect,
+            are active with `"all"` only; Keras itself leaves those of frozen blocks active.
+        momentum: float, of all batch normalizations; `None` keeps Keras' default, 0.99.
         name, trainable: as in `keras.Model`.
 
     Input shape: `(batch, mels, frames, 1)` in [0, 255].
@@ -182,7 +182,7 @@ class FeatureExtractor(keras.Model):
 
     @property
     def fine_tune(self):
-        """What is trained. May be changed, for example from "head" to "all"; then compile again."""
+        """What is trained. After a change, for example from "head" to "all", compile the model again."""
         return self._fine_tune
 
     @fine_tune.setter
@@ -208,7 +208,7 @@ class FeatureExtractor(keras.Model):
         }
 
 
-# `.keras` files name weights by class; these have the names of a plain Keras model's.
+# `.keras` files name weights by class; with this name they are the same as those of a functional Keras model.
 FeatureExtractor.__name__ = "Functional"
 
 
@@ -230,12 +230,12 @@ def _check_image_shape(image_shape):
 
 
 def _application(row, image, stem):
-    """The features that a network for RGB images computes from a gray one."""
+    """Return the features that a network for RGB images computes from a gray image."""
     if stem == "fold":
         x = AppendConstant()(image)
     else:
         x = keras.layers.Rescaling(row.new_stem_scale, row.new_stem_offset)(image)
-    # Keras builds its networks in the data format of the process.
+    # `keras.applications` builds networks in the global data format of Keras.
     height, width, channels = x.shape[1:]
     last = keras.config.image_data_format() == "channels_last"
     given = keras.Input((height, width, channels) if last else (channels, height, width))
@@ -246,7 +246,7 @@ def _application(row, image, stem):
 
 
 def get(name):
-    """Return the row of a backbone, of several the first one's; `ValueError` for an unknown name or too many."""
+    """Return the row of a backbone, or of the first of several. Raise `ValueError` for unknown or too many names."""
     names = (name,) if isinstance(name, str) else tuple(name) if isinstance(name, (list, tuple)) else ()
     if not names or not all(isinstance(one, str) and one in BACKBONES for one in names):
         raise ValueError(f"`backbone` must be one of {tuple(BACKBONES)}. Received: backbone={name!r}")
@@ -309,9 +309,9 @@ def _stem_input(network, backbone, channels):
     probe = keras.Model(network.inputs[0], stem.input)
     if channels == 3:
         black_and_white = backbone.preprocess_input(black_and_white, data_format="channels_last")
-        if stem.data_format == "channels_first":  # of the RGB network: what the process is set to
+        if stem.data_format == "channels_first":  # the RGB network has the global data format
             black_and_white = np.moveaxis(black_and_white, -1, 1)
-    else:  # the network's own size
+    else:  # the gray network takes images of its own size only
         black_and_white = np.broadcast_to(black_and_white[:, :1, :1], (2, *network.input_shape[1:]))
     seen = ops.convert_to_numpy(probe(black_and_white, training=False))
     if stem.data_format == "channels_first":
@@ -374,7 +374,7 @@ def _weights_by_hand(backbone):
 
 
 def _keras_cache():
-    """The folder into which Keras downloads weights."""
+    """Return the folder into which Keras downloads weights."""
     home = os.environ.get("KERAS_HOME") or os.path.expanduser(os.path.join("~", ".keras"))
     if not os.access(home, os.W_OK):
         home = os.path.join(tempfile.gettempdir(), ".keras")

@@ -56,11 +56,11 @@ class BestCheckpoint(keras.callbacks.Callback):
         path: str or path-like, ends in `.keras`.
         monitor: str, name of the metric to compare, from the logs of the epoch.
         mode: `"max"` or `"min"`; `None` is "min" for a loss or an error and "max" for all others.
-        model: the model to save, if the trained model is a part of it, as the head is a part of a `GenreClassifier`.
+        model: the model to save if the trained model is only a part of it, such as the head of a `GenreClassifier`.
 
     Attributes:
         best: float, the best value so far; `None` before the first.
-        best_epoch: int, its epoch, from 0.
+        best_epoch: int, epoch of `best`, counted from 0.
 
     Raises:
         ValueError: at the end of training, if epochs ran and none had `monitor` in its logs. The last epoch is saved.

@@ -21,7 +21,7 @@ _MOST_GENRES = 10_000
 
 
 class _Restored(NamedTuple):
-    """The `pretrained` of a saved model, which holds the weights: kept for its config, not loaded again."""
+    """Argument `pretrained` of a saved model: kept in the config, but not loaded, since the file holds all weights."""
 
     pretrained: object
 
@@ -179,7 +179,7 @@ class GenreClassifier(keras.Model):
 
     @property
     def fine_tune(self):
-        """What is trained. May be changed, for example from "head" to "all" for a second phase; then compile again."""
+        """What is trained. After a change, for example from "head" to "all" for a second phase, compile again."""
         return self.feature_extractor.fine_tune
 
     @fine_tune.setter
@@ -326,7 +326,7 @@ class GenreClassifier(keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """Build a model with random weights. Pretrained weights are not loaded: a saved model's file holds them."""
+        """Build a model with random weights. Pretrained weights are not loaded: the saved file holds all weights."""
         config = dict(config)
         for key in ("front_end", "waveform_augmentation", "image_augmentation"):
             config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)

@@ -9,20 +9,20 @@ def compare(reports, draws=10_000, seed=0):
     """Compare the scores of several models on the same clips, and their accuracies with that of the first.
 
     The interval of a difference is that of a paired bootstrap over clips: the same clips are drawn for both models, so
-    that the difficulty of a clip cancels out. It covers other clips of the same source; it does not cover other seeds
-    of training.
+    that the difficulty of a clip cancels out. It accounts for the choice of the clips, but not for the random seed of
+    the training.
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
 
     Args:
-        reports: dict, name -> `genrekeras.evaluation.Report`, two or more; the others are compared with the first.
+        reports: dict, name -> `genrekeras.evaluation.Report`, two or more. All others are compared with the first.
         draws: int > 0, of the bootstrap.
         seed: int, of the bootstrap.
 
     Returns:
         `pandas.DataFrame`, a row a report: `clips`, `heard`, `accuracy`, its 95 % interval `low` and `high`,
         `macro_f1`, `log_loss`, `calibration_error`, and `difference` (of accuracies, from the first) with its 95 %
-        interval `difference_low`, `difference_high`. If that contains 0, the difference may be chance.
+        interval `difference_low`, `difference_high`. If it contains 0, the difference may be chance.
 
     Raises:
         ValueError: fewer than two reports, or reports of other clips, labels or genres than the first's.

@@ -1,7 +1,7 @@
 """The data format in which the convolutions of a backend run fastest, and the conversion of networks to it.
 
-Keras' convolutions on PyTorch run without copies in `channels_first` only. Keras' own setting,
-`keras.config.image_data_format()`, holds for the whole process and stays as it is.
+On PyTorch, Keras' convolutions copy their inputs unless the data format is `channels_first`. The global setting of
+Keras, `keras.config.image_data_format()`, is not changed.
 """
 
 import keras
@@ -13,10 +13,11 @@ CHANNEL_AXIS = 1 if DATA_FORMAT == "channels_first" else 3  # of a batch of imag
 
 @keras.saving.register_keras_serializable("genrekeras")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Batch normalization by one PyTorch kernel for forward and one for backward, instead of some ten operations.
+    """Batch normalization with one PyTorch kernel for each of forward and backward, instead of some ten operations.
 
-    The weights are those of Keras' layer, the results are equal to rounding. On the other backends, and for another
-    axis than 1, it is Keras' layer. The class has the name of Keras' class because `.keras` files name weights by it.
+    The weights are those of Keras' layer, and the results are equal up to rounding. On other backends, for an axis
+    other than 1, and with a mask, it calls Keras' implementation. The class has the name of Keras' class because
+    `.keras` files name weights by it.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -39,7 +40,7 @@ def _normalize_on_torch(inputs, mean, variance, gamma, beta, epsilon):
 
 
 def _normalize_batch_on_torch(inputs, gamma, beta, epsilon):
-    """Return normalized inputs, and mean and biased variance of the batch; PyTorch's own layer has the unbiased one."""
+    """Return the normalized inputs, and the mean and biased variance of the batch (PyTorch's layer: unbiased)."""
     import torch
 
     outputs, mean, inverse = torch.native_batch_norm(inputs, gamma, beta, None, None, True, 0.0, epsilon)
@@ -68,7 +69,7 @@ def call_converted(network, image):
 
 
 def _converted(layer):
-    """A copy of a layer in `DATA_FORMAT`."""
+    """Return a copy of a layer in `DATA_FORMAT`."""
     layer_class, config = type(layer), layer.get_config()
     if layer_class is keras.layers.BatchNormalization:
         layer_class = BatchNormalization

@@ -72,8 +72,8 @@ def embed_files(model, paths, max_clips=30, batch_size=16, workers=2):
         `Embeddings`, of the files that could be read.
 
     Raises:
-        ValueError: an argument is out of range; as `find_files`; not one file can be read.
-        OSError: as `find_files`.
+        ValueError: an argument is out of range, no file can be read, or as in `find_files`.
+        OSError: as in `find_files`.
     """
     inference.check_counts(max_clips=max_clips, batch_size=batch_size, workers=workers)
     paths = inference.find_files(paths)

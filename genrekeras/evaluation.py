@@ -18,8 +18,8 @@ from genrekeras.progress import printable
 from scipy import optimize, special
 from sklearn import metrics
 
-_TEMPERATURES = (0.05, 1e4)  # where `calibrate` searches
-_LEAST_CONFIDENCE = 1.01  # times 1 / genres: probabilities that are all but equal are no limit
+_TEMPERATURES = (0.05, 1e4)  # bounds of the search in `calibrate`
+_LEAST_CONFIDENCE = 1.01  # times 1 / genres; a limit below this would mark nearly equal probabilities only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,16 +202,16 @@ class Report:
 def evaluate(model, split, batch_size=16, crop="start", crops=1):
     """Predict each clip of a split and score the predictions.
 
-    The split may have some of the model's genres only, in any order: they are matched by name
-    (`genrekeras.datasets.splits.match_genres`). The prediction is always the most probable of all genres of the model,
-    so a clip is also wrong if it is taken for a genre that the split does not have.
+    Genres are matched by name (`genrekeras.datasets.splits.match_genres`); the split may have only some genres of the
+    model, in any order. The prediction is the most probable of all genres of the model, so the prediction of a genre
+    that the split does not have counts as an error.
 
     Args:
         model: `GenreClassifier`.
         split: `genrekeras.datasets.Split`; or `FrameSplit`, whose images are what the front end would make.
         batch_size: int > 0.
-        crop, crops: of waveforms: which `model.clip_seconds` of each clip are processed, as in
-            `genrekeras.datasets.batches`, such as `crop="even", crops=3`. The probabilities of several are averaged.
+        crop, crops: position and number of the crops of `model.clip_seconds` from each waveform, as in
+            `genrekeras.datasets.batches`, such as `crop="even", crops=3`. The probabilities of all crops are averaged.
 
     Returns:
         `Report` with the genres of the model, clips in the order of the split.
@@ -225,7 +225,7 @@ def evaluate(model, split, batch_size=16, crop="start", crops=1):
 
 
 def _in_genres_of(model, split):
-    """The split with labels that are those of the model."""
+    """Return the split with the labels of the model."""
     if not hasattr(split, "with_genres"):
         raise ValueError(f"`split` must be a split, such as `data.test`. Received: {type(split).__name__}")
     return split if split.genres == model.genres else split.with_genres(model.genres)
@@ -265,14 +265,14 @@ def _what(track):
 
 
 class Calibration(NamedTuple):
-    """What `calibrate` returns.
+    """Result of `calibrate`.
 
     Attributes:
-        temperature: float > 0; above 1 the model was too confident.
+        temperature: float > 0; a value above 1 means that the model was overconfident.
         unsure_below: float, the probability below which a prediction has low confidence; `None` if no prediction is
-            right, or if the limit is not above 1 / genres.
-        strange_above: float, the out-of-distribution score above which it has; `None` if no prediction is right, or of
-            fewer than 20 clips or artists.
+            right, or if the limit would not be clearly above 1 / genres.
+        strange_above: float, the out-of-distribution score above which a prediction has low confidence; `None` if no
+            prediction is right, with fewer than 20 clips or artists, or for a model with a `"mel_kernel"`.
         before, after: `Report` of the split.
         better_than_chance: bool, see `calibrate`.
     """
@@ -286,20 +286,20 @@ class Calibration(NamedTuple):
 
 
 def calibrate(model, split, batch_size=16, crop="even", crops=3, unsure=0.05):
-    """Temperature-scale a model on held-out clips and find its limits of confidence.
+    """Temperature-scale a model on held-out clips, and determine its limits of low confidence.
 
-    The logits are divided by the temperature of least log-loss. This does not change the order of genres in a crop; of
-    several crops the mean of the probabilities counts, as for whole files. The temperature goes into the weights of the
-    last layer: the model that is saved is the calibrated one.
+    The logits are divided by the temperature that minimizes the log-loss. This does not change the order of genres in a
+    crop. The log-loss is that of the mean probabilities of several crops, as for whole files. The weights of the last
+    layer are divided by the temperature, so that the saved model is calibrated.
 
-    Two limits go into the model's card: `predict_files` marks a prediction as low confidence if its probability is
-    below the first (the track is between genres), or if the out-of-distribution score of its features
-    (`genrekeras.strangeness`) is above the second (it is unlike these clips; not for a model with a `"mel_kernel"`).
-    Scores in the card are no longer true and are removed.
-    The card also records `better_than_chance`: whether the 95 % interval of the accuracy lies above the agreement that
-    independent predictions of the same genres would have with the labels (Cohen's expected agreement). For one constant
-    prediction that is the share of its genre, for uniform predictions it is 1 / genres. Every prediction of a model
-    that is not better than chance has low confidence.
+    Two limits are stored in the model's card. `predict_files` marks a prediction as low confidence if its probability
+    is below the first (the track is between genres), or if the out-of-distribution score of its features
+    (`genrekeras.strangeness`) is above the second (the track is unlike these clips; not for a model with a
+    `"mel_kernel"`). Earlier scores in the card no longer apply and are removed.
+    The card also records `better_than_chance`: whether the 95 % interval of the accuracy lies above chance. Chance is
+    Cohen's expected agreement: the accuracy of predictions with the same genre frequencies that are independent of the
+    labels. For a constant prediction it is the share of that genre, for uniform predictions 1 / genres. If the model is
+    not better than chance, all its predictions have low confidence.
 
     Sources: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. Platt, "Probabilistic Outputs for
     Support Vector Machines", 1999, section 2.2 (smoothed labels keep the temperature of few clips above 0). Cohen, "A
@@ -309,12 +309,12 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, unsure=0.05):
         model: `GenreClassifier`; changed in place.
         split: `genrekeras.datasets.Split`, such as `data.validation`; its genres are matched as in `evaluate`.
         batch_size, crop, crops: as in `evaluate`.
-        unsure: float in [0, 1), the share of the correctly classified tracks that each of the two limits may mark, for
-            as many crops as here; the card records what both mark together. A higher share leaves fewer wrong genres
-            unmarked.
+        unsure: float in [0, 1), share of the correctly classified tracks that each of the two limits marks, with this
+            number of crops. The card records the share that both mark together. A higher value also marks more of the
+            wrong predictions.
 
     Returns:
-        `Calibration`. `after` is of the clips that the temperature was fitted on: report the score on others.
+        `Calibration`. `after` is computed on the clips that the temperature was fitted on: report scores on others.
 
     Raises:
         ValueError: as `evaluate`; `unsure` is out of range.
@@ -358,9 +358,9 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, unsure=0.05):
 
 
 def _temperature(logits, labels):
-    """The temperature of least log-loss; logits are `(clips, crops, genres)`."""
-    # Labels as sure as so many clips make them (the rule of succession, as in Platt scaling): where all are right, the
-    # least log-loss would be that of a temperature of 0.
+    """Return the temperature that minimizes the log-loss; logits are `(clips, crops, genres)`."""
+    # Smoothed labels, by the rule of succession as in Platt scaling. With hard labels, the log-loss would be lowest at
+    # a temperature of 0 if all predictions are right.
     doubt, others = 1 / (len(labels) + 2), logits.shape[-1] - 1
     targets = np.where(np.eye(others + 1)[labels] > 0, 1 - doubt, doubt / others)
 
@@ -381,7 +381,7 @@ def _temperature(logits, labels):
 
 
 def _is_better_than_chance(report):
-    """Whether the interval of the accuracy lies above the agreement of independent predictions; warn if not."""
+    """Return whether the interval of the accuracy lies above chance, and warn if not; see `calibrate`."""
     count = len(report.genres)
     of_labels, of_predictions = (np.bincount(x, minlength=count) for x in (report.labels, report.predictions))
     chance = float(of_labels @ of_predictions) / len(report.labels) ** 2
@@ -396,7 +396,7 @@ def _is_better_than_chance(report):
 
 
 def _unsure(report, strangeness, share, better):
-    """The limits beyond which a share of the correctly classified tracks lies, and the shares that they mark."""
+    """Return the limits that mark a share of the correctly classified tracks, and the shares that both mark."""
     found = report.predictions == report.labels
     if not found.any():
         return None, None, {}

@@ -1,4 +1,4 @@
-"""Export a model to other runtimes: waveform in, probabilities out, compared with the Keras model before it is kept."""
+"""Export a model (waveform -> probabilities) to other runtimes, and compare the result with the Keras model."""
 
 import contextlib
 import io
@@ -21,7 +21,7 @@ TOLERANCES = {None: 1e-3, "float16": 0.03, "int8": 0.25}
 
 
 class ExportError(ValueError):
-    """An exported model that differs from the Keras model, that its runtime cannot load, or that lacks its card."""
+    """Raised if an exported model differs from the Keras model, cannot be loaded by its runtime, or lacks its card."""
 
 
 class Format(NamedTuple):
@@ -52,26 +52,26 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
     single clips and on a batch. It is moved to `path` only if all probabilities agree.
 
     A quantized model stores the kernels of the backbone's convolutions in fewer bits, but computes in 32: the file is
-    smaller, not faster. All else stays in 32 bits, such as the spectrogram, whose matrices span more than 80 dB, and
-    the last layer; for `"int8"` also kernels of fewer than 1,024 numbers, the first ones, which lose most and save
-    little.
+    smaller, not faster. All other weights stay in 32 bits, such as the matrices of the spectrogram, which span more
+    than 80 dB, and the last layer. With `"int8"`, so do kernels of fewer than 1,024 numbers, the first ones: quantizing
+    them loses most and saves little.
 
     Args:
         model: `GenreClassifier`.
         path: str or path-like; `.onnx`, `.xml` (OpenVINO, with a `.bin` beside it), `.tflite`, `.pt2`, or a new folder.
         format: a key of `FORMATS`.
-        clips: `(n, samples)` float32, at least two, to compare on; `None` generates some sounds.
-        tolerance: float > 0, the largest difference of a probability; `None` is that of `TOLERANCES`: 0.001, with
-            `"float16"` 0.03, with `"int8"` 0.25, which separates a small loss from a broken model. To measure the loss,
-            compare on real clips and read the returned value.
+        clips: `(n, samples)` float32, at least two, to compare on; `None` uses synthetic sounds.
+        tolerance: float > 0, largest accepted difference of a probability. `None` uses `TOLERANCES`: 0.001, with
+            `"float16"` 0.03, with `"int8"` 0.25, which detects a broken model but not a small loss. To measure the
+            loss, compare on real clips and read the returned value.
         quantize: `None`; or, for `"litert"`, `"float16"` or `"int8"` (a scale for each channel).
 
     Returns:
         float, the largest difference of a probability.
 
     Raises:
-        ValueError: an unknown format, a wrong ending, clips of another length, a format that cannot be made from this
-            backend or cannot be quantized like this.
+        ValueError: the format is unknown, cannot be made from this backend or cannot be quantized like this; `path` has
+            a wrong ending; or the clips have another length.
         ImportError: a package is missing.
         ExportError: the exported model computes something else.
         OSError: it cannot be written.
@@ -111,7 +111,7 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
     }
     expected = model.predict(clips, verbose=0)
     spread = float(np.ptp(expected, axis=0).max())
-    if spread / 2 <= tolerance:  # so far is a constant output from the probabilities, halfway between them
+    if spread / 2 <= tolerance:  # the largest error of a constant output halfway between the extremes
         warnings.warn(
             f"The probabilities of the model differ by only {spread:.2g} between the {len(clips)} clips, and the "
             f"tolerance is {tolerance:g}: an export that ignores its input would pass. The comparison cannot tell a "
@@ -156,10 +156,10 @@ def load(path, format):
         `genres`, `sample_rate`, `clip_seconds`, `made_by` and more.
 
     Raises:
-        ValueError: an unknown format, or a wrong ending.
+        ValueError: the format is unknown, or `path` has a wrong ending.
         FileNotFoundError: there is no such file or folder.
         ImportError: a package is missing.
-        ExportError: the file is damaged or of another format, or no card of genrekeras is in it.
+        ExportError: the file is damaged, has another format, or contains no card of genrekeras.
     """
     row, path = _row(format), os.fspath(path)
     _check_ending(path, format)
@@ -169,14 +169,14 @@ def load(path, format):
         run = row.run(path)
     except ImportError:
         raise
-    except Exception as error:  # each runtime has its own
+    except Exception as error:  # each runtime raises errors of its own
         raise ExportError(
             f"{path} cannot be loaded as {format}; it is damaged or of another format: {_reason(error)}"
         ) from error
     try:
         card = row.read_card(path)
         complete = {"genres", "sample_rate", "clip_seconds"} <= card.keys()
-    except Exception as error:  # each format has its own
+    except Exception as error:  # each format raises errors of its own
         raise ExportError(f"{path} holds no {CARD} that can be read: {_reason(error)}") from error
     if not complete:
         raise ExportError(f"{path} holds a {CARD} that was not written by genrekeras. Received: {list(card)}")

@@ -33,9 +33,9 @@ class Features(NamedTuple):
 def extract(model, split, cache_dir=None, crop="start", crops=1, augment=False, seed=0, batch_size=16, workers=2):
     """Compute the features of each clip of a split once, or read them from the cache.
 
-    An entry of the cache belongs to all that its features depend on: clips, labels, crops, `seed`, `augment`; configs
-    and weights of the front end, of the image augmentation (with `augment=True`) and of the backbone; the backend and
-    the version of genrekeras. Seeds that random layers draw by themselves (`seed=None`) do not count. A damaged entry
+    The cache key covers everything that the features depend on: clips, labels, crops, `seed`, `augment`; configs and
+    weights of the front end, of the image augmentation (with `augment=True`) and of the backbone; the backend and the
+    version of genrekeras. It does not cover seeds that random layers draw by themselves (`seed=None`). A damaged entry
     is computed again. Two processes do not compute the same entry at the same time.
 
     Args:
@@ -45,7 +45,7 @@ def extract(model, split, cache_dir=None, crop="start", crops=1, augment=False, 
             GENREKERAS_CACHE).
         crop, crops: position of the crop of `model.clip_seconds`, and number of crops of each clip, as in
             `genrekeras.datasets.batches`.
-        augment: bool, apply the model's augmentation, anew to each crop.
+        augment: bool, whether the model's augmentation is applied, with new random numbers for each crop.
         seed: int, of random crops.
         batch_size: int > 0.
         workers: int > 0, number of threads that read ahead.
@@ -88,7 +88,7 @@ def fit_head(model, train, validation=None, batch_size=16, epochs=1, seed=0, cla
     """Train the head of a compiled model on features; the other parts of the model do not change.
 
     The order of the batches is that of `model.fit` on `datasets.batches(..., shuffle=True)` with the same seed. An
-    epoch takes one variant of each clip, at random. The head is trained by the model's own optimizer, so that training
+    epoch takes one random variant of each clip. The head is trained by the model's own optimizer, so that training
     can be continued after the model was saved.
 
     Args:
@@ -167,13 +167,13 @@ class _AsInTraining(keras.layers.Layer):
 
 
 def _steps(model, augment, images):
-    """The models and layers from the input of a split to its features."""
+    """Return the models and layers from the input of a split to its features."""
     front_end = [] if images else [model.front_end]
     return [*front_end, *(_image_augmentation(model) if augment else []), model.feature_extractor]
 
 
 def _way(inputs, steps, augment):
-    """A model of these steps, for inference."""
+    """Return a model of these steps, for inference."""
     *upstream, feature_extractor = steps
     upstream = [_AsInTraining(step) for step in upstream] if augment else upstream
     return keras.Model(inputs, folding.Way([*upstream, folding.for_inference(feature_extractor)])(inputs))
@@ -189,9 +189,9 @@ def _image_augmentation(model):
 
 
 def _key(steps, options):
-    """A name that changes with all that features depend on.
+    """Return a cache key, a hash of everything that the features depend on.
 
-    Layers' `weights` are without the states of random layers, which change at each call.
+    The attribute `weights` of a layer excludes the states of random layers, which change at each call.
     """
     about = [options, [identity.config_of(step) for step in steps], keras.backend.backend(), __version__]
     weights = [keras.ops.convert_to_numpy(weight) for step in steps for weight in step.weights]

@@ -8,7 +8,7 @@ import re
 import keras
 import numpy as np
 
-# Settings of Keras' callbacks that change the training. Other callbacks name theirs in an attribute `compared`.
+# Settings of Keras' callbacks that change the training. Other callbacks list theirs in an attribute `compared`.
 _SETTINGS = {
     keras.callbacks.EarlyStopping: ("monitor", "mode", "min_delta", "patience", "baseline", "start_from_epoch"),
     keras.callbacks.ReduceLROnPlateau: ("monitor", "mode", "min_delta", "patience", "factor", "cooldown", "min_lr"),
@@ -22,14 +22,14 @@ _NOT_COMPARED = ("module", "registered_name", "build_config", "shared_object_id"
 def of_run(model, data, validation_data, callbacks, initial_epoch):
     """Describe a run before its first epoch.
 
-    The description holds no path, object id or automatic counter, so that a later process finds the same.
+    The description holds no path, object id or automatic counter, so that it is the same in a later process.
 
     Args:
         model, data, validation_data, initial_epoch: as in `genrekeras.training.fit`.
         callbacks: list of (`keras.callbacks.Callback`, names of the attributes that `fit` saves).
 
     Returns:
-        dict of what JSON can hold.
+        JSON-serializable dict.
     """
     compiled = model.get_compile_config() or {}
     seeds, weights = _seeds_and_norms(model) if _is_seeded() else (None, None)
@@ -55,8 +55,8 @@ def of_run(model, data, validation_data, callbacks, initial_epoch):
 def differences(old, new):
     """Compare two descriptions of `of_run`.
 
-    On another backend the config and the initial weights are not compared, on another device the initial weights are
-    not: the same code makes others there.
+    If the backend differs, the config, seeds and initial weights of the model are not compared. If the device differs,
+    the initial weights are not compared. The same code produces other values there.
 
     Returns:
         dict, name of what differs -> (old value, new value); initial weights come last.
@@ -76,16 +76,16 @@ def differences(old, new):
 
 
 def config_of(layer):
-    """Return the class and the config of a layer or model, equal for equal layers.
+    """Return the class name and the config of a layer or model, equal for equal layers.
 
-    Counters of automatic names are set back ("dense_7", "dense_9" become "dense", "dense_1"), and modules of classes
-    are left out, since they differ between backends.
+    Counters in automatic names are reset ("dense_7", "dense_9" become "dense", "dense_1"). Modules of classes are left
+    out, since they differ between backends.
     """
     return type(layer).__name__, _comparable(layer.get_config(), code=True)
 
 
 def digest(*arrays):
-    """A hash of arrays: content, dtype and shape."""
+    """Return a hash of the content, dtype and shape of arrays."""
     content = hashlib.sha256()
     for array in arrays:
         array = np.ascontiguousarray(array)
@@ -104,7 +104,7 @@ def _config_of_model(model):
 
 
 def _comparable(config, code=False):
-    """A config without what differs between equal objects; without the code of lambdas, its bytes may differ too."""
+    """Return a config without the parts that differ between equal objects; bytecode of lambdas only with `code`."""
     names, counts = {}, collections.Counter()
 
     def collect(value):
@@ -153,7 +153,7 @@ def _of_validation(data):
 
 
 def _seeds_and_norms(model):
-    """The seeds of random layers, and the norms of all other variables."""
+    """Return the seeds of random layers, and the norms of all other variables."""
     seeds, norms = [], []
     for variable in model.variables:
         array = keras.ops.convert_to_numpy(variable)
@@ -165,19 +165,19 @@ def _seeds_and_norms(model):
 
 
 def _are_close(old, new):
-    """Whether norms are equal but for the rounding of another processor."""
+    """Return whether norms are equal up to the rounding of another processor."""
     if old is None or new is None or len(old) != len(new):
         return False
     return np.allclose(old, new, rtol=1e-5, atol=1e-12)
 
 
 def _is_seeded():
-    """Whether `keras.utils.set_random_seed` was called; True where only Keras' private state tells."""
+    """Return whether `keras.utils.set_random_seed` was called; True on backends without a public way to find out."""
     return keras.backend.backend() != "torch" or _is_seeded_on_torch()
 
 
 def _is_seeded_on_torch():
-    """Keras takes seeds below 2**32; in a process without a seed, PyTorch's own one is a random number of 53 bits."""
+    """Return whether the seed of PyTorch is below 2**32, as Keras' seeds are; its default is a random 53-bit number."""
     import torch
 
     return torch.initial_seed() < 2**32

@@ -27,7 +27,7 @@ from genrekeras.progress import bar
 
 _BLOCK_SECONDS = 300.0  # that are decoded at once
 _LEAST_SECONDS, _LEAST_HOP_SECONDS = 1.0, 0.01
-_PROBABILITY = "probability_"  # begins the names of the columns of genres, which may have any name
+_PROBABILITY = "probability_"  # prefix of the columns of genres, against collisions with other columns
 
 
 def find_files(paths):
@@ -37,14 +37,14 @@ def find_files(paths):
 
     Args:
         paths: str or path-like, or an iterable of them. A path that is not a folder is kept as it is, even if it does
-            not exist: whatever reads it reports that.
+            not exist: the error is raised or returned when it is read.
 
     Returns:
         list of str.
 
     Raises:
         ValueError: a folder holds no audio files, or `paths` is empty.
-        OSError: no file is left, since folders cannot be opened.
+        OSError: no file was found, since folders cannot be opened.
     """
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
@@ -97,11 +97,11 @@ def load_clips(file, clip_seconds, starts):
         starts: sequence of float, ascending, in s.
 
     Yields:
-        `(round(clip_seconds * file.sample_rate),)` float32; no clips that begin after the end of the file, if that
-        turns out to be shorter than its header states.
+        `(round(clip_seconds * file.sample_rate),)` float32. If the file turns out to be shorter than its header
+        states, clips that begin after its end are omitted.
 
     Raises:
-        audio.AudioError: samples are not finite or beyond 1e9.
+        audio.AudioError: samples are not finite or exceed 1e9 in magnitude.
     """
     blocks = []
     for start in starts:
@@ -123,7 +123,7 @@ def _cut(waveform, sample_rate, clip_seconds, starts):
 
 
 def predict_each(model, paths, max_clips=30, batch_size=16, workers=2):
-    """Yield the rows of `predict_files` one after the other, each as soon as it is known.
+    """Yield the rows of `predict_files` one by one, each as soon as its file is processed.
 
     Args:
         paths: iterable of str, files.
@@ -143,11 +143,11 @@ def predict_files(model, paths, max_clips=30, batch_size=16, workers=2, journal=
     Args:
         model: `GenreClassifier`; sample rate, clip length and genres are its own.
         paths: files and folders, as in `find_files`.
-        max_clips: int > 0. A track is split into clips of `model.clip_seconds` side by side; of a longer track this
-            many clips are taken, at even distances. The probabilities of a track are the mean of those of its clips.
+        max_clips: int > 0, maximum clips of a track. As many clips of `model.clip_seconds` are taken as fit side by
+            side, at even distances. The probabilities of a track are the mean of those of its clips.
         batch_size: int > 0, clips at once, of several files.
         workers: int > 0, threads that decode.
-        journal: str or path-like, a file that keeps each row as soon as it is known. A later call with the same journal
+        journal: str or path-like, a file in which each finished row is stored. A later call with the same journal
             processes only files that are new, that have changed, or that could not be read. Rows of another model, of
             other limits or of another `max_clips`, and damaged rows, are removed from it, with a warning. `None` keeps
             nothing.
@@ -161,15 +161,16 @@ def predict_files(model, paths, max_clips=30, batch_size=16, workers=2, journal=
           card has none.
         - `reason`: str, why the confidence is low, or `None`: "between genres", "unlike the training data", or both,
           joined by "; "; or "model not better than chance".
-        - `ood_score`: float, the out-of-distribution score, 1 on average; missing where the card has no limit of it.
+        - `ood_score`: float, the out-of-distribution score, 1 on average; missing where the card has no limit for it.
         - `seconds`: float, the length that was processed.
-        - `warning`: str, what is odd about the file, or `None`.
-        - `error`: str, why the file could not be read, or `None`. All columns but `path` are missing then.
+        - `warning`: str, what is wrong with a file that could still be processed, or `None`.
+        - `error`: str, why the file could not be read, or `None`. All columns but `path` and `error` are
+          missing then.
         - `probability_GENRE`: float, for each genre, in the order of `model.genres`; see `genres_of`.
 
     Raises:
-        ValueError: an argument is out of range; as `find_files`; the file `journal` is not a journal.
-        OSError: as `find_files`; the journal cannot be written, or another process is using it.
+        ValueError: an argument is out of range, the file `journal` is not a journal, or as in `find_files`.
+        OSError: the journal cannot be written, another process is using it, or as in `find_files`.
     """
     check_counts(max_clips=max_clips, batch_size=batch_size, workers=workers)
     paths = find_files(paths)
@@ -195,8 +196,8 @@ def predict_waveform(model, y, sample_rate, max_clips=30):
         `pandas.Series`, as a row of `predict_files`.
 
     Raises:
-        ValueError: an argument is out of range; `y` has another shape, is too short or holds numbers that are not
-            finite.
+        ValueError: an argument is out of range; `y` has another shape, is too short or contains numbers that are not
+            finite or exceed 1e9 in magnitude.
     """
     check_counts(sample_rate=sample_rate, max_clips=max_clips)
     y = np.asarray(y)
@@ -223,7 +224,7 @@ def predict_timeline(model, path, hop_seconds=None, batch_size=16):
     Args:
         model: `GenreClassifier`.
         path: str or path-like, of any length: some minutes of it are in memory at a time.
-        hop_seconds: float >= 0.01, the most from the start of a clip to the next; `None` is half of
+        hop_seconds: float >= 0.01, largest distance between the starts of two clips; `None` is half of
             `model.clip_seconds`.
         batch_size: int > 0.
 
@@ -268,10 +269,10 @@ def check_counts(**arguments):
 
 
 def limits(model):
-    """The limits in the model's card: the lowest probability and the highest OOD score of a track that is not of low
-    confidence.
+    """Return the limits in the model's card: lowest probability and highest OOD score that are not of low confidence.
 
-    `None` where the card has none. The best probability is never below 1 / genres, so a limit below that is none.
+    A limit that the card lacks is `None`, and so is a limit of the probability that is not above 1 / genres, since the
+    probability of the best genre is never below that.
     """
     calibration = _calibration(model)
     limits = (calibration.get("unsure_below"), calibration.get("strange_above"))
@@ -280,13 +281,13 @@ def limits(model):
 
 
 def columns(model):
-    """The columns of `predict_files`."""
+    """Return the columns of `predict_files`."""
     about = ["genre", "probability", "low_confidence", "reason", "ood_score", "seconds", "warning", "error"]
     return ["path", *about, *_probability_columns(model)]
 
 
 def genres_of(table):
-    """The genres of a table of `predict_files` or `predict_timeline`."""
+    """Return the genres of a table of `predict_files` or `predict_timeline`."""
     return [name.removeprefix(_PROBABILITY) for name in table.columns if name.startswith(_PROBABILITY)]
 
 
@@ -298,7 +299,7 @@ def as_table(model, rows):
 
 
 def row_of(model, path, means, seconds, error=None, warning=None):
-    """dict, column -> value, of a file.
+    """Return the row of a file: dict, column -> value.
 
     Args:
         means: the mean probabilities and OOD score of its clips; `[]` where the file could not be read.
@@ -316,7 +317,7 @@ def row_of(model, path, means, seconds, error=None, warning=None):
 
 
 def _confidence(model, probability, ood_score):
-    """Whether the confidence in a prediction is low, and why; `None` for both where the model has no limits."""
+    """Return whether the confidence in a prediction is low, and why; `None` for both if the model has no limits."""
     if _calibration(model).get("better_than_chance") is False:
         return True, "model not better than chance"
     least, most = limits(model)
@@ -337,7 +338,7 @@ def _probability_columns(model):
 
 
 def _journal(path, model, max_clips):
-    """A `Journal` of rows that depend on the model, its limits and `max_clips`."""
+    """Return a `Journal` of rows that depend on the model, its limits and `max_clips`."""
     content = hashlib.sha256()
     if path is not None:
         for layer in model.front_end.layers:
@@ -378,7 +379,7 @@ def tracks_of(model, paths, max_clips, workers):
                 _check_long_enough(file, model)
                 starts = clip_starts(file.seconds, model.clip_seconds, max_clips)
                 clips = list(load_clips(file, model.clip_seconds, starts))
-                _check_long_enough(file, model)  # its header may have stated more than there is
+                _check_long_enough(file, model)  # the length by the header may have been too large
         except (audio.AudioError, OSError) as error:
             return _Track(path, [], error=getattr(error, "reason", str(error)))
         return _Track(path, clips, _heard(file.seconds, clips, model), warning=file.warning)

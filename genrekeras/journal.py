@@ -1,4 +1,4 @@
-"""Finished rows of long work, kept in a file so that a later call does not compute them again."""
+"""Store finished rows of a long computation in a file, so that a later call does not compute them again."""
 
 import contextlib
 import json
@@ -11,15 +11,15 @@ from genrekeras.files import whole_file
 
 
 class Journal:
-    """Rows of files by path; a context manager that reads the rows of earlier calls and keeps new ones.
+    """Rows of files by path; a context manager that reads the rows of earlier calls and stores new ones.
 
-    The file is text. Its first line says what the rows depend on; each other line holds a row, and the size and time of
-    its file. Each line begins with its checksum.
+    It is a text file. Its first line records what the rows depend on. Each other line holds a row, and the size and
+    modification time of its file. Each line begins with its checksum.
 
     Args:
         path: str or path-like, the file; `None` keeps nothing.
-        about: dict that JSON can hold, what the rows depend on. Rows that depend on something else are removed, and so
-            are damaged ones, each with a warning.
+        about: JSON-serializable dict, what the rows depend on. Rows that depend on something else and damaged rows are
+            removed, with a warning.
 
     Attributes:
         rows: dict, path -> row, of the files that did not change and could be read.
@@ -37,9 +37,9 @@ class Journal:
         self._opened = contextlib.ExitStack()
 
     def __enter__(self):
-        with self._opened:  # closes what is open after an error
+        with self._opened:  # closes the open files after an error
             if self._path is not None:
-                open(self._path, "ab").close()  # an error names this file, not the lock
+                open(self._path, "ab").close()  # so that an error names this file, not the lock file
                 self._opened.enter_context(_one_user(self._path))
                 self._restore()
                 self._file = self._opened.enter_context(open(self._path, "ab"))
@@ -50,7 +50,7 @@ class Journal:
         self._opened.close()
 
     def add(self, row):
-        """Keep a row, a dict with `path` and `error`."""
+        """Store a row, a dict with `path` and `error`."""
         self.rows[row["path"]] = row
         if self._file:
             self._file.write(_line([row, _state(row["path"])]))
@@ -89,13 +89,13 @@ def _line(value):
 
 
 def _value(line):
-    """What `_line` made a line of; `None` of a damaged line."""
+    """Return the value that `_line` encoded; `None` for a damaged line."""
     checksum, _, text = line.rstrip(b"\n").partition(b" ")
     return json.loads(text) if checksum == b"%08x" % zlib.crc32(text) else None
 
 
 def _state(path):
-    """Size and time of a file, by which it is known again."""
+    """Return size and modification time of a file, by which changes are detected; `None` if it is missing."""
     try:
         status = os.stat(path)
     except OSError:
@@ -105,7 +105,7 @@ def _state(path):
 
 @contextlib.contextmanager
 def _one_user(path):
-    """Refuse a file that another process is using in this way."""
+    """Lock a file; raise `BlockingIOError` if another process holds its lock."""
     lock = filelock.FileLock(f"{path}.lock")
     try:
         lock.acquire(blocking=False)
@@ -114,6 +114,6 @@ def _one_user(path):
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # on Windows the lock itself removes it
+        with contextlib.suppress(OSError):  # on Windows, filelock itself removes the file
             os.remove(lock.lock_file)
         lock.release()

@@ -1,4 +1,4 @@
-"""Settings of the whole process, which a program may make and a library may not."""
+"""Settings of the whole process, which a program may change but a library may not."""
 
 import sys
 
@@ -6,8 +6,8 @@ import sys
 def leave_tensorflow_out():
     """Keep Keras from importing TensorFlow where the backend is PyTorch, unless TensorFlow is imported already.
 
-    Keras imports TensorFlow to find out whether an object that it saves, loads or seeds belongs to it. A failed import
-    is remembered by Keras; other code may import TensorFlow afterwards.
+    Keras imports TensorFlow to check whether an object that it saves, loads or seeds is a TensorFlow object. It caches
+    the failed import; other code can import TensorFlow afterwards.
     """
     import keras  # takes seconds
 

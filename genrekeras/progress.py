@@ -1,4 +1,4 @@
-"""Progress of long work, on standard error, so that results can be piped."""
+"""Progress and messages on standard error, so that results can be piped."""
 
 import re
 import sys
@@ -9,18 +9,18 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def say(text):
-    """Print a line above any progress bar; nothing where there is no standard error."""
+    """Print a line above any progress bar; do nothing without a standard error."""
     if _is_open(sys.stderr):
         tqdm.tqdm.write(printable(text, keep="\n"), file=sys.stderr)
 
 
 def bar(total, what, unit, **options):
-    """A progress bar, a context manager with `update(n)`; nothing where there is no standard error."""
+    """Return a progress bar, a context manager with `update(n)`; it is disabled without a standard error."""
     return tqdm.tqdm(total=total, desc=what, unit=unit, smoothing=0.05, disable=not _is_open(sys.stderr), **options)
 
 
 def printable(text, keep=""):
-    r"""Escape control characters, which a terminal would obey, as `\x1b`, and bytes of a file name that are not UTF-8.
+    r"""Escape control characters, such as `\x1b`, and bytes of a file name that are not UTF-8.
 
     Args:
         text: str.
@@ -29,7 +29,7 @@ def printable(text, keep=""):
 
     def escaped(found):
         character = found[0]
-        if "\udc80" <= character <= "\udcff":  # Python's stand-in for a byte
+        if "\udc80" <= character <= "\udcff":  # Python's surrogate escape of a byte
             return f"\\x{ord(character) - 0xDC00:02x}"
         return character if character in keep else character.encode("unicode_escape").decode()
 

@@ -156,7 +156,7 @@ def _flat(matrix, triangle):
 
 
 def _identity(matrix):
-    """Return the identity of the size of some matrices. TensorFlow's `ops.eye` is an operation that OpenVINO lacks."""
+    """Return the identity of the size of `matrix`; OpenVINO lacks the operation of `ops.eye` on TensorFlow."""
     return beside(ops.convert_to_tensor(np.eye(matrix.shape[1], dtype="float32")), matrix)
 
 

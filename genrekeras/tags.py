@@ -37,7 +37,7 @@ class TagError(ValueError):
 
 
 class _GenreFrame:
-    """Parses the genre frame of an ID3 tag, unless it is compressed: a small one may expand to gigabytes."""
+    """Parser of the genre frame of an ID3 tag. Compressed frames are rejected: a small one may expand to gigabytes."""
 
     @staticmethod
     def _fromData(header, flags, data):
@@ -47,7 +47,7 @@ class _GenreFrame:
 
 
 class _KnownFrames(dict):
-    """The ID3 frames that mutagen parses: the genre alone. It keeps all other frames byte for byte."""
+    """The ID3 frames that mutagen parses: only the genre. It keeps all other frames byte for byte."""
 
     def __contains__(self, name):  # mutagen counts known names to recognize frame sizes that iTunes wrote wrongly
         return name in Frames
@@ -71,7 +71,7 @@ _KINDS = [FLAC, OggVorbis, OggOpus, OggFLAC, MP4, ASF, *map(_with_raw_frames, (M
 def read_genres(path):
     """Return the genres in the tags of a file.
 
-    Of an mp3 file, the ID3v2 tag is read, or the ID3v1 tag if there is no other.
+    In an mp3 file, the ID3v2 tag is read, or the ID3v1 tag if there is no ID3v2 tag.
 
     Args:
         path: str or path-like: mp3, flac, ogg, opus, m4a, wma, wav or aiff.
@@ -80,7 +80,7 @@ def read_genres(path):
         list of str; empty if there are none.
 
     Raises:
-        TagError: the file is missing, damaged, or of a kind without known tags.
+        TagError: the file is missing or damaged, or its format has no known tags.
     """
     return _genres(_opened(path))
 
@@ -88,26 +88,26 @@ def read_genres(path):
 def write_genre(path, genre, copy=None):
     """Replace the genres in the tags of a file by one genre.
 
-    The rest of the file stays: the audio, all other tags, pictures, the version of an ID3 tag, owner, group,
-    permissions and extended attributes. The modification time changes. ID3v1 and APEv2 tags at the end of an mp3 file
-    and the INFO list of a wav file stay as they are, with their genre. An mp3 file with an ID3v1 tag only gets an
-    ID3v2.4 tag with the same fields. If the path is a symbolic link, its target is tagged. A file that has this genre,
-    and no other, is not written.
+    Everything else is kept: the audio, all other tags, pictures, the version of an ID3 tag, owner, group, permissions
+    and extended attributes. The modification time changes. ID3v1 and APEv2 tags at the end of an mp3 file and the INFO
+    list of a wav file are not changed, so they keep their genre. If an mp3 file has only an ID3v1 tag, an ID3v2.4 tag
+    with the same fields is added. If the path is a symbolic link, its target is tagged. A file whose only genre is this
+    one is not written.
 
     The tags are written to a copy in the same folder. The copy replaces the file only if the decoded audio and the
-    other tags of both are equal, and the genre reads back. An interruption leaves the old or the new file.
+    other tags of both are equal, and the genre reads back. After an interruption, the file is the old or the new one.
 
     Args:
         path: str or path-like: mp3, flac, ogg, opus, m4a, wma, wav or aiff.
         genre: str, not empty and without control characters, such as a newline.
-        copy: str or path-like, where to keep the file as it was, or `None`. A copy that exists is not replaced: it is
+        copy: str or path-like, path for a copy of the original file, or `None`. An existing copy is not replaced: it is
             older.
 
     Raises:
         TagError: the genre is invalid, or the file is unchanged because it
-            - is missing, damaged, read-only, or of a kind without known tags;
+            - is missing, damaged or read-only, or its format has no known tags;
             - cannot be decoded, so that the audio cannot be compared (m4a and wma files need an installed ffmpeg);
-            - has more than one hard link: the replaced file would no longer be the one that the other names refer to;
+            - has more than one hard link: the other names would still refer to the old file;
             - has an ID3v2.2 tag, which mutagen can only convert to another version, or damaged Vorbis comments;
             - belongs to a user or group that the new file cannot be given to;
             - was changed by another program at the same time.
@@ -153,7 +153,7 @@ def _replace(path, genre, copy):
 
 @contextlib.contextmanager
 def _mutagen_errors(path, what):
-    """Raise what mutagen raises as a `TagError`: on damaged files, it raises errors of many types."""
+    """Convert errors of mutagen to `TagError`; on damaged files, it raises errors of many types."""
     try:
         yield
     except Exception as error:
@@ -185,7 +185,7 @@ def _genres(file):
 
 
 def _other_tags(file):
-    """The tags of a file in a form that can be compared, of ID3 those besides the genre."""
+    """Return the tags of a file for comparison; of ID3 tags, all but the genre."""
     if isinstance(file.tags, ID3):
         return file.tags.version[:2], file.tags.unknown_frames
     tags = file.tags or {}

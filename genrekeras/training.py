@@ -70,14 +70,15 @@ def fit(
     position in the data, states of random layers, the history, the metrics of an epoch that has begun, and what
     callbacks keep from epoch to epoch (`BestCheckpoint`, `WandbLogger`, Keras' `EarlyStopping` and
     `ReduceLROnPlateau`; other callbacks list the names of such attributes in an attribute `remembered`). It is saved
-    when an epoch ends and, within an epoch, every `every_seconds`, but for at most a twentieth of the time. The file
-    is replaced as a whole. If it cannot be written, a warning is given and training continues.
+    when an epoch ends and, within an epoch, every `every_seconds`. Unless that is 0, saving within epochs takes at most
+    a twentieth of the time. The file is replaced atomically. If it cannot be written, a warning is given and training
+    continues.
 
-    SIGINT (Ctrl-C) and SIGTERM save the state after the current batch and raise `Interrupted`. A second signal acts at
-    once. A signal during validation saves nothing; the file then holds an earlier state.
+    SIGINT (Ctrl-C) and SIGTERM save the state after the current batch and raise `Interrupted`. A second signal has its
+    usual effect at once. A signal during validation saves nothing; the file then holds an earlier state.
 
     With the same seed, backend and machine, the weights and the history of a resumed run equal those of an
-    uninterrupted run, bit for bit on PyTorch. (Draws of layers from Python's or NumPy's generators are not restored.)
+    uninterrupted run, bit for bit on PyTorch. (The states of Python's and NumPy's generators are not restored.)
 
     A state belongs to one run. These must be equal to resume it: the config of the model (without `card`), its initial
     weights and seeds, its compile config, the data and its options (`data.fingerprint`), the validation data, the
@@ -90,10 +91,10 @@ def fit(
     neither process set a seed. On JAX and TensorFlow, a run without a seed cannot be resumed in another process.
 
     Args:
-        model: compiled `keras.Model`, such as a `GenreClassifier` or its `image_model`, made as it was the first time,
+        model: compiled `keras.Model`, such as a `GenreClassifier` or its `image_model`, built as for the first call,
             or as the interrupted call left it.
         data: `genrekeras.datasets.Batches`.
-        epochs: int, the total number.
+        epochs: int, the total number, including those before an interruption.
         state: str or path-like, ends in .npz: the file of the state. Delete it once the model is saved. `None` keeps
             no state and leaves signals alone.
         validation_data, callbacks, initial_epoch, verbose: as in `keras.Model.fit`.
@@ -198,7 +199,7 @@ class _Keeper(keras.callbacks.Callback):
         )
 
     def _is_as_saved(self, model):
-        """Whether the model has not changed since the file was written, as after an interruption in this process."""
+        """Return whether the model has not changed since the file was written, as after an interruption."""
         variables = _variables(model)
         return all(
             len(variables[part]) == len(self._arrays[part])

@@ -109,7 +109,7 @@ def test_the_model_card(tmp_path):
     model = small_model(genres=["a", "b"], card={**CARD, "calibration": calibration, "license": "cc-by-nc-4.0"})
     lines = dict(report.describe(model))
     assert lines["calibrated"] == "temperature 1.500, on 20 clips of validation (official protocol, first 1 s)"
-    assert lines["unsure"] == "below a probability of 0.400, or with a strangeness above 1.75"
+    assert lines["unsure"] == "below a probability of 0.400, or with an OOD score above 1.75"
     report.model_card(model, tmp_path / "model_card.md")
     text = (tmp_path / "model_card.md").read_text()
     _, head, body = text.split("---\n", 2)

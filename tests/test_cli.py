@@ -88,7 +88,7 @@ def test_an_interrupt(folder, monkeypatch):
 
     monkeypatch.setattr("genrekeras.datasets.fma.check", broken_off)
     result = run("fma", "check", folder, code=1)
-    assert "Error: broken off. What is whole is kept" in result.stderr
+    assert "Error: interrupted. Finished work is kept" in result.stderr
 
 
 def test_help_and_version():

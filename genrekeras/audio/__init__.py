@@ -1,7 +1,7 @@
-"""Read audio files as waveforms: `(samples,)` float32, mono, at the sample rate that is asked for.
+"""Read audio files as mono float32 waveforms, `(samples,)`, at a requested sample rate.
 
-This package is the only place that decodes. libsndfile (package soundfile) reads mp3, wav, flac, ogg and more. An
-installed ffmpeg reads what libsndfile cannot (m4a, wma, video files, ...). soxr resamples.
+All audio is decoded in this package. libsndfile (package soundfile) reads mp3, wav, flac, ogg and more. An installed
+ffmpeg reads what libsndfile cannot (m4a, wma, video files, ...). soxr resamples.
 """
 
 from genrekeras.audio.decoders import AudioError

@@ -1,4 +1,4 @@
-"""Decoders: a file as blocks of samples, `(samples, channels)` float32, at its own sample rate, from its start on.
+"""Decode audio files to samples, `(samples, channels)` float32, at the file's own sample rate.
 
 A decoder reads forward in blocks, so that memory does not grow with the length of the file.
 """
@@ -20,20 +20,20 @@ import numpy as np
 import soundfile
 from genrekeras.audio import mpeg
 
-BLOCK = 1 << 14  # samples; where a file is damaged, at most so many good ones are lost
+BLOCK = 1 << 14  # samples; where a file is damaged, at most this many valid ones are lost
 # Frames of an mp3 file use bits of up to ten frames before them, which a decoder does not have after a seek.
 _MP3_WARM_UP = 12 * 1152
-_MP3_MOST_SLACK = 1.0  # s, by which the length that libmpg123 assumes may be too small
+_MP3_MOST_SLACK = 1.0  # s, accepted shortfall of libmpg123's length against the counted one
 _UNKNOWN_LENGTH = 1 << 47  # samples; libsndfile states more where a header states no length or an impossible one
-_UNKNOWN_SIZES = range(0x7FFF0000, 1 << 32)  # bytes of audio, as programs state them that write to a pipe
+_UNKNOWN_SIZES = range(0x7FFF0000, 1 << 32)  # bytes of audio, as stated by programs that write to a pipe
 
-# Containers of audio and video. What is not among them is refused: a playlist (hls, concat, dash, ...) could name files
-# again and again, or name addresses in the network, and would never end.
+# Containers of audio and video. All other formats are refused: a playlist (hls, concat, dash, ...) could refer to files
+# repeatedly, or to network addresses, and decoding might never end.
 _FFMPEG_FORMATS = (
     "aa aac ac3 aea aiff amr ape asf ast au avi caf dsf dts dtshd eac3 flac flv iff loas matroska mlp mov mp3 mpc mpc8 "
     "mpeg mpegts ogg oma qcp rm shn spdif tak truehd tta voc vqf w64 wav wv xwma"
 ).replace(" ", ",")
-_MOST_SECONDS, _MOST_CPU_SECONDS = 24 * 3600, 600  # of audio; of one process of ffmpeg
+_MOST_SECONDS, _MOST_CPU_SECONDS = 24 * 3600, 600  # of audio; of CPU time of one ffmpeg process
 _AU_HEADER = struct.Struct(">4s5I")  # magic, offset of the audio, its size, encoding, sample rate, channels
 
 
@@ -52,23 +52,23 @@ class AudioError(ValueError):
 
 
 class Decoder:
-    """Base class.
+    """Base class of the decoders.
 
     Attributes:
         path: str.
         sample_rate: int, in Hz.
         channels: int.
         samples: int, length of the file; `None` if it is only known after decoding.
-        stated_samples: int, length by the header; infinity if the header only says that more must follow, `None` if it
-            says nothing.
-        position: int, the sample that is read next.
+        stated_samples: int, length that the header states; infinity if the header only states that more audio follows,
+            `None` if it states no length.
+        position: int, index of the next sample to read.
         is_damaged: bool, whether decoding failed somewhere.
         is_chained: bool, whether only the first of several streams in an ogg file is decoded.
     """
 
-    can_seek = False  # exactly
+    can_seek = False  # to an exact sample
     is_chained = False
-    warm_up = 0  # samples before a position that must be decoded for the samples after it to be exact
+    warm_up = 0  # number of samples that must be decoded before a position for exact samples after it
 
     def __init__(self, path):
         self.path = path
@@ -89,7 +89,7 @@ class Decoder:
         return block
 
     def go_to(self, position):
-        """Read on from a position."""
+        """Move to a position, where the next `read` starts."""
         target = max(0, position - self.warm_up)
         if self.can_seek and not target <= self.position <= position:
             self._seek(min(target, self.samples))
@@ -101,10 +101,10 @@ class Decoder:
 
 
 class SndfileDecoder(Decoder):
-    """Decode by libsndfile.
+    """Decode with libsndfile.
 
     Raises:
-        soundfile.LibsndfileError: the file is not of a format that libsndfile reads.
+        soundfile.LibsndfileError: the file is not in a format that libsndfile reads.
     """
 
     def _start(self):
@@ -119,7 +119,7 @@ class SndfileDecoder(Decoder):
         if self._file.frames < _UNKNOWN_LENGTH:
             self.samples = min(self._file.frames, self.samples or math.inf)
             self.stated_samples = _repaired_length(self._file, stated)
-        is_vorbis = (self._file.format, self._file.subtype) == ("OGG", "VORBIS")  # libsndfile may seek to another place
+        is_vorbis = (self._file.format, self._file.subtype) == ("OGG", "VORBIS")  # libsndfile does not seek exactly
         self.can_seek = not is_vorbis and self.samples is not None
         self.is_chained = self._file.format == "OGG" and _is_chained(self.path)
 
@@ -144,10 +144,10 @@ class SndfileDecoder(Decoder):
         except soundfile.LibsndfileError:
             self.is_damaged = True
             self.close()
-            self._start()  # and decode all that is before the position
+            self._start()  # `go_to` then decodes up to the position
 
     def _adjust_mp3_length(self):
-        """Have all of an mp3 file decoded; returns the length that its header states."""
+        """Make libsndfile decode an mp3 file to its end. Return the length that the Xing header states."""
         length, file = mpeg.length(self.path), self._file
         if not length.counted:
             return None
@@ -160,7 +160,7 @@ class SndfileDecoder(Decoder):
 
 
 class FfmpegDecoder(Decoder):
-    """Decode by ffmpeg, which runs as a process of its own and ends with the decoder.
+    """Decode with ffmpeg, in a separate process that ends when the decoder is closed.
 
     Raises:
         AudioError: ffmpeg is not installed, or cannot read the file.
@@ -175,7 +175,7 @@ class FfmpegDecoder(Decoder):
         before = f"-nostdin -hide_banner -nostats -timelimit {_MOST_CPU_SECONDS} -threads 1 -protocol_whitelist file"
         after = f"-map 0:a:0 -t {_MOST_SECONDS} -c:a pcm_f32be -f au pipe:1"
         command = ["ffmpeg", *before.split(), "-format_whitelist", _FFMPEG_FORMATS, "-i", f"file:{self.path}"]
-        self._messages = tempfile.TemporaryFile("a+b")  # a pipe that nobody reads could fill up
+        self._messages = tempfile.TemporaryFile("a+b")  # a pipe could fill up and block ffmpeg
         self._process = subprocess.Popen(
             command + after.split(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._messages
         )
@@ -204,7 +204,7 @@ class FfmpegDecoder(Decoder):
         return np.frombuffer(content[: len(content) // size * size], ">f4").reshape(-1, self.channels).astype("float32")
 
     def _set_length(self):
-        """Take the length from what ffmpeg prints about the file, unless it is an estimate or of one stream of many."""
+        """Set the length that ffmpeg prints, unless it is an estimate or the length of one of several streams."""
         messages = self._read_messages()
         found = re.search(r"Duration: (\d+):(\d+):(\d+\.\d+)", messages)
         if found and "Estimating duration from bitrate" not in messages and "Input #0, ogg" not in messages:
@@ -218,7 +218,9 @@ class FfmpegDecoder(Decoder):
 
 
 def open_decoder(path):
-    """Open a file with the decoder that reads it: libsndfile if it can, whatever the name ends in, else ffmpeg.
+    """Open a file with libsndfile or, if libsndfile cannot read it, with ffmpeg.
+
+    The file extension does not matter. An ogg file of several streams is opened with ffmpeg if it is installed.
 
     Args:
         path: str or path-like.
@@ -233,7 +235,7 @@ def open_decoder(path):
     _check_file(path)
     try:
         decoder = SndfileDecoder(path)
-    except (soundfile.LibsndfileError, TypeError):  # TypeError: the name is that of a format without a header
+    except (soundfile.LibsndfileError, TypeError):  # TypeError: an extension of files without a header
         return FfmpegDecoder(path)
     if decoder.is_chained and shutil.which("ffmpeg"):
         decoder.close()
@@ -242,7 +244,7 @@ def open_decoder(path):
 
 
 class _SoundFile(soundfile.SoundFile):
-    """A file that soundfile does not seek in after each read: after a seek, an mp3 decoder is not exact."""
+    """A `SoundFile` that does not seek after each read, since mp3 decoding is not exact after a seek."""
 
     def seekable(self):
         return False
@@ -258,20 +260,20 @@ def _check_file(path):
     if os.path.getsize(path) == 0:
         raise AudioError(path, "empty: the file has 0 bytes")
     try:
-        open(path, "rb").close()  # libsndfile gives the same reason for all that it cannot open
+        open(path, "rb").close()  # libsndfile gives the same reason for every file that it cannot open
     except OSError as error:
         raise AudioError(path, f"cannot be opened: {error.strerror}") from error
 
 
 def _is_chained(path):
-    """Return whether a stream begins in an ogg file after another one, as in recordings of radio."""
+    """Return whether an ogg file contains several streams in sequence, as recordings of web radio do."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         page, first = b"OggS\x00", b"\x02"  # the flag of the first page of a stream
         return 0 <= data.find(page + b"\x00") < data.rfind(page + first)
 
 
 def _repaired_length(file, stated):
-    """The length by a header that libsndfile repairs; it notes that in its log."""
+    """Return the length that a header states, also where libsndfile corrected it, which its log shows."""
     if "lacks an end-of-stream bit" in file.extra_info:  # the last page of an ogg file
         return math.inf
     found = re.search(r"(?:data|SSND|Data Size *) : (\d+) \(should be (\d+)\)", file.extra_info)  # wav, aiff, au
@@ -283,10 +285,10 @@ def _repaired_length(file, stated):
 
 
 class _Quiet:
-    """Within this context, messages of C code to standard error are dropped; those of Python are not.
+    """Context in which messages that C code writes to standard error are dropped; those of Python are not.
 
-    libmpg123 writes a line for each oddity of a file, without the file's name, and libsndfile cannot silence it. Any
-    number of threads may be within.
+    libmpg123 writes a line for each irregularity of a file, without the file's name, and libsndfile cannot turn this
+    off. Several threads may be inside the context at the same time.
     """
 
     def __init__(self):
@@ -295,7 +297,7 @@ class _Quiet:
         if name:
             library = ctypes.CDLL(None)
             library.fopen.restype, library.fopen.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_char_p]
-            with contextlib.suppress(ValueError):  # the C library has another name for it
+            with contextlib.suppress(ValueError):  # the C library names the stream differently
                 self._stream = ctypes.c_void_p.in_dll(library, name)
                 self._usual, self._null = self._stream.value, library.fopen(os.devnull.encode(), b"w")
 

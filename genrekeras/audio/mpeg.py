@@ -1,9 +1,9 @@
-"""The length of an mp3 file, from the headers of its frames.
+"""Count the frames of an mp3 file to determine its length.
 
-libmpg123, which decodes mp3 for libsndfile, takes the length from the first frame: from the number of frames in its
-Xing header, or else from its bitrate. It stops there, so that half of a file with a variable bitrate and without that
-header, or of two files that were joined, is lost. Here the frames are counted. `LongerFile` shows libmpg123 a file
-that begins with a Xing header which states the true number.
+libmpg123 decodes mp3 for libsndfile. It takes the length from the first frame: from the number of frames in its Xing
+header or, without one, from its bitrate. It stops decoding at that length. A file with a variable bitrate and no Xing
+header, or one that was joined from several files, is then cut short. This module counts the frames instead.
+`LongerFile` presents the file to libmpg123 with a Xing header that states the counted number.
 
 Sources: ISO/IEC 11172-3 and 13818-3 (frame header); the Xing header is a convention of encoders.
 """
@@ -14,7 +14,7 @@ import re
 import struct
 from typing import NamedTuple
 
-_MOST_FALSE_STARTS = 1 << 19  # bytes 0xFF that begin no frame, before counting is given up
+_MOST_FALSE_STARTS = 1 << 19  # number of bytes 0xFF that begin no frame after which counting stops
 _SAME_IN_ALL_FRAMES = 0xFFFE0C00  # bits of the header: sync word, version, layer, sample rate
 _VERSION_1, _LAYER_3 = 3, 1
 _BITRATES = {  # in kbit/s, by index; index 0 ("free") and 15 are not used
@@ -28,8 +28,8 @@ class Length(NamedTuple):
     """Length of an mp3 file.
 
     Attributes:
-        start: int, the byte at which the first frame begins, after an ID3v2 tag and what else is before it.
-        counted: int, number of samples in the frames that are there; `None` if they were not counted.
+        start: int, offset of the first frame in bytes, after an ID3v2 tag and other data.
+        counted: int, number of samples in all frames of the file; `None` if they were not counted.
         stated: int, number of samples that the Xing header states; `None` without one.
     """
 
@@ -53,7 +53,7 @@ def length(path):
         while (place := data.find(b"\xff", place)) >= 0 and false_starts < _MOST_FALSE_STARTS:
             header = data[place : place + 4]
             size, samples = _frame(header)
-            if kind is None and size and _frame(data[place + size : place + size + 4])[0]:  # two in a row
+            if kind is None and size and _frame(data[place + size : place + size + 4])[0]:  # two frames in a row
                 start, kind = place, int.from_bytes(header, "big") & _SAME_IN_ALL_FRAMES
                 stated = _stated_frames(data[place : place + size])
                 samples_of_frame, frames = samples, 0 if stated is None else -1  # a Xing header holds no audio
@@ -69,7 +69,7 @@ def length(path):
 
 
 class LongerFile(io.RawIOBase):
-    """An mp3 file with a Xing header in place of what is before its first frame.
+    """An mp3 file in which a Xing header replaces everything before the first frame.
 
     Args:
         path: str or path-like.
@@ -118,7 +118,7 @@ def _end_of_id3(data):
 
 
 def _frame(header):
-    """Size in bytes and number of samples of the frame that a header of 4 bytes begins; `(0, 0)` if it is none."""
+    """Return the size in bytes and the number of samples of a frame, from its 4-byte header; `(0, 0)` if it is none."""
     bits = int.from_bytes(header, "big")
     version, layer = bits >> 19 & 3, bits >> 17 & 3
     bitrate, rate, padding = bits >> 12 & 15, bits >> 10 & 3, bits >> 9 & 1
@@ -130,7 +130,7 @@ def _frame(header):
 
 
 def _stated_frames(frame):
-    """Number of frames in the Xing header that a frame holds: 0 if it does not state one, `None` if it is none."""
+    """Return the number of frames in the Xing header of a frame: 0 if it states none, `None` without a header."""
     found = re.search(rb"(?:Xing|Info)\x00\x00\x00([\x00-\x0f])(.{4})", frame[:200], re.DOTALL)
     if not found:
         return None
@@ -138,7 +138,7 @@ def _stated_frames(frame):
 
 
 def _xing_frame(sample_rate, channels, samples):
-    """A frame of 128 kbit/s that holds nothing but a Xing header with the number of frames."""
+    """Return a frame of 128 kbit/s that contains only a Xing header with the number of frames."""
     version = next(version for version, rates in _SAMPLE_RATES.items() if sample_rate in rates)
     first = version == _VERSION_1
     bitrate, rate = _BITRATES[first].index(128) + 1, _SAMPLE_RATES[version].index(sample_rate)

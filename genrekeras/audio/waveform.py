@@ -1,4 +1,4 @@
-"""Files as mono waveforms at one sample rate, whole or in parts."""
+"""Read audio files as mono waveforms at a given sample rate, whole or in parts."""
 
 import dataclasses
 import functools
@@ -11,20 +11,21 @@ import numpy as np
 import soxr
 from genrekeras.audio.decoders import BLOCK, AudioError, open_decoder
 
-# Endings by which audio files are found in a folder.
+# File extensions of the audio files that are found in a folder.
 EXTENSIONS = frozenset(
     ".mp3 .wav .flac .ogg .oga .opus .aiff .aif .aifc .au .snd .caf .w64 .rf64 .wve .mp2 .mp1 "
     ".m4a .m4b .aac .mp4 .wma .ape .wv .mpc .alac .ra .mka .webm .amr .dsf .dff .tta .tak .ac3".split()
 )
-# soxr's HQ filter reaches 128 samples of the lower of the two rates to each side; a part that is decoded with this
-# margin around it equals the same part of the whole file to 5e-7.
+# soxr's HQ filter reaches 128 samples, at the lower of the two rates, to each side. With this margin at each side, a
+# resampled part equals the same part of the resampled whole file to 5e-7.
 _MARGIN_SAMPLES = 512
-# Less may be missing of what a header states: it is often an estimate, and it counts what encoders add at both ends.
+# A smaller difference from the stated length causes no warning: this length is often an estimate, and it includes the
+# padding that encoders add at both ends.
 _MISSING_SECONDS, _MISSING_SHARE = 1.0, 0.01
 
 
 class AudioWarning(UserWarning):
-    """A file of which less can be decoded than its header states, or which is damaged.
+    """Warning about a file that is damaged, or shorter than its header states.
 
     Attributes:
         path: str, the file.
@@ -38,19 +39,19 @@ class AudioWarning(UserWarning):
 
 
 class AudioFile:
-    """An open file, of which parts are read one after the other; a context manager.
+    """An open audio file that is read in parts; a context manager.
 
-    Parts that are read in ascending order are decoded once, in blocks: time is proportional to the length of the file
-    at most, and memory to the length of a part.
+    Parts in ascending order are decoded in one pass, in blocks: the time is at most proportional to the length of the
+    file, and the memory to the length of a part.
 
     Args:
         path: str or path-like, a file that libsndfile reads (mp3, wav, flac, ogg, aiff, ...), or one that an installed
-            ffmpeg reads (m4a, aac, wma, mp4, ...), whatever its name ends in.
+            ffmpeg reads (m4a, aac, wma, mp4, ...). The file extension does not matter.
         sample_rate: int > 0, in Hz, of the waveforms.
 
     Attributes:
         path, sample_rate: the arguments.
-        warning: str, what is wrong with the file, as far as it was read; `None` if nothing is.
+        warning: str, what is wrong with the part of the file that was read so far; `None` if nothing is.
 
     Raises:
         AudioError: the file is missing, empty, or not audio.
@@ -74,9 +75,10 @@ class AudioFile:
 
     @functools.cached_property
     def seconds(self):
-        """Length of the file: by its header until its end was reached, then by what could be decoded.
+        """Length of the file in seconds.
 
-        Where the header does not state the length, the file is decoded once to count.
+        It is the length that the header states until the end is reached, and the decoded length after that. If the
+        header states no length, the file is decoded once to determine it.
         """
         if self._decoder.samples is not None:
             return self._decoder.samples / self._decoder.sample_rate
@@ -89,14 +91,14 @@ class AudioFile:
         """Return a part of the file.
 
         Args:
-            offset: float >= 0, in seconds, where it begins.
-            duration: float > 0, in seconds; `None` is up to the end of the file.
+            offset: float >= 0, in seconds, start of the part.
+            duration: float > 0, in seconds; `None` reads to the end of the file.
 
         Returns:
-            `(samples,)` float32; shorter than `duration`, or empty, where the file ends.
+            `(samples,)` float32; shorter than `duration`, or empty, if the file ends earlier.
 
         Raises:
-            AudioError: samples are not finite or beyond 1e9.
+            AudioError: samples are not finite or exceed 1e9 in magnitude.
             ValueError: an argument is out of range.
         """
         if not (math.isfinite(offset) and offset >= 0):
@@ -104,8 +106,8 @@ class AudioFile:
         if duration is not None and not (math.isfinite(duration) and duration > 0):
             raise ValueError(f"`duration` must be > 0, in seconds, or None. Received: duration={duration}")
         own_rate = self._decoder.sample_rate
-        # Samples before and after resampling fall on the same instant every `step_in` and `step_out` of them. What is
-        # decoded begins at such an instant.
+        # The sampling times before and after resampling coincide every `step_in` and `step_out` samples. Decoding
+        # starts at such a time.
         common = math.gcd(own_rate, self.sample_rate)
         step_in, step_out = own_rate // common, self.sample_rate // common
         margin = math.ceil(_MARGIN_SAMPLES * own_rate / min(own_rate, self.sample_rate))
@@ -119,11 +121,11 @@ class AudioFile:
         self._check_length(stop)
         waveform = soxr.resample(mono, own_rate, self.sample_rate)[first - steps * step_out :]
         if not is_sane(waveform):
-            raise AudioError(self.path, "holds samples that are not finite numbers, or beyond 1e9")
+            raise AudioError(self.path, "contains samples that are not finite or exceed 1e9 in magnitude")
         return np.ascontiguousarray(waveform[:count])
 
     def _decode(self, start, stop):
-        """Mono samples from `start` on, at the file's own rate; fewer where the file ends."""
+        """Return mono samples from `start` to `stop`, at the file's own rate; fewer if the file ends earlier."""
         decoder, blocks = self._decoder, []
         if self._kept_start <= start <= self._kept_start + len(self._kept) == decoder.position:
             blocks.append(self._kept[start - self._kept_start :])
@@ -157,25 +159,26 @@ class AudioFile:
 
 
 def load(path, sample_rate=22050, offset=0.0, duration=None):
-    """Read a file as a mono waveform.
+    """Load a file as a mono waveform.
 
-    Channels are averaged. Only the asked-for seconds are decoded; of an ogg file, and by ffmpeg, those before them too.
-    They are resampled together with a margin at each side, so that a part equals the same part of the whole file. Warns
-    with `AudioWarning` if clearly less can be decoded than the header of the file states.
+    Channels are averaged. Only the requested part is decoded, with a margin at each side for the resampling, so that it
+    equals the same part of the whole file. Ogg Vorbis files, files without a stated length and files that ffmpeg reads
+    are decoded from their start. Issues an `AudioWarning` if the file is damaged, or clearly shorter than its header
+    states.
 
     Args:
         path: str or path-like, as for `AudioFile`.
         sample_rate: int > 0, in Hz, of the result.
         offset: float >= 0, in seconds, where to begin.
-        duration: float > 0, in seconds, or `None` for all that follows. A file that ends earlier gives a shorter
-            waveform (`to_length` brings it to length).
+        duration: float > 0, in seconds, or `None` to read to the end. A file that ends earlier gives a shorter waveform
+            (`to_length` pads it).
 
     Returns:
         `(samples,)` float32, nominally in [-1, 1]: lossy formats may overshoot, and nothing is clipped.
 
     Raises:
-        AudioError: the file is missing, empty, not audio, has no samples at `offset`, or holds samples that are not
-            finite or beyond 1e9.
+        AudioError: the file is missing, empty, not audio, has no samples at `offset`, or contains samples that are
+            not finite or exceed 1e9 in magnitude.
         ValueError: an argument is out of range.
     """
     waveform, warning = decode(path, sample_rate, offset, duration)
@@ -185,7 +188,7 @@ def load(path, sample_rate=22050, offset=0.0, duration=None):
 
 
 def decode(path, sample_rate=22050, offset=0.0, duration=None):
-    """Return what `load` returns and, instead of a warning, its text or `None`; for use in threads."""
+    """Load a waveform as `load` does, and return it with the text of the warning or `None`; for use in threads."""
     with AudioFile(path, sample_rate) as file:
         waveform = file.read(offset, duration)
         if len(waveform) == 0:
@@ -210,9 +213,9 @@ class Info:
 
 
 def info(path):
-    """Return `Info` of a file.
+    """Return the `Info` of a file.
 
-    It is decoded only where its header does not state the length.
+    The file is decoded only if its header states no length.
 
     Raises:
         AudioError: the file is missing, empty, or not audio.
@@ -222,9 +225,9 @@ def info(path):
 
 
 def checksum(path):
-    """Return a hash of the decoded samples of a file, of their rate and of the number of channels.
+    """Return a hash of the decoded samples, the sample rate and the number of channels of a file.
 
-    It stays the same when the file's tags change.
+    The hash does not depend on the tags of the file.
 
     Args:
         path: str or path-like, as for `AudioFile`.
@@ -245,15 +248,15 @@ def checksum(path):
 
 
 def is_sane(waveform):
-    """Return whether all samples are finite, and small enough (1e9) that the power of their spectrum is finite."""
+    """Return whether all samples are finite and at most 1e9 in magnitude, so that their power spectrum is finite."""
     return bool(np.abs(waveform).max(initial=0.0) <= 1e9)  # NaN compares false
 
 
 def to_length(waveform, samples):
-    """Bring a waveform to a length: cut at the end, or reflected at both ends.
+    """Trim or pad a waveform to a given length.
 
-    A clip that is too short is continued by its own mirror image, as much before it as after it (one sample more after
-    it where the number is odd), repeatedly if necessary. The original system does this.
+    A longer waveform is cut at its end. A shorter one is padded by reflection, equally at both ends (one sample more at
+    the end if the number of missing samples is odd), repeatedly if necessary. The original system does the same.
 
     Args:
         waveform: `(samples,)` array with at least one sample.

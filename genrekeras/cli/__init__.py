@@ -7,7 +7,7 @@ from genrekeras.version import __version__
 
 
 class _Main(click.Group):
-    """Commands in the order of `COMMANDS`, and messages that a terminal shows as they are."""
+    """A group that lists commands in the order of `COMMANDS` and escapes control characters in error messages."""
 
     def list_commands(self, context):
         return list(self.commands)
@@ -16,7 +16,7 @@ class _Main(click.Group):
         try:
             return super().invoke(context)
         except click.ClickException as error:
-            error.message = printable(error.message or "", keep="\n")  # it may hold the names of files
+            error.message = printable(error.message or "", keep="\n")  # it may contain file names
             raise
 
 

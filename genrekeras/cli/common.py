@@ -1,7 +1,7 @@
-"""Options, errors without a traceback, models and data for several commands.
+"""Options, error handling, models and data that several commands share.
 
-The modules of the command line import Keras, pandas and Matplotlib inside the commands, since these take seconds, and
-help and messages about a wrong call should appear at once. That is why the choices below are written out here.
+The modules of the command line import Keras, pandas and Matplotlib inside the commands: these imports take seconds, and
+help and usage errors should appear at once. For the same reason, the choices below are copies.
 """
 
 import contextlib
@@ -63,10 +63,10 @@ CROPS = click.option(
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="Clips of each track, to be averaged.",
+    help="Clips of each track whose probabilities are averaged.",
 )
 MAX_CLIPS = click.option(
-    "--max-clips", type=click.IntRange(min=1), default=30, show_default=True, help="Clips of a long track, at most."
+    "--max-clips", type=click.IntRange(min=1), default=30, show_default=True, help="Maximum clips of a track."
 )
 
 
@@ -97,13 +97,13 @@ def file_to_write(*names, endings, **options):
 
 
 def check_ending(path, endings, parameter=None, otherwise=""):
-    """Refuse a file of another ending.
+    """Raise `click.BadParameter` if a file has none of the endings.
 
     Args:
         path: str.
         endings: sequence of str.
         parameter: `click.Parameter`; the default is `--output` of the current command.
-        otherwise: str, what else the user can do.
+        otherwise: str, what else the user can do; it is appended to the message.
     """
     if not path.lower().endswith(tuple(endings)):
         context = click.get_current_context()
@@ -115,7 +115,7 @@ def check_ending(path, endings, parameter=None, otherwise=""):
 
 @contextlib.contextmanager
 def errors_named():
-    """Import Keras and run a command: known errors end it without a traceback, warnings are printed as notes."""
+    """Import Keras and run a command; print known errors without a traceback, and warnings as notes."""
     from genrekeras.programs import leave_tensorflow_out
 
     try:
@@ -127,16 +127,16 @@ def errors_named():
     except (OSError, ValueError, ImportError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt as error:
-        raise click.ClickException("broken off. What is whole is kept; call it again to go on.") from error
+        raise click.ClickException("interrupted. Finished work is kept; run the command again to continue.") from error
 
 
 def echo(text, err=False):
-    """Print text that may hold the names of files and genres: control characters other than newlines are escaped."""
+    """Print text that may contain names of files or genres; escape control characters other than newlines."""
     click.echo(printable(text, keep="\n"), err=err)
 
 
 def load_model(path):
-    """The `GenreClassifier` of a file."""
+    """Load the `GenreClassifier` of a file."""
     from genrekeras import loading
 
     return loading.load_model(path)
@@ -145,17 +145,17 @@ def load_model(path):
 def load_data(folder, subset, protocol, model, split):
     """Load FMA, or a folder with one folder per genre, to evaluate a model.
 
-    Genres that the model lacks are refused before any file is decoded.
+    If the model lacks a genre of the data, an error is raised before any file is decoded.
 
     Args:
-        folder, subset, protocol, split: str, of the command; `protocol` may be `None`.
+        folder, subset, protocol, split: str, arguments of the command; `protocol` may be `None`.
         model: `GenreClassifier`.
 
     Returns:
-        `Dataset` and the `Split` of it.
+        The `Dataset` and its `Split`.
 
     Raises:
-        ValueError: the genres are not those of the model, or the split has no clips.
+        ValueError: the model lacks a genre of the data, or the split has no clips.
     """
     from genrekeras.datasets import fma
     from genrekeras.datasets.folder import find_files, load_folder
@@ -167,7 +167,7 @@ def load_data(folder, subset, protocol, model, split):
         data = fma.load_fma(folder, subset, **options)
     else:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `load_folder` gives the same ones
+            warnings.simplefilter("ignore")  # `load_folder` issues the same warnings
             match_genres(find_files(folder)["genre"], model.genres)
         data = load_folder(folder, **options)
     clips = getattr(data, split)

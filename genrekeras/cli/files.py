@@ -1,4 +1,4 @@
-"""Commands about files: predictions, the files that sound alike, and pictures."""
+"""Commands for audio files: predictions, similar files, and pictures."""
 
 import csv
 import json
@@ -26,21 +26,21 @@ from genrekeras.progress import printable
 @click.command()
 @FILES
 @MODEL
-@click.option("--csv", "as_csv", is_flag=True, help="Print a row for each file, with all probabilities.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV: a row for each file, with all probabilities.")
 @click.option("--json", "as_json", is_flag=True, help="Print the same as a JSON list.")
 @file_to_write("-o", "--output", endings=(), help="Write to this .csv or .json file.")
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Genres shown for each file.")
 @MAX_CLIPS
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Threads that decode.")
 @click.option("--write-tags", is_flag=True, help="Write the genre into the files' tags, except at low confidence.")
-@click.option("--keep-copies", is_flag=True, help="Keep each file as it was, as FILE.orig, before its tags change.")
+@click.option("--keep-copies", is_flag=True, help="Keep a copy of each original file as FILE.orig.")
 @click.pass_context
 def predict(context, files, path, as_csv, as_json, output, top, max_clips, workers, write_tags, keep_copies):
     """Predict the genre of files and folders.
 
-    FILES are audio files, and folders with audio files anywhere below them. A track is split into clips side by side,
-    and their probabilities are averaged. A track whose best genre is improbable, or that is unlike the training data,
-    has low confidence.
+    FILES are audio files, and folders with audio files anywhere below them. Clips are taken from a track at even
+    distances, and their probabilities are averaged. A prediction has low confidence if its probability is low, or if
+    the track is unlike the training data.
 
     With --output FILE, finished rows are kept in FILE.journal. A later call with the same FILE, model and --max-clips
     processes only files that are new or have changed.
@@ -76,12 +76,12 @@ def predict(context, files, path, as_csv, as_json, output, top, max_clips, worke
 @FILE
 @MODEL
 @file_to_write("-o", "--output", endings=(*PICTURES, ".csv"), help="A picture or a .csv table, instead of text.")
-@click.option("--hop-seconds", type=float, help="Seconds from one clip to the next, at most.  [default: half a clip]")
+@click.option("--hop-seconds", type=float, help="Maximum seconds between clip starts.  [default: half a clip]")
 def timeline(file, path, output, hop_seconds):
     """Show the genres along a track.
 
-    FILE is split into clips that overlap by half. The most probable genre of each is printed, or the probabilities of
-    all genres are written to a picture or a table.
+    FILE is split into clips that overlap, by half unless --hop-seconds is given. The most probable genre of each clip
+    is printed, or the probabilities of all genres are written to a picture or a table.
     """
     with errors_named():
         table = load_model(path).predict_timeline(file, hop_seconds=hop_seconds)
@@ -102,7 +102,7 @@ def timeline(file, path, output, hop_seconds):
 @FILE
 @FILES
 @MODEL
-@click.option("--count", type=click.IntRange(min=1), default=10, show_default=True, help="Files to print, at most.")
+@click.option("--count", type=click.IntRange(min=1), default=10, show_default=True, help="Maximum files to print.")
 @MAX_CLIPS
 @click.pass_context
 def similar(context, file, files, path, count, max_clips):
@@ -136,7 +136,7 @@ def similar(context, file, files, path, count, max_clips):
 def map_command(context, files, path, output, max_clips):
     """Draw a map of a collection.
 
-    Files that sound alike to the model lie close together. FILES are audio files, and folders with audio files anywhere
+    Files with similar features lie close together. FILES are audio files, and folders with audio files anywhere
     below them.
 
     The exit code is 1 if some files could not be read.
@@ -161,7 +161,7 @@ def map_command(context, files, path, output, max_clips):
 def spectrogram(file, path, output, offset):
     """Draw the spectrogram that a model processes.
 
-    The picture shows the gray image that the front end of the model computes of a clip of FILE.
+    The picture shows the gray image that the front end of the model computes from a clip of FILE.
     """
     with errors_named():
         import keras
@@ -179,7 +179,7 @@ def spectrogram(file, path, output, offset):
 
 
 def _write_tags(table, keep_copies):
-    """Write the genres into the tags of the files, but for those of low confidence. Return the errors, one a file."""
+    """Write the genre of each file into its tags, except at low confidence. Return the errors, one per failed file."""
     from genrekeras import progress, tags
 
     errors = []
@@ -195,24 +195,24 @@ def _write_tags(table, keep_copies):
 
 
 def _form(as_csv, as_json, output):
-    """The form of the output: "csv", "json" or None, which is text."""
+    """Return the format of the output: "csv", "json", or None for text."""
     if as_csv and as_json:
         raise click.UsageError("--csv and --json exclude each other.")
     if as_csv or as_json:
         return "csv" if as_csv else "json"
     if output is None:
         return None
-    check_ending(output, (".csv", ".json"), otherwise=", or come with --csv or --json")
+    check_ending(output, (".csv", ".json"), otherwise=", unless --csv or --json is given")
     return output.lower().rpartition(".")[2]
 
 
 def _journal(output):
-    """The file beside an output that keeps its rows, or None."""
+    """Return the path of the journal of an output file, or None."""
     return None if output is None or is_stream(output) else f"{output}.journal"
 
 
 def _as_csv(table, top):
-    return table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)  # else a carriage return in a name ends the row
+    return table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)  # else a carriage return in a name would end the row
 
 
 def _as_json(table, top):
@@ -241,7 +241,7 @@ def _as_bars(table, top):
 
 
 def _as_text(table):
-    """The most probable genre of each clip of a timeline, a line for each."""
+    """Return a line with the most probable genre for each clip of a timeline."""
     from genrekeras import inference
 
     genres = inference.genres_of(table)

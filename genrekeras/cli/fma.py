@@ -21,7 +21,7 @@ def group():
 @SUBSET
 @click.option("--only", type=click.Choice(["metadata", "audio"]), help="One of the two archives.  [default: both]")
 @click.option("--remove-archives", is_flag=True, help="Remove each archive when all of it is unpacked.")
-@click.option("--base-url", help="A mirror of the archives.  [default: FMA's own server]")
+@click.option("--base-url", help="URL of a mirror of the archives.  [default: FMA's own server]")
 def download(folder, subset, only, remove_archives, base_url):
     """Download FMA into FOLDER, verify and unpack it.
 

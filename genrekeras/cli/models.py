@@ -23,7 +23,7 @@ from genrekeras.cli.common import (
 from genrekeras.files import size, whole_file
 from genrekeras.progress import printable
 
-# The endings of `genrekeras.export.FORMATS`, and how it quantizes for LiteRT.
+# The file endings of `genrekeras.export.FORMATS`, and its quantizations for LiteRT.
 EXPORTS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "saved_model": "", "litert": ".tflite"}
 QUANTIZE = ("float16", "int8")
 
@@ -58,8 +58,8 @@ def info(path, card):
 def evaluate(folder, path, subset, protocol, split, crops, output, picture):
     """Evaluate a model on labelled music.
 
-    FOLDER is FMA, or music with one folder per genre. The folders' names must be genres of the model, in any order;
-    some of them are enough. One split is evaluated, or all clips.
+    FOLDER is FMA, or music with one folder per genre. The names of the folders must be genres of the model, but not all
+    genres of the model are needed. One split is evaluated, or all clips.
     """
     with errors_named():
         from genrekeras import evaluation
@@ -97,9 +97,9 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
 def calibrate(folder, path, subset, protocol, crops, unsure, output, picture):
     """Calibrate the probabilities of a model on held-out music.
 
-    On the validation split of FOLDER, which is FMA, or music with one folder per genre, as for `evaluate`. The
-    temperature of least log-loss goes into the last layer of the model that is written. The limits beyond which a
-    prediction has low confidence go into its card.
+    FOLDER is FMA, or music with one folder per genre, as for `evaluate`; its validation split is used. The temperature
+    that minimizes the log-loss is stored in the last layer of the new model. The limits beyond which a prediction has
+    low confidence are stored in its card.
     """
     with errors_named():
         from genrekeras import evaluation, report
@@ -108,7 +108,7 @@ def calibrate(folder, path, subset, protocol, crops, unsure, output, picture):
         _, clips = load_data(folder, subset, protocol, model, "validation")
         found = evaluation.calibrate(model, clips, crops=crops, unsure=unsure)
         click.echo(f"Temperature {found.temperature:.3f}\nbefore: {found.before}\nafter:  {found.after}")
-        limits = (("a probability below", found.unsure_below), ("a strangeness above", found.strange_above))
+        limits = (("a probability below", found.unsure_below), ("an OOD score above", found.strange_above))
         if told := [f"{name} {limit:.3f}" for name, limit in limits if limit is not None]:
             marked = model.card["calibration"]["marked_unsure"]
             click.echo(
@@ -134,8 +134,8 @@ def calibrate(folder, path, subset, protocol, crops, unsure, output, picture):
 def export(path, form, quantize, output, clips):
     """Export a model for another runtime.
 
-    The exported model is loaded by its own runtime and compared with MODEL. It is only kept if the probabilities agree.
-    Its genres, sample rate and clip length are stored in it.
+    The exported model is loaded by its own runtime and compared with MODEL. It is kept only if the probabilities agree.
+    The genres, sample rate and clip length of MODEL are stored in it.
     """
     if output is not None and EXPORTS[form]:
         check_ending(output, [EXPORTS[form]])

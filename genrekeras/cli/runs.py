@@ -1,4 +1,4 @@
-"""Commands about the folders that experiments leave: report a run, and compare runs."""
+"""Commands for the output folders of experiments: report a run, and compare runs."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from genrekeras.files import whole_file
 from genrekeras.progress import printable
 
 _COLUMNS = 80
-_WIDEST_NAME = 12  # the figures take the rest
+_WIDEST_NAME = 12  # the numbers take the rest of a line
 
 
 @click.command()
@@ -19,7 +19,7 @@ _WIDEST_NAME = 12  # the figures take the rest
 def report(folder, output):
     """Write an HTML report of a training run.
 
-    RUN is the folder that an experiment left, also one that was killed. The report is one file that needs nothing else.
+    RUN is the output folder of an experiment, finished or interrupted. The report is one self-contained file.
     """
     from genrekeras import report as reports
 
@@ -37,9 +37,9 @@ def report(folder, output):
 def compare(runs, split, first_clip, output):
     """Compare the scores of several runs.
 
-    RUNS are folders that experiments left, or .json files that `genrekeras evaluate` wrote, of the same clips. The
-    difference of each accuracy from that of the first run has the interval of a paired bootstrap over clips: if it
-    contains 0, the difference may be chance.
+    RUNS are folders that experiments left, or .json files that `genrekeras evaluate` wrote, of the same clips. Each
+    accuracy is compared with that of the first run. The interval of the difference is that of a paired bootstrap over
+    clips: if it contains 0, the difference may be due to chance.
     """
     from genrekeras import comparison
     from genrekeras import report as reports
@@ -92,12 +92,12 @@ def _report(run, split, first_clip):
 
 
 def _wrapped(text):
-    """Lines that fit the terminal."""
+    """Return lines that fit the terminal."""
     return textwrap.wrap(printable(text), _COLUMNS, break_on_hyphens=False) or [""]
 
 
 def _short_names(runs):
-    """The last part of each path, with as many parts above it as are needed for the names to differ."""
+    """Return the last part of each path, with as many parent folders as are needed to make the names differ."""
     parts = [os.path.normpath(os.path.abspath(run)).split(os.sep) for run in runs]
     for count in range(1, max(map(len, parts))):
         names = ["/".join(part[-count:]) for part in parts]

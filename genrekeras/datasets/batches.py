@@ -139,11 +139,11 @@ class Batches(keras.utils.PyDataset):
         data: `grain.MapDataset` of the batches of an epoch.
         sample_rate, genres, clip_seconds, workers, processes: as in `batches`.
         track_ids: `grain.MapDataset` of the track ids of these batches.
-        fingerprint: dict of what JSON can hold, equal for equal batches: content of the split, options, seed.
+        fingerprint: JSON-serializable dict, equal for equal batches: content of the split, options, seed.
 
     Attributes:
         sample_rate, genres, clip_seconds: of the data; `GenreClassifier.fit` compares them with the model's.
-        fingerprint: the argument; `genrekeras.training.fit` compares it with that of an earlier process.
+        fingerprint: the argument; `genrekeras.training.fit` compares it with that of the run to resume.
         epoch: int, the epoch that the next batches belong to; counts up when an epoch ends, and `GenreClassifier.fit`
             sets it as each epoch begins.
     """

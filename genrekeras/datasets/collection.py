@@ -33,7 +33,7 @@ def prepare(store, tracks, genres, subset, sample_rate, protocol, prepared_dir, 
 
     Raises:
         ValueError: the tracks cannot be dealt by the protocol, or an argument is out of range.
-        OSError: the folder cannot be written, or what was stored in it before cannot be read.
+        OSError: the folder cannot be written, or the clips that are stored in it cannot be read.
     """
     check_protocol(protocol, tracks)  # before hours of decoding
     if not isinstance(sample_rate, int) or isinstance(sample_rate, bool) or sample_rate <= 0:
@@ -46,8 +46,8 @@ def prepare(store, tracks, genres, subset, sample_rate, protocol, prepared_dir, 
     try:
         builder = store(tracks=tracks, config=config, data_dir=folder)
         if os.path.isdir(builder.data_dir) and builder.info.metadata.get("fingerprint") != content:
-            raise ValueError("dataset_info.json or metadata.json is missing, or of other clips")
-    except (AssertionError, OSError, ParseError, TypeError, ValueError) as error:  # those of TFDS reading its own files
+            raise ValueError("dataset_info.json or metadata.json is missing, or belongs to other clips")
+    except (AssertionError, OSError, ParseError, TypeError, ValueError) as error:  # by TFDS, for damaged files
         raise _unreadable(folder, error) from error
     if not builder.is_prepared():
         tfds.disable_progress_bar()  # one bar is enough: the store's own, in clips
@@ -136,7 +136,7 @@ class _Joined:
         which = bisect.bisect_right(self._ends, index)
         try:
             return self._sources[which][index - (self._ends[which - 1] if which else 0)]
-        except (RuntimeError, ValueError) as error:  # those of ArrayRecord, which do not name the file
+        except (RuntimeError, ValueError) as error:  # by ArrayRecord, without the name of the file
             file = self._files[bisect.bisect_right(self._files_end, index)]
             raise _unreadable(self._folder, f"{os.path.basename(file)}: {error}") from error
 

@@ -56,7 +56,7 @@ def load_folder(data_dir, protocol="artist_album", sample_rate=22050, seed=0, pr
 
 
 def find_files(data_dir):
-    """Find the audio files of a folder with one folder a genre.
+    """Find the audio files in a folder with one folder per genre.
 
     Folders and links that cannot be opened are skipped, with one warning.
 

@@ -68,7 +68,7 @@ class FrameSplit:
         return FrameSplit(self.name, self.images[positions], tracks, self.sample_rate, self.genres, self.protocol)
 
     def with_genres(self, genres):
-        """Return the same images with labels that are indices in `genres`, as `Split.with_genres`."""
+        """Return the same images with labels that are indices in `genres`, as `Split.with_genres` does."""
         tracks = relabelled(self, genres)
         return FrameSplit(self.name, self.images, tracks, self.sample_rate, genres, self.protocol)
 

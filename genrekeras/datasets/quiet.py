@@ -1,4 +1,4 @@
-"""Keep absl's warnings about the inner workings of TFDS from users of this library."""
+"""Suppress log messages of absl about the internals of TFDS."""
 
 import contextlib
 import contextvars
@@ -11,7 +11,7 @@ _quiet = contextvars.ContextVar("quiet", default=False)
 
 @contextlib.contextmanager
 def quiet_absl():
-    """Drop what absl logs below an error, in this thread only; levels and streams of the process do not change."""
+    """Drop log messages of absl below ERROR, in this thread only; global levels and handlers do not change."""
     token = _quiet.set(True)
     try:
         yield

@@ -78,7 +78,7 @@ class Split:
         """Return the same clips with labels that are indices in other genres, such as those of a model.
 
         Args:
-            genres: sequence of str, in which each genre of the split is found by its name, see `match_genres`.
+            genres: sequence of str, with which the genres of the split are matched by name, see `match_genres`.
 
         Returns:
             `Split`.
@@ -112,9 +112,10 @@ class Dataset:
             sides.
         genres: tuple of str.
         sample_rate: int, in Hz.
-        counts: dict of ints: `tracks` that were asked for, `missing` files, `broken` files, `readable` clips, those of
-            them that are `incomplete`, and those of `train`, `validation` and `test`.
-        incomplete: dict, track id -> reason, of clips that are damaged or shorter than their header states, and kept.
+        counts: dict of int: all `tracks`, `missing` files, `broken` files, `readable` clips, `incomplete` ones among
+            them, and clips in `train`, `validation` and `test`.
+        incomplete: dict, track id -> reason, of clips that are damaged or shorter than their header states. They are
+            in the splits.
         broken: dict, track id -> reason, of clips that were left out.
     """
 
@@ -131,7 +132,7 @@ class Dataset:
 
     @property
     def all(self):
-        """`Split` of all readable clips, in the order of their track ids, whichever split they are in."""
+        """`Split` of the clips of all splits, in the order of their track ids."""
         parts = [getattr(self, name) for name in SPLITS]
         tracks = pd.concat([part.tracks for part in parts if len(part)])
         rows = np.concatenate([part._rows for part in parts])
@@ -159,9 +160,9 @@ class Dataset:
 
 
 def match_genres(genres, known):
-    """Find the genres of data among those of a model, by name.
+    """Match the genres of data with those of a model by name.
 
-    Where a name is not found as it is, upper and lower case, surrounding spaces and the Unicode form are ignored.
+    If there is no exact match, case, surrounding spaces and the Unicode normalization form are ignored.
 
     Args:
         genres: sequence of str, of the data.
@@ -198,7 +199,7 @@ def match_genres(genres, known):
 
 
 def relabelled(split, genres):
-    """The tracks of a split with `label` and `genre` in other genres, see `Split.with_genres`."""
+    """Return the tracks of a split with `label` and `genre` in other genres, see `Split.with_genres`."""
     places = match_genres(split.genres, genres)
     labels = np.array([places[genre] for genre in split.genres], "int32")[split.labels]
     return split.tracks.assign(label=labels, genre=np.array(genres, object)[labels])

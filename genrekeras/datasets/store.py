@@ -50,8 +50,8 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     An example is `audio`, `(samples,)` int16, the whole clip, mono; `scale`, float32, what 32,767 stands for (1, or the
     peak of a clip that overshoots 1); `genre`, the label; `track_id`; and the columns of `METADATA`. Examples stand in
-    the order of their ids. `info.metadata` tells the ids and the checksums of what is stored, and which tracks were
-    left out and why, and which are incomplete.
+    the order of their ids. `info.metadata` holds the ids and checksums of the stored clips, and the tracks that were
+    left out or are incomplete, with the reasons.
 
     Args:
         tracks: `pandas.DataFrame` indexed by `track_id`, sorted, with `genre`, `path`, `bytes` (-1: no file) and, as
@@ -92,10 +92,10 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
             self.info.read_from_directory(self.data_dir)  # of the other process, if that was first
 
     def _log_download_bytes(self):
-        """TFDS prints that the size is unknown; the progress bar says more."""
+        """Suppress the message of TFDS that the size is unknown; there is a progress bar."""
 
     def _log_download_done(self):
-        """TFDS prints the folder; `load_folder` logs it."""
+        """Suppress the message of TFDS about the folder."""
 
     def find_tracks(self, manual_dir):
         """The table of tracks of a folder that TFDS was told of as `manual_dir`."""
@@ -235,8 +235,11 @@ class _Part:
     writer: tfds.core.ExampleWriter
 
     def outcome(self):
-        """Return what is in it: dict with the lists `track_id` and `checksum`, and `incomplete` and `broken`, dicts of
-        track id -> reason; `None` if it is not complete."""
+        """Return the content of this part, or `None` if it is not complete.
+
+        The content is a dict with the lists `track_id` and `checksum`, and the dicts `incomplete` and `broken`, track
+        id -> reason.
+        """
         if not (os.path.exists(self._note) and os.path.exists(self.path)):
             return None
         with open(self._note, encoding="utf-8") as file:
@@ -277,7 +280,7 @@ class _Part:
             yield row["track_id"], message.SerializeToString(deterministic=True)
 
     def _clips(self, threads):
-        """Yield rows with what `_decode` returns of them, in order; threads decode, a few clips ahead."""
+        """Yield each row with the result of `_decode`, in order; threads decode a few clips ahead."""
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             waiting = collections.deque()
             try:
@@ -301,12 +304,12 @@ def _decode(path, sample_rate):
     """Decode a clip.
 
     Returns:
-        (waveform, `None`); (waveform, reason) if less of it is there than its header states, or it is damaged; or
+        (waveform, `None`); (waveform, reason) if the clip is damaged or shorter than its header states; or
         (`None`, reason) if less than `MIN_SECONDS` can be decoded.
 
     Raises:
-        OSError: the file cannot be opened now, for a reason that does not lie in it (too many files are open, a disk is
-            away); the part is not written, and the next build tries again.
+        OSError: the file cannot be opened, for a reason other than its content (too many open files, a missing disk).
+            The part is not written, and the next build tries again.
     """
     with contextlib.suppress(PermissionError), open(path, "rb") as file:
         file.read(1)
@@ -339,7 +342,7 @@ def _write_with_beam(todo, download_config):
 
 
 def _estimated_bytes(paths, sample_rate, probes=50):
-    """Return the size of int16 at `sample_rate`, from the lengths that the headers of some files state."""
+    """Estimate the size of all clips as int16, in bytes, from the lengths that the headers of some files state."""
     seconds = []
     for path in paths[:: max(1, len(paths) // probes)]:
         try:

@@ -1,4 +1,4 @@
-"""What layers share: computation in float32, constants that are no weights, the kind of device."""
+"""Parts that layers share: computation in float32, constants that are not weights, and the kind of device."""
 
 import functools
 
@@ -14,7 +14,7 @@ if keras.backend.backend() == "openvino":
 
 
 class Float32Layer(keras.layers.Layer):
-    """A layer that computes in float32 whatever the global dtype policy is, and refuses another one."""
+    """Base class of layers that compute in float32 under any global dtype policy; no other `dtype` is accepted."""
 
     def __init__(self, **kwargs):
         kwargs.setdefault("dtype", "float32")
@@ -25,7 +25,7 @@ class Float32Layer(keras.layers.Layer):
             )
 
     def add_constant(self, name, array):
-        """Set an attribute to an array that is not saved. On PyTorch it is a buffer, which follows `to(device)`."""
+        """Set an attribute to an array that is not saved. On PyTorch it is a buffer, which `to(device)` moves."""
         if keras.backend.backend() == "torch":
             self.register_buffer(name, ops.convert_to_tensor(array), persistent=False)
         else:
@@ -33,7 +33,7 @@ class Float32Layer(keras.layers.Layer):
 
 
 def beside(constant, tensor):
-    """Return a constant as a tensor on the device of another one: on PyTorch, `to` of a model does not reach layers."""
+    """Return a constant as a tensor on the device of another tensor: on PyTorch, `model.to` does not move layers."""
     return constant.to(tensor.device) if keras.backend.backend() == "torch" else ops.convert_to_tensor(constant)
 
 
@@ -44,5 +44,5 @@ def multiply(constant, tensor):
 
 @functools.cache
 def runs_on_cpu():
-    """Whether the backend has no accelerator; on torch each tensor has its own device."""
+    """Return whether the backend has no accelerator; not for PyTorch, where each tensor has its own device."""
     return keras.backend.backend() == "numpy" or keras.distribution.list_devices()[0].startswith("cpu")

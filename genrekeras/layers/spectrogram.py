@@ -1,7 +1,7 @@
 """The front end: waveform -> mel power -> decibels -> image.
 
-Each layer processes every clip by itself: no statistic is taken over the batch, so that an image does not depend on the
-other clips. All is computed in float32, under mixed precision too: the squares of a quiet spectrum are below the
+Each clip is processed by itself: no statistic is taken over the batch, so that an image does not depend on the other
+clips. Everything is computed in float32, also under mixed precision: the squares of a quiet spectrum are below the
 smallest float16.
 """
 
@@ -125,7 +125,7 @@ class MelSpectrogram(Float32Layer):
         return self._power(waveform)
 
     def _clip_by_clip(self, waveform):
-        """Whether clips are processed one by one, so that intermediates fit in the cache of a CPU."""
+        """Return whether clips are processed one by one, so that intermediates fit in the cache of a CPU."""
         if self.dft == "matmul" and not isinstance(waveform.shape[0], int):
             return False  # a model is being exported, for a batch of any size; not all formats have loops
         return waveform.device.type == "cpu" if keras.backend.backend() == "torch" else runs_on_cpu()

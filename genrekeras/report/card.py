@@ -10,7 +10,7 @@ from genrekeras import backbones
 from genrekeras.files import whole_file
 from genrekeras.progress import printable
 
-# What a card or a run's file of another form may raise, also by numbers that are too large or nesting that is too deep.
+# Errors that a malformed card or file of a run may raise, also for numbers that are too large or nesting too deep.
 OTHER_FORM = (
     KeyError,
     IndexError,
@@ -21,15 +21,15 @@ OTHER_FORM = (
     RecursionError,
     jinja2.TemplateError,
 )
-_MARKDOWN = re.compile(r"[\\`*\[\]|#~$]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word means nothing
+_MARKDOWN = re.compile(r"[\\`*\[\]|#~$]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word is no markup
 _LONGEST = 1000
 
 
 def templates(escape, **options):
-    """Return the environment of the templates, in which each value is escaped.
+    """Return the Jinja environment of the templates, in which each value is escaped.
 
     Args:
-        escape: function of a str; it is not called for what is `safe` in a template.
+        escape: function, str -> str; it is not applied to values that are marked as `safe`.
         options: of `jinja2.Environment`.
     """
     return jinja2.Environment(
@@ -62,7 +62,7 @@ def describe(model):
         model: `GenreClassifier`.
 
     Returns:
-        list of (str, str), a name, empty where it continues the line before, and a text.
+        list of (str, str), a name and a text; the name is empty if the text continues the previous line.
     """
     trained = {"all": "all", "stem": "stem and last layer", "head": "last layer"}[model.fine_tune]
     lines = [
@@ -87,7 +87,7 @@ def _of_another_form(card):
     try:
         text = json.dumps(dict(card))
     except (ValueError, RecursionError) as error:
-        return f"of another form than that of experiments, and cannot be shown: {error}"
+        return f"not of the form that experiments give it, and cannot be shown: {error}"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
@@ -102,7 +102,7 @@ def _lines_of_card(card):
     lines += _named("scores", [_score(figures) for figures in card.get("scores", [])])
     if calibration := card.get("calibration"):
         lines.append(("calibrated", f"temperature {calibration['temperature']:.3f}, on {_on(calibration['on'])}"))
-        limits = (("below a probability of %.3f", "unsure_below"), ("with a strangeness above %.2f", "strange_above"))
+        limits = (("below a probability of %.3f", "unsure_below"), ("with an OOD score above %.2f", "strange_above"))
         told = [text % calibration[key] for text, key in limits if calibration.get(key) is not None]
         if calibration.get("better_than_chance") is False:
             told = ["always: the model is not better than chance on these clips"]
@@ -152,15 +152,15 @@ def _score(figures):
 def model_card(model, path):
     """Write a model card in Markdown, with the front matter that model hubs read.
 
-    Names of genres and data, and all else in the model and its card, are escaped; only `card["about"]` may hold
-    Markdown, but no HTML.
+    All text of the model and its card is escaped, such as names of genres. Only `card["about"]` may contain Markdown,
+    but no HTML.
 
     Args:
         model: `GenreClassifier`; what its `card` lacks is left out.
         path: str or path-like, such as "model_card.md".
 
     Raises:
-        ValueError: the card is of another form than that of experiments.
+        ValueError: the card is not of the form that experiments give it.
         OSError: it cannot be written.
     """
     try:

@@ -15,7 +15,7 @@ from genrekeras.report.card import OTHER_FORM, templates
 from genrekeras.report.pictures import learning_curves, reliability
 
 SPLITS = ("validation", "test")
-# Of a run that was killed early much is undefined.
+# Many values are undefined for a run that was killed early.
 _TEMPLATES = templates(printable, autoescape=True, undefined=jinja2.ChainableUndefined)
 # What pictures are drawn in, and what the page's own light and dark colors call it.
 _COLORS = {"#000000": "currentColor", "#1f5fa8": "var(--accent)", "#8a8f98": "var(--muted)"}
@@ -43,7 +43,7 @@ class Run(NamedTuple):
 
 
 def load_run(folder):
-    """Read the folder of a run, also of one that was killed: what is not there is left out.
+    """Read the folder of a run, finished or killed; missing files are left out.
 
     Args:
         folder: str or path-like.
@@ -76,14 +76,14 @@ def load_run(folder):
 
 
 def html(run, path):
-    """Write an HTML report of a run, one file that needs nothing else: data, curves, errors, calibration, versions.
+    """Write a self-contained HTML report of a run: data, curves, errors, calibration, versions.
 
     Args:
         run: `Run`, from `load_run`.
         path: str or path-like, such as "report.html".
 
     Raises:
-        ValueError: a file of the run is of another form than experiments write.
+        ValueError: a file of the run is not of the form that experiments write.
         OSError: it cannot be written.
     """
     try:

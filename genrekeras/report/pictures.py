@@ -10,13 +10,13 @@ _TRAINING, _VALIDATION = "#8a8f98", "#1f5fa8"
 
 
 def plain_text(text):
-    """Return the text such that Matplotlib draws it as it is: names of genres, files and runs may hold anything.
+    """Escape text so that Matplotlib draws it literally: names of genres, files and runs may contain any character.
 
-    Matplotlib takes text between two `$` for a formula, leaves names that begin with an underscore out of legends, and
-    fails on bytes that are not UTF-8.
+    Matplotlib interprets text between two `$` as a formula, leaves names that begin with an underscore out of legends,
+    and fails on bytes that are not UTF-8.
     """
     text = printable(text).replace("$", r"\$")
-    return f"\u200b{text}" if text.startswith("_") else text  # a space without a width
+    return f"\u200b{text}" if text.startswith("_") else text  # a zero-width space
 
 
 def confusion_matrix(report, path=None):

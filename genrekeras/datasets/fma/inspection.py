@@ -31,8 +31,8 @@ class Check:
     Attributes:
         data_dir: str.
         subset: str.
-        clips: `pandas.DataFrame` indexed by `track_id`: `genre`, `split`, `path`, `state` ("ok"; "incomplete", less can
-            be decoded than the header states; "missing"; "broken"), `reason`, `seconds`, `sample_rate` (Hz),
+        clips: `pandas.DataFrame` indexed by `track_id`: `genre`, `split`, `path`, `state` ("ok"; "incomplete", damaged
+            or shorter than the header states; "missing"; "broken"), `reason`, `seconds`, `sample_rate` (Hz),
             `channels`, `level` (root mean square, dB of full scale), and `checksum` of the sound.
         remarks: list of str, on the folder and its table.
         faults: list of str, what keeps it from being the subset; empty if it is usable.

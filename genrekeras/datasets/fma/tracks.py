@@ -45,7 +45,7 @@ _TFDS_SPLITS = {"training": "train", "validation": "validation", "test": "test"}
 
 
 def is_fma(data_dir):
-    """Return whether a folder has FMA's layout, or does not exist, rather than holding music of one's own."""
+    """Return whether a folder has the layout of FMA; also True if it does not exist."""
     if not os.path.isdir(data_dir):
         return True
     if set(os.listdir(data_dir)) & {"train_labels.csv", "fma_metadata", *(f"fma_{subset}" for subset in SUBSETS)}:
