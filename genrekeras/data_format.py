@@ -84,5 +84,5 @@ def _converted(layer):
         if name.endswith("_initializer"):
             config[name] = getattr(layer, name)  # it holds the seed that was drawn
     if config.get("seed", 0) is None:
-        config["seed"] = int(ops.convert_to_numpy(layer.seed_generator.state)[0])
+        config["seed"] = int(layer.seed_generator.state.value[0])
     return layer_class.from_config(config)

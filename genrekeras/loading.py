@@ -18,6 +18,8 @@ _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _NAMES = {"metadata.json", _CONFIG, _WEIGHTS}
 _EXPANSION, _SMALL = 20, 1 << 20  # what is unpacked, and so many bytes more, may be so much larger than the file
 _DEEPEST, _MOST_OBJECTS, _LARGEST = 100, 1000, 1 << 28  # levels, objects and weights of a config
+_LISTS = ("waveform_augmentation", "front_end", "image_augmentation")
+_PLACES_OF_LAYERS = (*_LISTS, "layer", "layers", "backward_layer", "cell", "cells")
 _CHECK_THEMSELVES = {f"genrekeras>{name}" for name in layers.__all__}  # layers that refuse to be too large
 
 
@@ -76,8 +78,8 @@ def _check(path):
         stored, stored_bytes = sum(weight.size for weight in weights), sum(weight.nbytes for weight in weights)
     if stored_bytes > len(content[_WEIGHTS]) + _SMALL:
         raise ValueError("its weights are larger than the file that they are in")
-    layers_of_file = _objects([config[name] for name in ("waveform_augmentation", "front_end", "image_augmentation")])
-    if any(layer.get("registered_name") not in _CHECK_THEMSELVES and not _is_policy(layer) for layer in layers_of_file):
+    others = [made for _, made in _objects({name: config[name] for name in _LISTS}) if not _checks_itself(made)]
+    if not all(map(_is_policy, others)):
         _check_number_of_weights(config, stored)
 
 
@@ -87,36 +89,42 @@ def _read_config(content):
         saved = json.loads(content)
     except RecursionError as error:
         raise ValueError("its config is nested too deeply") from error
-    saved_class = keras.saving.get_registered_object(saved["registered_name"])
-    if not isinstance(saved_class, type) or not issubclass(saved_class, GenreClassifier):
+    if saved["registered_name"] != "genrekeras>GenreClassifier":
         raise ValueError(f"it holds a {saved['class_name']}, not a GenreClassifier")
-    config, size = saved["config"], 0
-    for number, made in enumerate(_objects({**saved, "config": {**config, "card": None}})):
-        if number == _MOST_OBJECTS:
-            raise ValueError(f"its config holds more than {_MOST_OBJECTS} layers and other objects")
-        if made.get("registered_name") not in _CHECK_THEMSELVES:
-            size += _size(made["config"])
-            if size > _LARGEST:
-                raise ValueError(f"its {made['class_name']} is larger than any memory")
-    for made in _objects(saved.get("compile_config")):
-        if "build_config" in made or "layers" in made["config"]:
-            raise ValueError(f"it was compiled with a {made['class_name']}, which is a layer")
+    config = saved["config"]
+    objects = list(_objects({**saved, "config": [{**config, "card": None}]}))  # all within the model
+    others = [made for _, made in objects if not _checks_itself(made)]
+    if sum(map(_size, others)) > _LARGEST:
+        raise ValueError(f"its {max(others, key=_size)['class_name']} is larger than any memory")
+    ours = [name for _, made in objects if (name := str(made.get("registered_name"))).startswith("genrekeras>")]
+    if ours.count("genrekeras>MelSpectrogram") > 1 or not _CHECK_THEMSELVES.issuperset(ours):
+        raise ValueError(f"it must hold one MelSpectrogram and layers of genrekeras.layers, and holds {sorted(ours)}")
+    for key, made in objects:  # a layer or a model in another place would not be counted
+        if ("build_config" in made or "layers" in made["config"]) and key not in _PLACES_OF_LAYERS:
+            raise ValueError(f"its {key} is a {made['class_name']}, which is a layer")
     return config
 
 
-def _objects(value):
-    """Yield the configs of all objects within a config."""
-    pending = [(value, 1)]
+def _objects(config):
+    """Yield each object in a config with the key where it is; refuse too many, or too deeply nested ones."""
+    pending, count = [(None, config, 1)], 0
     while pending:
-        value, depth = pending.pop()
+        key, value, depth = pending.pop()
         if depth > _DEEPEST:
             raise ValueError("its config is nested too deeply")
         if isinstance(value, dict):
             if "class_name" in value and isinstance(value.get("config"), dict):
-                yield value
-            pending += [(inner, depth + 1) for inner in value.values()]
+                count += 1
+                if count > _MOST_OBJECTS:
+                    raise ValueError(f"its config holds more than {_MOST_OBJECTS} layers and other objects")
+                yield key, value
+            pending += [(name, inner, depth + 1) for name, inner in value.items()]
         elif isinstance(value, list):
-            pending += [(inner, depth + 1) for inner in value]
+            pending += [(key, inner, depth + 1) for inner in value]
+
+
+def _checks_itself(made):
+    return made.get("registered_name") in _CHECK_THEMSELVES
 
 
 def _is_policy(made):
@@ -124,10 +132,10 @@ def _is_policy(made):
     return (made.get("module"), made["class_name"], made.get("registered_name")) == ("keras", "DTypePolicy", None)
 
 
-def _size(config):
+def _size(made):
     """The product of all sizes in the config of an object; a metric holds the square of `num_classes` numbers."""
-    sizes = [value for name, value in config.items() if name != "seed"]
-    return math.prod(_integers([*sizes, config.get("num_classes", 1)]))
+    sizes = [value for name, value in made["config"].items() if name != "seed"]
+    return math.prod(_integers([*sizes, made["config"].get("num_classes", 1)]))
 
 
 def _check_number_of_weights(config, stored):

@@ -242,9 +242,9 @@ def test_absurd_configs_are_refused(members, tmp_path):
 def test_large_configs_are_refused_before_keras_is_asked(members, tmp_path, monkeypatch):
     """Another class; many, large and nested layers, which are large one by one or together; metrics; deep nesting."""
     saved, path = json.loads(members["config.json"]), tmp_path / "model.keras"
-    wide = layer(keras.layers.Dense(1), units=50_000)
+    wide = [layer(keras.layers.Dense(1), units=50_000, name=name) for name in ("first", "second")]
     sequential = layer(keras.Sequential([keras.Input((1,))]), build_input_shape=[None, 1])
-    sequential["config"]["layers"] += 2 * [wide]
+    sequential["config"]["layers"] += wide
     extractor = layer(backbones.FeatureExtractor("mel_cnn", (32, 32, 1)))
     metric = {"module": "keras.metrics", "registered_name": None}
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -255,13 +255,14 @@ def test_large_configs_are_refused_before_keras_is_asked(members, tmp_path, monk
         ({"registered_name": None, "class_name": "Sequential"}, {}, "holds a Sequential, not a GenreClassifier"),
         ({}, {"image_augmentation": 1001 * [layer(keras.layers.Identity())]}, "more than 1000 layers"),
         ({}, {"image_augmentation": 100 * [layer(keras.layers.Dense(1), units=1 << 22)]}, "Dense is larger"),
-        ({}, {"image_augmentation": 2 * [wide]}, r"its layers have 250\d{7} weights, and the file holds \d{6}$"),
-        ({}, {"front_end": front_end({}, wide, wide)}, r"its layers have 250\d{7} weights"),
-        ({}, {"waveform_augmentation": [wide]}, r"its layers have 110\d{7} weights"),
+        ({}, {"image_augmentation": wide}, r"its layers have 250\d{7} weights, and the file holds \d{6}$"),
+        ({}, {"front_end": front_end({}, *wide)}, "`front_end` must end in images"),
+        ({}, {"waveform_augmentation": wide[:1]}, r"its layers have 110\d{7} weights"),
         ({}, {"image_augmentation": [sequential]}, r"its layers have 250\d{7} weights"),
-        ({}, {"image_augmentation": [layer(keras.layers.Identity(), dtype=sequential)]}, ""),
-        ({}, {"image_augmentation": 300 * [extractor]}, ""),
-        ({"compile_config": {"loss": sequential}}, {}, "compiled with a Sequential, which is a layer"),
+        ({}, {"image_augmentation": [layer(keras.layers.Identity(), dtype=sequential)]}, "its dtype is a Sequential"),
+        ({}, {"image_augmentation": 300 * [extractor]}, "one MelSpectrogram and layers of genrekeras.layers"),
+        ({}, {"front_end": 2 * front_end({"dft": "matmul", "n_fft": 1 << 16})}, "it must hold one MelSpectrogram"),
+        ({"compile_config": {"loss": sequential}}, {}, "its loss is a Sequential, which is a layer"),
         (
             {"compile_config": {**metric, "class_name": "AUC", "config": {"num_thresholds": 1 << 33}}},
             {},

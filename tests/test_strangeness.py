@@ -1,10 +1,8 @@
 """What is unlike known music: the distance against NumPy, few clips, files of earlier versions, a calibrated model."""
 
 import copy
-import zipfile
 
 import genrekeras as gk
-import h5py
 import keras
 import numpy as np
 import pytest
@@ -55,21 +53,6 @@ def test_few_clips_and_features_that_do_not_move(known):
         assert np.isfinite(layer.fit(features)).all() and np.isfinite(numpy(layer(features[:, 0]))).all()
     layer = built(3)  # fewer than directions
     assert np.isfinite(layer.fit(known[..., :3])).all()
-
-
-def test_a_file_of_an_earlier_version_has_none(tmp_path):
-    model = small_model(genres=["a", "b"])
-    model.save(tmp_path / "now.keras")
-    with zipfile.ZipFile(tmp_path / "now.keras") as archive:
-        archive.extractall(tmp_path)
-    with h5py.File(tmp_path / "model.weights.h5", "a") as weights:
-        del weights["strangeness"]
-    with zipfile.ZipFile(tmp_path / "then.keras", "w") as archive:
-        for name in ("metadata.json", "config.json", "model.weights.h5"):
-            archive.write(tmp_path / name, name)
-    loaded = keras.saving.load_model(tmp_path / "then.keras")
-    for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_calibrated_model_knows_clicks_from_its_music(mini, tmp_path):
