@@ -1,9 +1,11 @@
-"""Measure time and memory of reading long files in each format: 30 clips of 10 s across a file, and all its clips.
+"""How much time and memory does it take to read long files, in each format?
 
     python experiments/benchmark_long_files.py --hours 3
 
-The files are made with ffmpeg (some 5 minutes for 3 hours), one after the other, in a temporary folder. Each is read in
-a separate process. The result is printed as a Markdown table.
+Makes the files with ffmpeg, one after the other, in a temporary folder, and reads each in processes of its own: 30
+clips of 10 s spread over the file, and all of it, as for a timeline. Prints a Markdown table.
+
+Expected: less than 260 MB in all formats; some 20 minutes on 2 cores.
 """
 
 import argparse

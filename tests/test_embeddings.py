@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from conftest import numpy
-from genrekeras import inference
+from genrekeras import audio, inference
 from genrekeras.embeddings import Embeddings
 
 RATE = 22050
@@ -20,9 +20,10 @@ def test_embeddings(one_second_model, music, tmp_path):
         found.files["path"].tolist() == table["path"].tolist()
         and found.files["genre"].tolist() == table["genre"].tolist()
     )
-    [clip] = inference.load_clips(music / "b" / "c" / "one.wav", RATE, 1.0, [0.0])
+    with audio.AudioFile(music / "b" / "c" / "one.wav", RATE) as file:
+        [clip] = inference.load_clips(file, 1.0, [0.0])
+        two = [*inference.load_clips(file, 1.0, [0.0, 1.5])]
     features = numpy(one_second_model.feature_extractor(one_second_model.front_end(clip[None])))
-    two = [*inference.load_clips(music / "b" / "c" / "one.wav", RATE, 1.0, [0.0, 1.5])]
     own = found.vectors[found.files["path"] == str(music / "b" / "c" / "one.wav")]
     other = numpy(one_second_model.feature_extractor(one_second_model.front_end(np.stack(two)))).mean(axis=0)
     np.testing.assert_allclose(own[0], other, atol=1e-4 * np.abs(other).max())

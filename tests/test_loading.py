@@ -379,4 +379,4 @@ def test_each_class_that_is_registered_is_registered_as_ours():
     ours = {name: kind for name, kind in keras.saving.get_custom_objects().items() if "genrekeras" in kind.__module__}
     assert len(ours) > 10
     for name, kind in ours.items():
-        assert name == keras.saving.get_registered_name(kind) == f"genrekeras>{kind.__name__}"
+        assert name == keras.saving.get_registered_name(kind) and name.startswith("genrekeras>")

@@ -125,9 +125,9 @@ def test_names_are_drawn_as_they_are(name, tmp_path, rng):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.isascii()])  # pandas' columns are UTF-8
 def test_genres_are_drawn_as_they_are(name, tmp_path):
-    track = pd.DataFrame({"start": [0.0, 5.0], "end": [10.0, 15.0], name: [1, 0.5], "y": [0, 0.5]})
-    files = pd.DataFrame({"path": list("abc"), "genre": [name, name, "y"], "probability": 0.5, "unsure": None})
-    files = files.assign(**{name: 0.5, "y": 0.5, "strangeness": None, "seconds": 1.0, "error": None})
+    columns = [f"probability_{name}", "probability_y"]
+    track = pd.DataFrame({"start": [0.0, 5.0], "end": [10.0, 15.0], columns[0]: [1, 0.5], columns[1]: [0, 0.5]})
+    files = pd.DataFrame({"path": list("abc"), "genre": [name, name, "y"], columns[0]: 0.5, columns[1]: 0.5})
     embeddings = Embeddings(files, np.eye(3, dtype="float32"), None)
     for figure in (timeline(track, tmp_path / "t.png"), collection_map(embeddings, tmp_path / "m.png")):
         assert NAMES[name] in drawn(figure)

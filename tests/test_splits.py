@@ -179,7 +179,7 @@ def test_all_clips_of_a_dataset_once_each(protocol):
         name: Split(name, source, rows, tracks.iloc[rows], 8000, ("a", "b"), protocol, "x")
         for name, rows in deal(protocol, tracks).items()
     }
-    dataset = Dataset("d", protocol, **splits, genres=("a", "b"), sample_rate=8000, counts={}, broken={})
+    dataset = Dataset("d", protocol, **splits, genres=("a", "b"), sample_rate=8000, counts={}, incomplete={}, broken={})
     assert dataset.all.name == "all" and dataset.all.protocol == protocol
     np.testing.assert_array_equal(dataset.all.track_ids, ids)
     np.testing.assert_array_equal(dataset.all.labels, ids % 2)

@@ -290,6 +290,7 @@ def test_the_model_of_an_interrupted_call_goes_on_in_the_same_process(tmp_path):
         training.fit(**arguments(model), epochs=4, state=path)
 
 
+@pytest.mark.once
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="the others do not tell whether a seed was set")
 def test_a_run_without_a_seed_is_resumed(tmp_path):
     """Its initial weights are never the same twice."""
