@@ -190,7 +190,10 @@ def test_each_part_is_saved_loaded_and_cloned(name, rng, tmp_path):
     front_end = gk.datasets.layers_of_frames(frames=40, sample_rate=22050, n_mels=64)
     model = small_model(backbone=name, front_end=front_end, image_augmentation=[gk.layers.ImageNoise(seed=1)])
     model.strangeness.set_weights([rng.normal(0, 1, weight.shape) for weight in model.strangeness.get_weights()])
+    large = {"feature_extractor", "built on"}  # the other parts of these differ in nothing
     for part_name, part, shape in parts(model):
+        if name in RGB and part_name not in large:
+            continue
         inputs = rng.uniform(0, 1, (2, *shape)).astype("float32")
         reference = numpy(part(inputs))
         part.save(tmp_path / "part.keras")
