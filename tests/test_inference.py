@@ -375,3 +375,16 @@ def test_timeline_of_bad_files(one_second_model, tmp_path):
             one_second_model.predict_timeline(tmp_path / "short.wav", hop_seconds=hop)
     with pytest.raises(ValueError, match=r"`batch_size` must be an integer > 0\. Received: batch_size=0"):
         one_second_model.predict_timeline(tmp_path / "short.wav", batch_size=0)
+
+
+def test_a_file_of_which_nothing_can_be_decoded(one_second_model, tmp_path, monkeypatch):
+    """Its header states 100 s, and seeking in it succeeds, as in a damaged mp3 file."""
+
+    def fail(self, count):
+        self.is_damaged = True
+        return np.zeros((0, self.channels), "float32")
+
+    soundfile.write(tmp_path / "x.wav", np.zeros(100 * RATE), RATE)
+    monkeypatch.setattr(audio.decoders.SndfileDecoder, "_read", fail)
+    [row] = one_second_model.predict_files(tmp_path / "x.wav").to_dict("records")
+    assert row["error"] == "too short: 0 s, and 1 s are needed" and np.isnan(row["probability"])

@@ -66,6 +66,7 @@ class AudioFile:
         self.warning = None
         self._decoder = open_decoder(path)
         self._kept_start, self._kept = 0, np.zeros(0, "float32")  # what was decoded last, and its position
+        self._end = 0  # after the last sample that was decoded
 
     def __enter__(self):
         return self
@@ -137,12 +138,14 @@ class AudioFile:
                 break
             blocks.append(sum(block.T) / np.float32(decoder.channels))  # eight times as fast as block.mean(axis=1)
         samples = np.concatenate([np.zeros(0, "float32"), *blocks])
+        if len(samples) or decoder.position == decoder.samples:  # else the file may end before this position
+            self._end = max(self._end, decoder.position)
         self._kept_start, self._kept = start, samples
         return samples if stop is None else samples[: stop - start]
 
     def _check_length(self, stop):
         """Correct the length and set the warning if the file ended before `stop`."""
-        stated, rate, end = self._decoder.stated_samples, self._decoder.sample_rate, self._decoder.position
+        stated, rate, end = self._decoder.stated_samples, self._decoder.sample_rate, self._end
         if stop is not None and end >= stop:
             return
         self.seconds = end / rate
