@@ -5,7 +5,7 @@
 Makes the files with ffmpeg, one after the other, in a temporary folder, and reads each in processes of its own: 30
 clips of 10 s spread over the file, and all of it, as for a timeline. Prints a Markdown table.
 
-Expected: less than 260 MB in all formats; some 20 minutes on 2 cores.
+Expected: less than 300 MB in all formats; some 20 minutes on 2 cores.
 """
 
 import argparse
