@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -118,6 +119,12 @@ def test_a_file_that_may_not_be_opened(tmp_path, monkeypatch):
     monkeypatch.setattr(audio.decoders, "open", refuse, raising=False)
     with pytest.raises(audio.AudioError, match="cannot be opened: Permission denied"):
         audio.load(write_sine(tmp_path / "s.wav", 440))
+
+
+@pytest.mark.parametrize("kind", [audio.AudioError, audio.AudioWarning])
+def test_errors_and_warnings_reach_another_process(kind):
+    found = pickle.loads(pickle.dumps(kind("a.mp3", "damaged")))
+    assert (type(found), found.path, found.reason, str(found)) == (kind, "a.mp3", "damaged", "a.mp3: damaged")
 
 
 def test_a_folder_is_not_a_file(tmp_path):

@@ -37,18 +37,25 @@ _MOST_SECONDS, _MOST_CPU_SECONDS = 24 * 3600, 600  # of audio; of CPU time of on
 _AU_HEADER = struct.Struct(">4s5I")  # magic, offset of the audio, its size, encoding, sample rate, channels
 
 
-class AudioError(ValueError):
+class AboutFile:
+    """Base class of exceptions and warnings about a file. They can be pickled, as worker processes do."""
+
+    def __init__(self, path, reason):
+        super().__init__(os.fspath(path), reason)
+        self.path = os.fspath(path)
+        self.reason = reason
+
+    def __str__(self):
+        return f"{self.path}: {self.reason}"
+
+
+class AudioError(AboutFile, ValueError):
     """A file that cannot be read as audio.
 
     Attributes:
         path: str, the file.
         reason: str, what is wrong with it.
     """
-
-    def __init__(self, path, reason):
-        super().__init__(f"{os.fspath(path)}: {reason}")
-        self.path = os.fspath(path)
-        self.reason = reason
 
 
 class Decoder:

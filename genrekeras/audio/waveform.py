@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 import soxr
-from genrekeras.audio.decoders import BLOCK, AudioError, open_decoder
+from genrekeras.audio.decoders import BLOCK, AboutFile, AudioError, open_decoder
 
 # File extensions of the audio files that are found in a folder.
 EXTENSIONS = frozenset(
@@ -24,18 +24,13 @@ _MARGIN_SAMPLES = 512
 _MISSING_SECONDS, _MISSING_SHARE = 1.0, 0.01
 
 
-class AudioWarning(UserWarning):
+class AudioWarning(AboutFile, UserWarning):
     """Warning about a file that is damaged, or shorter than its header states.
 
     Attributes:
         path: str, the file.
         reason: str, what is wrong with it.
     """
-
-    def __init__(self, path, reason):
-        super().__init__(f"{os.fspath(path)}: {reason}")
-        self.path = os.fspath(path)
-        self.reason = reason
 
 
 class AudioFile:
