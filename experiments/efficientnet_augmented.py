@@ -11,17 +11,19 @@ Expected: 2 minutes on 2 cores (PyTorch) on the synthetic corpus, 97.5 to 100 % 
 runs with seed 0), which says nothing about music. On fma_small: not measured yet.
 """
 
-import common  # before keras: it chooses the backend
+import process_settings  # noqa: F401
+
 import genrekeras as gk
 import keras
+from genrekeras.runs import runner
 
 
 def main(run):
-    model = run.classifier("efficientnet_b0", dropout=0.0, **common.augmentation_of_2023(run.flags.seed))
+    model = run.classifier("efficientnet_b0", dropout=0.0, **runner.augmentation_of_2023(run.flags.seed))
     model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     run.train(model, [gk.callbacks.StepDecay(1e-3, factor=0.1, every=10)])
     run.evaluate()
 
 
 if __name__ == "__main__":
-    common.start(main, __doc__)
+    runner.start(main, __doc__)

@@ -11,9 +11,11 @@ Expected: 2 minutes on 2 cores (PyTorch) on the synthetic corpus, 97.5 to 100 % 
 2), which says nothing about music. On fma_small: not measured yet.
 """
 
-import common  # before keras: it chooses the backend
+import process_settings  # noqa: F401
+
 import genrekeras as gk
 import keras
+from genrekeras.runs import runner
 
 
 def main(run):
@@ -24,4 +26,4 @@ def main(run):
 
 
 if __name__ == "__main__":
-    common.start(main, __doc__)
+    runner.start(main, __doc__)

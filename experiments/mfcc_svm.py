@@ -14,13 +14,15 @@ Expected: 10 seconds on the synthetic corpus, 100 % of its 40 validation clips, 
 On fma_small: not measured yet.
 """
 
-import common
+import process_settings  # noqa: F401
+
 import librosa
 import numpy as np
 import scipy.special
 import scipy.stats
 import tqdm
 from genrekeras.evaluation import Report
+from genrekeras.runs import runner
 from sklearn import pipeline, preprocessing, svm
 
 
@@ -60,4 +62,4 @@ def score(machine, split):
 
 
 if __name__ == "__main__":
-    common.start(main, __doc__, network=False)
+    runner.start(main, __doc__, network=False)

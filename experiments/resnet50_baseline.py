@@ -12,8 +12,10 @@ runs with seed 0), which says nothing about music: RMSprop at 1e-3 does not sett
 160 steps. On fma_small: not measured yet.
 """
 
-import common  # before keras: it chooses the backend
+import process_settings  # noqa: F401
+
 import keras
+from genrekeras.runs import runner
 
 
 def main(run):
@@ -24,4 +26,4 @@ def main(run):
 
 
 if __name__ == "__main__":
-    common.start(main, __doc__)
+    runner.start(main, __doc__)

@@ -1,4 +1,4 @@
-"""Tell the genre of music with Keras 3: waveform in, probabilities out.
+"""Music genre classification with Keras 3: from waveforms to probabilities.
 
 ```python
 import genrekeras as gk
@@ -10,7 +10,6 @@ The backend is the one of `KERAS_BACKEND` or of an already imported Keras; then 
 that says tensorflow (Keras writes this by itself on its first import, so nobody chose it); else PyTorch.
 """
 
-import ctypes
 import importlib
 import json
 import os
@@ -31,29 +30,6 @@ def _choose_backend():
         os.environ["KERAS_BACKEND"] = "torch"
 
 
-def _share_cores():
-    """Let idle threads of torch sleep soon instead of spinning; must run before torch is imported.
-
-    Two processes that spin on the same cores mostly wait for each other: each is then many times slower.
-    """
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = "1000"
-
-
-def _keep_memory():
-    """Let glibc keep up to 1 GiB of freed memory, in one arena for all threads.
-
-    PyTorch allocates the same large blocks in each step; otherwise the system would clear their pages each time. Arenas
-    of other threads cannot reuse large blocks: arrays of 100 MB in a thread took 9 GB, and 40 times as long.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt and not any(name.startswith("MALLOC_") for name in os.environ):
-        trim_threshold, mmap_threshold, arena_max, size = -1, -3, -8, 1 << 30
-        mallopt(trim_threshold, size)
-        mallopt(mmap_threshold, size)
-        mallopt(arena_max, 1)
-
-
 def _runs_as_command():
     """Return whether this process is the command `genrekeras` or `python -m genrekeras`."""
     arguments = getattr(sys, "argv", None) or [""]
@@ -63,8 +39,6 @@ def _runs_as_command():
 
 
 _choose_backend()
-_share_cores()
-_keep_memory()
 
 from genrekeras.version import __version__  # noqa: E402, F401
 
@@ -74,26 +48,24 @@ __all__ = [
     "ModelFileError",
     "audio",
     "callbacks",
-    "comparison",
     "datasets",
-    "embeddings",
-    "ensemble",
     "evaluation",
     "export",
-    "features",
     "inference",
-    "kernel_machine",
     "layers",
     "load_model",
+    "models",
+    "reports",
     "tags",
     "training",
+    "visualization",
 ]
 
 _MODULE_OF = {
     "GENRES": "genres",
-    "GenreClassifier": "classifier",
-    "ModelFileError": "loading",
-    "load_model": "loading",
+    "GenreClassifier": "models.genre_classifier",
+    "ModelFileError": "models.saving",
+    "load_model": "models.saving",
 }
 
 
@@ -112,7 +84,7 @@ def __dir__():
 # `keras.saving.load_model` finds only registered classes, so importing the library imports Keras and these classes. The
 # command line imports Keras only where it is needed, so that help and usage errors appear at once.
 if not _runs_as_command():
-    from genrekeras import callbacks, layers
-    from genrekeras.classifier import GenreClassifier
+    from genrekeras import callbacks, layers, models
     from genrekeras.genres import GENRES
-    from genrekeras.loading import ModelFileError, load_model
+    from genrekeras.models.genre_classifier import GenreClassifier
+    from genrekeras.models.saving import ModelFileError, load_model

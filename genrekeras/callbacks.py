@@ -8,7 +8,7 @@ import warnings
 
 import keras
 import numpy as np
-from genrekeras.files import whole_file
+from genrekeras.utils.io import atomic_write
 
 
 class StepDecay(keras.callbacks.LearningRateScheduler):
@@ -24,7 +24,7 @@ class StepDecay(keras.callbacks.LearningRateScheduler):
         verbose: int, 1 says each epoch's rate.
     """
 
-    compared = ("initial_learning_rate", "factor", "every")  # by `genrekeras.training.fit`
+    compared_attributes = ("initial_learning_rate", "factor", "every")  # by `genrekeras.training.fit`
 
     def __init__(self, initial_learning_rate, factor=0.1, every=10, verbose=0):
         if not initial_learning_rate > 0:
@@ -66,8 +66,8 @@ class BestCheckpoint(keras.callbacks.Callback):
         ValueError: at the end of training, if epochs ran and none had `monitor` in its logs. The last epoch is saved.
     """
 
-    compared = ("monitor", "mode")  # by `genrekeras.training.fit`
-    remembered = ("best", "best_epoch")  # by `genrekeras.training.fit`
+    compared_attributes = ("monitor", "mode")  # by `genrekeras.training.fit`
+    state_attributes = ("best", "best_epoch")  # by `genrekeras.training.fit`
 
     def __init__(self, path, monitor="val_accuracy", mode=None, model=None):
         super().__init__()
@@ -115,7 +115,7 @@ class BestCheckpoint(keras.callbacks.Callback):
 
     def _save(self):
         try:
-            with whole_file(self.path) as temporary:
+            with atomic_write(self.path) as temporary:
                 (self._whole_model or self.model).save(temporary)
         except OSError as error:
             warnings.warn(f"The model could not be saved as {self.path}: {error}. Training goes on.", stacklevel=2)
@@ -155,7 +155,7 @@ class WandbLogger(keras.callbacks.Callback):
         run_id: str, its id; a run that has one when it starts goes on with it.
     """
 
-    remembered = ("run_id",)
+    state_attributes = ("run_id",)
 
     def __init__(self, project="genrekeras", config=None, name=None, folder="."):
         super().__init__()
@@ -169,9 +169,6 @@ class WandbLogger(keras.callbacks.Callback):
     def start(self):
         """Open the run, if it is not open."""
         if self.run is None:
-            # W&B's reports on itself, which hold the process up at its end if no server answers; and its chat.
-            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-            os.environ.setdefault("WANDB_SILENT", "true")
             import wandb
 
             def init(mode):

@@ -11,3 +11,10 @@ GENRES = (
     "Electronic",
     "Instrumental",
 )
+
+PROBABILITY_PREFIX = "probability_"  # prefix of the columns of genres, against collisions with other columns
+
+
+def genres_of(table):
+    """Return the genres of a table of `predict_files` or `predict_timeline`."""
+    return [name.removeprefix(PROBABILITY_PREFIX) for name in table.columns if name.startswith(PROBABILITY_PREFIX)]

@@ -9,7 +9,7 @@ import unicodedata
 
 import mutagen
 from genrekeras import audio
-from genrekeras.files import whole_file
+from genrekeras.utils.io import atomic_write
 from mutagen.aiff import AIFF
 from mutagen.asf import ASF
 from mutagen.flac import FLAC
@@ -134,7 +134,7 @@ def _replace(path, genre, copy):
     if not os.access(path, os.W_OK):
         raise TagError(path, "its tags cannot be written: the file is read-only")
     sound = audio.checksum(path)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         _copy(path, temporary)
         other_tags = _write(path, temporary, genre)
         if audio.checksum(temporary) != sound:
@@ -145,7 +145,7 @@ def _replace(path, genre, copy):
         if _other_tags(written) != other_tags:
             raise TagError(path, "its other tags would change")
         if copy is not None and not os.path.exists(copy):
-            with whole_file(copy) as kept:
+            with atomic_write(copy) as kept:
                 _copy(path, kept)
         if _identity(path) != identity:
             raise TagError(path, "another program changed it at the same time")

@@ -18,8 +18,8 @@ import keras
 import numpy as np
 import pytest
 import soundfile
-from genrekeras.datasets.mini import make_mini
-from genrekeras.files import one_at_a_time
+from genrekeras.datasets.synthetic import make_synthetic
+from genrekeras.utils.io import process_lock
 
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 SHARED_CLIPS = pathlib.Path(__file__).parents[2] / "shared" / "data" / "fma_clips"
@@ -77,20 +77,20 @@ def real_clips():
 
 
 @pytest.fixture(scope="session")
-def mini_cache(tmp_path_factory):
+def synthetic_cache(tmp_path_factory):
     """A cache folder with the synthetic corpus, made once for the tests of all processes."""
     base = tmp_path_factory.getbasetemp()
     cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
-    with one_at_a_time(str(cache), "make the corpus"):
-        if not (cache / "mini-2").exists():
-            make_mini(str(cache / "mini-2"))
+    with process_lock(str(cache), "make the corpus"):
+        if not (cache / "synthetic-2").exists():
+            make_synthetic(str(cache / "synthetic-2"))
     return cache
 
 
 @pytest.fixture(scope="session")
-def mini(mini_cache):
+def mini(synthetic_cache):
     with pytest.warns(UserWarning, match="2 cannot be read"):
-        return gk.datasets.load_mini(cache_dir=mini_cache)
+        return gk.datasets.load_synthetic(cache_dir=synthetic_cache)
 
 
 def write_fma(folder, tracks, audio=True):

@@ -193,7 +193,7 @@ def test_a_training_that_goes_on_goes_on_with_its_wandb_run(dense, monkeypatch, 
     first, later = gk.callbacks.WandbLogger(), gk.callbacks.WandbLogger()
     first.start()
     assert first.run.arguments["id"] is None and first.run.arguments["resume"] is None
-    assert gk.callbacks.WandbLogger.remembered == ("run_id",)  # by `training.fit`
+    assert gk.callbacks.WandbLogger.state_attributes == ("run_id",)  # by `training.fit`
     later.run_id = first.run_id
     later.start()
     assert later.run.arguments["id"] == "abc" and later.run.arguments["resume"] == "allow"

@@ -16,10 +16,12 @@ import sys
 
 import keras
 import pytest
-from genrekeras import export, presets, progress
+from genrekeras import export
 from genrekeras.cli import common, models
 from genrekeras.datasets import fma, splits
-from genrekeras.programs import leave_tensorflow_out
+from genrekeras.models import presets
+from genrekeras.utils import progress
+from genrekeras.utils.process import skip_tensorflow
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "genrekeras"
@@ -46,7 +48,7 @@ ORDER = (
     "mel_networks",
     "backbones",
     "folding",
-    "strangeness",
+    "ood_score",
     "presets",
     "inference",
     "embeddings",
@@ -230,7 +232,7 @@ def test_importing_is_light(home, unchosen, again):
 
 
 def test_names_in_readme_and_docstrings_are_there(chosen):
-    assert {"GenreClassifier", "datasets.FrameSplit", "comparison.compare"} <= set(named_in_docs())
+    assert {"GenreClassifier", "datasets.SpectrogramSplit", "comparison.compare"} <= set(named_in_docs())
     assert chosen["unknown"] == []
 
 
@@ -283,20 +285,20 @@ def test_programs_leave_tensorflow_out_on_torch(monkeypatch, thorough):
     """Keras imports it to save a layer; in a program of ours it does not, and others may."""
     pytest.importorskip("tensorflow", reason="tensorflow is not installed")
     script = (
-        "import json, sys, genrekeras, keras; from genrekeras.programs import leave_tensorflow_out; {}; "
+        "import json, sys, genrekeras, keras; from genrekeras.utils.process import skip_tensorflow; {}; "
         "keras.saving.serialize_keras_object(keras.layers.Dense(1)); keras.utils.set_random_seed(0); "
         "keras.layers.Rescaling(1.0)(keras.ops.ones((1, 2))); print(json.dumps('tensorflow' in sys.modules)); {}"
     )
     if thorough:  # Keras still does
         assert python(script.format("pass", ""), KERAS_BACKEND="torch")
-    assert not python(script.format("leave_tensorflow_out()", "import tensorflow"), KERAS_BACKEND="torch")
+    assert not python(script.format("skip_tensorflow()", "import tensorflow"), KERAS_BACKEND="torch")
     monkeypatch.setitem(sys.modules, "tensorflow", "imported by others")
-    leave_tensorflow_out()
+    skip_tensorflow()
     assert sys.modules["tensorflow"] == "imported by others"
     monkeypatch.delitem(sys.modules, "tensorflow")
     monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
     monkeypatch.setattr(keras.saving, "serialize_keras_object", lambda what: pytest.fail("asked"))
-    leave_tensorflow_out()
+    skip_tensorflow()
 
 
 def test_the_command_line_leaves_tensorflow_out():
@@ -368,18 +370,18 @@ def test_messages_without_standard_error(monkeypatch, closed):
     if stream:
         stream.close()
     monkeypatch.setattr(sys, "stderr", stream)
-    progress.say("nobody reads this")
+    progress.print_message("nobody reads this")
     with progress.bar(2, "Working", "file") as bar:
         bar.update()
 
 
 def test_control_characters_are_escaped(capsys):
     assert progress.printable("a\x1b[31m\r\n\x9b\u2028 é音 \udce9\ud800") == r"a\x1b[31m\r\n\x9b\u2028 é音 \xe9\ud800"
-    progress.say("two\nlines\x07")
+    progress.print_message("two\nlines\x07")
     assert capsys.readouterr().err == "two\nlines\\x07\n"
 
 
-@pytest.mark.parametrize("module", ["genrekeras.layers.spectrogram", "genrekeras.classifier"])
+@pytest.mark.parametrize("module", ["genrekeras.layers.spectrogram", "genrekeras.models.genre_classifier"])
 def test_the_examples_of_docstrings_run(module):
     result = doctest.testmod(importlib.import_module(module))
     assert result.attempted >= 2 and result.failed == 0

@@ -126,12 +126,12 @@ def collections(draw):
 def test_splits(tracks, protocol, seed):
     if protocol == "official" and "split" not in tracks:
         with pytest.raises(ValueError, match="needs splits"):
-            splits.deal(protocol, tracks, seed)
+            splits.assign_splits(protocol, tracks, seed)
         return
-    dealt = splits.deal(protocol, tracks, seed)
+    dealt = splits.assign_splits(protocol, tracks, seed)
     everyone = [dealt["train"], dealt["validation"], *([dealt["test"]] if protocol != "random" else [])]
     assert sorted(np.concatenate(everyone).tolist()) == list(range(len(tracks)))  # each once
-    for split, rows in splits.deal(protocol, tracks, seed).items():
+    for split, rows in splits.assign_splits(protocol, tracks, seed).items():
         np.testing.assert_array_equal(rows, dealt[split])
     if protocol != "artist_album":
         return
@@ -238,7 +238,7 @@ LAYERS = {
     },
     gk.layers.PowerToDecibels: {"top_db": st.floats(1, 200), "amin": st.floats(1e-30, 1e-3)},
     gk.layers.SpectrogramToImage: {"scale": st.sampled_from(["clip", "decibels"]), "flip": st.booleans()},
-    gk.layers.SampleFrames: {"k": st.integers(1, 300)},
+    gk.layers.UniformTemporalSubsample: {"k": st.integers(1, 300)},
     gk.layers.RandomGain: {"max_db": st.floats(0.1, 40), "share": st.floats(0, 1), "seed": st.integers(0, 2**31 - 1)},
     gk.layers.RandomTimeShift: {"max_shift": st.floats(0.01, 1), "seed": st.one_of(st.none(), st.integers(0, 9))},
     gk.layers.ImageNoise: {"sigma": st.floats(0.01, 50), "seed": st.integers(0, 9)},

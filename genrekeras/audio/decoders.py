@@ -4,7 +4,6 @@ A decoder reads forward in blocks, so that memory does not grow with the length 
 """
 
 import contextlib
-import ctypes
 import math
 import mmap
 import os
@@ -12,9 +11,7 @@ import re
 import shutil
 import struct
 import subprocess
-import sys
 import tempfile
-import threading
 
 import numpy as np
 import soundfile
@@ -34,6 +31,8 @@ _FFMPEG_FORMATS = (
     "mpeg mpegts ogg oma qcp rm shn spdif tak truehd tta voc vqf w64 wav wv xwma"
 ).replace(" ", ",")
 _MOST_SECONDS, _MOST_CPU_SECONDS = 24 * 3600, 600  # of audio; of CPU time of one ffmpeg process
+# Context in which libsndfile is called; `genrekeras.utils.process.hide_codec_messages` replaces it.
+codec_context = contextlib.nullcontext()
 _AU_HEADER = struct.Struct(">4s5I")  # magic, offset of the audio, its size, encoding, sample rate, channels
 
 
@@ -116,7 +115,7 @@ class SndfileDecoder(Decoder):
 
     def _start(self):
         self.position, self._stream = 0, None
-        with QUIET:
+        with codec_context:
             self._file = _SoundFile(os.fsencode(self.path))
             stated = self._file.frames
             if self._file.format == "MP3":
@@ -137,7 +136,7 @@ class SndfileDecoder(Decoder):
 
     def _read(self, count):
         try:
-            with QUIET:
+            with codec_context:
                 return self._file.read(count, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError:
             self.is_damaged = True
@@ -145,7 +144,7 @@ class SndfileDecoder(Decoder):
 
     def _seek(self, position):
         try:
-            with QUIET:
+            with codec_context:
                 self._file.seek(position)
             self.position = position
         except soundfile.LibsndfileError:
@@ -289,38 +288,3 @@ def _repaired_length(file, stated):
         if actual_bytes < stated_bytes and stated_bytes not in _UNKNOWN_SIZES:
             return file.frames * stated_bytes // max(1, actual_bytes)
     return stated
-
-
-class _Quiet:
-    """Context in which messages that C code writes to standard error are dropped; those of Python are not.
-
-    libmpg123 writes a line for each irregularity of a file, without the file's name, and libsndfile cannot turn this
-    off. Several threads may be inside the context at the same time.
-    """
-
-    def __init__(self):
-        self._lock, self._within, self._stream = threading.Lock(), 0, None
-        name = {"linux": "stderr", "darwin": "__stderrp"}.get(sys.platform)
-        if name:
-            library = ctypes.CDLL(None)
-            library.fopen.restype, library.fopen.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_char_p]
-            with contextlib.suppress(ValueError):  # the C library names the stream differently
-                self._stream = ctypes.c_void_p.in_dll(library, name)
-                self._usual, self._null = self._stream.value, library.fopen(os.devnull.encode(), b"w")
-
-    def __enter__(self):
-        with self._lock:
-            self._within += 1
-            self._redirect()
-
-    def __exit__(self, *error):
-        with self._lock:
-            self._within -= 1
-            self._redirect()
-
-    def _redirect(self):
-        if self._stream is not None and self._null:
-            self._stream.value = self._null if self._within else self._usual
-
-
-QUIET = _Quiet()

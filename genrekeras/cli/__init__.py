@@ -2,7 +2,7 @@
 
 import click
 from genrekeras.cli import files, fma, models, runs
-from genrekeras.progress import printable
+from genrekeras.utils.progress import printable
 from genrekeras.version import __version__
 
 

@@ -9,8 +9,8 @@ import os
 import warnings
 
 import click
-from genrekeras.files import is_stream
-from genrekeras.progress import printable
+from genrekeras.utils.io import is_stream
+from genrekeras.utils.progress import printable
 
 SUBSETS = ("small", "medium", "large", "full")  # of `datasets.fma`
 PROTOCOLS = ("official", "random", "artist_album")  # of `datasets.splits`
@@ -24,7 +24,7 @@ class _SavedModel(click.ParamType):
     name = "model"
 
     def convert(self, value, parameter, context):
-        from genrekeras.presets import PRESETS, preset_file
+        from genrekeras.models.presets import PRESETS, preset_file
 
         if value in PRESETS:
             return preset_file(value)
@@ -116,10 +116,10 @@ def check_ending(path, endings, parameter=None, otherwise=""):
 @contextlib.contextmanager
 def errors_named():
     """Import Keras and run a command; print known errors without a traceback, and warnings as notes."""
-    from genrekeras.programs import leave_tensorflow_out
+    from genrekeras.utils import process
 
     try:
-        leave_tensorflow_out()
+        process.configure()
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = lambda message, *arguments, **options: echo(f"Note: {message}", err=True)
@@ -137,9 +137,9 @@ def echo(text, err=False):
 
 def load_model(path):
     """Load the `GenreClassifier` of a file."""
-    from genrekeras import loading
+    from genrekeras.models import saving
 
-    return loading.load_model(path)
+    return saving.load_model(path)
 
 
 def load_data(folder, subset, protocol, model, split):

@@ -19,8 +19,8 @@ from genrekeras.cli.common import (
     load_model,
     tell_unread,
 )
-from genrekeras.files import is_stream, whole_file
-from genrekeras.progress import printable
+from genrekeras.utils.io import atomic_write, is_stream
+from genrekeras.utils.progress import printable
 
 
 @click.command()
@@ -59,7 +59,7 @@ def predict(context, files, path, as_csv, as_json, output, top, max_clips, worke
         if output is None:
             click.echo(text, nl=False)
         else:
-            with whole_file(output) as temporary, open(temporary, "wb") as file:
+            with atomic_write(output) as temporary, open(temporary, "wb") as file:
                 file.write(text)
         wrong = table[table["error"].notna()]
         if form:
@@ -89,12 +89,12 @@ def timeline(file, path, output, hop_seconds):
             click.echo(_as_text(table), nl=False)
             return
         if output.lower().endswith(".csv"):
-            with whole_file(output) as temporary:
+            with atomic_write(output) as temporary:
                 table.to_csv(temporary, index=False, quoting=csv.QUOTE_NONNUMERIC)
         else:
-            from genrekeras import report
+            from genrekeras import visualization
 
-            report.timeline(table, output, os.path.basename(file))
+            visualization.timeline(table, output, os.path.basename(file))
         echo(f"{len(table)} clips of {file}: {output}")
 
 
@@ -142,10 +142,10 @@ def map_command(context, files, path, output, max_clips):
     The exit code is 1 if some files could not be read.
     """
     with errors_named():
-        from genrekeras import report
+        from genrekeras import visualization
 
         found = load_model(path).embed_files(files, max_clips=max_clips)
-        report.collection_map(found, output)
+        visualization.collection_map(found, output)
         tell_unread(found.errors)
         echo(f"{len(found.files)} files: {output}")
     context.exit(1 if len(found.errors) else 0)
@@ -165,22 +165,21 @@ def spectrogram(file, path, output, offset):
     """
     with errors_named():
         import keras
-        from genrekeras import audio, layers, report
+        from genrekeras import audio, visualization
 
         model = load_model(path)
-        [mel] = [layer for layer in model.front_end.layers if isinstance(layer, layers.MelSpectrogram)]
         waveform = audio.load(file, model.sample_rate, offset, model.clip_seconds)
         waveform = audio.to_length(waveform, model.input_shape[1])
         image = keras.ops.convert_to_numpy(model.front_end(waveform[None], training=False))[0, :, :, 0]
-        flipped = any(getattr(layer, "flip", False) for layer in model.front_end.layers)
-        frequencies = mel.band_frequencies[:: -1 if flipped else 1]
-        report.spectrogram(image, model.clip_seconds, frequencies, output, os.path.basename(file), offset)
+        title = os.path.basename(file)
+        visualization.spectrogram(image, model.clip_seconds, model.band_frequencies, output, title, offset)
         echo(f"{image.shape[0]} bands, {image.shape[1]} frames of {model.clip_seconds:g} s: {output}")
 
 
 def _write_tags(table, keep_copies):
     """Write the genre of each file into its tags, except at low confidence. Return the errors, one per failed file."""
-    from genrekeras import progress, tags
+    from genrekeras import tags
+    from genrekeras.utils import progress
 
     errors = []
     sure = table[table["low_confidence"] != True]  # noqa: E712 - None where the model is not calibrated

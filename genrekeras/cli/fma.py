@@ -5,7 +5,7 @@ import shlex
 
 import click
 from genrekeras.cli.common import FOLDER, SUBSET, echo, errors_named, file_to_write
-from genrekeras.files import size, whole_file
+from genrekeras.utils.io import atomic_write, size
 
 
 @click.group(name="fma")
@@ -30,7 +30,7 @@ def download(folder, subset, only, remove_archives, base_url):
     """
     with errors_named():
         from genrekeras.datasets import fma
-        from genrekeras.datasets.fma.archives import ARCHIVES, BASE_URL
+        from genrekeras.datasets.fma.download import ARCHIVES, BASE_URL
 
         fma.download(folder, subset, [only] if only else ["metadata", "audio"], base_url or BASE_URL, remove_archives)
         name = ARCHIVES["metadata" if only == "metadata" else subset].name
@@ -53,7 +53,7 @@ def check(context, folder, subset, table):
         found = fma.check(folder, subset)
         echo(str(found))
         if table:
-            with whole_file(table) as temporary:
+            with atomic_write(table) as temporary:
                 found.clips.to_csv(temporary)
     context.exit(0 if found.usable else 1)
 
@@ -95,7 +95,7 @@ def frames(folder, subset, output):
     """Keep 128 spectra of each clip, for training without audio.
 
     The clips in FOLDER are built at 44,100 Hz first. Of each, 29.98 s are heard (those of FMA have 29.98 s or 30.00 s);
-    the file holds 16 KiB a clip. experiments/best.py trains on it.
+    the file holds 16 KiB a clip. experiments/train_ensemble.py trains on it.
     """
     with errors_named():
         import genrekeras as gk
@@ -107,13 +107,13 @@ def frames(folder, subset, output):
             "mel_cnn",
             genres=data.genres,
             clip_seconds=gk.datasets.FMA_SECONDS,
-            front_end=gk.datasets.layers_of_frames(),
+            front_end=gk.datasets.sampled_logmel_front_end(),
             pretrained=None,
             fine_tune="all",
         )
         splits = [data.train, data.validation, *([] if data.protocol == "random" else [data.test])]
-        images = [gk.datasets.images_of(split, model) for split in splits if len(split)]
-        gk.datasets.save_frames(output, *images)
+        images = [gk.datasets.compute_spectrograms(split, model) for split in splits if len(split)]
+        gk.datasets.save_spectrograms(output, *images)
         echo(f"{output}: {size(os.path.getsize(output))}")
 
 

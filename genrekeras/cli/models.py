@@ -20,8 +20,8 @@ from genrekeras.cli.common import (
     load_data,
     load_model,
 )
-from genrekeras.files import size, whole_file
-from genrekeras.progress import printable
+from genrekeras.utils.io import atomic_write, size
+from genrekeras.utils.progress import printable
 
 # The file endings of `genrekeras.export.FORMATS`, and its quantizations for LiteRT.
 EXPORTS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "saved_model": "", "litert": ".tflite"}
@@ -34,16 +34,16 @@ QUANTIZE = ("float16", "int8")
 def info(path, card):
     """Show a model's architecture, training data and scores."""
     with errors_named():
-        from genrekeras import report
+        from genrekeras import reports
 
         model = load_model(path)
         echo(f"{path}: {size(os.path.getsize(path))}")
-        for name, text in report.describe(model):
+        for name, text in reports.describe(model):
             lines = textwrap.wrap(printable(text), 80 - 11, break_on_hyphens=False, break_long_words=False)
             for place, line in enumerate(lines or [""]):
                 click.echo(f"{name if place == 0 else '':<10} {line}")
         if card:
-            report.model_card(model, card)
+            reports.model_card(model, card)
 
 
 @click.command()
@@ -69,9 +69,9 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
         report = evaluation.evaluate(model, clips, crop="even", crops=crops)
         width = max(len(printable(genre)) for genre in report.genres)
         click.echo(printable(f"{data}\n{report}\n\n{'':<{width}}  found        95 %", keep="\n"))
-        for genre, share in report.genre_accuracy.items():
+        for genre, share in report.genre_recall.items():
             if share is not None:
-                low, high = report.genre_accuracy_interval[genre]
+                low, high = report.genre_recall_interval[genre]
                 click.echo(f"{printable(genre):<{width}} {share:6.1%}  {low:5.0%} to {high:4.0%}  {bar(share)}")
         if output:
             report.to_json(output)
@@ -86,15 +86,15 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
 @PROTOCOL
 @CROPS
 @click.option(
-    "--unsure",
+    "--rejection-rate",
     type=click.FloatRange(0, 1, max_open=True),
     default=0.05,
     show_default=True,
-    help="Share of the tracks whose genre is found that each of the two limits may mark unsure.",
+    help="Share of the correctly classified tracks that each of the two limits may mark as low confidence.",
 )
 @file_to_write("-o", "--output", endings=(".keras",), required=True, help="The calibrated model, .keras.")
 @file_to_write("--picture", endings=PICTURES, help="A .png, .pdf or .svg file for the reliability before and after.")
-def calibrate(folder, path, subset, protocol, crops, unsure, output, picture):
+def calibrate(folder, path, subset, protocol, crops, rejection_rate, output, picture):
     """Calibrate the probabilities of a model on held-out music.
 
     FOLDER is FMA, or music with one folder per genre, as for `evaluate`; its validation split is used. The temperature
@@ -102,23 +102,27 @@ def calibrate(folder, path, subset, protocol, crops, unsure, output, picture):
     low confidence are stored in its card.
     """
     with errors_named():
-        from genrekeras import evaluation, report
+        from genrekeras import evaluation, visualization
 
         model = load_model(path)
         _, clips = load_data(folder, subset, protocol, model, "validation")
-        found = evaluation.calibrate(model, clips, crops=crops, unsure=unsure)
+        found = evaluation.calibrate(model, clips, crops=crops, rejection_rate=rejection_rate)
         click.echo(f"Temperature {found.temperature:.3f}\nbefore: {found.before}\nafter:  {found.after}")
-        limits = (("a probability below", found.unsure_below), ("an OOD score above", found.strange_above))
+        thresholds = found.thresholds
+        limits = (
+            ("a probability below", thresholds.min_confidence),
+            ("an OOD score above", thresholds.max_ood_score),
+        )
         if told := [f"{name} {limit:.3f}" for name, limit in limits if limit is not None]:
-            marked = model.card["calibration"]["marked_unsure"]
+            marked = found.low_confidence_share
             click.echo(
-                f"Low confidence: {' or '.join(told)}; on these clips {marked['of_right']:.1%} of the right "
-                f"predictions and {marked.get('of_wrong', 0):.1%} of the wrong ones"
+                f"Low confidence: {' or '.join(told)}; on these clips {marked['correct']:.1%} of the right "
+                f"predictions and {marked.get('wrong', 0):.1%} of the wrong ones"
             )
-        with whole_file(output) as temporary:
+        with atomic_write(output) as temporary:
             model.save(temporary)
         if picture:
-            report.reliability({"before": found.before, "after": found.after}, picture)
+            visualization.reliability({"before": found.before, "after": found.after}, picture)
 
 
 @click.command()
@@ -141,7 +145,7 @@ def export(path, form, quantize, output, clips):
         check_ending(output, [EXPORTS[form]])
     with errors_named():
         from genrekeras import export as exports
-        from genrekeras.presets import preset_file
+        from genrekeras.models.presets import preset_file
 
         model = load_model(path)
         if clips is not None:

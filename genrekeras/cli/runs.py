@@ -6,8 +6,8 @@ import textwrap
 
 import click
 from genrekeras.cli.common import PICTURES, errors_named, file_to_write
-from genrekeras.files import whole_file
-from genrekeras.progress import printable
+from genrekeras.utils.io import atomic_write
+from genrekeras.utils.progress import printable
 
 _COLUMNS = 80
 _WIDEST_NAME = 12  # the numbers take the rest of a line
@@ -15,16 +15,16 @@ _WIDEST_NAME = 12  # the numbers take the rest of a line
 
 @click.command()
 @click.argument("folder", metavar="RUN", type=click.Path(file_okay=False))
-@file_to_write("-o", "--output", endings=(".html",), help="The page.  [default: RUN/report.html]")
+@file_to_write("-o", "--output", endings=(".html",), help="The page.  [default: RUN/reports.html]")
 def report(folder, output):
     """Write an HTML report of a training run.
 
     RUN is the output folder of an experiment, finished or interrupted. The report is one self-contained file.
     """
-    from genrekeras import report as reports
+    from genrekeras import reports
 
     with errors_named():
-        output = output or os.path.join(folder, "report.html")
+        output = output or os.path.join(folder, "reports.html")
         reports.html(reports.load_run(folder), output)
         click.echo(output)
 
@@ -41,19 +41,19 @@ def compare(runs, split, first_clip, output):
     accuracy is compared with that of the first run. The interval of the difference is that of a paired bootstrap over
     clips: if it contains 0, the difference may be due to chance.
     """
-    from genrekeras import comparison
-    from genrekeras import report as reports
+    from genrekeras import visualization
+    from genrekeras.evaluation import comparison
 
     with errors_named():
         names = _short_names(runs)
         found = {name: _report(run, split, first_clip) for name, run in zip(names, runs, strict=True)}
         table = comparison.compare(found)
         first = next(iter(found.values()))
-        same = (table["heard"] == first.heard).all()
-        heard = f", {first.heard}" if same and first.heard else ""
+        same = (table["input_coverage"] == first.input_coverage).all()
+        heard = f", {first.input_coverage}" if same and first.input_coverage else ""
         about = f"{first.split}, {first.protocol} protocol, {len(first.labels)} clips{heard}"
         click.echo("\n".join([*_wrapped(about), ""]))
-        titles = [_wrapped(name if same else f"{name}: {heard}") for name, heard in table["heard"].items()]
+        titles = [_wrapped(name if same else f"{name}: {heard}") for name, heard in table["input_coverage"].items()]
         width = min(_WIDEST_NAME, max(len(lines[0]) for lines in titles))
         click.echo(f"{'':<{width}}  {'accuracy [95 %]':<21}  macro-F1  log-loss  difference [95 %]")
         for lines, row in zip(titles, table.itertuples(), strict=True):
@@ -67,14 +67,14 @@ def compare(runs, split, first_clip, output):
                 difference = f"  {row.difference:+6.1%} [{low:+.1f}, {high:+.1f}]"
             click.echo(f"{lines[0]:<{width}}  {accuracy:<21}  {row.macro_f1:8.3f}  {row.log_loss:8.3f}{difference}")
         if output and output.lower().endswith(".csv"):
-            with whole_file(output) as temporary:
+            with atomic_write(output) as temporary:
                 table.rename(printable).to_csv(temporary, index_label="run")
         elif output:
-            reports.comparison(table, output)
+            visualization.comparison(table, output)
 
 
 def _report(run, split, first_clip):
-    from genrekeras import report as reports
+    from genrekeras import reports
     from genrekeras.evaluation import Report
 
     if os.path.isfile(run):

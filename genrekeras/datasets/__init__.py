@@ -3,34 +3,34 @@
 from genrekeras.datasets.batches import Batches, batches, class_weights
 from genrekeras.datasets.fma import load_fma
 from genrekeras.datasets.folder import load_folder
-from genrekeras.datasets.frames import (
+from genrekeras.datasets.spectrograms import (
     FMA_SECONDS,
-    FrameSplit,
+    SpectrogramSplit,
+    compute_spectrograms,
     image_batches,
-    images_of,
-    layers_of_frames,
-    load_frames,
-    save_frames,
+    load_spectrograms,
+    sampled_logmel_front_end,
+    save_spectrograms,
 )
-from genrekeras.datasets.mini import load_mini
 from genrekeras.datasets.splits import PROTOCOLS, Dataset, Split, leakage
+from genrekeras.datasets.synthetic import load_synthetic
 
 __all__ = [
     "FMA_SECONDS",
     "PROTOCOLS",
     "Batches",
     "Dataset",
-    "FrameSplit",
+    "SpectrogramSplit",
     "Split",
     "batches",
     "class_weights",
+    "compute_spectrograms",
     "image_batches",
-    "images_of",
-    "layers_of_frames",
     "leakage",
     "load_fma",
     "load_folder",
-    "load_frames",
-    "load_mini",
-    "save_frames",
+    "load_spectrograms",
+    "load_synthetic",
+    "sampled_logmel_front_end",
+    "save_spectrograms",
 ]

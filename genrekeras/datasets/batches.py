@@ -13,7 +13,7 @@ import grain
 import keras
 import numpy as np
 from genrekeras import audio
-from genrekeras.progress import bar
+from genrekeras.utils.progress import bar
 
 CROPS = ("start", "center", "even", "random")
 
@@ -26,7 +26,7 @@ def batches(
     crops=1,
     shuffle=False,
     seed=0,
-    mixup=0.0,
+    mixup_alpha=0.0,
     one_hot=False,
     class_weight=None,
     workers=1,
@@ -47,11 +47,11 @@ def batches(
             augmentation to tell apart). Those of a clip follow each other, unless they are shuffled.
         shuffle: bool, a new order in each epoch.
         seed: int; the same seed gives the same batches, epoch by epoch, and epochs differ.
-        mixup: float >= 0; if positive, each clip of a batch is mixed with another one of it, `m * clip + (1 - m) *
-            other` with m drawn from Beta(mixup, mixup), and labels are one-hot rows mixed likewise (train with
+        mixup_alpha: float >= 0; if positive, each clip of a batch is mixed with another one of it, `m * clip + (1 - m) *
+            other` with m drawn from Beta(mixup_alpha, mixup_alpha), and labels are one-hot rows mixed likewise (train with
             `categorical_crossentropy`).
             Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
-        one_hot: bool, labels as one-hot rows without mixup too: those of the validation data of a model that is trained
+        one_hot: bool, labels as one-hot rows without mixup_alpha too: those of the validation data of a model that is trained
             with it.
         class_weight: `None`; `"balanced"`, each genre weighs as much as any other, see `class_weights`; or a sequence
             of floats, one a genre. A clip that is mixed weighs as its mixed label.
@@ -61,7 +61,7 @@ def batches(
 
     Returns:
         `Batches`, a `keras.utils.PyDataset` of `(waveforms, labels)`: `(batch, clip_seconds * sample_rate)` float32,
-        and `(batch,)` int32 or, under mixup or `one_hot`, `(batch, len(genres))` float32; with `class_weight` a third,
+        and `(batch,)` int32 or, under mixup_alpha or `one_hot`, `(batch, len(genres))` float32; with `class_weight` a third,
         `(batch,)` float32, the weights.
 
     Raises:
@@ -74,13 +74,13 @@ def batches(
     check_integers(batch_size=(batch_size, 1), crops=(crops, 1), workers=(workers, 1), seed=(seed, 0))
     if round(clip_seconds * split.sample_rate) < 1:
         raise ValueError(f"`clip_seconds` must be > 0, and a sample at least. Received: clip_seconds={clip_seconds}")
-    if not mixup >= 0:
-        raise ValueError(f"`mixup` must be >= 0. Received: mixup={mixup}")
+    if not mixup_alpha >= 0:
+        raise ValueError(f"`mixup_alpha` must be >= 0. Received: mixup_alpha={mixup_alpha}")
     if len(split) == 0:
         raise ValueError(f"`split` has no clips. Received: split={split!r}")
     samples = round(clip_seconds * split.sample_rate)
     weights = checked_weights(class_weight, split)
-    make = _Batch(samples, tuple(split.genres), crop, crops, mixup, one_hot or mixup > 0, weights)
+    make = _Batch(samples, tuple(split.genres), crop, crops, mixup_alpha, one_hot or mixup_alpha > 0, weights)
     clips = grain.MapDataset.source(_Crops(split, crops)).seed(seed)
     if shuffle:
         clips = clips.shuffle()
@@ -96,7 +96,7 @@ def batches(
         "crops": crops,
         "shuffle": shuffle,
         "seed": seed,
-        "mixup": mixup,
+        "mixup_alpha": mixup_alpha,
         "one_hot": make.one_hot,
         "class_weight": None if weights is None else weights.tolist(),
     }
@@ -142,10 +142,10 @@ class Batches(keras.utils.PyDataset):
         fingerprint: JSON-serializable dict, equal for equal batches: content of the split, options, seed.
 
     Attributes:
-        sample_rate, genres, clip_seconds: of the data; `GenreClassifier.fit` compares them with the model's.
+        sample_rate, genres, clip_seconds: of the data; `GenreClassifier.fit` compares them with those of the model.
         fingerprint: the argument; `genrekeras.training.fit` compares it with that of the run to resume.
-        epoch: int, the epoch that the next batches belong to; counts up when an epoch ends, and `GenreClassifier.fit`
-            sets it as each epoch begins.
+        epoch: int, the epoch of the next batches. It is incremented at the end of an epoch, and set at the start of an
+            epoch by the callback of `fit_options`.
     """
 
     def __init__(self, data, sample_rate, genres, clip_seconds, track_ids, fingerprint, workers=1, processes=False):
@@ -185,6 +185,24 @@ class Batches(keras.utils.PyDataset):
     def on_epoch_end(self):
         self.epoch += 1
 
+    def fit_options(self, callbacks=None):
+        """Return the arguments of `keras.Model.fit` with which each epoch gets its own batches in their own order.
+
+        Args:
+            callbacks: as in `keras.Model.fit`.
+
+        Returns:
+            dict of `callbacks`, with one that sets `epoch`, and `shuffle`: Keras would shuffle the batches by the
+            global random state of Python.
+        """
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            present = callbacks.callbacks
+        else:
+            present = callbacks = keras.tree.flatten(callbacks or [])
+        if not any(isinstance(callback, _SetEpoch) and callback.data is self for callback in present):
+            present.append(_SetEpoch(self))
+        return {"callbacks": callbacks, "shuffle": False}
+
     def rest(self, epoch, batch):
         """The batches of an epoch that was broken off, from `batch` on.
 
@@ -223,6 +241,17 @@ class Batches(keras.utils.PyDataset):
         return pool, lambda position: pool.submit(_remembered, position)
 
 
+class _SetEpoch(keras.callbacks.Callback):
+    """Set the epoch of batches. Counting is not enough: Keras reads a batch to build a model and ends an epoch."""
+
+    def __init__(self, data):
+        super().__init__()
+        self.data = data
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.data.epoch = epoch
+
+
 def _track_id(split, index):
     return split.track_ids[index] if hasattr(split, "track_ids") else split[index]["track_id"]
 
@@ -249,7 +278,7 @@ class _Batch:
     genres: tuple
     crop: str
     crops: int
-    mixup: float
+    mixup_alpha: float
     one_hot: bool
     weights: np.ndarray
 
@@ -270,7 +299,7 @@ class _Batch:
         rows = np.eye(len(self.genres), dtype="float32")[labels]
         if self.mixup:
             other = rng.permutation(len(labels))
-            part = rng.beta(self.mixup, self.mixup, (len(labels), 1)).astype("float32")
+            part = rng.beta(self.mixup_alpha, self.mixup_alpha, (len(labels), 1)).astype("float32")
             waveforms = part * waveforms + (1 - part) * waveforms[other]
             rows = part * rows + (1 - part) * rows[other]
         batch = waveforms, (rows if self.one_hot else labels)

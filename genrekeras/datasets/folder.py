@@ -5,11 +5,11 @@ import warnings
 
 import pandas as pd
 from genrekeras import audio
-from genrekeras.datasets.collection import as_dataset, prepare
-from genrekeras.datasets.quiet import quiet_absl
+from genrekeras.datasets.prepare import as_dataset, prepare
 from genrekeras.datasets.store import Store
-from genrekeras.files import cache_dir, files_below
-from genrekeras.progress import say
+from genrekeras.utils.io import cache_dir, files_below
+from genrekeras.utils.logging import only_absl_errors
+from genrekeras.utils.progress import print_message
 
 
 class MusicFolder(Store):
@@ -30,7 +30,7 @@ def load_folder(data_dir, protocol="artist_album", sample_rate=22050, seed=0, pr
     Args:
         data_dir: str or path-like.
         protocol: `"artist_album"`, some 80/10/10 by lot with whole artists and albums, as even in genres as these
-            allow; or `"random"`, 80/20 by lot within each genre, as in 2023. See `genrekeras.datasets.splits.deal`.
+            allow; or `"random"`, 80/20 by lot within each genre, as in 2023. See `genrekeras.datasets.splits.assign_splits`.
         sample_rate: int > 0, in Hz, at which clips are stored.
         seed: int, of the lots.
         prepared_dir: str or path-like, where to store the decoded clips (2.6 MB a minute at 22,050 Hz, before
@@ -49,9 +49,9 @@ def load_folder(data_dir, protocol="artist_album", sample_rate=22050, seed=0, pr
     genres = tuple(dict.fromkeys(tracks["genre"]))
     data_dir = os.path.abspath(data_dir)
     prepared_dir = os.path.join(cache_dir(), "folders") if prepared_dir is None else prepared_dir
-    with quiet_absl():
+    with only_absl_errors():
         builder = prepare(MusicFolder, tracks, genres, "own", sample_rate, protocol, prepared_dir, beam_options)
-    say(f"The decoded clips of {data_dir} are in {builder.data_dir}")
+    print_message(f"The decoded clips of {data_dir} are in {builder.data_dir}")
     return as_dataset(builder, tracks, os.path.basename(data_dir), protocol, seed, data_dir)
 
 

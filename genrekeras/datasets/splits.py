@@ -3,11 +3,13 @@
 import dataclasses
 import hashlib
 import itertools
+import math
 import unicodedata
 
 import numpy as np
 import pandas as pd
 import scipy.sparse
+from genrekeras.datasets.batches import batches
 
 PROTOCOLS = ("official", "random", "artist_album")
 SPLITS = ("train", "validation", "test")
@@ -29,8 +31,14 @@ class Split:
         sample_rate: int, in Hz.
         genres: tuple of str.
         protocol: str, how clips were dealt to splits.
-        fingerprint: str, changes with whatever changes the content: clips, labels, order, sample rate.
+        fingerprint: str, changes with the clips, their labels, their order and the sample rate.
+        groups: `(len,)` int64, number of the group of each track, see `group_tracks`.
+        inputs: `"waveform"`, the inputs of a model that the batches are for, see `GenreClassifier.for_inference`.
+        max_crops: float, infinity, the number of different crops of a clip.
     """
+
+    inputs = "waveform"
+    max_crops = math.inf
 
     def __init__(self, name, source, rows, tracks, sample_rate, genres, protocol, fingerprint):
         self.name = name
@@ -49,6 +57,19 @@ class Split:
 
     def __len__(self):
         return len(self._rows)
+
+    @property
+    def groups(self):
+        return group_tracks(self.tracks)
+
+    def batches(self, batch_size, clip_seconds, crop="start", crops=1, seed=0, workers=1):
+        """Return `Batches` in the order of the split; arguments as in `genrekeras.datasets.batches`."""
+        return batches(self, batch_size, clip_seconds, crop, crops, seed=seed, workers=workers)
+
+    def input_coverage(self, clip_seconds, crop="start", crops=1):
+        """Describe which part of each clip such batches contain, such as "first 10 s"."""
+        seconds = f"{clip_seconds:g} s"
+        return f"first {seconds}" if (crop, crops) == ("start", 1) else f"{crops} crops of {seconds} ({crop})"
 
     def select(self, positions):
         """A split of some of its clips.
@@ -205,7 +226,7 @@ def relabelled(split, genres):
     return split.tracks.assign(label=labels, genre=np.array(genres, object)[labels])
 
 
-def deal(protocol, tracks, seed=0):
+def assign_splits(protocol, tracks, seed=0):
     """Give each track a split.
 
     Args:

@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
 from genrekeras import audio
-from genrekeras.datasets.quiet import quiet_absl
 from genrekeras.datasets.splits import SPLITS, UNKNOWN
-from genrekeras.files import check_room, one_at_a_time, whole_file
-from genrekeras.progress import bar, say
+from genrekeras.utils.io import atomic_write, check_disk_space, process_lock
+from genrekeras.utils.logging import only_absl_errors
+from genrekeras.utils.progress import bar, print_message
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 # A clip that is shorter than this says nothing about its genre; FMA's three clips that are cut short have 0.5 to 1.6 s.
@@ -67,7 +67,7 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def __init__(self, *, tracks=None, file_format="array_record", **kwargs):
         self._tracks = tracks
-        with quiet_absl():  # here, since it is made anew in each worker process that reads
+        with only_absl_errors():  # here, since it is made anew in each worker process that reads
             super().__init__(file_format=file_format, **kwargs)
 
     def download_and_prepare(self, **kwargs):
@@ -80,7 +80,7 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
         config_dir = os.path.dirname(os.path.abspath(self.data_dir))
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(one_at_a_time(config_dir, f"build {self.version}"))
+                stack.enter_context(process_lock(config_dir, f"build {self.version}"))
             except OSError as error:
                 reason = (
                     f"decoded clips cannot be stored in {config_dir} (`prepared_dir` chooses another place): {error}"
@@ -131,9 +131,11 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
         parts = self._parts(present, waiting)
         todo = [part for part in parts if part.outcome() is None]
         wanted = _estimated_bytes([row["path"] for part in todo for row in part.rows], self.builder_config.sample_rate)
-        check_room(waiting, wanted, "Storing the decoded clips")
+        check_disk_space(waiting, wanted, "Storing the decoded clips")
         if len(todo) < len(parts):
-            say(f"Going on with a build that was broken off: {len(parts) - len(todo)} of {len(parts)} parts are there.")
+            print_message(
+                f"Going on with a build that was broken off: {len(parts) - len(todo)} of {len(parts)} parts are there."
+            )
         if download_config and (download_config.beam_runner or download_config.beam_options):
             _write_with_beam(todo, download_config)
         else:
@@ -248,12 +250,12 @@ class _Part:
     def write(self, threads=1, decoded=lambda: None):
         """Decode the clips and write those that can be read; the note of them, written last, says that it is whole."""
         outcome = {"track_id": [], "checksum": [], "incomplete": {}, "broken": {}}
-        with whole_file(self.path) as temporary:
+        with atomic_write(self.path) as temporary:
             try:
                 self.writer.write(temporary, self._examples(outcome, threads, decoded))
             except RuntimeError as error:  # that of ArrayRecord, of a full disk say
                 raise OSError(f"{self.path} cannot be written: {error}. What is whole is kept.") from error
-        with whole_file(self._note) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        with atomic_write(self._note) as temporary, open(temporary, "w", encoding="utf-8") as file:
             json.dump(outcome, file)
 
     @property
@@ -335,7 +337,7 @@ def _write_with_beam(todo, download_config):
         import apache_beam as beam
     except ImportError as error:
         raise ImportError("Building with Beam needs apache-beam: pip install 'genrekeras[beam]'") from error
-    say(f"Decoding {sum(len(part.rows) for part in todo)} clips in {len(todo)} parts, with Beam.")
+    print_message(f"Decoding {sum(len(part.rows) for part in todo)} clips in {len(todo)} parts, with Beam.")
     # Only the names of clips travel through the pipeline; the decoded ones go to the folder of the dataset.
     with beam.Pipeline(runner=download_config.beam_runner, options=download_config.beam_options) as pipeline:
         _ = pipeline | beam.Create(todo) | beam.Reshuffle() | "Write" >> beam.Map(_Part.write)

@@ -1,33 +1,28 @@
-"""The front end and the augmentations, as Keras layers."""
+"""Keras layers: the front end, augmentation, and other layers of the models."""
 
 from genrekeras.layers.augmentation import (
     ImageNoise,
     PowerGain,
+    RandomChannelEffects,
     RandomGain,
     RandomNoise,
-    RandomRecording,
     RandomTimeShift,
     SpecAugment,
 )
-from genrekeras.layers.spectrogram import (
-    MelSpectrogram,
-    PowerToDecibels,
-    SampleFrames,
-    SpectrogramToImage,
-    default_front_end,
-)
+from genrekeras.layers.spectrogram import MelSpectrogram, PowerToDecibels, SpectrogramToImage, default_front_end
+from genrekeras.layers.temporal import UniformTemporalSubsample
 
 __all__ = [
     "ImageNoise",
     "MelSpectrogram",
     "PowerGain",
     "PowerToDecibels",
+    "RandomChannelEffects",
     "RandomGain",
     "RandomNoise",
-    "RandomRecording",
     "RandomTimeShift",
-    "SampleFrames",
     "SpecAugment",
     "SpectrogramToImage",
+    "UniformTemporalSubsample",
     "default_front_end",
 ]

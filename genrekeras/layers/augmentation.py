@@ -267,7 +267,7 @@ class SpecAugment(RandomLayer):
 
 
 @keras.saving.register_keras_serializable("genrekeras")
-class RandomRecording(RandomLayer):
+class RandomChannelEffects(RandomLayer):
     """Image: the same music as another recording has it, with another dynamic range, equalizer, noise, pitch and limit
     of its band.
 

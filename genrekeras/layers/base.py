@@ -3,6 +3,7 @@
 import functools
 
 import keras
+import numpy as np
 from keras import ops
 
 if keras.backend.backend() == "openvino":
@@ -46,3 +47,8 @@ def multiply(constant, tensor):
 def runs_on_cpu():
     """Return whether the backend has no accelerator; not for PyTorch, where each tensor has its own device."""
     return keras.backend.backend() == "numpy" or keras.distribution.list_devices()[0].startswith("cpu")
+
+
+def check_positive_integer(name, value):
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value <= 0:
+        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")

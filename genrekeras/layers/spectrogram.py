@@ -10,7 +10,7 @@ import warnings
 
 import keras
 import numpy as np
-from genrekeras.layers.base import Float32Layer, beside, multiply, runs_on_cpu
+from genrekeras.layers.base import Float32Layer, beside, check_positive_integer, multiply, runs_on_cpu
 from keras import ops
 
 _MOST_SAMPLES, _MOST_WEIGHTS = 1 << 16, 1 << 26  # of a frame, of the mel filters
@@ -69,7 +69,7 @@ class MelSpectrogram(Float32Layer):
         super().__init__(**kwargs)
         integers = {"sample_rate": sample_rate, "n_fft": n_fft, "hop_length": hop_length, "n_mels": n_mels}
         for name, value in integers.items():
-            _check_positive_integer(name, value)
+            check_positive_integer(name, value)
         if n_fft > _MOST_SAMPLES or n_fft * n_mels > _MOST_WEIGHTS:  # a config may come from anywhere
             raise ValueError(
                 f"`n_fft` must be at most {_MOST_SAMPLES}, and `n_fft` times `n_mels` at most {_MOST_WEIGHTS}. "
@@ -238,40 +238,6 @@ class PowerToDecibels(Float32Layer):
 
 
 @keras.saving.register_keras_serializable("genrekeras")
-class SampleFrames(Float32Layer):
-    """Keep `k` frames, spread evenly: those at `int((i + 0.5) / k * frames)` for i from 0 to k - 1.
-
-    A clip with fewer than `k` frames repeats some of them.
-
-    Args:
-        k: int > 0, number of frames to keep.
-
-    Input shape: `(batch, mels, frames)`.
-
-    Output shape: `(batch, mels, k)`.
-    """
-
-    def __init__(self, k, **kwargs):
-        super().__init__(**kwargs)
-        _check_positive_integer("k", k)
-        self.k = k
-        self.input_spec = keras.layers.InputSpec(ndim=3)
-
-    def call(self, spectrogram):
-        # In integers, so that it is exact on each backend.
-        index = (2 * ops.arange(self.k, dtype="int32") + 1) * ops.shape(spectrogram)[2] // (2 * self.k)
-        if keras.backend.backend() == "torch":  # where `take` cannot be exported
-            return spectrogram[:, :, index]
-        return ops.take(spectrogram, index, axis=2)
-
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:2], self.k)
-
-    def get_config(self):
-        return {**super().get_config(), "k": self.k}
-
-
-@keras.saving.register_keras_serializable("genrekeras")
 class SpectrogramToImage(Float32Layer):
     """A spectrogram as a gray image with values in [0, 255].
 
@@ -430,11 +396,6 @@ def _mel_to_hz(mel, mel_scale):
 
 def _clip_max(spectrogram):
     return ops.max(spectrogram, axis=(1, 2), keepdims=True)
-
-
-def _check_positive_integer(name, value):
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value <= 0:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
 
 
 def _check_option(name, value, options):

@@ -7,10 +7,9 @@ no audio (99134, 108925, 133297) and three are cut short (98565, 98567, 98569); 
 Source: Defferrard, Benzi, Vandergheynst, Bresson, "FMA: A Dataset For Music Analysis", ISMIR 2017.
 """
 
-from genrekeras.datasets.fma.archives import DownloadError, download
-from genrekeras.datasets.fma.inspection import Check, check
+from genrekeras.datasets.fma.download import DownloadError, download
 from genrekeras.datasets.fma.load import load_fma
-from genrekeras.datasets.fma.tracks import (
+from genrekeras.datasets.fma.metadata import (
     SUBSETS,
     find_table,
     find_tracks,
@@ -19,6 +18,7 @@ from genrekeras.datasets.fma.tracks import (
     read_tracks,
     write_labels,
 )
+from genrekeras.datasets.fma.verify import Check, check
 
 __all__ = [
     "SUBSETS",

@@ -1,7 +1,7 @@
 """FMA as TFDS finds it: `tfds.builder("fma/small")`."""
 
 import tensorflow_datasets as tfds
-from genrekeras.datasets.fma.tracks import SUBSETS, find_tracks
+from genrekeras.datasets.fma.metadata import SUBSETS, find_tracks
 from genrekeras.datasets.store import Store, StoreConfig
 
 

@@ -2,10 +2,10 @@
 
 import os
 
-from genrekeras.datasets.collection import as_dataset, prepare
 from genrekeras.datasets.fma.builder import Fma
-from genrekeras.datasets.fma.tracks import SUBSETS, find_tracks
-from genrekeras.datasets.quiet import quiet_absl
+from genrekeras.datasets.fma.metadata import SUBSETS, find_tracks
+from genrekeras.datasets.prepare import as_dataset, prepare
+from genrekeras.utils.logging import only_absl_errors
 
 
 def load_fma(
@@ -19,10 +19,10 @@ def load_fma(
 
     Args:
         data_dir: str or path-like, the folder that holds `fma_metadata/tracks.csv` and `fma_small/000/000002.mp3` ...
-            (other layouts that are found: `genrekeras.datasets.fma.tracks.find_tracks`).
+            (other layouts that are found: `genrekeras.datasets.fma.metadata.find_tracks`).
         subset: `"small"` (8,000 clips, 8 genres, balanced), `"medium"` (25,000 clips, 16 genres, unbalanced),
             `"large"` (106,574 clips) or `"full"` (as many whole tracks), of both those that have a top genre.
-        protocol: `"official"`, `"random"` or `"artist_album"`: see `genrekeras.datasets.splits.deal`.
+        protocol: `"official"`, `"random"` or `"artist_album"`: see `genrekeras.datasets.splits.assign_splits`.
         sample_rate: int > 0, in Hz, at which clips are stored.
         seed: int, of the random protocol.
         prepared_dir: str or path-like, where to store the decoded clips (30 s at 22,050 Hz: 1.3 MB a clip, 10.6 GB for
@@ -52,6 +52,6 @@ def load_tracks(
     """As `load_fma`, for any collection in FMA's layout with its own `store`, `name` and `genres`."""
     tracks = find_tracks(data_dir, subset, genres)
     prepared_dir = os.path.join(data_dir, "prepared") if prepared_dir is None else prepared_dir
-    with quiet_absl():
+    with only_absl_errors():
         builder = prepare(store, tracks, genres, subset, sample_rate, protocol, prepared_dir, beam_options)
     return as_dataset(builder, tracks, name, protocol, seed, data_dir)

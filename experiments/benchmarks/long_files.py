@@ -1,0 +1,64 @@
+"""How much time and memory does it take to read long files, in each format?
+
+    python experiments/benchmarks/long_files.py --hours 3
+
+Makes the files with ffmpeg, one after the other, in a temporary folder, and reads each in processes of its own: 30
+clips of 10 s spread over the file, and all of it, as for a timeline. Prints a Markdown table.
+
+Expected: less than 300 MB in all formats; some 20 minutes on 2 cores.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+READ = """
+import resource, sys, time
+from genrekeras import audio, inference
+
+path, what = sys.argv[1:]
+before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+with audio.AudioFile(path) as file:
+    starts = inference.clip_starts(file.seconds, 10.0, 30 if what == "clips" else 10**6)
+    count = sum(1 for _ in inference.load_clips(file, 10.0, starts))
+print(count, time.monotonic() - began, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+FORMATS = {
+    "wav": ("x.wav", ()),
+    "flac": ("x.flac", ()),
+    "mp3": ("x.mp3", ("-b:a", "128k")),
+    "mp3, variable bitrate, no Xing header": ("x.mp3", ("-q:a", "5", "-write_xing", "0")),
+    "ogg (Vorbis)": ("x.ogg", ()),
+    "opus": ("x.opus", ()),
+    "m4a (AAC)": ("x.m4a", ()),
+    "aac (ADTS)": ("x.aac", ()),
+    "wma": ("x.wma", ()),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hours", type=float, default=3.0, help="length of the files (default: 3)")
+    seconds = round(3600 * parser.parse_args().hours)
+    if not shutil.which("ffmpeg"):
+        sys.exit("This needs ffmpeg, which is not installed.")
+    print(f"| {seconds / 3600:g} h of stereo, 44.1 kHz | 30 clips, s | MB | all, s | MB |\n|---|---|---|---|---|")
+    for name, (file, options) in FORMATS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, file)
+            noise = f"anoisesrc=color=pink:amplitude=0.3:sample_rate=44100:duration={seconds}"
+            command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", noise, "-ac", "2", *options, path]
+            subprocess.run(command, check=True)
+            cells = []
+            for what in ("clips", "all"):
+                command = [sys.executable, "-c", READ, path, what]
+                found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+                cells += [f"{float(found[1]):.1f}", f"{float(found[2]):.0f}"]
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

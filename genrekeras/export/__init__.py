@@ -1,0 +1,6 @@
+"""Export a model to other runtimes, and load an exported model."""
+
+from genrekeras.export.base import CARD, ExportError, Format
+from genrekeras.export.conversion import FORMATS, TOLERANCES, export, load
+
+__all__ = ["CARD", "FORMATS", "TOLERANCES", "ExportError", "Format", "export", "load"]

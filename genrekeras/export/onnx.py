@@ -1,0 +1,32 @@
+"""ONNX, run by ONNX Runtime."""
+
+import json
+
+from genrekeras.export.base import CARD, Format
+
+
+def write(model, path, card, clips):
+    import onnx
+
+    model.export(path, format="onnx", verbose=False)
+    proto = onnx.load(path)
+    onnx.helper.set_model_props(proto, {CARD: json.dumps(card)})
+    onnx.save(proto, path)
+
+
+def run(path):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    [given] = session.get_inputs()
+    return lambda waveforms: session.run(None, {given.name: waveforms})[0]
+
+
+def read_card(path):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return json.loads(session.get_modelmeta().custom_metadata_map[CARD])
+
+
+FORMAT = Format(".onnx", ("torch",), write, run, read_card)

@@ -1,0 +1,36 @@
+"""OpenVINO."""
+
+import json
+import os
+
+from genrekeras.export.base import CARD, Format
+
+
+def write(model, path, card, clips):
+    import openvino
+
+    model.export(path, format="openvino", verbose=False)
+    graph = openvino.Core().read_model(path)
+    graph.set_rt_info(json.dumps(card), [CARD])
+    with_card = f"{path[:-4]}-card.xml"
+    openvino.save_model(graph, with_card, compress_to_fp16=False)
+    del graph  # it holds the old .bin
+    for ending in (".xml", ".bin"):
+        os.replace(f"{with_card[:-4]}{ending}", f"{path[:-4]}{ending}")
+
+
+def run(path):
+    import openvino
+
+    # Without the hint some processors compute in 16 bits, which was 0.38 off.
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda waveforms: compiled(waveforms)[0]
+
+
+def read_card(path):
+    import openvino
+
+    return json.loads(openvino.Core().read_model(path).get_rt_info([CARD]).astype(str))
+
+
+FORMAT = Format(".xml", ("torch", "tensorflow"), write, run, read_card)

@@ -1,0 +1,28 @@
+"""SavedModel, the folders of TensorFlow."""
+
+import json
+import os
+
+from genrekeras.export.base import CARD, Format
+
+
+def write(model, path, card, clips):
+    model.export(path, format="tf_saved_model", verbose=False)
+    os.makedirs(os.path.join(path, "assets.extra"))  # TensorFlow's own place for what others add
+    with open(os.path.join(path, "assets.extra", CARD), "w", encoding="utf-8") as file:
+        json.dump(card, file)
+
+
+def run(path):
+    import tensorflow
+
+    loaded = tensorflow.saved_model.load(path)
+    return lambda waveforms: loaded.serve(waveforms).numpy()
+
+
+def read_card(path):
+    with open(os.path.join(path, "assets.extra", CARD), encoding="utf-8") as file:
+        return json.load(file)
+
+
+FORMAT = Format("", ("tensorflow", "jax"), write, run, read_card)

@@ -1,0 +1,40 @@
+"""`torch.export`, the `.pt2` files of PyTorch."""
+
+import json
+
+from genrekeras.export.base import CARD, Format
+
+
+def write(model, path, card, clips):
+    import torch
+
+    class Module(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, waveform):
+            return self.model(waveform, training=False)
+
+    # Keras' own export fixes the batch to 1.
+    example = torch.from_numpy(clips[:2])
+    program = torch.export.export(Module().eval(), (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    torch.export.save(program, path, extra_files={CARD: json.dumps(card)})
+
+
+def run(path):
+    import torch
+
+    module = torch.export.load(path).module()
+    return lambda waveforms: module(torch.from_numpy(waveforms)).detach().numpy()
+
+
+def read_card(path):
+    import torch
+
+    extra = {CARD: ""}
+    torch.export.load(path, extra_files=extra)
+    return json.loads(extra[CARD])
+
+
+FORMAT = Format(".pt2", ("torch",), write, run, read_card)

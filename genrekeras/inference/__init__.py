@@ -1,0 +1,19 @@
+"""Predictions and embeddings of whole audio files."""
+
+from genrekeras.genres import genres_of
+from genrekeras.inference.clips import clip_starts, find_files, load_clips
+from genrekeras.inference.embeddings import Embeddings, embed_files
+from genrekeras.inference.predict import predict_each, predict_files, predict_timeline, predict_waveform
+
+__all__ = [
+    "Embeddings",
+    "clip_starts",
+    "embed_files",
+    "find_files",
+    "genres_of",
+    "load_clips",
+    "predict_each",
+    "predict_files",
+    "predict_timeline",
+    "predict_waveform",
+]

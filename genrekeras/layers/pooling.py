@@ -1,0 +1,48 @@
+"""Pooling over time."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("genrekeras")
+class AttentiveStatisticsPooling(keras.layers.Layer):
+    """What is typical over time: mean, deviation, and a mean that weighs by attention; also the maximum.
+
+    Args:
+        heads: int > 0; each weighs its own share of the channels.
+        units: int > 0, of the attention's hidden layer.
+        maximum: bool, the maximum too.
+
+    Input shape: `(batch, frames, channels)`, channels a multiple of `heads`.
+
+    Output shape: `(batch, 3 * channels)`, or 4 with the maximum.
+    """
+
+    def __init__(self, heads=4, units=64, maximum=False, **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        self.heads = heads
+        self.units = units
+        self.maximum = maximum
+        self.hidden = keras.layers.Dense(units, activation="tanh", name="hidden", dtype=self.dtype_policy)
+        self.scores = keras.layers.Dense(heads, name="scores", dtype=self.dtype_policy)
+
+    def build(self, input_shape):
+        if input_shape[-1] % self.heads:
+            raise ValueError(f"Channels must be a multiple of `heads`, {self.heads}. Received: {input_shape}")
+        self.hidden.build(input_shape)
+        self.scores.build((*input_shape[:-1], self.units))
+
+    def call(self, x):  # (batch, frames, channels)
+        mean = ops.mean(x, axis=1, keepdims=True)
+        variance = ops.mean(ops.square(x - mean), axis=1)
+        weights = ops.softmax(self.scores(self.hidden(x)), axis=1)  # (batch, frames, heads)
+        by_head = ops.reshape(x, (-1, x.shape[1], self.heads, x.shape[-1] // self.heads))
+        attended = ops.reshape(ops.sum(weights[..., None] * by_head, axis=1), (-1, x.shape[-1]))
+        pooled = [mean[:, 0], ops.sqrt(variance + 1e-4), attended]
+        return ops.concatenate([*pooled, ops.max(x, axis=1)] if self.maximum else pooled, axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], (4 if self.maximum else 3) * input_shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "heads": self.heads, "units": self.units, "maximum": self.maximum}

@@ -1,0 +1,103 @@
+"""Layers that select frames: evenly spaced ones, and in training random ones or a random excerpt."""
+
+import keras
+from genrekeras.layers.base import Float32Layer, check_positive_integer
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("genrekeras")
+class UniformTemporalSubsample(Float32Layer):
+    """Keep evenly spaced frames: those at `int((i + 0.5) / num_samples * frames)` for i from 0 to `num_samples - 1`.
+
+    A clip with fewer frames repeats some of them.
+
+    Args:
+        num_samples: int > 0, number of frames to keep.
+
+    Input shape: `(batch, mels, frames)`.
+
+    Output shape: `(batch, mels, num_samples)`.
+    """
+
+    def __init__(self, num_samples, **kwargs):
+        super().__init__(**kwargs)
+        check_positive_integer("num_samples", num_samples)
+        self.num_samples = num_samples
+        self.input_spec = keras.layers.InputSpec(ndim=3)
+
+    def call(self, spectrogram):
+        # In integers, so that the result is exact on each backend.
+        count = self.num_samples
+        index = (2 * ops.arange(count, dtype="int32") + 1) * ops.shape(spectrogram)[2] // (2 * count)
+        if keras.backend.backend() == "torch":  # where `take` cannot be exported
+            return spectrogram[:, :, index]
+        return ops.take(spectrogram, index, axis=2)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:2], self.num_samples)
+
+    def get_config(self):
+        return {**super().get_config(), "num_samples": self.num_samples}
+
+
+class _RandomFrames(keras.layers.Layer):
+    """Base class of layers that keep some frames of an image in training.
+
+    In inference, if the layer is frozen, and for images with no more frames than `count`, all frames are kept.
+    """
+
+    def __init__(self, count, seed=None, **kwargs):
+        super().__init__(**{"dtype": "float32", **kwargs})
+        if not 0 < count <= 1 and not (isinstance(count, int) and count > 0):
+            raise ValueError(f"`count` must be an integer > 0 or a share in (0, 1]. Received: count={count!r}")
+        self.count = count
+        self.seed = seed
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def call(self, image, training=None):
+        total = image.shape[2]
+        if not (training and self.trainable) or total is None:
+            return image
+        count = self.count if isinstance(self.count, int) else max(1, round(self.count * total))
+        if total <= count:
+            return image
+        frames = self.draw_frames(ops.shape(image)[0], total, count)  # (batch, count)
+        return ops.take_along_axis(image, frames[:, None, :, None], axis=2)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape  # that of inference
+
+    def get_config(self):
+        return {**super().get_config(), "count": self.count, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("genrekeras")
+class RandomTemporalSubsample(_RandomFrames):
+    """Keep random frames of an image, in their order, drawn for each image; active in training only.
+
+    Args:
+        count: int > 0, number of frames to keep; or float in (0, 1], their share.
+        seed: int or `None`.
+
+    Input shape: `(batch, mels, frames, 1)`. Output shape: the same, with `count` frames in training.
+    """
+
+    def draw_frames(self, batch, total, count):
+        order = ops.argsort(keras.random.uniform((batch, total), seed=self.generator), axis=1)
+        return ops.sort(order[:, :count], axis=1)
+
+
+@keras.saving.register_keras_serializable("genrekeras")
+class RandomTemporalCrop(_RandomFrames):
+    """Keep consecutive frames of an image from a random position, drawn for each image; active in training only.
+
+    Args:
+        count: int > 0, number of frames to keep; or float in (0, 1], their share.
+        seed: int or `None`.
+
+    Input shape: `(batch, mels, frames, 1)`. Output shape: the same, with `count` frames in training.
+    """
+
+    def draw_frames(self, batch, total, count):
+        first = keras.random.randint((batch, 1), 0, total - count + 1, seed=self.generator)
+        return first + ops.arange(count, dtype="int32")

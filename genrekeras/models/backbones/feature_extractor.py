@@ -1,0 +1,121 @@
+"""FeatureExtractor: a backbone for gray images."""
+
+import types
+
+import keras
+from genrekeras.models.backbones.gray_stem import call_on_gray
+from genrekeras.models.backbones.registry import Backbone, MelBackbone, get, members
+
+_MOST_MELS, _MOST_PIXELS = 4096, 1 << 22
+STEMS = ("fold", "new")
+FINE_TUNE = ("head", "stem", "all")
+
+
+@keras.saving.register_keras_serializable("genrekeras")
+class FeatureExtractor(keras.Model):
+    """A backbone for gray images, with random weights.
+
+    The network runs in the data format that is fastest on the backend (`genrekeras.models.backbones.data_format`): on PyTorch
+    channels_first, after a `Permute` that does not change the order in memory. Weights have the same shapes and names
+    in both formats. The config holds the arguments, not the layers, so that a saved network loads on every backend.
+
+    Args:
+        backbone: str, a key of `BACKBONES`; or a sequence of at most 64 `"mel_..."` names. Such networks are applied in
+            parallel, and their features are concatenated.
+        image_shape: `(mels, frames, 1)`.
+        stem: `"fold"` or `"new"`; not used by a `"mel_..."`, which has its own stem.
+        fine_tune: what is trained: `"all"`, `"stem"` (the first convolution) or `"head"` (nothing of the backbone). It
+            can be changed later by assigning `network.fine_tune`. Frozen layers keep their weights; frozen batch
+            normalization uses the moving statistics and does not update them. Dropout layers, such as drop-connect,
+            are active with `"all"` only; Keras itself leaves those of frozen blocks active.
+        momentum: float, of all batch normalizations; `None` keeps Keras' default, 0.99.
+        name, trainable: as in `keras.Model`.
+
+    Input shape: `(batch, mels, frames, 1)` in [0, 255].
+
+    Output shape: `(batch, features)`.
+
+    Raises:
+        ValueError: an argument is unknown; the image has fewer than 32 mels (`"mel_kernel"`: 40) or frames, more than
+            4,096 mels or more than 2^22 pixels (12 minutes of the default front end).
+    """
+
+    def __init__(
+        self,
+        backbone,
+        image_shape,
+        stem="fold",
+        fine_tune="all",
+        momentum=None,
+        name="feature_extractor",
+        trainable=True,
+    ):
+        row = get(backbone)
+        if stem not in STEMS:
+            raise ValueError(f"`stem` must be one of {STEMS}. Received: stem={stem!r}")
+        _check_fine_tune(fine_tune)
+        _check_image_shape(image_shape)
+        image = keras.Input(image_shape, name="image")
+        if isinstance(row, MelBackbone):
+            features = [get(member).constructor(image, prefix) for member, prefix in members(backbone)]
+            features = keras.layers.Concatenate(name="members")(features) if features[1:] else features[0]
+        else:
+            features = call_on_gray(row, image, stem)
+        super().__init__(image, features, name=name)
+        self.backbone = backbone if isinstance(backbone, str) else tuple(backbone)
+        self.image_shape = tuple(image_shape)
+        self.stem = stem
+        self.momentum = momentum
+        if momentum is not None:
+            for layer in self.layers:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.momentum = momentum
+        dropouts = [layer for layer in self.layers if isinstance(layer, keras.layers.Dropout)]
+        self._drop_rates = types.MappingProxyType({layer.name: layer.rate for layer in dropouts})
+        self.fine_tune = fine_tune
+        if not trainable:
+            self.trainable = False
+
+    @property
+    def fine_tune(self):
+        """What is trained. After a change, for example from "head" to "all", compile the model again."""
+        return self._fine_tune
+
+    @fine_tune.setter
+    def fine_tune(self, value):
+        _check_fine_tune(value)
+        row = get(self.backbone)
+        stems = [row.stem] if isinstance(row, Backbone) else [f"{name}_conv1" for _, name in members(self.backbone)]
+        for layer in self.layers:
+            layer.trainable = value == "all" or (value == "stem" and layer.name in stems)
+            if layer.name in self._drop_rates:
+                layer.rate = self._drop_rates[layer.name] if value == "all" else 0.0
+        self._fine_tune = value
+
+    def get_config(self):
+        return {
+            "backbone": self.backbone if isinstance(self.backbone, str) else list(self.backbone),
+            "image_shape": list(self.image_shape),
+            "stem": self.stem,
+            "fine_tune": self.fine_tune,
+            "momentum": self.momentum,
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+
+def _check_fine_tune(fine_tune):
+    if fine_tune not in FINE_TUNE:
+        raise ValueError(f"`fine_tune` must be one of {FINE_TUNE}. Received: fine_tune={fine_tune!r}")
+
+
+def _check_image_shape(image_shape):
+    if min(image_shape[:2]) < 32:
+        raise ValueError(
+            f"A backbone needs images of at least 32 mels and 32 frames. Received: image_shape={image_shape}"
+        )
+    if image_shape[0] > _MOST_MELS or image_shape[0] * image_shape[1] > _MOST_PIXELS:
+        raise ValueError(
+            f"A backbone takes images of at most {_MOST_MELS} mels and {_MOST_PIXELS} pixels: shorten the clips or "
+            f"lengthen the hop. Received: image_shape={image_shape}"
+        )

@@ -1,0 +1,481 @@
+"""GenreClassifier: a Keras model from waveforms to the probabilities of genres."""
+
+import dataclasses
+import json
+import math
+import os
+import types
+import warnings
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from genrekeras.genres import GENRES
+from genrekeras.layers import MelSpectrogram, default_front_end
+from genrekeras.layers.ood_score import OODScore
+from genrekeras.models import backbones, folding
+from genrekeras.models.presets import preset_file
+from genrekeras.models.thresholds import Thresholds
+from keras import ops
+
+# With Keras' 0.99, moving statistics of a network that is trained from random weights lag hundreds of steps behind it.
+_MOMENTUM_FROM_SCRATCH = 0.9
+_MOST_GENRES = 10_000
+
+
+class _Restored(NamedTuple):
+    """Argument `pretrained` of a saved model: it stays in the config, and no weights are loaded by it."""
+
+    pretrained: object
+
+
+@keras.saving.register_keras_serializable("genrekeras")
+class GenreClassifier(keras.Model):
+    """Classify clips of music by genre.
+
+    The model consists of public parts, each a `keras.Model`, that share their weights with it:
+
+    - `front_end`: waveform -> image, after the waveform augmentation;
+    - `feature_extractor`: image -> features, the backbone;
+    - `head`: features -> probabilities, dropout and a dense layer;
+    - `image_model`: image -> probabilities: the image augmentation, `feature_extractor` and `head`;
+    - `ood_score`, a layer: features -> out-of-distribution score, fitted by `genrekeras.evaluation.calibrate`.
+
+    Args:
+        backbone: str, `"efficientnet_b0"`, `"resnet50"` or `"efficientnet_lite0"` (smaller and faster); or a small
+            network for spectrograms without pretrained weights, `"mel_cnn"` or `"mel_resnet"`; or `"mel_kernel"`, which
+            is fitted in one step (`genrekeras.training.fit_kernel_ridge`); or a list of `"mel_..."` names (see
+            `genrekeras.models.ensemble.average`).
+        genres: list or tuple of distinct str, at least two; the label of a genre is its index.
+        clip_seconds: float > 0, length of a clip.
+        front_end: sequence of layers (or a `keras.Sequential`), waveform `(batch, samples)` -> image
+            `(batch, mels, frames, 1)` in [0, 255]. One of them is a `MelSpectrogram`, which defines the sample rate.
+            `None` is `genrekeras.layers.default_front_end()`: `MelSpectrogram`, `PowerToDecibels`,
+            `SpectrogramToImage`.
+        stem: `"fold"`, the first convolution of the backbone folded to one channel, which is equivalent to feeding it
+            the gray image as three equal channels; or `"new"`, a new convolution with random weights.
+        fine_tune: what is trained: `"head"`, the last layer; `"stem"`, the first convolution and the last layer;
+            `"all"`. It can be changed later by assigning `model.fine_tune`, and is saved with the model.
+        pretrained: `"imagenet"`, `None` (random weights), or the path of a `.weights.h5` file that was saved from the
+            RGB network (`genrekeras.models.backbones`) built with `weights=None, include_top=False`.
+        dropout: float in [0, 1), rate of the dropout before the last layer.
+        waveform_augmentation: sequence of layers, `(batch, samples)` -> same shape, active in training.
+        image_augmentation: sequence of layers, `(batch, mels, frames, 1)` -> same shape, active in training.
+        thresholds: `genrekeras.models.thresholds.Thresholds`, or a dict of its attributes: the limits beyond which a
+            prediction has low confidence, set by `genrekeras.evaluation.calibrate`. `None` for no limits.
+        card: JSON-serializable dict that describes the model: `data`, `training`, `scores`, `calibration`. It is saved
+            with the model. `fit` removes card and thresholds, since they describe earlier weights. After the training
+            of a part, such as `image_model`, call `model.reset_card()`.
+
+    Attributes:
+        genres, clip_seconds, backbone, ...: the arguments. A new `card` or `thresholds` can be assigned as a whole.
+        sample_rate: int, in Hz, from the front end.
+        front_end, feature_extractor, head, image_model, ood_score: the parts.
+        output_layer: the `keras.layers.Dense` of the head.
+        band_frequencies: `(mels,)`, in Hz, center frequency of each row of the image.
+
+    Input shape: `(batch, clip_seconds * sample_rate)` float32 in [-1, 1].
+
+    Output shape: `(batch, len(genres))` float32, rows sum to 1.
+
+    Raises:
+        ValueError: an argument is unknown or out of range; a waveform has another rank or length; labels are out of
+            range; data has another sample rate or other genres.
+        genrekeras.models.backbones.PretrainedWeightsError: the pretrained weights are not available.
+
+    Example:
+
+    >>> model = GenreClassifier(pretrained=None, fine_tune="all", clip_seconds=1.0)
+    >>> model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    >>> waveforms, labels = np.random.uniform(-1, 1, (8, 22050)).astype("float32"), np.arange(8)
+    >>> history = model.fit(waveforms, labels, verbose=0)
+    >>> model.predict(waveforms, verbose=0).shape
+    (8, 8)
+    """
+
+    def __init__(
+        self,
+        backbone="efficientnet_b0",
+        genres=GENRES,
+        clip_seconds=10.0,
+        front_end=None,
+        stem="fold",
+        fine_tune="head",
+        pretrained="imagenet",
+        dropout=0.5,
+        waveform_augmentation=(),
+        image_augmentation=(),
+        thresholds=None,
+        card=None,
+        name=None,
+    ):
+        genres = _checked_genres(genres)
+        restored = isinstance(pretrained, _Restored)
+        if restored:
+            [pretrained] = pretrained
+        if stem == "new" and fine_tune == "head":
+            raise ValueError(
+                'A new stem has random weights and must be trained: `stem="new"` needs `fine_tune="stem"` or "all". '
+                f"Received: stem={stem!r}, fine_tune={fine_tune!r}"
+            )
+        if not _is_number(dropout) or not 0 <= dropout < 1:
+            raise ValueError(f"`dropout` must lie in [0, 1). Received: dropout={dropout}")
+        if not _is_number(clip_seconds) or not clip_seconds > 0:
+            raise ValueError(f"`clip_seconds` must be a number > 0. Received: clip_seconds={clip_seconds!r}")
+        if pretrained is not None:
+            if not isinstance(pretrained, (str, os.PathLike)):
+                raise ValueError(
+                    f'`pretrained` must be "imagenet", None or a path. Received: pretrained={pretrained!r}'
+                )
+            pretrained = os.fspath(pretrained)
+        elif fine_tune == "head" and not restored:
+            warnings.warn(
+                'The backbone has random weights and is frozen: `pretrained=None, fine_tune="head"` trains the last '
+                "layer on random features.",
+                stacklevel=2,
+            )
+        front_end_layers = default_front_end() if front_end is None else _as_layers("front_end", front_end)
+        waveform_augmentation = _as_layers("waveform_augmentation", waveform_augmentation)
+        image_augmentation = _as_layers("image_augmentation", image_augmentation)
+        sample_rate = _sample_rate(front_end_layers)
+
+        waveform = keras.Input((round(clip_seconds * sample_rate),), name="waveform")
+        front_end_model = _chain(waveform, waveform_augmentation + front_end_layers, "front_end")
+        if len(front_end_model.output_shape) != 4 or front_end_model.output_shape[-1] != 1:
+            raise ValueError(
+                "`front_end` must end in images of shape (batch, mels, frames, 1). "
+                f"Received: front_end with output shape {front_end_model.output_shape}"
+            )
+
+        momentum = _MOMENTUM_FROM_SCRATCH if pretrained is None else None
+        image_shape = front_end_model.output_shape[1:]
+        feature_extractor = backbones.FeatureExtractor(backbone, image_shape, stem, fine_tune, momentum)
+        if pretrained is not None and not restored:
+            backbones.load_pretrained(feature_extractor, pretrained)
+
+        head = _chain(
+            keras.Input(feature_extractor.output_shape[1:], name="features"),
+            [
+                keras.layers.Dropout(dropout, name="dropout"),
+                keras.layers.Dense(len(genres), activation="softmax", dtype="float32", name="probabilities"),
+            ],
+            "head",
+        )
+        image = keras.Input(image_shape, name="image")
+        image_model = _chain(image, [*image_augmentation, feature_extractor, head], "image_model")
+        super().__init__(waveform, image_model(front_end_model(waveform)), name=name)
+
+        self.backbone = backbone if isinstance(backbone, str) else tuple(backbone)
+        self.genres = genres
+        self.clip_seconds = clip_seconds
+        self.stem = stem
+        self.pretrained = pretrained
+        self.dropout = dropout
+        self.thresholds = thresholds
+        self.card = card
+        self.sample_rate = sample_rate
+        self.front_end = front_end_model
+        self.feature_extractor = feature_extractor
+        self.head = head
+        self.image_model = image_model
+        self.ood_score = OODScore(name="ood_score")
+        self.ood_score.build(feature_extractor.output_shape)
+        self._config_layers = {
+            "front_end": front_end_layers,
+            "waveform_augmentation": waveform_augmentation,
+            "image_augmentation": image_augmentation,
+        }
+
+    @property
+    def fine_tune(self):
+        """What is trained. After a change, for example from "head" to "all", compile the model again."""
+        return self.feature_extractor.fine_tune
+
+    @fine_tune.setter
+    def fine_tune(self, value):
+        self.feature_extractor.fine_tune = value
+
+    @property
+    def output_layer(self):
+        """The last layer of the head, features -> probabilities."""
+        return self.head.get_layer("probabilities")
+
+    @property
+    def band_frequencies(self):
+        """`(mels,)` array, in Hz: center frequency of each row of the image."""
+        front_end = self._config_layers["front_end"]
+        [spectrogram] = [layer for layer in front_end if isinstance(layer, MelSpectrogram)]
+        is_flipped = any(getattr(layer, "flip", False) for layer in front_end)
+        return spectrogram.band_frequencies[:: -1 if is_flipped else 1]
+
+    @property
+    def thresholds(self):
+        """`Thresholds`; a new one, a dict of its attributes, or `None` can be assigned."""
+        return self._thresholds
+
+    @thresholds.setter
+    def thresholds(self, value):
+        try:
+            value = value if isinstance(value, Thresholds) else Thresholds(**(value or {}))
+        except TypeError as error:
+            raise ValueError(f"`thresholds` must hold the attributes of `Thresholds` ({error})") from error
+        self._thresholds = value
+
+    @property
+    def card(self):
+        """A read-only dict; a new one can be assigned."""
+        return self._card
+
+    @card.setter
+    def card(self, value):
+        try:
+            copy = dict(json.loads(json.dumps({} if value is None else dict(value), allow_nan=False)))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"`card` must be a JSON-serializable dict ({error}). Received: card={value!r}") from error
+        self._card = types.MappingProxyType(copy)
+
+    def reset_card(self):
+        """Remove card and thresholds; they describe the weights before a training."""
+        self.card = self.thresholds = None
+
+    @property
+    def input_spec(self):
+        """None: the message of `call` about a wrong shape is clearer than that of Keras."""
+        return None
+
+    def call(self, waveform, training=None, mask=None):
+        self._check_waveform_shape(waveform.shape)
+        return super().call(waveform, training=training, mask=mask)
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        **kwargs,
+    ):
+        """Call `keras.Model.fit`, after a check that the data belongs to this model.
+
+        Batches with a method `fit_options`, such as `genrekeras.datasets.Batches`, keep their own order of clips.
+        """
+        self.check_data(x, y)
+        if isinstance(validation_data, (tuple, list)):
+            self.check_data(*validation_data[:2])
+        elif validation_data is not None:
+            self.check_data(validation_data, None)
+        self.reset_card()
+        options = {"callbacks": callbacks, "shuffle": shuffle}
+        if hasattr(x, "fit_options"):
+            options = x.fit_options(callbacks)
+        options |= {"validation_split": validation_split, "validation_data": validation_data}
+        return super().fit(x, y, batch_size, epochs, verbose, **options, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """Call `keras.Model.evaluate`, after a check that the data belongs to this model."""
+        self.check_data(x, y)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        """Call `keras.Model.predict`, after a check that the data belongs to this model."""
+        self.check_data(x, None)
+        return super().predict(x, *args, **kwargs)
+
+    def for_inference(self, *outputs, inputs="waveform"):
+        """Return a faster model for inference with the current weights.
+
+        Its backbone is a copy with batch normalization folded into the convolutions. It cannot be trained, and later
+        training of this model does not change it.
+
+        Args:
+            *outputs: str, of `"features"`, `"probabilities"` and `"ood_score"`; the default is `"probabilities"`.
+            inputs: `"waveform"` or `"image"`.
+
+        Returns:
+            `keras.Model`, inputs -> the output, or the list of several outputs.
+        """
+        shape = {"waveform": self.input_shape, "image": self.front_end.output_shape}[inputs][1:]
+        steps = [self.front_end] if inputs == "waveform" else []
+        ends = {"features": None, "probabilities": self.head, "ood_score": self.ood_score}
+        ends = [ends[name] for name in outputs or ["probabilities"]]
+        x = keras.Input(shape)
+        return keras.Model(x, folding.LayerChain([*steps, folding.for_inference(self.feature_extractor)], ends)(x))
+
+    def for_export(self):
+        """Return a functional model with the same weights that other runtimes can execute.
+
+        It has no augmentation, and its spectrogram is computed by matrix products, without complex numbers.
+        """
+        front_end = [
+            MelSpectrogram.from_config({**layer.get_config(), "dft": "matmul"})
+            if isinstance(layer, MelSpectrogram)
+            else layer
+            for layer in self._config_layers["front_end"]
+        ]
+        config = {**self.get_config(), "waveform_augmentation": [], "image_augmentation": []}
+        config["front_end"] = keras.saving.serialize_keras_object(front_end)
+        copy = type(self).from_config(config)
+        copy.set_weights(self.get_weights())
+        return keras.Model(copy.input, copy.output)
+
+    def predict_files(self, paths, **options):
+        """Predict the genre of whole files; see `genrekeras.inference.predict_files`."""
+        from genrekeras import inference
+
+        return inference.predict_files(self, paths, **options)
+
+    def predict_waveform(self, y, sample_rate, **options):
+        """Predict the genre of a waveform, `(samples,)`; see `genrekeras.inference.predict_waveform`."""
+        from genrekeras import inference
+
+        return inference.predict_waveform(self, y, sample_rate, **options)
+
+    def predict_timeline(self, path, **options):
+        """Predict the genres along a track; see `genrekeras.inference.predict_timeline`."""
+        from genrekeras import inference
+
+        return inference.predict_timeline(self, path, **options)
+
+    def embed_files(self, paths, **options):
+        """Compute the mean features of files; see `genrekeras.inference.embed_files`."""
+        from genrekeras import inference
+
+        return inference.embed_files(self, paths, **options)
+
+    @classmethod
+    def from_preset(cls, name):
+        """Load a trained model of the package.
+
+        Args:
+            name: str, `"fma_small"`: the eight genres of the small subset of FMA, for research. `model.card` and
+                `genrekeras info` show its training data and scores.
+
+        Raises:
+            ValueError: there is no preset of this name.
+        """
+        return keras.saving.load_model(preset_file(name))
+
+    def get_config(self):
+        return {
+            "backbone": self.backbone if isinstance(self.backbone, str) else list(self.backbone),
+            "genres": list(self.genres),
+            "clip_seconds": self.clip_seconds,
+            "stem": self.stem,
+            "fine_tune": self.fine_tune,
+            "pretrained": self.pretrained,
+            "dropout": self.dropout,
+            **{key: keras.saving.serialize_keras_object(value) for key, value in self._config_layers.items()},
+            "thresholds": dataclasses.asdict(self.thresholds),
+            "card": dict(self.card) or None,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Build a model with random weights. Pretrained weights are not loaded: the saved file holds all weights."""
+        config = dict(config)
+        for key in ("front_end", "waveform_augmentation", "image_augmentation"):
+            config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)
+        config["pretrained"] = _Restored(config["pretrained"])
+        return cls(**config)
+
+    def get_compile_config(self):
+        """Return the compile config in a form that all backends can load.
+
+        On PyTorch, Keras saves a class of that backend as the optimizer; here its public name is saved. Keras saves the
+        value that `jit_compile="auto"` has on this backend; here "auto" is saved. Keras omits that the optimizer scales
+        the loss under `mixed_float16`; here it is saved, since otherwise the state of the optimizer does not fit when
+        the model is loaded with another precision.
+        """
+        config = super().get_compile_config()
+        if config and isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            config["optimizer"] = keras.saving.serialize_keras_object(self.optimizer)
+        config = _with_public_optimizers(config)
+        if "jit_compile" in config and config["jit_compile"] == keras.Model(self.inputs, self.outputs).jit_compile:
+            config["jit_compile"] = "auto"
+        return config
+
+    def _check_waveform_shape(self, shape):
+        samples = self.input_shape[1]
+        if len(shape) != 2 or shape[1] not in (None, samples):
+            raise ValueError(
+                f"`waveform` must have the shape (batch, {samples}): {self.clip_seconds:g} s at {self.sample_rate} Hz. "
+                f"Received: shape={tuple(shape)}"
+            )
+
+    def check_data(self, x, y=None):
+        """Raise `ValueError` if data does not belong to this model: sample rate, genres, length, labels."""
+        if isinstance(x, keras.utils.PyDataset):
+            for name in ("sample_rate", "genres", "clip_seconds"):
+                theirs, ours = getattr(x, name, None), getattr(self, name)
+                if theirs is not None and (tuple(theirs) if name == "genres" else theirs) != ours:
+                    raise ValueError(f"The data's `{name}` is not the model's {ours}. Received: {name}={theirs}")
+        if isinstance(x, np.ndarray):
+            self._check_waveform_shape(x.shape)
+        # Integer labels only, not one-hot rows. On jax a label out of range trains silently.
+        labels = np.zeros(0) if y is None else np.asarray(ops.convert_to_numpy(y) if ops.is_tensor(y) else y)
+        if labels.size and isinstance(labels.flat[0], str):
+            raise ValueError(
+                f"Labels must be integers, each the index of a genre in `genres`. Received: {labels.flat[0]!r}"
+            )
+        if labels.size and labels.dtype.kind in "iuf" and labels.shape[1:] in ((), (1,)):
+            wrong = labels[(labels < 0) | (labels >= len(self.genres))]
+            if len(wrong):
+                raise ValueError(
+                    f"Labels must lie in 0..{len(self.genres) - 1}, one for each of `genres`. "
+                    f"Received: a label {wrong[0]}"
+                )
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _as_layers(name, layers):
+    if isinstance(layers, keras.Sequential):
+        return list(layers.layers)
+    layers = [layers] if isinstance(layers, keras.layers.Layer) else layers
+    if not isinstance(layers, (list, tuple)) or not all(isinstance(layer, keras.layers.Layer) for layer in layers):
+        raise ValueError(f"`{name}` must be a sequence of layers. Received: {name}={layers!r}")
+    return list(layers)
+
+
+def _sample_rate(front_end):
+    rates = {layer.sample_rate for layer in front_end if hasattr(layer, "sample_rate")}
+    if len(rates) != 1:
+        raise ValueError(
+            f"`front_end` must hold one MelSpectrogram, which defines the sample rate. Received: {front_end}"
+        )
+    return rates.pop()
+
+
+def _checked_genres(genres):
+    names = tuple(genres) if isinstance(genres, (list, tuple)) else ()
+    if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"`genres` must be at least two distinct names. Received: genres={genres!r}")
+    if len(names) > _MOST_GENRES:
+        raise ValueError(f"`genres` must be at most {_MOST_GENRES} names. Received: {len(names)}")
+    return names
+
+
+def _chain(x, layers, name):
+    inputs = x
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(inputs, x, name=name)
+
+
+def _with_public_optimizers(config):
+    if isinstance(config, list):
+        return [_with_public_optimizers(value) for value in config]
+    if not isinstance(config, dict):
+        return config
+    config = {key: _with_public_optimizers(value) for key, value in config.items()}
+    if ".optimizers" in (config.get("module") or "") and hasattr(keras.optimizers, config.get("class_name", "")):
+        config["module"] = "keras.optimizers"
+    return config

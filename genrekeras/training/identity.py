@@ -1,0 +1,187 @@
+"""Identity of a training run: what must be equal for a saved state to belong to the run."""
+
+import collections
+import hashlib
+import json
+import re
+
+import keras
+import numpy as np
+
+# Settings of Keras' callbacks that change the training. Other callbacks list theirs in an attribute `compared`.
+_SETTINGS = {
+    keras.callbacks.EarlyStopping: ("monitor", "mode", "min_delta", "patience", "baseline", "start_from_epoch"),
+    keras.callbacks.ReduceLROnPlateau: ("monitor", "mode", "min_delta", "patience", "factor", "cooldown", "min_lr"),
+    keras.callbacks.LearningRateScheduler: ("schedule",),
+}
+_COMPILE = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
+# Parts of a serialized object that depend on the backend or the process.
+_NOT_COMPARED = ("module", "registered_name", "build_config", "shared_object_id")
+
+
+def of_run(model, data, validation_data, callbacks, initial_epoch):
+    """Describe a run before its first epoch.
+
+    The description holds no path, object id or automatic counter, so that it is the same in a later process.
+
+    Args:
+        model, data, validation_data, initial_epoch: as in `genrekeras.training.fit`.
+        callbacks: list of (`keras.callbacks.Callback`, names of the attributes that `fit` saves).
+
+    Returns:
+        JSON-serializable dict.
+    """
+    compiled = model.get_compile_config() or {}
+    seeds, weights = _seeds_and_norms(model) if _is_seeded() else (None, None)
+    identity = {
+        "backend": keras.backend.backend(),
+        "device": str(getattr(model.variables[0].value, "device", "")) if model.variables else "",
+        "model": _config_of_model(model),
+        "seeds": seeds,
+        "initial_weights": weights,
+        "compile": _comparable({key: compiled.get(key) for key in _COMPILE}),
+        "data": {**(data.fingerprint or {}), "batches": len(data), "first_tracks": data.track_ids(0, 0)[:8]},
+        "validation_data": _of_validation(validation_data),
+        "callbacks": [
+            {"class": type(callback).__name__, **settings, "saved": saved}
+            for callback, saved in callbacks
+            if (settings := _settings(callback)) or saved
+        ],
+        "initial_epoch": initial_epoch,
+    }
+    return json.loads(json.dumps(identity, default=_plain))
+
+
+def differences(old, new):
+    """Compare two descriptions of `of_run`.
+
+    If the backend differs, the config, seeds and initial weights of the model are not compared. If the device differs,
+    the initial weights are not compared. The same code produces other values there.
+
+    Returns:
+        dict, name of what differs -> (old value, new value); initial weights come last.
+    """
+    skipped = {"backend", "device"}
+    if old.get("backend") != new["backend"]:
+        skipped |= {"model", "seeds", "initial_weights"}
+    elif old.get("device") != new["device"] or _are_close(old.get("initial_weights"), new["initial_weights"]):
+        skipped |= {"initial_weights"}
+    old, new = (
+        {".".join(map(str, path)): value for path, value in keras.tree.flatten_with_path(run) if path[0] not in skipped}
+        for run in (old, new)
+    )
+    names = sorted({**old, **new}, key=lambda name: name.startswith("initial_weights"))
+    values = {name: (old.get(name, "nothing"), new.get(name, "nothing")) for name in names}
+    return {name: pair for name, pair in values.items() if pair[0] != pair[1]}
+
+
+def config_of(layer):
+    """Return the class name and the config of a layer or model, equal for equal layers.
+
+    Counters in automatic names are reset ("dense_7", "dense_9" become "dense", "dense_1"). Modules of classes are left
+    out, since they differ between backends.
+    """
+    return type(layer).__name__, _comparable(layer.get_config(), code=True)
+
+
+def digest(*arrays):
+    """Return a hash of the content, dtype and shape of arrays."""
+    content = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        content.update(f"{array.dtype}{array.shape}".encode())
+        content.update(array.view("uint8"))
+    return content.hexdigest()[:32]
+
+
+def _config_of_model(model):
+    try:
+        config = _comparable(model.get_config())
+    except NotImplementedError:  # a subclass of keras.Model without get_config
+        config = {}
+    config = {key: value for key, value in config.items() if key not in ("name", "card")}
+    return {"class": type(model).__name__, **config}
+
+
+def _comparable(config, code=False):
+    """Return a config without the parts that differ between equal objects; bytecode of lambdas only with `code`."""
+    names, counts = {}, collections.Counter()
+
+    def collect(value):
+        if isinstance(value, dict):
+            name = value.get("name")
+            if isinstance(name, str) and name not in names:
+                base = re.sub(r"_\d+$", "", name)
+                names[name] = f"{base}_{counts[base]}" if counts[base] else base
+                counts[base] += 1
+            value = list(value.values())
+        if isinstance(value, (list, tuple)):
+            for part in value:
+                collect(part)
+
+    def renamed(value):
+        if isinstance(value, dict):
+            if value.get("class_name") == "__lambda__" and not code:
+                return "lambda"
+            left_out = _NOT_COMPARED if "class_name" in value else ()
+            return {key: renamed(part) for key, part in value.items() if key not in left_out}
+        if isinstance(value, (list, tuple)):
+            return [renamed(part) for part in value]
+        return names.get(value, value) if isinstance(value, str) else value
+
+    config = keras.saving.serialize_keras_object(config)
+    collect(config)
+    return renamed(config)
+
+
+def _settings(callback):
+    names = getattr(callback, "compared_attributes", None)
+    if names is None:
+        names = next((names for kind, names in _SETTINGS.items() if isinstance(callback, kind)), ())
+    settings = {name: getattr(callback, name) for name in names}
+    if "min_delta" in settings:
+        settings["min_delta"] = abs(settings["min_delta"])  # Keras changes its sign when the training begins
+    return settings
+
+
+def _of_validation(data):
+    if hasattr(data, "fingerprint"):
+        return data.fingerprint
+    if isinstance(data, (tuple, list)):
+        return digest(*(keras.ops.convert_to_numpy(part) for part in keras.tree.flatten(data) if part is not None))
+    return None if data is None else type(data).__name__
+
+
+def _seeds_and_norms(model):
+    """Return the seeds of random layers, and the norms of all other variables."""
+    seeds, norms = [], []
+    for variable in model.variables:
+        array = keras.ops.convert_to_numpy(variable)
+        if variable.name == "seed_generator_state":
+            seeds.append(int(array[0]))
+        else:
+            norms.append(float(np.linalg.norm(array.astype("float64"))))
+    return seeds, norms
+
+
+def _are_close(old, new):
+    """Return whether norms are equal up to the rounding of another processor."""
+    if old is None or new is None or len(old) != len(new):
+        return False
+    return np.allclose(old, new, rtol=1e-5, atol=1e-12)
+
+
+def _is_seeded():
+    """Return whether `keras.utils.set_random_seed` was called; True on backends without a public way to find out."""
+    return keras.backend.backend() != "torch" or _is_seeded_on_torch()
+
+
+def _is_seeded_on_torch():
+    """Return whether the seed of PyTorch is below 2**32, as Keras' seeds are; its default is a random 53-bit number."""
+    import torch
+
+    return torch.initial_seed() < 2**32
+
+
+def _plain(value):
+    return value.item() if isinstance(value, np.generic) else getattr(value, "__qualname__", type(value).__name__)

@@ -1,0 +1,1 @@
+"""Files, progress messages, process settings and log filters."""

@@ -1,0 +1,482 @@
+"""The command line, as a user calls it."""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import zipfile
+
+import filelock
+import genrekeras as gk
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from conftest import calibrate, small_model, tones, write_fma, write_sine
+from genrekeras import inference, tags
+from genrekeras.cli import main
+from genrekeras.evaluation import Report
+from test_download import server  # noqa: F401 - a fixture
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_fma(
+        tmp_path / "my fma", [(2, "Rock", "training"), (1001, "Pop", "validation"), (1002, "Folk", "test")]
+    )
+
+
+def test_download_check_build(server, tmp_path):  # noqa: F811
+    """The first steps of README's "Get FMA", with archives of clips that are no music."""
+    first = run("fma", "download", tmp_path / "my fma", "--base-url", server.url, "--only", "metadata")
+    assert "fma_metadata is there, whole. Next: genrekeras fma check" in first.stdout
+    assert not (tmp_path / "my fma" / "fma_small").exists()
+    run("fma", "download", tmp_path / "my fma", "--base-url", server.url, "--remove-archives")
+    assert not (tmp_path / "my fma" / "fma_small.zip").exists() and (tmp_path / "my fma" / "fma_small").is_dir()
+    assert "is not FMA's tracks.csv" in run("fma", "check", tmp_path / "my fma", code=1).stderr
+    server.files.clear()
+    assert "Error: http://127.0.0.1" in run("fma", "download", tmp_path / "b", "--base-url", server.url, code=1).stderr
+
+
+def test_check(folder, tmp_path):
+    os.remove(folder / "fma_small" / "001" / "001001.mp3")
+    write_sine(folder / "fma_small" / "000" / "000004.mp3", 440)
+    result = run("fma", "check", folder, "--csv", tmp_path / "clips.csv", code=1)
+    assert "NOT fma_small AS IT SHOULD BE: 1 clips are missing" in result.stdout
+    assert "Note: " in result.stdout and "1 files have no row" in result.stdout
+    table = pd.read_csv(tmp_path / "clips.csv", index_col="track_id")
+    assert table["state"].to_dict() == {2: "ok", 1001: "missing", 1002: "ok"}
+    assert table.loc[2, "seconds"] == pytest.approx(3, abs=0.1)
+
+
+def test_build(folder, tmp_path):
+    result = run("fma", "build", folder, "--sample-rate", 16000, "--prepared-dir", tmp_path / "p")
+    assert "1 training, 1 validation, 1 test clips at 16000 Hz" in result.stdout
+    assert "What the splits share" in result.stdout and (tmp_path / "p").is_dir()
+    (tmp_path / "file").write_text("in the way")
+    assert "Error: " in run("fma", "build", folder, "--prepared-dir", tmp_path / "file" / "p", code=1).stderr
+
+
+def test_build_with_beam(folder, tmp_path):
+    pytest.importorskip("apache_beam", reason="apache-beam (extra `beam`) is not installed")
+    result = run("fma", "build", folder, "--prepared-dir", tmp_path / "p", "--beam", "--runner=DirectRunner")
+    assert "1 training, 1 validation, 1 test clips" in result.stdout
+
+
+def test_warnings_are_notes(folder):
+    (folder / "fma_small" / "001" / "001001.mp3").write_bytes(b"")
+    result = run("fma", "build", folder)
+    assert "Note: " in result.stderr and "1 cannot be read: fma_small/001/001001.mp3 (empty" in result.stderr
+
+
+def test_an_interrupt(folder, monkeypatch):
+    def broken_off(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("genrekeras.datasets.fma.check", broken_off)
+    result = run("fma", "check", folder, code=1)
+    assert "Error: interrupted. Finished work is kept" in result.stderr
+
+
+def test_help_and_version():
+    for command, what in (("fma", "Get FMA: download"), ("predict", "Predict the genre of files and folders")):
+        assert re.search(rf"\n  {command} +{what}", run("--help").stdout)
+    for command in ("download", "check", "build"):
+        assert "FOLDER" in run("fma", command, "--help").stdout
+    assert "genrekeras, version 0" in run("--version").stdout
+    assert "No such command" in run("spoon", code=2).stderr
+
+
+def test_predict_without_standard_streams(saved, music, tmp_path):
+    """Closed by who starts it, as a service may find them."""
+    call = f"{shlex.quote(sys.executable)} -m genrekeras predict {shlex.quote(str(music))} -m {shlex.quote(str(saved))}"
+    subprocess.run(f"{call} -o {tmp_path}/g.csv <&- >&- 2>&-", shell=True, check=True)
+    assert len(pd.read_csv(tmp_path / "g.csv")) == 3
+    done = subprocess.run(f"{call} --json 2>&-", shell=True, check=True, capture_output=True, text=True)
+    assert len(json.loads(done.stdout)) == 3
+
+
+def test_as_a_module_in_a_process_of_its_own(tmp_path):
+    """Exit code, and an error without a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "genrekeras", "fma", "check", str(tmp_path / "nowhere")],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+    )
+    assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("Error: `data_dir` is not a folder")  # behind remarks of TensorFlow
+
+
+@pytest.fixture(scope="module")
+def saved(one_second_model, tmp_path_factory):
+    """Its file."""
+    path = tmp_path_factory.mktemp("model") / "genre.keras"
+    one_second_model.save(path)
+    return path
+
+
+def test_predict(saved, music):
+    done = run("predict", music, "--model", saved, "--top", 2)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 9 and lines[0] == f"{music / 'a.ogg'}   (4 s)" and "█" in lines[1]
+    genre, share, *_ = lines[1].split()
+    assert genre in gk.GENRES and share.endswith("%")
+
+    table = pd.read_csv(io.StringIO(run("predict", music, "-m", saved, "--csv").stdout))
+    rows = json.loads(run("predict", music, "-m", saved, "--json").stdout)
+    assert [row["path"] for row in rows] == list(table["path"])
+    expected = keras.saving.load_model(saved).predict_files(music)
+    assert list(expected["path"]) == list(table["path"])
+    for genre in gk.GENRES:
+        column = f"probability_{genre}"
+        np.testing.assert_allclose(table[column], expected[column], rtol=1e-5)
+        np.testing.assert_allclose([row[column] for row in rows], expected[column], rtol=1e-5)
+    assert table["genre"][0] == lines[1].split()[0] and rows[0]["error"] is None
+    assert list(rows[0]) == list(table.columns) == list(expected.columns)
+    assert "--csv and --json exclude each other" in run("predict", music, "--csv", "--json", code=2).stderr
+
+
+def test_predict_tells_what_could_not_be_read(saved, music):
+    (music / "text.mp3").write_text("no music")
+    done = run("predict", music, "-m", saved, code=1)
+    assert "could not be read: not audio" in done.stdout and "1 of 4 files could not be read." in done.stderr
+    done = run("predict", music, "-m", saved, "--csv", code=1)
+    assert "text.mp3: not audio" in done.stderr and len(done.stdout.splitlines()) == 5
+    rows = json.loads(run("predict", music, "-m", saved, "--json", code=1).stdout)
+    assert rows[3]["genre"] is None and rows[3]["probability"] is None and "not audio" in rows[3]["error"]
+
+
+def test_predict_of_a_name_that_is_no_text(saved, music):
+    name = os.path.join(os.fsencode(music), b"latin-1 \xe9.ogg")
+    with open(name, "wb") as file:
+        file.write((music / "a.ogg").read_bytes())
+    script = """
+import os, sys
+from genrekeras.cli import main
+for form in [], ["--csv"], ["--json"]:
+    main(["predict", *sys.argv[1:], *form], standalone_mode=False)
+    sys.stdout.flush()
+    os.write(1, bytes(1))
+"""
+    command = [sys.executable, "-c", script, os.fsdecode(name), "-m", str(saved)]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"})
+    assert done.returncode == 0, done.stderr
+    lines, csv, as_json, _ = done.stdout.split(bytes(1))
+    assert b"latin-1 \\xe9.ogg" in lines and b"latin-1 \xe9.ogg" in csv and b"latin-1 \\udce9.ogg" in as_json
+
+
+def test_predict_to_a_file_processes_only_what_is_new(saved, music, tmp_path, monkeypatch):
+    """After an interrupt, and after a call that was finished."""
+    output, read = tmp_path / "genres.csv", []
+    original = inference.predict_each
+    monkeypatch.setattr(
+        inference, "predict_each", lambda m, paths, *args: read.extend(paths) or original(m, paths, *args)
+    )
+    keras.saving.load_model(saved).predict_files(music / "a.ogg", journal=f"{output}.journal")
+    run("predict", music, "-m", saved, "-o", output)
+    assert read == inference.find_files(music)
+    whole = pd.read_csv(output)
+    read.clear()
+    run("predict", music, "-m", saved, "-o", output)
+    assert not read and pd.read_csv(output).equals(whole)
+    (music / "new.ogg").write_bytes((music / "a.ogg").read_bytes())
+    run("predict", music, "-m", saved, "-o", output)
+    assert read == [str(music / "new.ogg")] and len(pd.read_csv(output)) == 4
+    done = run("predict", music, "-m", saved, "-o", output, "--max-clips", 1)
+    assert "Note: " in done.stderr and "it is started anew" in done.stderr
+    assert pd.read_csv(output)["seconds"].tolist() == [1.0] * 4
+    (tmp_path / "genres.csv.journal").write_bytes(b"\x00\xff")
+    done = run("predict", music, "-m", saved, "-o", output, code=1)
+    assert f"{output}.journal is not a journal of predictions" in done.stderr
+    with filelock.FileLock(f"{output}.journal.lock"):
+        done = run("predict", music, "-m", saved, "-o", output, code=1)
+    assert f"Error: Another process is using {output}.journal" in done.stderr
+
+
+def test_predict_with_a_wrong_output(saved, music, tmp_path):
+    assert "must end in .csv or .json" in run("predict", music, "-m", saved, "-o", "x.txt", code=2).stderr
+    assert "there is no folder" in run("predict", music, "-m", saved, "-o", tmp_path / "no" / "x.csv", code=2).stderr
+
+
+def test_predict_with_a_wrong_call(saved, music, tmp_path):
+    (tmp_path / "texts").mkdir()
+    assert "holds no audio files (0 others)" in run("predict", tmp_path / "texts", "-m", saved, code=1).stderr
+    assert "Missing argument" in run("predict", "-m", saved, code=2).stderr
+    wrong = run("predict", music, "-m", tmp_path / "x.keras", code=2).stderr
+    assert "There is no model file" in wrong and "a preset (fma_small), a .keras file, or the folder of a run" in wrong
+    assert f"There is no model file {tmp_path}/model.keras" in run("info", tmp_path, code=2).stderr
+    (tmp_path / "text.keras").write_text("no model")
+    assert "cannot be loaded as a model" in run("predict", music, "-m", tmp_path / "text.keras", code=1).stderr
+    with zipfile.ZipFile(tmp_path / "zip.keras", "w") as file:
+        file.writestr("config.json", "{}")
+    assert "cannot be loaded as a model" in run("predict", music, "-m", tmp_path / "zip.keras", code=1).stderr
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
+    assert "holds a Sequential, not a GenreClassifier" in run("info", tmp_path / "other.keras", code=1).stderr
+
+
+def test_info(saved, tmp_path):
+    shown = run("info", saved, "--card", tmp_path / "card.md").stdout
+    for part in ("MiB", "mel_cnn", "1 s at 22050 Hz", "MelSpectrogram(sample_rate=22050", "Hip-Hop, Pop, Folk"):
+        assert part in shown
+    assert max(map(len, shown.splitlines()[1:])) <= 80 and "\n           PowerToDecibels" in shown
+    assert "was not saved with it" in shown and "It was not calibrated" in (tmp_path / "card.md").read_text()
+
+
+def test_a_model_is_a_preset_or_a_file_or_the_folder_of_a_run(saved, music, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.keras").write_bytes(saved.read_bytes())
+    (tmp_path / "fma_small").mkdir()  # as FMA's clips
+    monkeypatch.chdir(tmp_path)
+    by_folder, by_file = (run("predict", music, "-m", model).stdout for model in ("run", saved))
+    assert by_folder == by_file
+    assert run("info", "run").stdout.startswith("run/model.keras: ")
+    preset = run("info", "fma_small").stdout
+    assert preset == run("info").stdout and "mel_resnet" in preset and max(map(len, preset.splitlines()[1:])) <= 80
+
+
+def test_tracks_of_low_confidence(music, tmp_path):
+    """The reason is in each form, and they get no tag."""
+    model = small_model(card={"calibration": {"min_confidence": 1.01}})  # its random weights may give any probability
+    model.save(tmp_path / "m.keras")
+    before = (music / "a.ogg").read_bytes()
+    options = [music / "a.ogg", "-m", tmp_path / "m.keras"]
+    done = run("predict", *options, "--write-tags")
+    assert "a.ogg   (4 s, low confidence: between genres)\n" in done.stdout
+    assert (music / "a.ogg").read_bytes() == before
+    [row] = json.loads(run("predict", *options, "--json").stdout)
+    table = pd.read_csv(io.StringIO(run("predict", *options, "--csv").stdout))
+    for low_confidence, reason in ((row["low_confidence"], row["reason"]), *table[["low_confidence", "reason"]].values):
+        assert low_confidence is True and reason == "between genres"
+
+
+def test_warnings_about_a_file_are_shown(saved, music, monkeypatch):
+    original = inference.tracks_of
+
+    def odd(*arguments):
+        for track in original(*arguments):
+            yield dataclasses.replace(track, warning="only 4 of 9 s could be\x1b decoded")
+
+    monkeypatch.setattr(inference, "tracks_of", odd)
+    done = run("predict", music / "a.ogg", "-m", saved)
+    assert done.stdout.splitlines()[1] == r"  warning: only 4 of 9 s could be\x1b decoded"
+    [row] = json.loads(run("predict", music / "a.ogg", "-m", saved, "--json").stdout)
+    assert row["warning"] == "only 4 of 9 s could be\x1b decoded" and row["error"] is None
+    found = keras.saving.load_model(saved).embed_files(music / "a.ogg")
+    assert found.files["warning"].tolist() == [row["warning"]]
+
+
+def test_names_and_genres_that_a_terminal_would_obey(music, tmp_path):
+    """Text shows them escaped; CSV has one row for each file, whoever reads it; JSON holds them as they are."""
+    genres = ("\x1b[31mred\n", 'a,"b";\r\nc', "<b>bold</b>", "'=1+1")
+    calibrate(small_model(genres=genres), tones(np.random.default_rng(3), 8, 22050)).save(tmp_path / "m.keras")
+    names = ["a $x_$.ogg", "b \r.ogg", "c \x1b]0;title\x07.ogg", 'd\n"e", f.ogg', "g \x9b31m.ogg"]
+    (tmp_path / "odd").mkdir()
+    for name in names:
+        (tmp_path / "odd" / name).write_bytes((music / "a.ogg").read_bytes())
+    (tmp_path / "odd" / "no\x1b[2J.mp3").write_text("no music")
+    paths = [str(tmp_path / "odd" / name) for name in sorted([*names, "no\x1b[2J.mp3"])]
+    options = [tmp_path / "odd", "-m", tmp_path / "m.keras"]
+    texts = run("predict", *options, code=1)
+    printed = [
+        texts.stdout,
+        run("similar", paths[0], *options, code=1).stdout,
+        run("info", tmp_path / "m.keras").stdout,
+    ]
+    printed += [run("timeline", paths[0], "-m", tmp_path / "m.keras").stdout]
+    for text in printed:
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
+    assert len(texts.stdout.splitlines()) == 5 * 4 + 2 and r"b \r.ogg   (4 s)" in texts.stdout
+    done = run("predict", *options, "--csv", code=1)
+    assert r"no\x1b[2J.mp3: not audio" in done.stderr and "\x1b" not in done.stderr
+    text = done.stdout_bytes.decode()  # as it was printed
+    table = pd.read_csv(io.StringIO(text, newline=""))
+    with_csv = list(csv.DictReader(io.StringIO(text, newline="")))
+    rows = json.loads(run("predict", *options, "--json", code=1).stdout)
+    assert table["path"].tolist() == [row["path"] for row in with_csv] == [row["path"] for row in rows] == paths
+    assert list(table.columns)[-4:] == list(rows[0])[-4:] == [f"probability_{genre}" for genre in genres]
+    wrong = run("predict", "x.mp3", "--\x1b[31m", code=2).stderr
+    assert r"\x1b[31m" in wrong and "\x1b" not in wrong
+
+
+def test_similar(saved, music):
+    (music / "copy.ogg").write_bytes((music / "a.ogg").read_bytes())
+    done = run("similar", music / "a.ogg", music, "-m", saved, "--count", 2)
+    first, second = done.stdout.splitlines()
+    assert first.startswith(f" 1.000  {music / 'copy.ogg'}   (") and float(second.split()[0]) < 1
+    (music / "text.mp3").write_text("no music")
+    done = run("similar", music / "text.mp3", music, "-m", saved, code=1)
+    assert "text.mp3: not audio" in done.stderr and f"Error: {music / 'text.mp3'} cannot be read." in done.stderr
+
+
+def test_compare_and_report(tmp_path, rng):
+    labels = np.arange(40) % 2
+    for name, right in (("a", 0.9), ("b", 0.3)):
+        folder = tmp_path / name
+        folder.mkdir()
+        config = {"command": [], "flags": {"seed": 0}, "backend": "torch", "versions": {}}
+        counts = dict.fromkeys(("tracks", "missing", "broken", "train", "validation", "test"), 1)
+        config["data"] = {"name": "mine", "protocol": "official", "counts": counts}
+        (folder / "config.json").write_text(json.dumps(config))
+        hit = (rng.uniform(size=40) < right)[:, None]
+        probabilities = np.where(hit == np.eye(2, dtype=bool)[labels], 0.8, 0.2)
+        Report(("x", "y"), "test", "official", np.arange(40), labels, probabilities).to_json(folder / "test.json")
+        assert run("report", folder).stdout.strip() == str(folder / "reports.html")
+        assert "of 40 test clips" in (folder / "reports.html").read_text()
+    done = run("compare", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "c.csv")
+    table = pd.read_csv(tmp_path / "c.csv", index_col="run")
+    assert list(table.index) == ["a", "b"] and table.loc["b", "difference_high"] < 0
+    assert f"{table.loc['b', 'difference']:+.1%}" in done.stdout.splitlines()[-1]
+    run("compare", tmp_path / "b" / "test.json", tmp_path / "a", "-o", tmp_path / "c.png")
+    assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
+    for arguments, message in (
+        ([tmp_path / "a"], "two or more"),
+        ([tmp_path / "a", tmp_path / "a"], "named twice"),
+        ([tmp_path / "a", tmp_path], "is not the folder of a run"),
+        ([tmp_path / "a", tmp_path / "a" / "config.json"], "cannot be read as a report"),
+        ([tmp_path / "a", tmp_path / "b", "--split", "validation"], "holds no scores of validation, but test"),
+    ):
+        assert message in run("compare", *arguments, code=1).stderr
+
+
+def test_compare_fits_80_columns(tmp_path, rng):
+    labels = np.arange(40) % 2
+    names = ["a", "a_run_whose_name_says_all_that_was_changed-20260101-120000", f"{'long' * 30}\r"]
+    for same in (True, False):
+        for name in names:
+            heard = "3 crops of 29.9766 s (even)" if same else f"crops of {name[:10]}"
+            probabilities = rng.dirichlet([1, 1], 40)
+            report = Report(("x", "y"), "test", "artist_album", np.arange(40), labels, probabilities, heard)
+            report.to_json(tmp_path / f"{name}.json")
+        paths = [tmp_path / f"{name}.json" for name in names]
+        lines = run("compare", *paths, "-o", tmp_path / "c.csv").stdout.splitlines()
+        assert max(map(len, lines)) <= 80
+        whole = "".join(lines)
+        for name in names[:2]:
+            assert f"{name}.json" in whole
+        assert "\r" not in whole and ("long" * 30 + "\\r.json") in whole
+        assert whole.count("3 crops of 29.9766 s (even)") == same
+        assert len(pd.read_csv(tmp_path / "c.csv")) == 3
+
+
+def test_pictures_of_files(saved, music, tmp_path):
+    track = music / "b" / "two.flac"
+    done = run("spectrogram", track, "-o", tmp_path / "s.png")
+    assert "128 bands, 128 frames of 29.9766 s" in done.stdout  # as fma_small processes it
+    done = run("spectrogram", track, "-m", saved, "--offset", 2, "-o", tmp_path / "s2.png")
+    assert "128 bands, 44 frames of 1 s" in done.stdout
+    assert "13 clips of" in run("timeline", track, "-m", saved, "-o", tmp_path / "t.png").stdout
+    run("timeline", track, "-m", saved, "-o", tmp_path / "t.csv", "--hop-seconds", 2)
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert table["start"].tolist() == [0, 2, 4, 6]
+    lines = run("timeline", track, "-m", saved, "--hop-seconds", 2).stdout.splitlines()
+    shares = table.filter(like="probability_")
+    for line, start, best, share in zip(lines, (0, 2, 4, 6), shares.idxmax(axis=1), shares.max(axis=1), strict=True):
+        times, genre, percent, *_ = line.split()
+        assert times == f"0:{start:02d}-0:{start + 1:02d}" and f"probability_{genre}" == best
+        assert percent == f"{share:.1%}" and ("█" in line) == (share > 1 / 30)
+    (music / "text.mp3").write_text("no music")
+    done = run("map", music, "-m", saved, "-o", tmp_path / "m.png", code=1)
+    assert "3 files" in done.stdout and "text.mp3: not audio" in done.stderr
+    for name in ("s", "s2", "t", "m"):
+        assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+    assert "not audio" in run("spectrogram", music / "text.mp3", "-o", tmp_path / "x.png", code=1).stderr
+    assert "at 100 s" in run("spectrogram", track, "--offset", 100, "-o", tmp_path / "x.png", code=1).stderr
+    wrong = run("timeline", track, "-m", saved, "-o", tmp_path / "x.xyz", code=2).stderr
+    assert "must end in .png, .pdf, .svg or .csv" in wrong
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_evaluate_and_calibrate(tmp_path, monkeypatch):
+    monkeypatch.setenv("GENREKERAS_CACHE", str(tmp_path / "cache"))
+    genres, folder = ("high", "low"), tmp_path / "sounds"
+    for genre, hz in zip(genres, (2000, 200), strict=True):
+        (folder / genre).mkdir(parents=True)
+        for place in range(20):
+            write_sine(folder / genre / f"{place}.wav", hz + 20 * place, rate=22050)
+    model = small_model(genres=genres)
+    calibrate(model, tones(np.random.default_rng(3), 32, 22050)).save(tmp_path / "m.keras")
+    options = ["-m", tmp_path / "m.keras", "--protocol", "random"]
+    done = run("evaluate", folder, *options, "-o", tmp_path / "r.json", "--picture", tmp_path / "c.png")
+    figures = json.loads((tmp_path / "r.json").read_text())
+    assert f"accuracy {100 * figures['accuracy']:.1f} %" in done.stdout and "\nhigh " in done.stdout
+    assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
+    done = run("calibrate", folder, *options, "-o", tmp_path / "n.keras", "--picture", tmp_path / "rel.png")
+    assert "Temperature" in done.stdout and "before: validation" in done.stdout
+    first, second = (keras.saving.load_model(tmp_path / f"{name}.keras") for name in "mn")
+    temperature = float(done.stdout.split()[1])
+    ratio = first.head.get_weights()[0] / second.head.get_weights()[0]
+    np.testing.assert_allclose(ratio, temperature, rtol=1e-2)
+    assert "must end in .keras" in run("calibrate", folder, *options, "-o", tmp_path / "n", code=2).stderr
+    tracks = [(i, gk.GENRES[i % 8], ("training", "validation", "test")[i % 3]) for i in range(2, 17)]
+    small_model().save(tmp_path / "m.keras")
+    done = run("evaluate", write_fma(tmp_path / "fma", tracks), "-m", tmp_path / "m.keras", "--split", "validation")
+    assert "validation (official protocol, 5 clips" in done.stdout
+
+
+def test_evaluate_music_with_some_of_the_genres_in_another_order(tmp_path, monkeypatch):
+    monkeypatch.setenv("GENREKERAS_CACHE", str(tmp_path / "cache"))
+    small_model(genres=["pop", "Jazz", "Hip-Hop"]).save(tmp_path / "m.keras")
+    for name in ("Hip-Hop/a.wav", "Hip-Hop/b.wav", "POP/c.wav"):
+        (tmp_path / "music" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_sine(tmp_path / "music" / name, 110 + ord(name[-5]), rate=22050)
+    options = ["-m", tmp_path / "m.keras", "--protocol", "random"]
+    done = run("evaluate", tmp_path / "music", *options, "--split", "all", "-o", tmp_path / "r.json")
+    report = Report.from_dict(json.loads((tmp_path / "r.json").read_text()))
+    assert "all (random protocol, 3 clips" in done.stdout and "\nJazz" not in done.stdout
+    assert report.genres == ("pop", "Jazz", "Hip-Hop") and sorted(report.labels) == [0, 2, 2]
+    done = run("calibrate", tmp_path / "music", *options, "-o", tmp_path / "n.keras", code=1)
+    assert "the validation split has no clips under the protocol random" in done.stderr
+
+    (tmp_path / "music" / "POP").rename(tmp_path / "music" / "Polka")
+    write_sine(tmp_path / "music" / "Polka" / "d.wav", 300)
+    for command in (["evaluate"], ["calibrate", "-o", tmp_path / "n.keras"]):
+        done = run(*command, tmp_path / "music", *options, code=1)
+        assert "genres that the model does not have: 'Polka'" in done.stderr
+        assert "The decoded clips" not in done.stderr
+
+
+def test_tags_are_written_when_asked_for(saved, music):
+    tracks = [music / "a.ogg", music / "b" / "two.flac"]
+    before = [track.read_bytes() for track in tracks]
+    run("predict", music, "-m", saved)
+    assert [track.read_bytes() for track in tracks] == before
+    write_sine(music / "b" / "sine.au", 440)  # no tags that anyone knows
+    done = run("predict", music, "-m", saved, "--write-tags", "--keep-copies", "--csv", code=1)
+    assert "sine.au: a kind of file whose tags are not known" in done.stderr and "could not be read" not in done.stderr
+    table = pd.read_csv(io.StringIO(done.stdout)).set_index("path")
+    for track, old in zip(tracks, before, strict=True):
+        assert tags.read_genres(track) == [table.loc[str(track), "genre"]]
+        assert track.with_name(f"{track.name}.orig").read_bytes() == old
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the backend is not torch")
+def test_export(saved, music, tmp_path):
+    done = run("export", saved, "--to", "torch", "-o", tmp_path / "m.pt2", "--clips", music)
+    assert f"{tmp_path / 'm.pt2'}: probabilities as those of" in done.stdout
+    assert "set KERAS_BACKEND=tensorflow" in run("export", saved, "--to", "litert", code=1).stderr
+    assert "must end in .onnx" in run("export", saved, "--to", "onnx", "-o", "x", code=2).stderr
+    assert os.listdir(os.path.dirname(saved)) == ["genre.keras"]
+
+
+def test_export_of_the_model_that_comes_with_the_package_is_written_here(monkeypatch, tmp_path):
+    written = []
+    monkeypatch.setattr(
+        "genrekeras.export.export", lambda model, path, *arguments, **options: written.append(path) or 0.0
+    )
+    monkeypatch.chdir(tmp_path)
+    run("export", "--to", "torch")
+    assert written == ["fma_small.pt2"]

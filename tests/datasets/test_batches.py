@@ -1,0 +1,378 @@
+"""Batches: order, crops, mixup, and that epochs differ while runs do not."""
+
+import time
+
+import keras
+import numpy as np
+import psutil
+import pytest
+from conftest import numpy, small_model
+from genrekeras import GenreClassifier
+from genrekeras.datasets import batches, class_weights
+from processes import start, wait
+
+RATE = 100
+
+
+class Clips:
+    """Clips of 3 s that count up, so that a batch tells which clip and where it was cropped."""
+
+    sample_rate, genres = RATE, ("a", "b", "c")
+
+    def __init__(self, count=10, samples=3 * RATE):
+        self.count, self.samples = count, samples
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        waveform = 1000.0 * index + np.arange(self.samples)
+        return {"audio": waveform.astype("float32"), "genre": index % 3, "track_id": index}
+
+
+def clips_of(batch):
+    return [int(first // 1000) for first in batch[0][:, 0]]
+
+
+def starts_of(batch):
+    return [int(first % 1000) for first in batch[0][:, 0]]
+
+
+def test_shapes_and_order():
+    data = batches(Clips(), 4, 2.0)
+    assert isinstance(data, keras.utils.PyDataset) and len(data) == 3
+    shapes = [(data[i][0].shape, data[i][1].shape) for i in range(3)]
+    assert shapes == [((4, 200), (4,)), ((4, 200), (4,)), ((2, 200), (2,))]
+    assert data[0][0].dtype == np.float32 and data[0][1].dtype == np.int32
+    assert [clip for i in range(3) for clip in clips_of(data[i])] == list(range(10))
+    np.testing.assert_array_equal(data[1][1], [1, 2, 0, 1])
+    with pytest.raises(IndexError):
+        data[3]
+
+
+def test_crops():
+    assert set(starts_of(batches(Clips(), 10, 2.0)[0])) == {0}
+    assert set(starts_of(batches(Clips(), 10, 2.0, crop="center")[0])) == {50}
+    starts = starts_of(batches(Clips(200), 200, 2.0, crop="random")[0])
+    assert min(starts) == 0 and max(starts) == 100 and 40 < np.mean(starts) < 60
+
+
+def test_short_clips_are_reflected():
+    waveform = batches(Clips(1, samples=100), 1, 2.0)[0][0][0]
+    assert len(waveform) == 200 and waveform[0] == 50 and waveform[50] == 0 and waveform[149] == 99
+
+
+def epoch_of(data):
+    epoch = [data[i] for i in range(len(data))]
+    data.on_epoch_end()
+    return [clips_of(b) for b in epoch], [starts_of(b) for b in epoch]
+
+
+def test_epochs_differ_and_runs_with_a_seed_are_the_same():
+    def run(seed):
+        data = batches(Clips(), 4, 2.0, crop="random", shuffle=True, seed=seed)
+        return [epoch_of(data) for _ in range(3)]
+
+    first = run(0)
+    for order, _ in first:
+        assert sorted(clip for batch in order for clip in batch) == list(range(10))  # each clip once an epoch
+    assert first[0] != first[1] != first[2]
+    assert run(0) == first and run(1) != first
+
+
+def test_workers_read_ahead_and_give_the_same_batches():
+    arguments = {"crop": "random", "shuffle": True, "seed": 3, "mixup_alpha": 0.4}
+    alone, ahead = batches(Clips(), 4, 2.0, **arguments), batches(Clips(), 4, 2.0, **arguments, workers=3)
+    for epoch, index in ((0, 0), (0, 1), (0, 2), (1, 0), (0, 0), (0, 1), (5, 2)):  # also when a pass is broken off
+        alone.epoch = ahead.epoch = epoch
+        for one, other in zip(alone[index], ahead[index], strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert len(ahead._ahead) == 3
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_fit_sees_each_epoch_anew_in_the_order_of_the_seed(workers):
+    """Keras would shuffle a PyDataset's batches from Python's global state; GenreClassifier.fit does not let it."""
+    seen = []
+
+    class Watched(Clips):
+        """Each clip is a constant of its own, by which the model's input tells it."""
+
+        sample_rate = 22050
+
+        def __getitem__(self, index):
+            return {"audio": np.full(22050, index / 10, "float32"), "genre": index % 3, "track_id": index}
+
+    class Recorded(GenreClassifier):
+        def train_step(self, *arguments):
+            waveforms = arguments[-1][0]
+            seen.append([round(10 * float(value)) for value in numpy(waveforms[:, 0])])
+            return super().train_step(*arguments)
+
+    def train(**arguments):
+        seen.clear()
+        model = Recorded(pretrained=None, clip_seconds=1.0, genres=("a", "b", "c"))
+        model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+        model.fit(batches(Watched(6), 2, 1.0, shuffle=True, seed=5, workers=workers), verbose=0, **arguments)
+        return list(seen)
+
+    data = batches(Watched(6), 2, 1.0, shuffle=True, seed=5)
+    expected = []
+    for _ in range(3):
+        expected.append([[round(10 * float(value)) for value in data[i][0][:, 0]] for i in range(len(data))])
+        data.on_epoch_end()
+    assert expected[0] != expected[1] != expected[2]
+    assert train(epochs=3) == expected[0] + expected[1] + expected[2]
+    assert train(epochs=3, initial_epoch=2) == expected[2]
+
+
+def test_labels_out_of_range_are_named():
+    class Wrong(Clips):
+        genres = ("a", "b")
+
+    with pytest.raises(ValueError, match=r"The label of track 2 must lie in 0\.\.1. Received: 2"):
+        batches(Wrong(), 4, 2.0)[0]
+
+
+def test_mixup():
+    data = batches(Clips(30), 30, 3.0, mixup_alpha=0.4, seed=1)
+    waveforms, labels = data[0]
+    assert labels.shape == (30, 3) and labels.dtype == np.float32
+    np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-6)
+    assert (labels.max(axis=1) < 1).any()
+    # clip i of the batch is m * clip i + (1 - m) * clip j: m and j from the label and the waveform agree
+    for i, (waveform, label) in enumerate(zip(waveforms, labels, strict=True)):
+        part = label[i % 3]
+        if part < 0.999:  # else the other clip has the same genre
+            other = (waveform[0] - part * 1000 * i) / (1 - part) / 1000
+            assert abs(other - round(other)) < 0.05 and label[round(other) % 3] == pytest.approx(1 - part, abs=1e-5)
+    np.testing.assert_array_equal(batches(Clips(30), 30, 3.0, mixup_alpha=0.4, seed=1)[0][0], waveforms)
+    data.on_epoch_end()
+    assert not np.array_equal(data[0][0], waveforms)
+
+
+def test_many_crops_of_a_clip():
+    even = batches(Clips(4), 3, 1.0, crop="even", crops=3)
+    assert len(even) == 4
+    whole = [even[i] for i in range(4)]
+    assert [clip for batch in whole for clip in clips_of(batch)] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert [start for batch in whole for start in starts_of(batch)] == [0, 100, 200] * 4
+    assert starts_of(batches(Clips(4), 4, 1.0, crop="even")[0]) == [100] * 4
+    lots = batches(Clips(5), 50, 1.0, crop="random", crops=10, shuffle=True, seed=2)
+    clips, starts = clips_of(lots[0]), starts_of(lots[0])
+    assert sorted(clips) == sorted(list(range(5)) * 10) and clips != sorted(clips) and len(set(starts)) > 30
+
+
+def test_class_weights_make_genres_weigh_the_same():
+    class Unequal(Clips):
+        labels = np.array([0] * 6 + [1] * 3 + [2])
+
+        def __getitem__(self, index):
+            return super().__getitem__(index) | {"genre": int(self.labels[index])}
+
+    with pytest.raises(ValueError, match=r"`split` must have `labels`.*list"):
+        class_weights([0, 1])
+    weights = class_weights(Unequal())
+    np.testing.assert_allclose(weights, [10 / 18, 10 / 9, 10 / 3], rtol=1e-6)
+    np.testing.assert_allclose(np.bincount(Unequal.labels) * weights, 10 / 3, rtol=1e-6)
+    _, labels, given = batches(Unequal(), 10, 1.0, class_weight="balanced")[0]
+    np.testing.assert_array_equal(given, weights[labels])
+    assert given.dtype == np.float32 and given.mean() == pytest.approx(1)
+    _, rows, mixed = batches(Unequal(), 10, 1.0, class_weight=[1, 2, 3.5], mixup_alpha=0.4)[0]
+    np.testing.assert_allclose(mixed, rows @ [1, 2, 3.5], rtol=1e-6)
+    Unequal.labels = np.array([0] * 5 + [2] * 5)
+    np.testing.assert_allclose(class_weights(Unequal()), [1, 0, 1])
+
+
+def test_fit_heeds_class_weights():
+    """With weight 0 for all genres but one, the others do not move the model."""
+    split = _valid()
+    split.labels = np.arange(4) % 3
+    model = small_model(genres=split.genres, fine_tune="head")
+    model.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy")
+    data = batches(split, 4, 1.0, class_weight=[0, 0, 0])
+    before = [numpy(weight).copy() for weight in model.trainable_variables]
+    model.fit(data, verbose=0)
+    assert all(np.array_equal(numpy(w), b) for w, b in zip(model.trainable_variables, before, strict=True))
+    model.fit(batches(split, 4, 1.0, class_weight="balanced"), verbose=0)
+    assert not all(np.array_equal(numpy(w), b) for w, b in zip(model.trainable_variables, before, strict=True))
+
+
+def test_worker_processes_give_the_same_batches():
+    arguments = {
+        "crop": "random",
+        "crops": 2,
+        "shuffle": True,
+        "seed": 3,
+        "mixup_alpha": 0.4,
+        "class_weight": [1, 2, 3],
+    }
+    alone = batches(Clips(), 4, 2.0, **arguments)
+    ahead = batches(Clips(), 4, 2.0, **arguments, workers=2, processes=True)
+    for epoch, index in ((0, 0), (0, 1), (1, 0), (0, 0), (5, 2)):
+        alone.epoch = ahead.epoch = epoch
+        for one, other in zip(alone[index], ahead[index], strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert len(ahead._pool._processes) == 2  # they were made by processes indeed
+
+
+def test_worker_processes_read_a_split_from_disk(mini):
+    alone = batches(mini.train, 8, 1.0, shuffle=True)
+    ahead = batches(mini.train, 8, 1.0, shuffle=True, workers=2, processes=True)
+    for index in (0, 1, 15):
+        for one, other in zip(alone[index], ahead[index], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+READS = """
+import sys, time
+import numpy as np
+from genrekeras.datasets import batches
+
+class Clips:
+    sample_rate, genres = 100, ("a", "b")
+    def __len__(self):
+        return 8
+    def __getitem__(self, index):
+        return {"audio": np.zeros(300, "float32"), "genre": index % 2, "track_id": index}
+
+if __name__ == "__main__":
+    data = batches(Clips(), 4, 2.0, processes=True)
+    data[0]
+    print(*data._pool._processes)
+    time.sleep(600 * (sys.argv[1] == "is killed"))
+"""
+
+
+@pytest.mark.parametrize("reader", ["ends", "is killed"])
+def test_a_worker_process_ends_with_the_one_that_reads(reader, tmp_path):
+    """Also one that multiprocessing made, which waits for its own as it ends."""
+    (tmp_path / "reads.py").write_text(READS)
+    process = start(tmp_path / "reads.py", reader, stdout=tmp_path / "out", stderr=tmp_path / "err")
+    until = time.monotonic() + 120
+    while not (found := (tmp_path / "out").is_file() and (tmp_path / "out").read_text()) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert found, (tmp_path / "err").read_text()
+    worker = int(found)
+    if reader == "is killed":
+        process.kill()
+    assert wait(process, 60) == (0 if reader == "ends" else -9)
+    while not gone(worker) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert gone(worker)
+
+
+def gone(process):
+    try:
+        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE  # where nobody asks for its exit code
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_rest_of_an_epoch_that_was_broken_off(workers):
+    data = batches(Clips(), 3, 2.0, crop="random", shuffle=True, seed=5, workers=workers)
+    epochs = []
+    for _ in range(3):
+        epochs.append([data[i][0] for i in range(len(data))])
+        data.on_epoch_end()
+    rest = data.rest(1, 2)
+    assert len(rest) == 2
+    np.testing.assert_array_equal(rest[0][0], epochs[1][2])
+    np.testing.assert_array_equal(rest[1][0], epochs[1][3])
+    data.epoch = 2
+    np.testing.assert_array_equal(data[0][0], epochs[2][0])  # the whole is as it was
+    with pytest.raises(ValueError, match=r"`batch` lie in 0\.\.3"):
+        data.rest(0, 4)
+
+
+def test_fit_can_end_an_epoch_and_go_on():
+    def weights_behind_each_step(*runs):
+        keras.utils.set_random_seed(3)
+        model = small_model(genres=("a", "b", "c"), fine_tune="head", dropout=0.0)
+        model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+        seen = []
+
+        class Watch(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                seen.append(numpy(self.model.trainable_variables[-1]).copy())
+
+        for data, options in runs:
+            model.fit(data, verbose=0, callbacks=[Watch()], **options)
+        return np.stack(seen)
+
+    class Noise(Clips):
+        sample_rate = 22050
+
+        def __getitem__(self, index):
+            waveform = np.random.default_rng(index).standard_normal(22050).astype("float32")
+            return {"audio": waveform, "genre": index % 3, "track_id": index}
+
+    data = batches(Noise(6), 2, 1.0, shuffle=True, seed=5)
+    whole = weights_behind_each_step((data, {"epochs": 2}))
+    broken_off_behind_one_batch = weights_behind_each_step(
+        (data, {"epochs": 1, "steps_per_epoch": 1}),
+        (data.rest(0, 1), {"epochs": 1}),
+        (data, {"initial_epoch": 1, "epochs": 2}),
+    )
+    assert len(whole) == 6
+    np.testing.assert_array_equal(broken_off_behind_one_batch, whole)
+
+
+def test_one_hot_labels_for_the_validation_of_mixup():
+    labels = batches(Clips(), 4, 2.0, one_hot=True)[0][1]
+    np.testing.assert_array_equal(labels, np.eye(3)[[0, 1, 2, 0]])
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"crop": "end"}, "`crop` must be one of"),
+        ({"batch_size": 0}, "`batch_size` must be"),
+        ({"batch_size": 2.0}, "`batch_size` must be"),
+        ({"workers": 0}, "`workers` must be"),
+        ({"seed": -1}, "`seed` must be"),
+        ({"seed": None}, "`seed` must be"),
+        ({"clip_seconds": -1.0}, "`clip_seconds` must be"),
+        ({"clip_seconds": 1e-6}, "`clip_seconds` must be"),
+        ({"mixup_alpha": -0.1}, "`mixup` must be"),
+        ({"crops": 0}, "`crops` must be"),
+        ({"class_weight": "fair"}, "`class_weight` must be"),
+        ({"class_weight": [1, 2]}, "`class_weight` must be"),
+        ({"class_weight": [1, 2, -1]}, "`class_weight` must be"),
+        ({"split": Clips(0)}, "`split` has no clips"),
+        ({"split": [1, 2]}, "`split` must be a split, .*list"),
+    ],
+)
+def test_bad_options_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        batches(**{"split": Clips(), "batch_size": 4, "clip_seconds": 2.0, **arguments})
+
+
+@pytest.mark.parametrize(
+    "data, name",
+    [
+        ({"sample_rate": 44100}, "sample_rate"),
+        ({"genres": ("a", "b")}, "genres"),
+        ({"clip_seconds": 2.0}, "clip_seconds"),
+    ],
+)
+def test_data_that_is_not_the_models_is_refused(data, name):
+    model = small_model(genres=("a", "b", "c"), fine_tune="head")
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    split = Clips(4)
+    split.sample_rate = data.get("sample_rate", 22050)
+    split.genres = data.get("genres", model.genres)
+    wrong = batches(split, 2, data.get("clip_seconds", 1.0))
+    for use in (model.fit, model.evaluate, model.predict):
+        with pytest.raises(ValueError, match=f"The data's `{name}` is not the model's"):
+            use(wrong)
+    good = batches(_valid(), 2, 1.0)
+    with pytest.raises(ValueError, match=f"The data's `{name}`"):
+        model.fit(good, validation_data=wrong)
+
+
+def _valid():
+    split = Clips(4)
+    split.sample_rate = 22050
+    return split

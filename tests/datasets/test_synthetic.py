@@ -1,0 +1,78 @@
+"""The synthetic corpus: in FMA's layout, the same each time, told apart by more than loudness."""
+
+import hashlib
+import os
+
+import genrekeras as gk
+import numpy as np
+import pytest
+from genrekeras.datasets import mini as module
+
+
+def test_counts_and_names(mini):
+    assert all("Synthetic" in genre for genre in mini.genres) and "synthetic" in mini.name
+    assert mini.counts == {
+        "tracks": 210,
+        "missing": 0,
+        "incomplete": 0,
+        "broken": 2,
+        "readable": 208,
+        "train": 128,
+        "validation": 40,
+        "test": 40,
+    }
+    assert sorted(reason.split(":")[0] for reason in mini.broken.values()) == ["cut short", "empty"]
+    for split, each in ((mini.train, 16), (mini.validation, 5), (mini.test, 5)):
+        assert np.bincount(split.labels).tolist() == [each] * 8
+    assert not set(mini.train.track_ids) & set(mini.test.track_ids)
+
+
+def test_it_is_in_the_layout_of_fma(synthetic_cache, mini):
+    folder = synthetic_cache / "synthetic-2"
+    assert (folder / "fma_metadata" / "tracks.csv").is_file()
+    files = sorted(os.path.relpath(path, folder) for path in (folder / "fma_small").glob("*/*.mp3"))
+    assert len(files) == 210 and files[0] == os.path.join("fma_small", "000", "000002.mp3")
+
+
+def test_made_again_it_is_the_same():
+    def digest(genre):
+        return hashlib.sha256(module.make_clip(genre, 123).astype("float32").tobytes()).hexdigest()
+
+    for genre in range(8):
+        clip = module.make_clip(genre, 123)
+        assert clip.shape == (4 * 44100,) and np.isfinite(clip).all() and 0.1 < np.abs(clip).max() < 1.0
+        assert digest(genre) == digest(genre)
+        assert np.abs(clip - module.make_clip(genre, 124)).max() > 0.1
+
+
+def test_an_interrupted_making_leaves_nothing(tmp_path, monkeypatch):
+    calls = []
+
+    def break_off(*arguments):
+        calls.append(arguments)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_write_clip", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        module.make_synthetic(str(tmp_path / "synthetic-2"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_made_twice_at_once_it_is_there_once(tmp_path, monkeypatch):
+    """Another process was done first; a file in the way is an error."""
+    rows = list(module._rows())[:1]
+    monkeypatch.setattr(module, "_rows", lambda: rows)
+    (tmp_path / "synthetic-2").mkdir()
+    (tmp_path / "synthetic-2" / "of the other").touch()
+    module.make_synthetic(str(tmp_path / "synthetic-2"))
+    assert os.listdir(tmp_path) == ["synthetic-2"] and os.listdir(tmp_path / "synthetic-2") == ["of the other"]
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        module.make_synthetic(str(tmp_path / "file"))
+
+
+def test_protocols(synthetic_cache, mini):
+    random = gk.datasets.load_synthetic(protocol="random", cache_dir=synthetic_cache)
+    assert random.counts["train"] + random.counts["validation"] == 208
+    assert random.counts["validation"] == pytest.approx(0.2 * 208, abs=5)

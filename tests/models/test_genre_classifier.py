@@ -1,0 +1,357 @@
+"""GenreClassifier: its parts, training, saving, and what it refuses."""
+
+import json
+import warnings
+
+import genrekeras as gk
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import calibrate, mixed_precision, numpy, tones
+from conftest import small_model as any_small_model
+
+# On jax and tensorflow EfficientNetB0 takes minutes to compile; tests/test_backends.py has it there, once.
+NETWORK = "efficientnet_b0" if keras.backend.backend() == "torch" else "mel_cnn"
+
+
+def small_model(**kwargs):
+    return any_small_model(**{"backbone": NETWORK, **kwargs})
+
+
+@pytest.fixture
+def waveforms(rng):
+    return tones(rng, 8, 22050)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A model whose outputs differ from clip to clip; tests must not train it."""
+    rng = np.random.default_rng(1)
+    return calibrate(small_model(), tones(rng, 16, 22050))
+
+
+def compiled(model):
+    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+def test_any_sound_gives_finite_numbers(model):
+    """Silence, direct current, clipping, single samples, the loudest and the quietest; on each backend."""
+    sounds = np.zeros((8, 22050), "float32")
+    sounds[1], sounds[2] = 1.0, -1e8
+    sounds[3] = np.clip(1e9 * np.sin(np.arange(22050)), -1, 1)
+    sounds[4, 0], sounds[5, 11025], sounds[6, -1] = 1.0, 1e-30, -1e9
+    sounds[7] = 1e9 * np.random.default_rng(0).uniform(-1, 1, 22050)
+    image, probabilities = numpy(model.front_end(sounds)), model.predict(sounds, verbose=0)
+    assert np.isfinite(image).all() and image.min() >= 0 and image.max() <= 255.001
+    assert np.isfinite(probabilities).all() and probabilities.min() >= 0
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_the_whole_is_its_parts(model, waveforms):
+    image = model.front_end(waveforms)
+    assert tuple(image.shape) == (8, 128, 44, 1)
+    image_array = numpy(image)
+    assert image_array.min() >= 0 and image_array.max() <= 255.001
+    features = model.feature_extractor(image)
+    assert tuple(features.shape) == (8, {"efficientnet_b0": 1280, "mel_cnn": 256}[NETWORK])
+    probabilities = numpy(model.head(features))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(numpy(model.image_model(image)), probabilities, atol=1e-6)
+    np.testing.assert_allclose(numpy(model(waveforms)), probabilities, atol=1e-6)
+    assert np.abs(probabilities[0] - probabilities[1]).max() > 1e-3
+    assert len(model.weights) == len({id(weight) for weight in model.weights})
+    for part in (model.front_end, model.feature_extractor, model.head, model.image_model):
+        assert isinstance(part, keras.Model)
+
+
+def test_a_clip_alone_equals_the_clip_in_a_batch(model, waveforms):
+    waveforms = waveforms * np.float32([[1], [1e-3], [1], [5], [1], [0.1], [1], [1]])
+    together = model.predict(waveforms, verbose=0)
+    alone = np.concatenate([model.predict(clip[None], verbose=0) for clip in waveforms])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_the_model_for_inference_gives_the_same(model, waveforms):
+    fast = model.for_inference()
+    np.testing.assert_allclose(fast.predict(waveforms, verbose=0), model.predict(waveforms, verbose=0), atol=1e-4)
+    moving = [sum("moving_variance" in v.path for v in network.variables) for network in (model, fast)]
+    assert moving == {"efficientnet_b0": [49, 0], "mel_cnn": [7, 2]}[NETWORK]
+    assert model.feature_extractor.trainable_variables  # it is a copy that stands still
+
+
+@pytest.mark.parametrize("compile_it", [False, True])
+def test_keras_file_round_trip(model, waveforms, tmp_path, compile_it):
+    if compile_it:
+        compiled(model)
+    model.save(tmp_path / "genre.keras")
+    loaded = keras.saving.load_model(tmp_path / "genre.keras")
+    assert type(loaded) is gk.GenreClassifier and loaded.compiled == model.compiled
+    probabilities = numpy(model(waveforms))
+    np.testing.assert_allclose(numpy(loaded(waveforms)), probabilities, atol=1e-4)
+    assert np.abs(probabilities - probabilities[0]).max() > 1e-2
+    assert (loaded.genres, loaded.sample_rate, loaded.clip_seconds) == (gk.GENRES, 22050, 1.0)
+
+
+def test_another_backend_chooses_its_own_compiler(model):
+    """What "auto" is here is not saved as if someone had asked for it; what someone asked for is."""
+    assert compiled(model).get_compile_config()["jit_compile"] == "auto"
+    chosen = not model.jit_compile
+    model.compile("adam", "sparse_categorical_crossentropy", jit_compile=chosen)
+    assert model.get_compile_config()["jit_compile"] is chosen is model.jit_compile
+
+
+@pytest.mark.once
+def test_config_keeps_all_arguments(tmp_path):
+    model = small_model(
+        backbone="resnet50",
+        genres=["a", "b", "c"],
+        front_end=[
+            gk.layers.MelSpectrogram(sample_rate=16000, n_fft=1024, hop_length=256, n_mels=64, f_max=7600.0),
+            gk.layers.PowerToDecibels(ref=1.0, top_db=60.0),
+            gk.layers.UniformTemporalSubsample(48),
+            gk.layers.SpectrogramToImage(scale="decibels", top_db=60.0, flip=True),
+        ],
+        stem="new",
+        fine_tune="stem",
+        dropout=0.25,
+        waveform_augmentation=[gk.layers.RandomNoise(5.0, 20.0, seed=3)],
+        image_augmentation=[gk.layers.SpecAugment(time_width=4, share=0.5, seed=4)],
+        name="mine",
+    )
+    assert model.sample_rate == 16000 and model.input_shape == (None, 16000)
+    assert model.front_end.output_shape == (None, 64, 48, 1)
+    model.save(tmp_path / "genre.keras")
+    loaded = keras.saving.load_model(tmp_path / "genre.keras")
+    again = gk.GenreClassifier.from_config(model.get_config())
+    as_json = json.loads(json.dumps(model.get_config()))  # a tuple becomes a list
+    for restored in (loaded, again):
+        assert json.loads(json.dumps(restored.get_config())) == as_json
+        assert restored.name == "mine"
+
+
+@pytest.mark.once
+def test_the_default_front_end_is_saved(model, waveforms, monkeypatch, tmp_path):
+    """A model computes the same when the default is another one."""
+    model.save(tmp_path / "genre.keras")
+    monkeypatch.setattr(
+        "genrekeras.models.genre_classifier.default_front_end", lambda: pytest.fail("the default was asked for")
+    )
+    loaded = keras.saving.load_model(tmp_path / "genre.keras")
+    np.testing.assert_allclose(numpy(loaded(waveforms)), numpy(model(waveforms)), atol=1e-5)
+    saved = [layer["class_name"] for layer in loaded.get_config()["front_end"]]
+    assert saved == ["MelSpectrogram", "PowerToDecibels", "SpectrogramToImage"]
+
+
+@pytest.mark.once
+def test_from_config_loads_no_pretrained_weights(monkeypatch, model, tmp_path):
+    config = {**model.get_config(), "pretrained": "imagenet"}
+    monkeypatch.setattr("genrekeras.models.backbones.load_pretrained", lambda *a: pytest.fail("weights were loaded"))
+    restored = gk.GenreClassifier.from_config(config)
+    assert restored.pretrained == "imagenet"
+    restored.save(tmp_path / "genre.keras")
+    assert keras.saving.load_model(tmp_path / "genre.keras").get_config()["pretrained"] == "imagenet"
+
+
+@pytest.mark.once
+def test_fine_tuning_trains_what_it_says(waveforms):
+    labels = np.arange(8) % 2
+    counts = {"head": 2, "stem": 3}  # kernel and bias of the last layer; and the kernel of the stem
+    for fine_tune, count in counts.items():
+        model = compiled(small_model(fine_tune=fine_tune, genres=("a", "b")))
+        assert len(model.trainable_variables) == count
+        before = [numpy(variable) for variable in model.non_trainable_variables]
+        names = [variable.path for variable in model.non_trainable_variables]
+        trained = [numpy(variable) for variable in model.trainable_variables]
+        model.fit(waveforms, labels, epochs=1, batch_size=8, verbose=0)
+        for name, old, new in zip(names, before, model.non_trainable_variables, strict=True):
+            if "seed" not in name:
+                np.testing.assert_array_equal(numpy(new), old, err_msg=name)
+        for old, new in zip(trained, model.trainable_variables, strict=True):
+            assert np.abs(numpy(new) - old).max() > 0
+
+
+@pytest.mark.once
+def test_fit_learns_and_goes_on_after_loading(waveforms, tmp_path):
+    keras.utils.set_random_seed(0)
+    labels = np.arange(8) % 2
+    model = compiled(small_model(genres=("a", "b"), dropout=0.0))
+    history = model.fit(waveforms, labels, epochs=8, batch_size=8, verbose=0).history
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+    model.save(tmp_path / "genre.keras")
+    loaded = keras.saving.load_model(tmp_path / "genre.keras")
+    assert int(numpy(loaded.optimizer.iterations)) == 8
+    for saved, restored in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(numpy(restored), numpy(saved), err_msg=saved.path)  # moments, learning rate
+    before = [numpy(variable) for variable in loaded.trainable_variables]
+    assert np.isfinite(loaded.fit(waveforms, labels, epochs=1, batch_size=8, verbose=0).history["loss"][0])
+    assert max(np.abs(numpy(v) - b).max() for v, b in zip(loaded.trainable_variables, before, strict=True)) > 0
+    assert int(numpy(loaded.optimizer.iterations)) == 9
+
+
+@pytest.mark.once
+def test_the_head_trains_on_features_and_the_whole_follows(model, waveforms, tmp_path):
+    model.save(tmp_path / "copy.keras")
+    copy = keras.saving.load_model(tmp_path / "copy.keras")
+    features = numpy(copy.feature_extractor(copy.front_end(waveforms)))
+    labels = np.arange(8)
+    copy.head.compile(keras.optimizers.Adam(0.05), "sparse_categorical_crossentropy")
+    copy.head.fit(features, labels, epochs=60, verbose=0)
+    assert (numpy(copy(waveforms)).argmax(axis=1) == labels).mean() > 0.8
+
+
+def test_augmentation_is_in_training_only(waveforms):
+    model = small_model(
+        dropout=0.0,
+        waveform_augmentation=[gk.layers.RandomNoise(0.0, 0.0, seed=1)],
+        image_augmentation=[gk.layers.ImageNoise(sigma=5.0, seed=1)],
+    )
+    still = numpy(model.front_end(waveforms))
+    np.testing.assert_array_equal(numpy(model.front_end(waveforms, training=False)), still)
+    assert np.abs(numpy(model.front_end(waveforms, training=True)) - still).max() > 1
+    assert model.front_end.layers[1].name.startswith("random_noise")
+    assert model.image_model.layers[1].name.startswith("image_noise")
+
+
+@pytest.mark.once
+def test_a_path_of_pretrained_weights_is_saved_and_can_be_used_again(tmp_path, waveforms):
+    """A pathlib path goes into the file as text; the name that a loaded model gives loads the weights once more."""
+    rgb = keras.applications.EfficientNetB0(include_top=False, weights=None)
+    path = tmp_path / "rgb.weights.h5"
+    rgb.save_weights(path)
+    model = gk.GenreClassifier(pretrained=path, clip_seconds=1.0)
+    assert model.pretrained == str(path)
+    model.save(tmp_path / "genre.keras")
+    loaded = keras.saving.load_model(tmp_path / "genre.keras")
+    again = gk.GenreClassifier(pretrained=loaded.pretrained, clip_seconds=1.0)
+    expected = numpy(rgb.get_layer("top_conv").kernel)
+    for restored in (loaded, again):
+        np.testing.assert_array_equal(numpy(restored.feature_extractor.get_layer("top_conv").kernel), expected)
+
+
+@pytest.mark.once
+def test_fit_takes_arguments_as_keras_does(waveforms):
+    """One callback or a CallbackList with batches, validation without labels named by Keras, arguments by place."""
+    clips = [{"audio": clip, "genre": i % 2, "track_id": i} for i, clip in enumerate(waveforms)]
+    split = type("Clips", (list,), {"sample_rate": 22050, "genres": ("a", "b")})(clips)
+    model = compiled(small_model(backbone="mel_kernel", genres=("a", "b")))
+    epochs = []
+    seen = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: epochs.append(epoch))
+    listed = keras.callbacks.CallbackList([seen], model=model)
+    for callbacks in (seen, [seen], listed):
+        model.fit(gk.datasets.batches(split, 8, 1.0), callbacks=callbacks, verbose=0)
+    assert epochs == [0, 0, 0]
+    class_weight = {0: 1.0, 1: 2.0}
+    history = model.fit(waveforms, np.arange(8) % 2, 8, 1, 0, None, 0.0, None, True, class_weight).history
+    assert np.isfinite(history["loss"][0])
+
+
+@pytest.mark.once
+def test_a_second_phase_trains_all_and_is_remembered(waveforms, tmp_path):
+    model = compiled(small_model(backbone="efficientnet_b0", genres=("a", "b"), fine_tune="stem"))
+    frozen = model.feature_extractor.get_layer("top_conv").kernel
+    model.fine_tune = "all"
+    compiled(model)
+    before = numpy(frozen)
+    model.fit(waveforms, np.arange(8) % 2, batch_size=8, verbose=0)
+    assert np.abs(numpy(frozen) - before).max() > 0
+    model.save(tmp_path / "genre.keras")
+    loaded = keras.saving.load_model(tmp_path / "genre.keras")
+    assert loaded.fine_tune == "all" and len(loaded.trainable_variables) == len(model.trainable_variables) > 100
+    assert int(numpy(loaded.optimizer.iterations)) == 1
+    with pytest.raises(ValueError, match="`fine_tune` must be one of"):
+        model.fine_tune = "most"
+
+
+def test_a_frozen_random_backbone_is_warned_of():
+    with pytest.warns(UserWarning, match="random weights and is frozen"):
+        model = small_model(fine_tune="head")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gk.GenreClassifier.from_config(model.get_config())  # a saved model brings its weights
+
+
+def test_a_single_layer_and_a_sequential_are_taken(waveforms):
+    front_end = [gk.layers.MelSpectrogram(), gk.layers.PowerToDecibels(), gk.layers.SpectrogramToImage()]
+    model = small_model(front_end=keras.Sequential(front_end), image_augmentation=gk.layers.ImageNoise(seed=1))
+    assert model.front_end.output_shape == (None, 128, 44, 1)
+    assert model.image_model.layers[1].name.startswith("image_noise")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"backbone": "vgg16"}, "`backbone` must be one of"),
+        ({"genres": ["Rock"]}, "`genres` must be at least two"),
+        ({"genres": ["Rock", "Rock"]}, "`genres` must be at least two distinct"),
+        ({"genres": "Rock"}, "`genres` must be"),
+        ({"genres": 8}, "`genres` must be"),
+        ({"clip_seconds": 0}, "`clip_seconds` must be a number > 0"),
+        ({"clip_seconds": "1"}, "`clip_seconds` must be a number > 0"),
+        ({"clip_seconds": float("inf")}, "`clip_seconds` must be a number > 0"),
+        ({"clip_seconds": 40_000}, "at most 4096 mels and 4194304 pixels"),
+        ({"genres": [str(number) for number in range(10_001)]}, "at most 10000 names. Received: 10001"),
+        ({"pretrained": True}, "`pretrained` must be"),
+        ({"waveform_augmentation": "noise"}, "`waveform_augmentation` must be a sequence of layers"),
+        ({"dropout": None}, "`dropout` must lie in"),
+        ({"clip_seconds": 0.1}, "at least 32 mels and 32 frames"),
+        ({"front_end": [gk.layers.SpectrogramToImage()]}, "`front_end` must hold one MelSpectrogram"),
+        ({"front_end": [gk.layers.MelSpectrogram()]}, "`front_end` must end in images"),
+        ({"stem": "sum"}, "`stem` must be one of"),
+        ({"fine_tune": "some"}, "`fine_tune` must be one of"),
+        ({"stem": "new", "fine_tune": "head"}, "must be trained"),
+        ({"dropout": 1.0}, "`dropout` must lie in"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        small_model(**arguments)
+
+
+@pytest.mark.once
+def test_bad_data_is_refused_before_the_first_step(model, waveforms):
+    compiled(model)
+    with pytest.raises(ValueError, match=r"`waveform` must have the shape \(batch, 22050\): 1 s at 22050 Hz"):
+        model.predict(waveforms[:, :1000], verbose=0)
+    with pytest.raises(ValueError, match=r"Received: shape=\(22050,\)"):
+        model(waveforms[0])
+    with pytest.raises(ValueError, match=r"Labels must lie in 0\.\.7.*Received: a label 8"):
+        model.fit(waveforms, np.arange(1, 9))
+    with pytest.raises(ValueError, match=r"Labels must be integers.*'Rock'"):
+        model.fit(waveforms, ["Rock"] * 8)
+    with pytest.raises(ValueError, match="Received: a label -1"):
+        model.evaluate(waveforms, np.arange(8) - 1)
+    for labels in (np.arange(8) + 1.0, pd.Series(range(1, 9)), keras.ops.convert_to_tensor(np.arange(1, 9)), [[8]] * 8):
+        with pytest.raises(ValueError, match=r"Received: a label 8"):
+            model.fit(waveforms, labels)
+    with pytest.raises(ValueError, match="Received: a label 8"):
+        model.fit(waveforms, np.arange(8), validation_data=(waveforms, np.arange(8) + 2))
+
+
+@pytest.mark.slow_on_jax
+def test_mixed_precision_keeps_the_front_end_and_the_probabilities_in_float32(waveforms):
+    with mixed_precision("mixed_bfloat16"):
+        model = small_model()
+        probabilities = model(waveforms)
+        image = model.front_end(waveforms)
+    assert keras.backend.standardize_dtype(image.dtype) == "float32"
+    assert keras.backend.standardize_dtype(probabilities.dtype) == "float32"
+    np.testing.assert_allclose(numpy(probabilities).sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.once
+def test_training_in_half_precision_goes_on_in_float32(waveforms, tmp_path, recwarn):
+    """Where nobody says that it was in 16 bits, the optimizer's state is there all the same."""
+    with mixed_precision("mixed_float16"):
+        model = small_model(backbone="mel_cnn")
+        model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+        model.fit(waveforms, np.arange(8), batch_size=4, verbose=0)
+        model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert not [warning for warning in recwarn if "Skipping variable loading" in str(warning.message)]
+    for a, b in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(numpy(a), numpy(b))
+    steps = int(numpy(loaded.optimizer.inner_optimizer.iterations))
+    loaded.fit(waveforms, np.arange(8), batch_size=4, verbose=0)
+    assert int(numpy(loaded.optimizer.inner_optimizer.iterations)) > steps

@@ -1,0 +1,179 @@
+"""The page of a run: what stands there, that it needs nothing else, that names are no markup."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from genrekeras import reports
+from genrekeras.evaluation import Report
+
+GENRES = ("Rock & Roll", "<b>Pop</b>", "Folk")
+CONFIG = {
+    "command": ["python", "experiments/<script>.py"],
+    "flags": {"seed": 3},
+    "backend": "torch",
+    "versions": {"keras": "3.15.1"},
+    "model": {"backbone": "efficientnet_b0"},
+    "seconds": 120.0,
+    "data": {
+        "name": "mine",
+        "protocol": "official",
+        "counts": {"tracks": 50, "missing": 1, "broken": 2, "train": 20, "validation": 12, "test": 15},
+        "broken": {"17": "empty <file>", "18": "not audio"},
+        "leakage": [
+            {"first": "train", "second": "test", "artists": None, "albums": 4, "duplicates": 0, "clips": 5, "of": 15}
+        ],
+    },
+}
+CARD = {
+    "calibration": {
+        "temperature": 1.75,
+        "min_confidence": 0.41,
+        "low_confidence_share": {"correct": 0.05},
+        "on": {"split": "validation", "protocol": "official", "input_coverage": "3 crops", "clips": 12},
+    }
+}
+
+
+def scores(rng, split, count):
+    labels = np.arange(count) % 2  # of the third genre there is none
+    return Report(GENRES, split, "official", np.arange(count), labels, rng.dirichlet([2, 1, 1], count), "3 crops")
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    """What an experiment leaves."""
+    run = tmp_path / "a run"
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps(CONFIG))
+    (run / "card.json").write_text(json.dumps(CARD))
+    (run / "history.csv").write_text("epoch,loss,val_loss,accuracy\n1,2.0,2.1,0.1\n2,1.5,1.6,0.4\n")
+    for split, count in (("validation", 12), ("test", 15)):
+        for kind in ("", "_tracks", "_tracks_uncalibrated"):
+            scores(rng, split, count).to_json(run / f"{split}{kind}.json")
+    with open(run / "misclassified.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["track_id", "what", "genre", "predicted", "probability"])
+        writer.writerow([7, 'A "band": <i>song</i>', GENRES[0], GENRES[1], 0.987])
+    return run
+
+
+def test_what_the_page_tells(folder, tmp_path):
+    run = reports.load_run(folder)
+    assert run.name == "a run" and list(run.history) == ["loss", "val_loss", "accuracy"] and len(run.reports) == 6
+    reports.html(run, tmp_path / "reports.html")
+    page = (tmp_path / "reports.html").read_text()
+    shown = run.reports["test_tracks"]
+    assert f'<span class="big">{100 * shown.accuracy:.1f} %</span> of 15 test clips' in page
+    low, high = shown.accuracy_interval
+    assert f"(95 %: {100 * low:.1f} to {100 * high:.1f}; 3 crops)" in page
+    for text in ("2 broken clips were left out", "unknown", "5 of 15", "divided by 1.750", "less probable than 0.410"):
+        assert text in page
+    for name, other in run.reports.items():
+        assert f"<td>{other.calibration_error:.3f}</td>" in page, name
+    assert page.count("<svg") == 2 + 2  # loss and accuracy, before and after
+    assert ">7</td>" in page and "99 %" in page and '"seconds": 120.0' in page
+
+
+def test_the_page_needs_nothing_else_and_names_are_no_markup(folder, tmp_path):
+    reports.html(reports.load_run(folder), tmp_path / "reports.html")
+    page = (tmp_path / "reports.html").read_text()
+    assert "default-src 'none'" in page and "<script" not in page
+    assert not re.search(r"""(src|href)\s*=\s*["'](?!#)""", re.sub(r'xmlns(:\w+)?="[^"]*"', "", page))
+    for text in ("<b>Pop", "<i>song", "empty <file", "<script>.py"):
+        assert text not in page
+    for text in ("Rock &amp; Roll", "&lt;b&gt;Pop&lt;/b&gt;", "A &#34;band&#34;: &lt;i&gt;song", "empty &lt;file&gt;"):
+        assert text in page
+
+
+def test_a_run_without_training_or_scores(folder, tmp_path):
+    for path in folder.iterdir():
+        if path.name != "config.json":
+            path.unlink()
+    config = {key: value for key, value in CONFIG.items() if key not in ("model", "seconds")}
+    (folder / "config.json").write_text(json.dumps(config))
+    reports.html(reports.load_run(folder), tmp_path / "reports.html")
+    page = (tmp_path / "reports.html").read_text()
+    assert "Nothing was scored" in page and "<svg" not in page
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("config.json", None, "is not the folder of a run: it has no config.json"),
+        ("config.json", "{half", r"config.json cannot be read"),
+        ("test.json", '{"genres": ["x"]}', r"test.json cannot be read: This is no report: KeyError 'split'"),
+        ("test.json", "[]", r"test.json cannot be read: This is no report"),
+        ("history.csv", "epoch,loss\n1,many\n", r"history.csv cannot be read"),
+        ("config.json", "[]", r"config.json cannot be read: it must hold a JSON object, not list"),
+        ("card.json", "null", r"card.json cannot be read"),
+        ("config.json", "[" * 100_000, r"config.json cannot be read"),
+        ("test.json", '{"genres": ["x", "y"], "split": "", "protocol": "", "track_ids": [1e400]', "cannot be read"),
+    ],
+)
+def test_a_damaged_folder(folder, name, content, message):
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        reports.load_run(folder)
+
+
+def test_a_run_that_was_killed_early(folder, tmp_path):
+    """Only its settings are there, without data, which was being loaded."""
+    for path in folder.iterdir():
+        path.unlink()
+    for config in ({"command": ["x.py"], "flags": {"seed": 3}, "backend": "torch", "versions": {"keras": "3"}}, {}):
+        (folder / "config.json").write_text(json.dumps(config))
+        reports.html(reports.load_run(folder), tmp_path / "reports.html")
+        page = (tmp_path / "reports.html").read_text()
+        assert "ended before its data was loaded" in page and "Nothing was scored" in page and "<svg" not in page
+
+
+@pytest.mark.parametrize(
+    "history, pictures",
+    [
+        ("", 0),
+        ("epoch\n1\n", 0),
+        ("epoch,loss,val_loss,accuracy\n", 0),
+        ("epoch,accuracy\n1,0.5\n", 0),
+        ("epoch,loss,val_loss\n1,2.0,\n", 1),  # killed before its first validation
+        ("epoch,loss,val_loss\n1,2.0,1\n2,,1", 1),
+        ("epoch,loss,accuracy\n1,nan,0.1\n2,1.", 2),
+    ],
+)
+def test_a_history_that_ends_early(folder, history, pictures, tmp_path):
+    for path in folder.iterdir():
+        if path.suffix == ".json" and path.name != "config.json":
+            path.unlink()
+    (folder / "history.csv").write_text(history)
+    reports.html(reports.load_run(folder), tmp_path / "reports.html")
+    assert (tmp_path / "reports.html").read_text().count("<svg") == pictures
+
+
+def test_a_run_without_its_card_or_of_another_form(folder, tmp_path):
+    (folder / "card.json").unlink()
+    reports.html(reports.load_run(folder), tmp_path / "reports.html")
+    assert (tmp_path / "reports.html").read_text().count("<svg") == 4
+    for change in ({"command": 5}, {"versions": [1]}, {"seconds": "long"}):
+        (folder / "config.json").write_text(json.dumps({**CONFIG, **change}))
+        with pytest.raises(ValueError, match="The files of the run a run are not of the form that experiments write"):
+            reports.html(reports.load_run(folder), tmp_path / "other.html")
+    assert not (tmp_path / "other.html").exists()
+
+
+def test_names_that_are_no_text(folder, tmp_path, rng):
+    name = "a\r\x1b[31m\udce9 <i>"
+    config = {**CONFIG, "command": [name], "data": {**CONFIG["data"], "name": name}}
+    (folder / "config.json").write_text(json.dumps(config))
+    genres = ("_misc", name, "$x^$")
+    labels = np.arange(12) % 3
+    for kind in ("", "_tracks", "_tracks_uncalibrated"):
+        scores = Report(genres, "test", "official", np.arange(12), labels, rng.dirichlet([1, 1, 1], 12), name)
+        scores.to_json(folder / f"test{kind}.json")
+    reports.html(reports.load_run(folder), tmp_path / "reports.html")
+    page = (tmp_path / "reports.html").read_bytes().decode("utf-8")
+    assert "\x1b" not in page and "\r" not in page and "<i>" not in page
+    assert page.count(r"a\r\x1b[31m\xe9 &lt;i&gt;") >= 5 and ">$x^$<" in page

@@ -1,0 +1,266 @@
+"""Features of a frozen backbone: the head trained on them is the head trained the long way; entries follow what is
+upstream."""
+
+import os
+import threading
+
+import genrekeras as gk
+import keras
+import numpy as np
+import pytest
+from conftest import calibrate, mixed_precision, numpy, small_model
+from genrekeras import training
+from genrekeras.datasets import batches
+from genrekeras.training import feature_cache
+
+
+def make_model(mini, **options):
+    keras.utils.set_random_seed(5)
+    model = small_model(genres=mini.genres, fine_tune="all", **options)
+    calibrate(model, np.stack([mini.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
+    model.fine_tune = "head"
+    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+@pytest.fixture
+def split(mini):
+    return mini.validation.select(range(12))
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Counts the times that features were made rather than read."""
+    made, run = [], feature_cache.fill
+    monkeypatch.setattr(feature_cache, "fill", lambda *arguments: made.append(arguments) or run(*arguments))
+    return made
+
+
+def test_the_head_on_features_is_the_head_trained_the_long_way(mini, tmp_path):
+    """Dropout, order and all: the same history."""
+    train = mini.train.select(np.arange(0, 128, 2))
+    long = make_model(mini, backbone="efficientnet_b0", dropout=0.5)
+    held_out = batches(mini.validation, 16, 1.0)
+    history = long.fit(batches(train, 16, 1.0, shuffle=True, seed=3), validation_data=held_out, epochs=4, verbose=0)
+
+    short = make_model(mini, backbone="efficientnet_b0", dropout=0.5)
+    kept = [training.extract_features(short, part, tmp_path) for part in (train, mini.validation)]
+    other = training.fit_head(short, *kept, batch_size=16, epochs=4, seed=3, verbose=0)
+    assert other.history.keys() == history.history.keys()
+    for name, values in history.history.items():
+        tolerance = 0 if "accuracy" in name else 1e-4
+        np.testing.assert_allclose(other.history[name], values, rtol=tolerance, atol=1e-7)
+    assert history.history["loss"][-1] < history.history["loss"][0]
+    waveforms = held_out[0][0]
+    np.testing.assert_allclose(short.predict(waveforms, verbose=0), long.predict(waveforms, verbose=0), atol=1e-4)
+    assert numpy(short.optimizer.iterations) == 16
+
+
+def test_an_entry_is_read_again(mini, split, tmp_path, runs):
+    model = make_model(mini)
+    first = training.extract_features(model, split, tmp_path)
+    assert first.features.shape == (12, 256) and first.features.dtype == np.float32 and len(runs) == 1
+    np.testing.assert_array_equal(first.labels, split.labels)
+    np.testing.assert_array_equal(first.track_ids, split.track_ids)
+    alone = numpy(model.feature_extractor(model.front_end(split[7]["audio"][None, :22050])))
+    np.testing.assert_allclose(first.features[7], alone[0], rtol=1e-3, atol=1e-4)
+    again = training.extract_features(make_model(mini), split, tmp_path)  # another model of the same weights
+    assert len(runs) == 1 and np.array_equal(again.features, first.features)
+
+
+def test_what_changes_upstream_makes_a_new_entry(mini, split, tmp_path, runs, monkeypatch):
+    model = make_model(mini)
+    training.extract_features(model, split, tmp_path)
+    training.extract_features(model, split.select(range(11)), tmp_path)
+    training.extract_features(model, split, tmp_path, crop="center")
+    training.extract_features(model, split, tmp_path, crop="random", seed=1)
+    training.extract_features(model, split, tmp_path, crop="random", seed=2)
+    training.extract_features(model, split, tmp_path, crop="even", crops=2)
+    louder = [
+        gk.layers.MelSpectrogram(),
+        gk.layers.PowerToDecibels(top_db=60.0),
+        gk.layers.SpectrogramToImage(),
+    ]
+    training.extract_features(make_model(mini, front_end=louder), split, tmp_path)
+    with mixed_precision("mixed_bfloat16"):
+        training.extract_features(make_model(mini), split, tmp_path)
+    variable = model.feature_extractor.variables[-1]
+    variable.assign(variable + 1e-3)
+    training.extract_features(model, split, tmp_path)
+    monkeypatch.setattr("genrekeras.training.feature_cache.__version__", "another")
+    training.extract_features(model, split, tmp_path)
+    assert len(runs) == 10 == len([name for name in os.listdir(tmp_path) if name.endswith(".npz")])
+
+
+def test_the_state_of_the_front_end_makes_a_new_entry(mini, split, tmp_path, runs):
+    """Two front ends of the same config that were adapted to other data; and equal ones share an entry."""
+
+    def adapted(spread):
+        norm = keras.layers.Normalization(axis=None)
+        norm.adapt(np.array([0.0, spread]))
+        layers = [gk.layers.MelSpectrogram(), gk.layers.PowerToDecibels(), gk.layers.SpectrogramToImage(), norm]
+        return training.extract_features(make_model(mini, front_end=layers), split, tmp_path).features
+
+    one, other = adapted(100.0), adapted(200.0)
+    assert len(runs) == 2 and np.abs(one - other).max() > 0.1
+    np.testing.assert_array_equal(adapted(100.0), one)
+    assert len(runs) == 2
+
+
+def test_the_augmentation_is_upstream_where_it_is_used(mini, split, tmp_path, runs):
+    """Its config makes a new entry, the numbers that it has drawn do not."""
+
+    def made(sigma, augment, seed=1):
+        layers = [gk.layers.ImageNoise(sigma=sigma, seed=seed)]
+        model = make_model(mini, image_augmentation=layers)
+        return [training.extract_features(model, split, tmp_path, augment=augment).features for _ in range(2)]
+
+    first, again = made(1.0, True)
+    assert len(runs) == 1 and np.array_equal(first, again)
+    made(50.0, True)
+    assert len(runs) == 2
+    made(1.0, True, seed=None)
+    made(1.0, True, seed=None)
+    assert len(runs) == 3
+    made(1.0, False)
+    made(50.0, False)
+    assert len(runs) == 4
+
+
+@pytest.mark.parametrize("damage", ["half", "garbage", "another shape", "empty"])
+def test_a_broken_entry_is_made_anew(mini, split, tmp_path, runs, damage):
+    model = make_model(mini)
+    whole = training.extract_features(model, split, tmp_path)
+    [path] = tmp_path.glob("*.npz")
+    if damage == "another shape":
+        np.savez(path, features=np.zeros((3, 256), "float32"))
+    else:
+        content = path.read_bytes()
+        path.write_bytes({"half": content[: len(content) // 2], "garbage": b"no zip", "empty": b""}[damage])
+    assert np.array_equal(training.extract_features(model, split, tmp_path).features, whole.features) and len(runs) == 2
+    training.extract_features(model, split, tmp_path)
+    assert len(runs) == 2
+
+
+def test_two_at_once_make_it_once(mini, split, tmp_path, runs):
+    model = make_model(mini)
+    threads = [threading.Thread(target=training.extract_features, args=(model, split, tmp_path)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(runs) == 1
+
+
+def test_variants(mini, split, tmp_path):
+    augmentation = {
+        "waveform_augmentation": [gk.layers.RandomNoise(5.0, 10.0, seed=1)],
+        "image_augmentation": [gk.layers.SpecAugment(seed=2)],
+    }
+    model = make_model(mini, **augmentation)
+    made, labels, ids = training.extract_features(model, split, tmp_path, crops=3, crop="random", augment=True)
+    assert made.shape == (36, 256) and list(ids[:6]) == [*[split.track_ids[0]] * 3, *[split.track_ids[1]] * 3]
+    np.testing.assert_array_equal(labels, np.repeat(split.labels, 3))
+    assert np.abs(made[0] - made[1]).max() > 1e-3
+    plain = training.extract_features(model, split, tmp_path).features
+    np.testing.assert_array_equal(training.extract_features(model, split, tmp_path).features, plain)
+    history = training.fit_head(
+        model, feature_cache.Features(made, labels, ids), epochs=2, batch_size=4, class_weight=np.ones(8), verbose=0
+    )
+    assert np.isfinite(history.history["loss"]).all() and numpy(model.optimizer.iterations) == 6
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        {"waveform_augmentation": [gk.layers.RandomNoise(5.0, 10.0, seed=1)]},
+        {"image_augmentation": [gk.layers.SpecAugment(seed=2)]},
+    ],
+    ids=["waveform", "image"],
+)
+def test_the_variants_of_a_clip_are_augmented(mini, split, tmp_path, augmentation):
+    """Each kind by itself, on one and the same crop."""
+    model = make_model(mini, **augmentation)
+    made = training.extract_features(model, split, tmp_path, crops=2, augment=True).features
+    plain = training.extract_features(model, split, tmp_path, crops=2).features
+    spread = np.ptp(plain, axis=0).max()
+    np.testing.assert_allclose(plain[0::2], plain[1::2], atol=1e-4 * spread)
+    for one, other in ((made[0::2], made[1::2]), (made, plain)):
+        assert (np.abs(one - other).max(axis=1) > 0.01 * spread).mean() > 0.8
+
+
+def test_the_best_model_is_saved_whole(mini, split, tmp_path):
+    model = make_model(mini)
+    kept = training.extract_features(model, split, tmp_path)
+    best = gk.callbacks.BestCheckpoint(tmp_path / "best.keras", model=model)
+    training.fit_head(model, kept, kept, epochs=2, batch_size=4, callbacks=[best], verbose=0)
+    loaded = keras.saving.load_model(tmp_path / "best.keras")
+    assert loaded.genres == mini.genres and numpy(loaded.optimizer.iterations) in (3, 6)
+    waveforms = batches(split, 12, 1.0)[0][0]
+    scores = (loaded.predict(waveforms, verbose=0).argmax(axis=1) == split.labels).mean()
+    assert scores == pytest.approx(best.best)
+    loaded.fit(batches(split, 4, 1.0), verbose=0)
+
+
+@pytest.fixture
+def kept(mini, rng):
+    """Features of 12 clips, two variants of each, of genres of unequal size."""
+    labels = np.repeat([0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 3], 2).astype("int32")
+    rows = rng.standard_normal((24, 256)).astype("float32")
+    return feature_cache.Features(rows, labels, np.repeat(np.arange(12), 2))
+
+
+def test_balanced_classes(mini, kept):
+    """As `datasets.batches` weighs them; other weights are checked as there."""
+    options = {"batch_size": 4, "epochs": 2, "verbose": 0}
+    weights = [12 / (4 * 7), 1.0, 3.0, 3.0, 0.0, 0.0, 0.0, 0.0]
+    losses = [
+        training.fit_head(make_model(mini), kept, class_weight=choice, **options).history["loss"]
+        for choice in ("balanced", weights, None)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+    for wrong in ("even", [1.0, 2.0], [np.nan] * 8, [-1.0] * 8):
+        with pytest.raises(ValueError, match="`class_weight` must be None"):
+            training.fit_head(make_model(mini), kept, class_weight=wrong, **options)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"features": lambda rows: rows + 1e-3}, r"data\.features"),
+        ({"labels": lambda labels: labels[::-1]}, r"data\.features"),
+        ({"seed": 1}, r"data\.seed was 0, now 1"),
+        ({"batch_size": 5}, r"data\.batch_size was 4, now 5"),
+        ({"class_weight": "balanced"}, r"data\.class_weight"),
+        ({"validation": None}, "validation_data"),
+    ],
+)
+def test_the_state_of_another_head_is_refused(mini, kept, tmp_path, change, message):
+    options = {"validation": kept, "batch_size": 4, "state": tmp_path / "state.npz", "verbose": 0}
+    training.fit_head(make_model(mini), kept, epochs=1, **options)
+    assert training.fit_head(make_model(mini), kept, epochs=2, **options).epoch == [0, 1]
+    other = kept._replace(
+        **{name: function(getattr(kept, name)) for name, function in change.items() if callable(function)}
+    )
+    options |= {name: value for name, value in change.items() if not callable(value)}
+    with pytest.raises(ValueError, match=f"`state` must belong to this run.*{message}"):
+        training.fit_head(make_model(mini), other, epochs=2, **options)
+
+
+def test_bad_input(mini, split, tmp_path):
+    model = small_model(genres=mini.genres)
+    with pytest.raises(ValueError, match=r"`model\.fine_tune` must be"):
+        training.extract_features(model, split, tmp_path)
+    model.fine_tune = "head"
+    with pytest.raises(ValueError, match="must be compiled"):
+        training.fit_head(model, feature_cache.Features(np.zeros((1, 256)), np.zeros(1), np.zeros(1)))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    for rows, tracks in ((0, []), (3, [7, 8, 8])):
+        with pytest.raises(ValueError, match="as many variants of each"):
+            training.fit_head(model, feature_cache.Features(np.zeros((rows, 256)), np.zeros(rows), np.array(tracks)))
+    other = small_model(fine_tune="head")
+    with pytest.raises(ValueError, match="The data's `genres` is not the model's"):
+        training.extract_features(other, split, tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        training.extract_features(model, split, tmp_path / "file")

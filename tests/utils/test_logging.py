@@ -1,0 +1,45 @@
+"""What TFDS and grain remark is kept from users; the streams and loggers of the process are left alone."""
+
+import logging
+import sys
+import threading
+
+import genrekeras as gk
+from absl import logging as absl_logging
+from conftest import write_sine
+from genrekeras.utils.logging import only_absl_errors
+
+
+def test_building_a_dataset_prints_nothing(tmp_path, capfd):
+    for genre, hz in (("a", 300), ("b", 500)):
+        (tmp_path / "music" / genre).mkdir(parents=True)
+        write_sine(tmp_path / "music" / genre / "1.wav", hz)
+    gk.datasets.load_folder(tmp_path / "music", protocol="random", prepared_dir=tmp_path / "prepared")
+    out, err = capfd.readouterr()
+    assert out == "" and "configuration" not in err and "dataset_info" not in err
+
+
+def test_two_users_at_once_change_nothing_of_the_process(caplog):
+    """The second one begins before the first one ends, and ends after it."""
+    stdout, level = sys.stdout, logging.getLogger("absl").level
+    first, second = only_absl_errors(), only_absl_errors()
+    begun, ended = threading.Event(), threading.Event()
+
+    def other():
+        with second:
+            begun.set()
+            ended.wait(10)
+            absl_logging.warning("hidden")
+
+    thread = threading.Thread(target=other)
+    with caplog.at_level(logging.WARNING, "absl"):
+        with first:
+            thread.start()
+            assert begun.wait(10) and sys.stdout is stdout
+            absl_logging.warning("hidden")
+            absl_logging.error("an error")
+        absl_logging.warning("of another library, while the second one is quiet")
+        ended.set()
+        thread.join()
+    assert sys.stdout is stdout and logging.getLogger("absl").level == level
+    assert caplog.messages == ["an error", "of another library, while the second one is quiet"]

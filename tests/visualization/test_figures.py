@@ -1,0 +1,134 @@
+"""Pictures: what is drawn, and that files are whole."""
+
+import os
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from genrekeras.evaluation import Report
+from genrekeras.evaluation.comparison import compare
+from genrekeras.inference.embeddings import Embeddings
+from genrekeras.visualization import collection_map, comparison, learning_curves, reliability, spectrogram, timeline
+from matplotlib.text import Text
+
+
+def test_confusion_matrix(tmp_path):
+    probabilities = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.7, 0.3, 0.0], [0.6, 0.4, 0.0]])
+    report = Report(("x", "y", "z"), "test", "random", np.arange(4), np.array([0, 0, 0, 1]), probabilities)
+    figure = report.plot(tmp_path / "matrix.png")
+    assert (tmp_path / "matrix.png").read_bytes()[:4] == b"\x89PNG" and os.listdir(tmp_path) == ["matrix.png"]
+    axes = figure.axes[0]
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == ["67", "2", "33", "1", "100", "1"]  # percent of the row, clips; nothing where there is none
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["x  (3)", "y  (1)", "z  (0)"]
+    assert "random protocol, 4 clips" in axes.get_title() and "50.0 %" in axes.get_title()
+
+
+def test_learning_curves(tmp_path):
+    history = {
+        "loss": [2.0, 1.0, 0.5],
+        "accuracy": [0.2, 0.5, 0.8],
+        "val_loss": [2.1, 1.5, 1.6],
+        "val_accuracy": [0.1, 0.4, 0.3],
+        "learning_rate": [0.1, 0.1, 0.01],
+    }
+    figure = learning_curves(history, tmp_path / "curves.png", title="a run")
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+    loss, accuracy, rate = figure.axes
+    np.testing.assert_allclose(loss.lines[1].get_ydata(), history["val_loss"])
+    np.testing.assert_allclose(accuracy.lines[0].get_ydata(), [20, 50, 80])
+    assert [text.get_text() for axes in (loss, accuracy) for text in axes.texts] == ["1.5", "40"]  # the best epochs
+    assert rate.get_yscale() == "log"
+    assert len(learning_curves({"loss": [1.0]}).axes) == 1  # no validation, no rate
+    every_second = learning_curves({"loss": [4.0, 3.0, 2.0, 1.0, 0.5], "val_loss": [3.5, 1.5]})
+    assert list(every_second.axes[0].lines[1].get_xdata()) == [2, 4]
+    with pytest.raises(ValueError, match="`history` must hold"):
+        learning_curves({"loss": []})
+
+
+def test_a_picture_that_cannot_be_written(tmp_path):
+    (tmp_path / "no folder").touch()
+    with pytest.raises(OSError):
+        learning_curves({"loss": [1.0]}, tmp_path / "no folder" / "curves.png")
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_spectrogram(tmp_path, flipped):
+    frequencies = np.geomspace(40, 9000, 64)[:: -1 if flipped else 1]
+    figure = spectrogram(np.zeros((64, 100)), 5.0, frequencies, tmp_path / "s.png", "a clip", offset=2.0)
+    axes = figure.axes[0]
+    assert axes.get_xlim() == (2.0, 7.0)
+    bottom, top = (frequencies[round(np.clip(row, 0, 63))] for row in axes.get_ylim())
+    assert bottom == pytest.approx(40) and top == pytest.approx(9000)
+    shown = {label.get_text(): row for label, row in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)}
+    assert set(shown) == {"50", "100", "200", "500", "1,000", "2,000", "4,000", "8,000"}
+    assert frequencies[round(shown["1,000"])] == pytest.approx(1000, rel=0.05)
+    assert (tmp_path / "s.png").stat().st_size > 5000
+
+
+def test_timeline(tmp_path):
+    table = pd.DataFrame({"start": [0.0, 5.0, 65.0], "end": [10.0, 15.0, 75.0], "probability_x": [1, 0.5, 0]})
+    table["probability_y"] = 1 - table["probability_x"]
+    figure = timeline(table, tmp_path / "t.png")
+    axes = figure.axes[0]
+    assert axes.get_xlim() == (0.0, 75.0) and axes.xaxis.get_major_formatter()(75, None) == "1:15"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["y", "x"]  # as the areas lie
+    assert len(timeline(table[:1], tmp_path / "t.png").axes[0].collections) == 2
+
+
+def test_collection_map(tmp_path, rng):
+    files = pd.DataFrame({"path": list("abcdef"), "genre": list("xxxxyy"), "probability": 0.5})
+    files = files.assign(error=None, probability_x=0.5, probability_y=0.5, probability_z=0.0)
+    figure = collection_map(Embeddings(files, rng.normal(0, 1, (6, 8)).astype("float32"), None), tmp_path / "m.png")
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["x  (4)", "y  (2)"]
+    assert sum(len(points.get_offsets()) for points in figure.axes[0].collections) == 6
+
+
+# A name, and what is drawn: an odd formula, a name that legends leave out, control characters, a byte that is no text.
+NAMES = {
+    "$x^$": "$x^$",
+    "_misc": "\u200b_misc",
+    "A$AP $ \\$": "A$AP $ \\$",
+    "a\rb\n\x1b[31m": r"a\rb\n\x1b[31m",
+    "caf\udce9": r"caf\xe9",
+    "<b>&": "<b>&",
+}
+
+
+def drawn(figure):
+    """All texts of a figure as they are drawn, without formulas."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.draw_without_rendering()
+    texts = [text for text in figure.findobj(Text) if text.get_text()]
+    preprocessed = [text._preprocess_math(text.get_text()) for text in texts]
+    assert not any(is_math for _, is_math in preprocessed)
+    return "\n".join(text for text, _ in preprocessed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_drawn_as_they_are(name, tmp_path, rng):
+    labels = np.arange(6) % 2
+    report = Report((name, "y"), name, "random", np.arange(6), labels, rng.dirichlet([1, 1], 6), name)
+    table = compare({name: report, "y": report})
+    figures = {
+        "confusion": report.plot(tmp_path / "1.png"),
+        "reliability": reliability({name: report}, tmp_path / "2.svg"),
+        "curves": learning_curves({"loss": [1.0]}, tmp_path / "3.png", title=name),
+        "comparison": comparison(table, tmp_path / "4.pdf"),
+        "spectrogram": spectrogram(np.zeros((64, 9)), 5.0, np.geomspace(40, 9000, 64), tmp_path / "5.png", name),
+    }
+    for kind, figure in figures.items():
+        assert NAMES[name] in drawn(figure), kind
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.isascii()])  # pandas' columns are UTF-8
+def test_genres_are_drawn_as_they_are(name, tmp_path):
+    columns = [f"probability_{name}", "probability_y"]
+    track = pd.DataFrame({"start": [0.0, 5.0], "end": [10.0, 15.0], columns[0]: [1, 0.5], columns[1]: [0, 0.5]})
+    files = pd.DataFrame({"path": list("abc"), "genre": [name, name, "y"], columns[0]: 0.5, columns[1]: 0.5})
+    embeddings = Embeddings(files, np.eye(3, dtype="float32"), None)
+    for figure in (timeline(track, tmp_path / "t.png"), collection_map(embeddings, tmp_path / "m.png")):
+        assert NAMES[name] in drawn(figure)
+        assert len(figure.axes[0].get_legend().get_texts()) == 2
