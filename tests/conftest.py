@@ -1,12 +1,16 @@
-"""What tests share: a seeded generator, real clips where they are, the synthetic corpus, small FMA folders."""
+"""Fixtures and functions that tests share."""
 
 import contextlib
 import csv
+import io
 import os
 import pathlib
+import runpy
 import shutil
+import signal
 import subprocess
 import sys
+from typing import NamedTuple
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes beside each other; before torch is imported
     for threads in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "NPROC"):  # PyTorch, TensorFlow, JAX
@@ -22,8 +26,8 @@ from genrekeras.datasets.synthetic import make_synthetic
 from genrekeras.utils.io import process_lock
 
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
+SMALL_EXPERIMENT = pathlib.Path(__file__).parent / "experiments" / "small_experiment.py"
 SHARED_CLIPS = pathlib.Path(__file__).parents[2] / "shared" / "data" / "fma_clips"
-LONG = ("test_backends", "test_export")  # they come first: at the end one process would wait for the other
 REAL_CLIPS = {2: "Hip-Hop", 5: "Hip-Hop", 10: "Pop", 140: "Folk"} | {
     1039: "Rock",
     1040: "Rock",
@@ -32,29 +36,15 @@ REAL_CLIPS = {2: "Hip-Hop", 5: "Hip-Hop", 10: "Pop", 140: "Folk"} | {
 }
 
 
-def pytest_addoption(parser):
-    parser.addoption("--thorough", action="store_true", help="as many cases as README speaks of: some 30 minutes more")
-
-
-def pytest_configure(config):
-    examples = 1000 if config.getoption("--thorough") else 40
-    slow = [hypothesis.HealthCheck.too_slow]
-    options = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": slow}
-    hypothesis.settings.register_profile("ours", max_examples=examples, **options)
-    hypothesis.settings.load_profile("ours")
-
-
-def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--thorough"):
-        slow = [item for item in items if item.get_closest_marker("thorough")]
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]
-    items.sort(key=lambda item: item.path.stem not in LONG)
-
-
-@pytest.fixture
-def thorough(request):
-    return request.config.getoption("--thorough")
+hypothesis.settings.register_profile(
+    "tests",
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True)
@@ -88,9 +78,63 @@ def synthetic_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def mini(synthetic_cache):
+def synthetic(synthetic_cache):
+    """`Dataset` of the synthetic corpus."""
     with pytest.warns(UserWarning, match="2 cannot be read"):
         return gk.datasets.load_synthetic(cache_dir=synthetic_cache)
+
+
+@pytest.fixture(scope="session")
+def finished_run(synthetic_cache, tmp_path_factory):
+    """`FinishedRun` of a small experiment with the synthetic corpus: its folder is read-only for tests."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    flags = ["--smoke", "--pretrained", "none", "--fine-tune", "all", "--output", folder]
+    return run_in_process(SMALL_EXPERIMENT, *flags, cache=synthetic_cache)
+
+
+class FinishedRun(NamedTuple):
+    """A script that ran in this process.
+
+    Attributes:
+        folder: `pathlib.Path` after the flag `--output`, or `None`.
+        code: int, exit code.
+        stdout, stderr: str.
+    """
+
+    folder: pathlib.Path | None
+    code: int
+    stdout: str
+    stderr: str
+
+
+def run_in_process(script, *flags, cache=None):
+    """Run a script in this process as `python SCRIPT FLAGS` would.
+
+    Args:
+        script: path.
+        cache: value of the environment variable GENREKERAS_CACHE; `None` keeps it.
+
+    Returns:
+        `FinishedRun`.
+    """
+    flags = list(map(str, flags))
+    stdout, stderr, code = io.StringIO(), io.StringIO(), 0
+    handler, policy = signal.getsignal(signal.SIGTERM), keras.config.dtype_policy()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        patch.setattr(sys, "argv", [str(script), *flags])
+        patch.syspath_prepend(script.parent)
+        if cache is not None:
+            patch.setenv("GENREKERAS_CACHE", str(cache))
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+            print(error.code if isinstance(error.code, str) else "", file=stderr)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+            keras.config.set_dtype_policy(policy)
+    folder = pathlib.Path(flags[flags.index("--output") + 1]) if "--output" in flags else None
+    return FinishedRun(folder, code, stdout.getvalue(), stderr.getvalue())
 
 
 def write_fma(folder, tracks, audio=True):
@@ -129,7 +173,7 @@ def tones(rng, count, samples, rate=22050):
 
 
 def small_model(**kwargs):
-    """A GenreClassifier with random weights that hears 1 s; of a network that is soon trained, where any will do."""
+    """Return a GenreClassifier for clips of 1 s with random weights, by default of a network that trains fast."""
     arguments = {"backbone": "mel_cnn", "pretrained": None, "fine_tune": "all", "clip_seconds": 1.0, **kwargs}
     return gk.GenreClassifier(**arguments)
 
@@ -148,7 +192,7 @@ def calibrate(model, waveforms):
 
 @pytest.fixture(scope="session")
 def one_second_model():
-    """A GenreClassifier that hears 1 s and tells clips apart. Not to be changed."""
+    """A GenreClassifier for clips of 1 s whose probabilities differ between clips; read-only for tests."""
     keras.utils.set_random_seed(20231122)
     return calibrate(small_model(), tones(np.random.default_rng(3), 32, 22050))
 

@@ -12,7 +12,7 @@ import tempfile
 AT_IMPORT = ("KERAS_BACKEND", "KERAS_HOME", "OMP_NUM_THREADS")  # what is decided when Keras and torch are imported
 
 _FORKED, _FRESH = (multiprocessing.get_context(method) for method in ("forkserver", "spawn"))
-_FORKED.set_forkserver_preload([f"genrekeras.{name}" for name in ("datasets", "kernel_machine", "report", "training")])
+_FORKED.set_forkserver_preload([f"genrekeras.{name}" for name in ("datasets", "reports", "runs.runner", "training")])
 
 
 def start(script, *flags, stdout, stderr, **environment):

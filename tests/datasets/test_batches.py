@@ -216,9 +216,9 @@ def test_worker_processes_give_the_same_batches():
     assert len(ahead._pool._processes) == 2  # they were made by processes indeed
 
 
-def test_worker_processes_read_a_split_from_disk(mini):
-    alone = batches(mini.train, 8, 1.0, shuffle=True)
-    ahead = batches(mini.train, 8, 1.0, shuffle=True, workers=2, processes=True)
+def test_worker_processes_read_a_split_from_disk(synthetic):
+    alone = batches(synthetic.train, 8, 1.0, shuffle=True)
+    ahead = batches(synthetic.train, 8, 1.0, shuffle=True, workers=2, processes=True)
     for index in (0, 1, 15):
         for one, other in zip(alone[index], ahead[index], strict=True):
             np.testing.assert_array_equal(one, other)

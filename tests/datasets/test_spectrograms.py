@@ -229,14 +229,14 @@ def test_a_split_of_some(path):
         split.select(split.labels == 1)
 
 
-def test_images_of_music(mini, tmp_path):
+def test_images_of_music(synthetic, tmp_path):
     """What the front end makes of each crop, to half a grey level; the file that is written is read again."""
     front_end = sampled_logmel_front_end(frames=40, sample_rate=22050, n_mels=32)
-    model = small_model(front_end=front_end, genres=mini.genres)
-    split = mini.validation.select([3, 1, 30])
+    model = small_model(front_end=front_end, genres=synthetic.genres)
+    split = synthetic.validation.select([3, 1, 30])
     images = gk.datasets.compute_spectrograms(split, model, crop="even", crops=2)
     assert images.images.shape == (6, 32, 40, 1) and images.images.dtype == np.uint8
-    assert images.track_ids.tolist() == np.repeat(split.track_ids, 2).tolist() and images.genres == mini.genres
+    assert images.track_ids.tolist() == np.repeat(split.track_ids, 2).tolist() and images.genres == synthetic.genres
     first = numpy(model.front_end(split[2]["audio"][None, : model.input_shape[1]]))[0]
     np.testing.assert_allclose(images.images[4], first, atol=0.51)
     assert (images.images[4] != images.images[5]).any()
@@ -245,12 +245,12 @@ def test_images_of_music(mini, tmp_path):
     with pytest.raises(ValueError, match="several of one are for training"):
         evaluation.evaluate(model, images)
     images = gk.datasets.compute_spectrograms(split, model)
-    other = gk.datasets.compute_spectrograms(mini.train.select([0, 5]), model)
+    other = gk.datasets.compute_spectrograms(synthetic.train.select([0, 5]), model)
     gk.datasets.save_spectrograms(tmp_path / "f.npz", other, images)
     data = load_spectrograms(tmp_path / "f.npz")
     assert data.sample_rate == data.train.sample_rate == 22050
     np.testing.assert_array_equal(data.validation.images, images.images)
-    np.testing.assert_array_equal(data.train.labels, mini.train.labels[[0, 5]])
+    np.testing.assert_array_equal(data.train.labels, synthetic.train.labels[[0, 5]])
     split.sample_rate = 44100
     with pytest.raises(ValueError, match="sample_rate"):
         gk.datasets.compute_spectrograms(split, model)

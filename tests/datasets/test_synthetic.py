@@ -9,9 +9,9 @@ import pytest
 from genrekeras.datasets import mini as module
 
 
-def test_counts_and_names(mini):
-    assert all("Synthetic" in genre for genre in mini.genres) and "synthetic" in mini.name
-    assert mini.counts == {
+def test_counts_and_names(synthetic):
+    assert all("Synthetic" in genre for genre in synthetic.genres) and "synthetic" in synthetic.name
+    assert synthetic.counts == {
         "tracks": 210,
         "missing": 0,
         "incomplete": 0,
@@ -21,13 +21,13 @@ def test_counts_and_names(mini):
         "validation": 40,
         "test": 40,
     }
-    assert sorted(reason.split(":")[0] for reason in mini.broken.values()) == ["cut short", "empty"]
-    for split, each in ((mini.train, 16), (mini.validation, 5), (mini.test, 5)):
+    assert sorted(reason.split(":")[0] for reason in synthetic.broken.values()) == ["cut short", "empty"]
+    for split, each in ((synthetic.train, 16), (synthetic.validation, 5), (synthetic.test, 5)):
         assert np.bincount(split.labels).tolist() == [each] * 8
-    assert not set(mini.train.track_ids) & set(mini.test.track_ids)
+    assert not set(synthetic.train.track_ids) & set(synthetic.test.track_ids)
 
 
-def test_it_is_in_the_layout_of_fma(synthetic_cache, mini):
+def test_it_is_in_the_layout_of_fma(synthetic_cache, synthetic):
     folder = synthetic_cache / "synthetic-2"
     assert (folder / "fma_metadata" / "tracks.csv").is_file()
     files = sorted(os.path.relpath(path, folder) for path in (folder / "fma_small").glob("*/*.mp3"))
@@ -72,7 +72,7 @@ def test_made_twice_at_once_it_is_there_once(tmp_path, monkeypatch):
         module.make_synthetic(str(tmp_path / "file"))
 
 
-def test_protocols(synthetic_cache, mini):
+def test_protocols(synthetic_cache, synthetic):
     random = gk.datasets.load_synthetic(protocol="random", cache_dir=synthetic_cache)
     assert random.counts["train"] + random.counts["validation"] == 208
     assert random.counts["validation"] == pytest.approx(0.2 * 208, abs=5)

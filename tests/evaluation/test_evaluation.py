@@ -69,20 +69,20 @@ def test_json(report, tmp_path):
     assert "official protocol, 60 clips" in str(report)
 
 
-def test_evaluate(mini):
-    model = small_model(genres=mini.genres)
-    report = evaluate(model, mini.validation)
-    assert report.split == "validation" and report.protocol == "official" and report.genres == mini.genres
-    np.testing.assert_array_equal(report.track_ids, mini.validation.track_ids)
-    np.testing.assert_array_equal(report.labels, mini.validation.labels)
-    clip = mini.validation[3]["audio"][:22050]
+def test_evaluate(synthetic):
+    model = small_model(genres=synthetic.genres)
+    report = evaluate(model, synthetic.validation)
+    assert report.split == "validation" and report.protocol == "official" and report.genres == synthetic.genres
+    np.testing.assert_array_equal(report.track_ids, synthetic.validation.track_ids)
+    np.testing.assert_array_equal(report.labels, synthetic.validation.labels)
+    clip = synthetic.validation[3]["audio"][:22050]
     np.testing.assert_allclose(report.probabilities[3], model.predict(clip[None], verbose=0)[0], atol=1e-5)
 
 
-def test_evaluate_by_many_crops(mini):
-    model = small_model(genres=mini.genres)
-    calibrate(model, np.stack([mini.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
-    split = mini.validation.select(range(5))
+def test_evaluate_by_many_crops(synthetic):
+    model = small_model(genres=synthetic.genres)
+    calibrate(model, np.stack([synthetic.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
+    split = synthetic.validation.select(range(5))
     report = evaluate(model, split, batch_size=2, crop="even", crops=3)
     for i in range(5):
         waveform = split[i]["audio"]
@@ -92,15 +92,15 @@ def test_evaluate_by_many_crops(mini):
         assert np.ptp(alone, axis=0).max() > 1e-3  # the crops differ
 
 
-def test_bad_input(report, mini):
+def test_bad_input(report, synthetic):
     with pytest.raises(ValueError, match=r"genres that the model does not have: 'Synthetic Pulse', .* are 'Hip-Hop'"):
-        evaluate(small_model(), mini.validation)
+        evaluate(small_model(), synthetic.validation)
     with pytest.raises(ValueError, match=r"must be a split, such as `data\.test`. Received: Dataset"):
-        evaluate(small_model(genres=mini.genres), mini)
+        evaluate(small_model(genres=synthetic.genres), synthetic)
     with pytest.raises(ValueError, match=r"must be a split, such as `data\.train`. Received: Dataset"):
-        gk.datasets.batches(mini, 4, 1.0)
+        gk.datasets.batches(synthetic, 4, 1.0)
     with pytest.raises(ValueError, match="has no clips"):
-        evaluate(small_model(genres=mini.genres), mini.validation.select([]))
+        evaluate(small_model(genres=synthetic.genres), synthetic.validation.select([]))
     arguments = (gk.GENRES, "test", "official", report.track_ids, report.labels)
     with pytest.raises(ValueError, match="must be finite"):
         Report(*arguments, np.full((60, 8), np.nan))
@@ -113,13 +113,13 @@ def test_bad_input(report, mini):
 
 
 @pytest.mark.parametrize("factor", [4.0, 0.3])
-def test_calibrate_finds_the_temperature_that_was_hidden(mini, tmp_path, factor):
+def test_calibrate_finds_the_temperature_that_was_hidden(synthetic, tmp_path, factor):
     """A model whose labels are drawn from its own probabilities is about calibrated; then its logits are stretched."""
-    model = small_model(genres=mini.genres)
-    calibrate(model, np.stack([mini.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
+    model = small_model(genres=synthetic.genres)
+    calibrate(model, np.stack([synthetic.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
     layer = model.head.layers[-1]
     layer.set_weights([3.0 * weight for weight in layer.get_weights()])
-    split = mini.train
+    split = synthetic.train
     probabilities = evaluate(model, split, crop="even", crops=2).probabilities
     rng = np.random.default_rng(0)
     labels = np.array([rng.choice(8, p=p / p.sum()) for p in probabilities.astype("float64")], "int32")
@@ -149,30 +149,30 @@ def test_calibrate_finds_the_temperature_that_was_hidden(mini, tmp_path, factor)
     assert f"{found.before.calibration_error:.3f}" in figure.axes[0].get_title()
 
 
-def test_genres_are_matched_by_name(mini):
+def test_genres_are_matched_by_name(synthetic):
     """Those of the split are some of the model's, in another order and spelling."""
-    names = [f" {genre.upper()}" for genre in mini.genres]
+    names = [f" {genre.upper()}" for genre in synthetic.genres]
     model = small_model(genres=["Polka", *reversed(names), "Waltz"])
-    report = evaluate(model, mini.validation)
+    report = evaluate(model, synthetic.validation)
     assert report.genres == model.genres and report.probabilities.shape == (40, 10)
-    expected = [f" {genre.upper()}" for genre in mini.validation.tracks["genre"]]
+    expected = [f" {genre.upper()}" for genre in synthetic.validation.tracks["genre"]]
     assert [report.genres[label] for label in report.labels] == expected
-    clip = mini.validation[3]["audio"][:22050]
+    clip = synthetic.validation[3]["audio"][:22050]
     np.testing.assert_allclose(report.probabilities[3], model.predict(clip[None], verbose=0)[0], atol=1e-5)
-    found = evaluation.calibrate(model, mini.validation, crops=1)
+    found = evaluation.calibrate(model, synthetic.validation, crops=1)
     np.testing.assert_array_equal(found.after.labels, report.labels)
     assert report.genre_recall["Polka"] is None
     model.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match="The data's `genres` is not the model's"):  # training needs the same order
-        model.fit(gk.datasets.batches(mini.validation, 4, 1.0))
+        model.fit(gk.datasets.batches(synthetic.validation, 4, 1.0))
 
 
-def test_a_model_at_chance(mini):
+def test_a_model_at_chance(synthetic):
     """It is not trained: no temperature fits, no probability is a limit, and the card says so."""
-    model = small_model(genres=mini.genres)
-    calibrate(model, np.stack([mini.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
+    model = small_model(genres=synthetic.genres)
+    calibrate(model, np.stack([synthetic.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
     with pytest.warns(UserWarning) as caught:
-        found = evaluation.calibrate(model, mini.validation, crops=1)
+        found = evaluation.calibrate(model, synthetic.validation, crops=1)
     texts = [str(warning.message) for warning in caught if warning.filename == __file__]
     assert len(texts) == 2 and "at a bound of the search, 0.05 to 10000" in texts[0]
     assert "not better than chance (12.5 %): validation" in texts[1]
@@ -199,30 +199,30 @@ def test_better_than_chance(labels, predictions, better, recwarn):
     assert len(recwarn) == (not better)
 
 
-def test_mistakes(mini):
-    split = mini.test.select([0, 5, 10, 15])
+def test_mistakes(synthetic):
+    split = synthetic.test.select([0, 5, 10, 15])
     split.tracks = split.tracks.assign(artist=["A", None, "", "B"], title=["x", "y", None, "z"])
     labels = split.labels
     probabilities = np.full((4, 8), 0.05)
     sure = np.array([0.5, 0.6, 0.7, 0.9])
     taken = np.array([labels[0], *(labels[1:] + 1) % 8])  # the first is right
     probabilities[np.arange(4), taken] = sure
-    report = Report(mini.genres, "test", "official", split.track_ids, labels, probabilities)
+    report = Report(synthetic.genres, "test", "official", split.track_ids, labels, probabilities)
     table = evaluation.misclassified(report, split)
     assert table["probability"].tolist() == [0.9, 0.7, 0.6]
     assert table["track_id"].tolist() == [split.track_ids[i] for i in (3, 2, 1)]
     assert table["what"].tolist() == ["B: z", os.path.basename(split.tracks["path"].iloc[2]), "y"]
-    assert table["genre"].tolist() == [mini.genres[labels[i]] for i in (3, 2, 1)]
-    assert table["predicted"].tolist() == [mini.genres[taken[i]] for i in (3, 2, 1)]
+    assert table["genre"].tolist() == [synthetic.genres[labels[i]] for i in (3, 2, 1)]
+    assert table["predicted"].tolist() == [synthetic.genres[taken[i]] for i in (3, 2, 1)]
     assert evaluation.misclassified(dataclasses.replace(report, labels=taken), split).empty
 
 
-def test_few_clips_that_are_all_right_do_not_make_a_model_infinitely_sure(mini):
-    model = small_model(genres=mini.genres)
-    calibrate(model, np.stack([mini.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
+def test_few_clips_that_are_all_right_do_not_make_a_model_infinitely_sure(synthetic):
+    model = small_model(genres=synthetic.genres)
+    calibrate(model, np.stack([synthetic.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
     layer = model.head.layers[-1]
     layer.set_weights([10.0 * weight for weight in layer.get_weights()])
-    split = copy.copy(mini.validation)
+    split = copy.copy(synthetic.validation)
     split.labels = evaluate(model, split).predictions.astype("int32")
     found = evaluation.calibrate(model, split, crop="start", crops=1)
     assert found.after.accuracy == 1 and found.temperature > 0.2  # the least that is tried is 0.05
@@ -230,16 +230,16 @@ def test_few_clips_that_are_all_right_do_not_make_a_model_infinitely_sure(mini):
     assert found.after.probabilities.max(axis=1).mean() < 41 / 42
 
 
-def test_a_model_that_is_sure_beyond_all_measure(mini):
+def test_a_model_that_is_sure_beyond_all_measure(synthetic):
     """Its probabilities are 0 and 1 in 32 bits, and the temperature is that of its logits."""
-    model = small_model(genres=mini.genres)
-    calibrate(model, np.stack([mini.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
+    model = small_model(genres=synthetic.genres)
+    calibrate(model, np.stack([synthetic.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
     layer = model.head.layers[-1]
     layer.set_weights([3000.0 * weight for weight in layer.get_weights()])
-    found = evaluation.calibrate(model, mini.validation, crop="start", crops=1)
+    found = evaluation.calibrate(model, synthetic.validation, crop="start", crops=1)
     assert found.before.probabilities.max(axis=1).mean() > 0.99 and found.temperature > 500
     assert found.after.log_loss < 2.2 and found.after.calibration_error < 0.2
-    again = evaluate(model, mini.validation)
+    again = evaluate(model, synthetic.validation)
     np.testing.assert_allclose(again.probabilities, found.after.probabilities, atol=1e-4)
 
 
@@ -257,10 +257,10 @@ def _check_card(model, found):
     assert told["low_confidence_share"]["wrong"] >= (sure[~right] < found.min_confidence).mean()
 
 
-def test_calibration_keeps_the_order_of_genres_of_a_crop(mini):
-    model = small_model(genres=mini.genres)
-    calibrate(model, np.stack([mini.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
-    before = evaluate(model, mini.validation)
-    found = evaluation.calibrate(model, mini.validation, crop="start", crops=1)
+def test_calibration_keeps_the_order_of_genres_of_a_crop(synthetic):
+    model = small_model(genres=synthetic.genres)
+    calibrate(model, np.stack([synthetic.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
+    before = evaluate(model, synthetic.validation)
+    found = evaluation.calibrate(model, synthetic.validation, crop="start", crops=1)
     assert (found.after.predictions == before.predictions).all() and found.temperature > 1  # it knows nothing yet
     assert found.after.accuracy == before.accuracy

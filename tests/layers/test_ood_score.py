@@ -55,10 +55,10 @@ def test_few_clips_and_features_that_do_not_move(known):
     assert np.isfinite(layer.fit(known[..., :3])).all()
 
 
-def test_a_calibrated_model_knows_clicks_from_its_music(mini, tmp_path):
-    model = small_model(genres=mini.genres)
-    calibrate(model, np.stack([mini.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
-    split = copy.copy(mini.validation)
+def test_a_calibrated_model_knows_clicks_from_its_music(synthetic, tmp_path):
+    model = small_model(genres=synthetic.genres)
+    calibrate(model, np.stack([synthetic.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
+    split = copy.copy(synthetic.validation)
     predictions = evaluation.evaluate(model, split, crop="even", crops=2).predictions.astype("int32")
     split.labels = np.where(np.arange(len(split)) % 2, predictions, split.labels)  # some half of them are right
     found = evaluation.calibrate(model, split, crops=2, rejection_rate=0.2)

@@ -14,18 +14,18 @@ from genrekeras.datasets import batches
 from genrekeras.training import feature_cache
 
 
-def make_model(mini, **options):
+def make_model(synthetic, **options):
     keras.utils.set_random_seed(5)
-    model = small_model(genres=mini.genres, fine_tune="all", **options)
-    calibrate(model, np.stack([mini.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
+    model = small_model(genres=synthetic.genres, fine_tune="all", **options)
+    calibrate(model, np.stack([synthetic.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
     model.fine_tune = "head"
     model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
 @pytest.fixture
-def split(mini):
-    return mini.validation.select(range(12))
+def split(synthetic):
+    return synthetic.validation.select(range(12))
 
 
 @pytest.fixture
@@ -36,15 +36,15 @@ def runs(monkeypatch):
     return made
 
 
-def test_the_head_on_features_is_the_head_trained_the_long_way(mini, tmp_path):
+def test_the_head_on_features_is_the_head_trained_the_long_way(synthetic, tmp_path):
     """Dropout, order and all: the same history."""
-    train = mini.train.select(np.arange(0, 128, 2))
-    long = make_model(mini, backbone="efficientnet_b0", dropout=0.5)
-    held_out = batches(mini.validation, 16, 1.0)
+    train = synthetic.train.select(np.arange(0, 128, 2))
+    long = make_model(synthetic, backbone="efficientnet_b0", dropout=0.5)
+    held_out = batches(synthetic.validation, 16, 1.0)
     history = long.fit(batches(train, 16, 1.0, shuffle=True, seed=3), validation_data=held_out, epochs=4, verbose=0)
 
-    short = make_model(mini, backbone="efficientnet_b0", dropout=0.5)
-    kept = [training.extract_features(short, part, tmp_path) for part in (train, mini.validation)]
+    short = make_model(synthetic, backbone="efficientnet_b0", dropout=0.5)
+    kept = [training.extract_features(short, part, tmp_path) for part in (train, synthetic.validation)]
     other = training.fit_head(short, *kept, batch_size=16, epochs=4, seed=3, verbose=0)
     assert other.history.keys() == history.history.keys()
     for name, values in history.history.items():
@@ -56,20 +56,20 @@ def test_the_head_on_features_is_the_head_trained_the_long_way(mini, tmp_path):
     assert numpy(short.optimizer.iterations) == 16
 
 
-def test_an_entry_is_read_again(mini, split, tmp_path, runs):
-    model = make_model(mini)
+def test_an_entry_is_read_again(synthetic, split, tmp_path, runs):
+    model = make_model(synthetic)
     first = training.extract_features(model, split, tmp_path)
     assert first.features.shape == (12, 256) and first.features.dtype == np.float32 and len(runs) == 1
     np.testing.assert_array_equal(first.labels, split.labels)
     np.testing.assert_array_equal(first.track_ids, split.track_ids)
     alone = numpy(model.feature_extractor(model.front_end(split[7]["audio"][None, :22050])))
     np.testing.assert_allclose(first.features[7], alone[0], rtol=1e-3, atol=1e-4)
-    again = training.extract_features(make_model(mini), split, tmp_path)  # another model of the same weights
+    again = training.extract_features(make_model(synthetic), split, tmp_path)  # another model of the same weights
     assert len(runs) == 1 and np.array_equal(again.features, first.features)
 
 
-def test_what_changes_upstream_makes_a_new_entry(mini, split, tmp_path, runs, monkeypatch):
-    model = make_model(mini)
+def test_what_changes_upstream_makes_a_new_entry(synthetic, split, tmp_path, runs, monkeypatch):
+    model = make_model(synthetic)
     training.extract_features(model, split, tmp_path)
     training.extract_features(model, split.select(range(11)), tmp_path)
     training.extract_features(model, split, tmp_path, crop="center")
@@ -81,9 +81,9 @@ def test_what_changes_upstream_makes_a_new_entry(mini, split, tmp_path, runs, mo
         gk.layers.PowerToDecibels(top_db=60.0),
         gk.layers.SpectrogramToImage(),
     ]
-    training.extract_features(make_model(mini, front_end=louder), split, tmp_path)
+    training.extract_features(make_model(synthetic, front_end=louder), split, tmp_path)
     with mixed_precision("mixed_bfloat16"):
-        training.extract_features(make_model(mini), split, tmp_path)
+        training.extract_features(make_model(synthetic), split, tmp_path)
     variable = model.feature_extractor.variables[-1]
     variable.assign(variable + 1e-3)
     training.extract_features(model, split, tmp_path)
@@ -92,14 +92,14 @@ def test_what_changes_upstream_makes_a_new_entry(mini, split, tmp_path, runs, mo
     assert len(runs) == 10 == len([name for name in os.listdir(tmp_path) if name.endswith(".npz")])
 
 
-def test_the_state_of_the_front_end_makes_a_new_entry(mini, split, tmp_path, runs):
+def test_the_state_of_the_front_end_makes_a_new_entry(synthetic, split, tmp_path, runs):
     """Two front ends of the same config that were adapted to other data; and equal ones share an entry."""
 
     def adapted(spread):
         norm = keras.layers.Normalization(axis=None)
         norm.adapt(np.array([0.0, spread]))
         layers = [gk.layers.MelSpectrogram(), gk.layers.PowerToDecibels(), gk.layers.SpectrogramToImage(), norm]
-        return training.extract_features(make_model(mini, front_end=layers), split, tmp_path).features
+        return training.extract_features(make_model(synthetic, front_end=layers), split, tmp_path).features
 
     one, other = adapted(100.0), adapted(200.0)
     assert len(runs) == 2 and np.abs(one - other).max() > 0.1
@@ -107,12 +107,12 @@ def test_the_state_of_the_front_end_makes_a_new_entry(mini, split, tmp_path, run
     assert len(runs) == 2
 
 
-def test_the_augmentation_is_upstream_where_it_is_used(mini, split, tmp_path, runs):
+def test_the_augmentation_is_upstream_where_it_is_used(synthetic, split, tmp_path, runs):
     """Its config makes a new entry, the numbers that it has drawn do not."""
 
     def made(sigma, augment, seed=1):
         layers = [gk.layers.ImageNoise(sigma=sigma, seed=seed)]
-        model = make_model(mini, image_augmentation=layers)
+        model = make_model(synthetic, image_augmentation=layers)
         return [training.extract_features(model, split, tmp_path, augment=augment).features for _ in range(2)]
 
     first, again = made(1.0, True)
@@ -128,8 +128,8 @@ def test_the_augmentation_is_upstream_where_it_is_used(mini, split, tmp_path, ru
 
 
 @pytest.mark.parametrize("damage", ["half", "garbage", "another shape", "empty"])
-def test_a_broken_entry_is_made_anew(mini, split, tmp_path, runs, damage):
-    model = make_model(mini)
+def test_a_broken_entry_is_made_anew(synthetic, split, tmp_path, runs, damage):
+    model = make_model(synthetic)
     whole = training.extract_features(model, split, tmp_path)
     [path] = tmp_path.glob("*.npz")
     if damage == "another shape":
@@ -142,8 +142,8 @@ def test_a_broken_entry_is_made_anew(mini, split, tmp_path, runs, damage):
     assert len(runs) == 2
 
 
-def test_two_at_once_make_it_once(mini, split, tmp_path, runs):
-    model = make_model(mini)
+def test_two_at_once_make_it_once(synthetic, split, tmp_path, runs):
+    model = make_model(synthetic)
     threads = [threading.Thread(target=training.extract_features, args=(model, split, tmp_path)) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -152,12 +152,12 @@ def test_two_at_once_make_it_once(mini, split, tmp_path, runs):
     assert len(runs) == 1
 
 
-def test_variants(mini, split, tmp_path):
+def test_variants(synthetic, split, tmp_path):
     augmentation = {
         "waveform_augmentation": [gk.layers.RandomNoise(5.0, 10.0, seed=1)],
         "image_augmentation": [gk.layers.SpecAugment(seed=2)],
     }
-    model = make_model(mini, **augmentation)
+    model = make_model(synthetic, **augmentation)
     made, labels, ids = training.extract_features(model, split, tmp_path, crops=3, crop="random", augment=True)
     assert made.shape == (36, 256) and list(ids[:6]) == [*[split.track_ids[0]] * 3, *[split.track_ids[1]] * 3]
     np.testing.assert_array_equal(labels, np.repeat(split.labels, 3))
@@ -178,9 +178,9 @@ def test_variants(mini, split, tmp_path):
     ],
     ids=["waveform", "image"],
 )
-def test_the_variants_of_a_clip_are_augmented(mini, split, tmp_path, augmentation):
+def test_the_variants_of_a_clip_are_augmented(synthetic, split, tmp_path, augmentation):
     """Each kind by itself, on one and the same crop."""
-    model = make_model(mini, **augmentation)
+    model = make_model(synthetic, **augmentation)
     made = training.extract_features(model, split, tmp_path, crops=2, augment=True).features
     plain = training.extract_features(model, split, tmp_path, crops=2).features
     spread = np.ptp(plain, axis=0).max()
@@ -189,13 +189,13 @@ def test_the_variants_of_a_clip_are_augmented(mini, split, tmp_path, augmentatio
         assert (np.abs(one - other).max(axis=1) > 0.01 * spread).mean() > 0.8
 
 
-def test_the_best_model_is_saved_whole(mini, split, tmp_path):
-    model = make_model(mini)
+def test_the_best_model_is_saved_whole(synthetic, split, tmp_path):
+    model = make_model(synthetic)
     kept = training.extract_features(model, split, tmp_path)
     best = gk.callbacks.BestCheckpoint(tmp_path / "best.keras", model=model)
     training.fit_head(model, kept, kept, epochs=2, batch_size=4, callbacks=[best], verbose=0)
     loaded = keras.saving.load_model(tmp_path / "best.keras")
-    assert loaded.genres == mini.genres and numpy(loaded.optimizer.iterations) in (3, 6)
+    assert loaded.genres == synthetic.genres and numpy(loaded.optimizer.iterations) in (3, 6)
     waveforms = batches(split, 12, 1.0)[0][0]
     scores = (loaded.predict(waveforms, verbose=0).argmax(axis=1) == split.labels).mean()
     assert scores == pytest.approx(best.best)
@@ -203,25 +203,25 @@ def test_the_best_model_is_saved_whole(mini, split, tmp_path):
 
 
 @pytest.fixture
-def kept(mini, rng):
+def kept(synthetic, rng):
     """Features of 12 clips, two variants of each, of genres of unequal size."""
     labels = np.repeat([0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 3], 2).astype("int32")
     rows = rng.standard_normal((24, 256)).astype("float32")
     return feature_cache.Features(rows, labels, np.repeat(np.arange(12), 2))
 
 
-def test_balanced_classes(mini, kept):
+def test_balanced_classes(synthetic, kept):
     """As `datasets.batches` weighs them; other weights are checked as there."""
     options = {"batch_size": 4, "epochs": 2, "verbose": 0}
     weights = [12 / (4 * 7), 1.0, 3.0, 3.0, 0.0, 0.0, 0.0, 0.0]
     losses = [
-        training.fit_head(make_model(mini), kept, class_weight=choice, **options).history["loss"]
+        training.fit_head(make_model(synthetic), kept, class_weight=choice, **options).history["loss"]
         for choice in ("balanced", weights, None)
     ]
     assert losses[0] == losses[1] != losses[2]
     for wrong in ("even", [1.0, 2.0], [np.nan] * 8, [-1.0] * 8):
         with pytest.raises(ValueError, match="`class_weight` must be None"):
-            training.fit_head(make_model(mini), kept, class_weight=wrong, **options)
+            training.fit_head(make_model(synthetic), kept, class_weight=wrong, **options)
 
 
 @pytest.mark.parametrize(
@@ -235,20 +235,20 @@ def test_balanced_classes(mini, kept):
         ({"validation": None}, "validation_data"),
     ],
 )
-def test_the_state_of_another_head_is_refused(mini, kept, tmp_path, change, message):
+def test_the_state_of_another_head_is_refused(synthetic, kept, tmp_path, change, message):
     options = {"validation": kept, "batch_size": 4, "state": tmp_path / "state.npz", "verbose": 0}
-    training.fit_head(make_model(mini), kept, epochs=1, **options)
-    assert training.fit_head(make_model(mini), kept, epochs=2, **options).epoch == [0, 1]
+    training.fit_head(make_model(synthetic), kept, epochs=1, **options)
+    assert training.fit_head(make_model(synthetic), kept, epochs=2, **options).epoch == [0, 1]
     other = kept._replace(
         **{name: function(getattr(kept, name)) for name, function in change.items() if callable(function)}
     )
     options |= {name: value for name, value in change.items() if not callable(value)}
     with pytest.raises(ValueError, match=f"`state` must belong to this run.*{message}"):
-        training.fit_head(make_model(mini), other, epochs=2, **options)
+        training.fit_head(make_model(synthetic), other, epochs=2, **options)
 
 
-def test_bad_input(mini, split, tmp_path):
-    model = small_model(genres=mini.genres)
+def test_bad_input(synthetic, split, tmp_path):
+    model = small_model(genres=synthetic.genres)
     with pytest.raises(ValueError, match=r"`model\.fine_tune` must be"):
         training.extract_features(model, split, tmp_path)
     model.fine_tune = "head"
