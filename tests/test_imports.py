@@ -1,7 +1,6 @@
 """Imports between the folders of the package run one way, and importing the library changes nothing in the process."""
 
 import ast
-import json
 import os
 import pathlib
 import subprocess
@@ -9,6 +8,7 @@ import sys
 
 import genrekeras
 import pytest
+from processes import python
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "genrekeras"
 # A module imports only from rooms above its own, and from its own room.
@@ -105,17 +105,6 @@ print(json.dumps({key: [before[key], after[key]] for key in before if before[key
 """
 USED = ("absl.logging", "grain", "h5py", "librosa", "matplotlib.figure", "pandas", "scipy.optimize", "sklearn.metrics")
 USED += ("soundfile", "soxr", "tensorflow_datasets", "tqdm", "mutagen", "click", "jinja2", "filelock", "requests")
-
-
-def python(script, unset=(), **environment):
-    """Return the last line that a script prints in a process of its own, as JSON."""
-    unset = {"KERAS_BACKEND", "KERAS_HOME", *unset}
-    inherited = {key: value for key, value in os.environ.items() if key not in unset}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env={**inherited, **environment}, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_importing_everything_changes_nothing_in_the_process(tmp_path):

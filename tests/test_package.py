@@ -17,7 +17,7 @@ from genrekeras import cli, export
 from genrekeras.cli import common, models
 from genrekeras.datasets import fma, splits
 from genrekeras.models import presets
-from test_imports import python
+from processes import python
 
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("genrekeras", "experiments", "tests") for path in (ROOT / folder).rglob("*.py"))
