@@ -72,7 +72,7 @@ class MelSpectrogram(Float32Layer):
             check_positive_integer(name, value)
         if n_fft > _MAX_N_FFT or n_fft * n_mels > _MAX_FILTER_SIZE:  # a config may come from an untrusted file
             raise ValueError(
-                f"`n_fft` must be at most {_MAX_N_FFT}, and `n_fft * n_mels` at most {_MAX_FILTER_SIZE}. "
+                f"`n_fft` must be at most {_MAX_N_FFT}, and `n_fft` times `n_mels` at most {_MAX_FILTER_SIZE}. "
                 f"Received: n_fft={n_fft}, n_mels={n_mels}"
             )
         if n_fft % 2:
