@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import operator
 import os
 import types
 import warnings
@@ -258,6 +259,7 @@ class GenreClassifier(keras.Model):
         validation_split=0.0,
         validation_data=None,
         shuffle=True,
+        *args,
         **kwargs,
     ):
         """Call `keras.Model.fit`, after a check that the data belongs to this model.
@@ -270,11 +272,11 @@ class GenreClassifier(keras.Model):
         elif validation_data is not None:
             self.check_data(validation_data, None)
         self.reset_card()
-        options = {"callbacks": callbacks, "shuffle": shuffle}
         if hasattr(x, "fit_options"):
-            options = x.fit_options(callbacks)
-        options |= {"validation_split": validation_split, "validation_data": validation_data}
-        return super().fit(x, y, batch_size, epochs, verbose, **options, **kwargs)
+            callbacks, shuffle = operator.itemgetter("callbacks", "shuffle")(x.fit_options(callbacks))
+        return super().fit(
+            x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle, *args, **kwargs
+        )
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """Call `keras.Model.evaluate`, after a check that the data belongs to this model."""
