@@ -211,7 +211,7 @@ def test_mistakes(synthetic):
     table = evaluation.misclassified(report, split)
     assert table["probability"].tolist() == [0.9, 0.7, 0.6]
     assert table["track_id"].tolist() == [split.track_ids[i] for i in (3, 2, 1)]
-    assert table["what"].tolist() == ["B: z", os.path.basename(split.tracks["path"].iloc[2]), "y"]
+    assert table["title"].tolist() == ["B: z", os.path.basename(split.tracks["path"].iloc[2]), "y"]
     assert table["genre"].tolist() == [synthetic.genres[labels[i]] for i in (3, 2, 1)]
     assert table["predicted"].tolist() == [synthetic.genres[taken[i]] for i in (3, 2, 1)]
     assert evaluation.misclassified(dataclasses.replace(report, labels=taken), split).empty

@@ -55,7 +55,7 @@ def folder(tmp_path, rng):
             scores(rng, split, count).to_json(run / f"{split}{kind}.json")
     with open(run / "misclassified.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["track_id", "what", "genre", "predicted", "probability"])
+        writer.writerow(["track_id", "title", "genre", "predicted", "probability"])
         writer.writerow([7, 'A "band": <i>song</i>', GENRES[0], GENRES[1], 0.987])
     return run
 
