@@ -1,4 +1,4 @@
-"""Embeddings of audio files: mean features of a model, nearest neighbours, and a two-dimensional map."""
+"""Embeddings of audio files: mean features of a model, nearest neighbors, and a two-dimensional map."""
 
 import os
 from typing import NamedTuple
@@ -41,7 +41,7 @@ class Embeddings(NamedTuple):
         rows = np.flatnonzero(self.files["path"] == os.fspath(path))
         if not len(rows):
             raise KeyError(f"{os.fspath(path)} is not one of the files")
-        count = min(count + 1, len(self.vectors))  # the file itself is its own nearest neighbour
+        count = min(count + 1, len(self.vectors))  # the file itself is its own nearest neighbor
         search = NearestNeighbors(n_neighbors=count, metric="cosine").fit(self.vectors)
         [distances], [neighbors] = search.kneighbors(self.vectors[rows[:1]])
         table = self.files.loc[neighbors, ["path", "genre"]].assign(similarity=1 - distances)
