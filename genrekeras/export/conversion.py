@@ -61,19 +61,19 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
         UserWarning: the probabilities of the Keras model are the same for all clips, within the tolerance, so that the
             comparison cannot tell a correct export from one that ignores its input.
     """
-    row = _row(format)
+    spec = _spec(format)
     path = os.path.abspath(os.fspath(path))
-    if keras.backend.backend() not in row.backends:
+    if keras.backend.backend() not in spec.backends:
         raise ValueError(
-            f"{format} can only be exported with the backend {' or '.join(row.backends)}, and the backend is "
-            f"{keras.backend.backend()}. Save the model, and load it with KERAS_BACKEND={row.backends[0]}."
+            f"{format} can only be exported with the backend {' or '.join(spec.backends)}, and the backend is "
+            f"{keras.backend.backend()}. Save the model, and load it with KERAS_BACKEND={spec.backends[0]}."
         )
-    if quantize is not None and quantize not in row.quantize:
+    if quantize is not None and quantize not in spec.quantize:
         raise ValueError(
-            f"`quantize` must be one of {(None, *row.quantize)} for {format}. Received: quantize={quantize!r}"
+            f"`quantize` must be one of {(None, *spec.quantize)} for {format}. Received: quantize={quantize!r}"
         )
     _check_ending(path, format)
-    if not row.ending and os.path.exists(path):
+    if not spec.ending and os.path.exists(path):
         raise ValueError(f"`path` must be a new folder. Received: path={path!r}")
     clips = _synthetic_clips(model) if clips is None else np.asarray(clips, "float32")
     if clips.ndim != 2 or len(clips) < 2 or clips.shape[1] != model.input_shape[1]:
@@ -105,7 +105,7 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
         with warnings.catch_warnings():  # tracing warns about fixed shapes
             warnings.simplefilter("ignore")
             try:
-                row.write(
+                spec.write(
                     _called(model.for_export(), clips),
                     written,
                     card,
@@ -116,7 +116,7 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
                 raise
             except Exception as error:  # each converter raises errors of its own
                 raise ExportError(f"The conversion to {format} failed: {type(error).__name__}: {error}") from error
-        difference = _difference(row, written, clips, expected, card)
+        difference = _difference(spec, written, clips, expected, card)
         if not difference <= tolerance:
             raise ExportError(
                 f"{format}: probabilities differ from those of the Keras model by {difference:.2g}, more than the "
@@ -145,12 +145,12 @@ def load(path, format):
         ImportError: a package is missing.
         ExportError: the file is damaged, has another format, or contains no card of genrekeras.
     """
-    row, path = _row(format), os.fspath(path)
+    spec, path = _spec(format), os.fspath(path)
     _check_ending(path, format)
     if not os.path.exists(path):
         raise FileNotFoundError(f"The exported model {path} does not exist.")
     try:
-        run = row.run(path)
+        run = spec.run(path)
     except ImportError:
         raise
     except Exception as error:  # each runtime raises errors of its own
@@ -158,7 +158,7 @@ def load(path, format):
             f"{path} cannot be loaded as {format}, because it is damaged or has another format: {_reason(error)}"
         ) from error
     try:
-        card = row.read_card(path)
+        card = spec.read_card(path)
         complete = {"genres", "sample_rate", "clip_seconds"} <= card.keys()
     except Exception as error:  # each format raises errors of its own
         raise ExportError(f"{path} contains no {CARD} that can be read: {_reason(error)}") from error
@@ -178,7 +178,7 @@ def _check_ending(path, format):
         raise ValueError(f"`path` must end in {ending} for {format}. Received: path={path!r}")
 
 
-def _row(format):
+def _spec(format):
     if format not in FORMATS:
         raise ValueError(f"`format` must be one of {tuple(FORMATS)}. Received: format={format!r}")
     return FORMATS[format]
@@ -190,10 +190,10 @@ def _called(model, clips):
     return model
 
 
-def _difference(row, path, clips, expected, card):
+def _difference(spec, path, clips, expected, card):
     """Return the maximum difference of a probability of an exported model, on single clips and on a batch."""
     try:
-        run, read_card = row.run(path), row.read_card(path)
+        run, read_card = spec.run(path), spec.read_card(path)
         single = np.concatenate([run(clip[None]) for clip in clips])
         batch = run(clips)
     except ImportError:
