@@ -59,7 +59,7 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
 
     Warns:
         UserWarning: the probabilities of the Keras model are the same for all clips, within the tolerance, so that the
-            comparison cannot tell a correct export from one that ignores its input.
+            comparison cannot distinguish a correct export from one that ignores its input.
     """
     spec = _spec(format)
     path = os.path.abspath(os.fspath(path))
@@ -95,8 +95,8 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
     if spread / 2 <= tolerance:  # the largest error of a constant output halfway between the extremes
         warnings.warn(
             f"The probabilities of the model differ by only {spread:.2g} between the {len(clips)} clips, and the "
-            f"tolerance is {tolerance:g}: an export that ignores its input would pass. The comparison cannot tell a "
-            "correct export from a wrong one. Compare on other clips, or export a trained model.",
+            f"tolerance is {tolerance:g}: an export that ignores its input would pass. The comparison cannot "
+            "distinguish a correct export from a wrong one. Compare on other clips, or export a trained model.",
             stacklevel=2,
         )
     folder, name = os.path.split(path)

@@ -230,7 +230,7 @@ def test_a_comparison_of_equal_probabilities_gives_a_warning(one_second_model, t
     kernel, bias = one_second_model.head.get_weights()
     one_second_model.head.set_weights([0 * kernel, bias])
     try:
-        with pytest.warns(UserWarning, match=r"differ by only 0 .* cannot tell a correct export from a wrong"):
+        with pytest.warns(UserWarning, match=r"differ by only 0 .* cannot distinguish a correct export from a wrong"):
             export.export(one_second_model, tmp_path / "equal.pt2", "torch", clips)
     finally:
         one_second_model.head.set_weights([kernel, bias])
