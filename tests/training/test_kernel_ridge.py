@@ -9,7 +9,7 @@ import scipy.special
 from conftest import numpy, small_model
 from genrekeras import training
 from genrekeras.datasets.spectrograms import SpectrogramSplit
-from genrekeras.models.presets import save_float16
+from genrekeras.models.saving import save_float16
 from genrekeras.training import kernel_ridge
 from sklearn.kernel_ridge import KernelRidge
 
@@ -118,10 +118,10 @@ def test_distances_are_relative_to_the_variance_within_images(rng):
 
 
 def test_random_landmarks(rng, monkeypatch):
-    """40 landmarks for 300 images, in 128 directions: the ridge solution in the span of their kernels."""
+    """40 landmarks for 200 images, in 128 directions: the ridge solution in the span of their kernels."""
     monkeypatch.setattr(kernel_ridge, "LANDMARKS", 40)
     monkeypatch.setattr("genrekeras.models.backbones.mel_kernel.LANDMARKS", 40)
-    split, landmarks = make_split(rng, 300), []
+    split, landmarks = make_split(rng, 200), []
     for seed in (0, 1):
         model = make_model()
         training.fit_kernel_ridge(model, split, seed=seed)
