@@ -162,6 +162,8 @@ def test_a_missing_card_and_malformed_settings(folder, tmp_path):
     (folder / "card.json").unlink()
     reports.html(reports.load_run(folder), tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text().count("<svg") == 4
+    (folder / "history.csv").unlink()  # figures take time
+    (folder / "test_tracks_uncalibrated.json").unlink()
     for change in ({"command": 5}, {"versions": [1]}, {"seconds": "long"}):
         (folder / "config.json").write_text(json.dumps({**CONFIG, **change}))
         with pytest.raises(ValueError, match="The files of the run a run do not have the form that experiments write"):

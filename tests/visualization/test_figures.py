@@ -89,10 +89,8 @@ def test_collection_map(tmp_path, rng):
 NAMES = {
     "$x^$": "$x^$",
     "_misc": "\u200b_misc",
-    "A$AP $ \\$": "A$AP $ \\$",
-    "a\rb\n\x1b[31m": r"a\rb\n\x1b[31m",
+    "A$AP $ \\$ a\rb\n\x1b[31m <b>&": r"A$AP $ \$ a\rb\n\x1b[31m <b>&",
     "caf\udce9": r"caf\xe9",
-    "<b>&": "<b>&",
 }
 
 
