@@ -172,7 +172,7 @@ def comparison(table, path=None):
         (
             difference_axes,
             ("difference", "difference_low", "difference_high"),
-            "difference from the first, in percentage points",
+            "difference from the first,\nin percentage points",
         ),
     ):
         values, low, high = (100 * table[column].to_numpy("float64") for column in columns)
