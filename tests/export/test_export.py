@@ -117,17 +117,10 @@ def test_the_exported_copy():
     assert model.get_config() == before
 
 
-@only_torch
-def test_an_export_that_differs_is_not_kept(one_second_model, tmp_path, monkeypatch):
-    """The file of an earlier export is kept after each kind of failure."""
-    (tmp_path / "m.pt2").write_bytes(b"older")
-    row = export.FORMATS["torch"]
-    clips = np.random.default_rng(1).normal(0, 0.1, (2, 22050)).astype("float32")
+def replace_runtime(row, predict):
+    """A format with the ending of another one, whose file contains only the card, and whose runtime is a function."""
 
-    def other_weights(path):
-        return lambda waveforms: one_second_model.predict(0.9 * waveforms, verbose=0)
-
-    def write_card(model, path, card, clips):
+    def write(model, path, card, clips):
         with open(path, "w", encoding="utf-8") as file:
             json.dump(card, file)
 
@@ -135,7 +128,17 @@ def test_an_export_that_differs_is_not_kept(one_second_model, tmp_path, monkeypa
         with open(path, encoding="utf-8") as file:
             return json.load(file)
 
-    different = row._replace(write=write_card, run=other_weights, read_card=read_card)
+    return row._replace(write=write, run=lambda path: predict, read_card=read_card)
+
+
+@only_torch
+def test_an_export_that_differs_is_not_kept(one_second_model, tmp_path, monkeypatch):
+    """The file of an earlier export is kept after each kind of failure."""
+    (tmp_path / "m.pt2").write_bytes(b"older")
+    row = export.FORMATS["torch"]
+    clips = np.random.default_rng(1).normal(0, 0.1, (2, 22050)).astype("float32")
+
+    different = replace_runtime(row, lambda waveforms: 0.99 * one_second_model.predict(waveforms, verbose=0))
     monkeypatch.setitem(export.FORMATS, "torch", different)
     with pytest.raises(export.ExportError, match=r"torch: probabilities differ .* more than the tolerance of 1e-06"):
         export.export(one_second_model, tmp_path / "m.pt2", "torch", clips, tolerance=1e-6)
@@ -223,16 +226,18 @@ def test_a_valid_program_with_another_card(card, message, tmp_path):
 
 
 @only_torch
-def test_a_comparison_of_equal_probabilities_gives_a_warning(one_second_model, tmp_path, recwarn):
-    clips = tones(np.random.default_rng(1), 2, 22050)
-    export.export(one_second_model, tmp_path / "good.pt2", "torch", clips)
+def test_a_comparison_of_equal_probabilities_gives_a_warning(one_second_model, tmp_path, monkeypatch, recwarn):
+    clips, model = tones(np.random.default_rng(1), 2, 22050), one_second_model
+    row = replace_runtime(export.FORMATS["torch"], lambda waveforms: model.predict(waveforms, verbose=0))
+    monkeypatch.setitem(export.FORMATS, "torch", row)
+    assert export.export(model, tmp_path / "good.pt2", "torch", clips) < 1e-5
     assert not [warning for warning in recwarn if "comparison" in str(warning.message)]
-    kernel, bias = one_second_model.head.get_weights()
-    one_second_model.head.set_weights([0 * kernel, bias])
+    kernel, bias = model.head.get_weights()
+    model.head.set_weights([0 * kernel, bias])
     try:
         with pytest.warns(UserWarning, match=r"differ by only 0 .* cannot distinguish a correct export from a wrong"):
-            export.export(one_second_model, tmp_path / "equal.pt2", "torch", clips)
+            export.export(model, tmp_path / "equal.pt2", "torch", clips)
     finally:
-        one_second_model.head.set_weights([kernel, bias])
+        model.head.set_weights([kernel, bias])
     made_by = export.load(tmp_path / "equal.pt2", "torch")[1]["made_by"]
     assert made_by == f"genrekeras {gk.__version__} on torch"
