@@ -32,7 +32,7 @@ def test_what_it_is(model, tmp_path):
     assert scores["split"] == "validation" and scores["accuracy"] > 0.58 and len(scores["genre_recall"]) == 8
     reports.model_card(model, tmp_path / "card.md")
     text = (tmp_path / "card.md").read_text()
-    for part in ("artists' licences", "for research", "Most frequent errors", "| Hip-Hop |", "official"):
+    for part in ("artists' licences", "for research", "What it confuses most", "| Hip-Hop |", "official"):
         assert part in text, part
     beside = pathlib.Path(presets.preset_file("fma_small")).with_suffix(".md")
     assert beside.read_text() == text  # genrekeras info fma_small.keras --card fma_small.md
