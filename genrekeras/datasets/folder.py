@@ -125,7 +125,8 @@ def _row(data_dir, name, artists):
         size, changed = status.st_size, f"{status.st_mtime_ns} {os.path.realpath(data_dir)}"
     except OSError:  # a broken link
         size, changed = -1, ""
-    first = "/".join([genre, *folders[:1]])  # a file directly in the folder of its genre is its own artist and album
+    # A file directly in the folder of its genre is its own artist and album.
+    first = "/".join([genre, *folders[:1]])
     return {
         "genre": _text(genre),
         "path": path,
