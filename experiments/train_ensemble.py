@@ -23,7 +23,7 @@ import genrekeras as gk
 import keras
 from genrekeras.models.presets import save_float16
 from genrekeras.runs import recipe, runner
-from genrekeras.utils.io import atomic_write, size
+from genrekeras.utils.io import atomic_write, format_size
 
 
 def main(run):
@@ -73,7 +73,7 @@ def save_small(run):
     """The same model in half the room, and what that costs."""
     path = run.path("model_half.keras")
     save_float16(keras.saving.load_model(run.model_file), path)
-    print(f"{path}: {size(os.path.getsize(path))}, weights in 16 bits")
+    print(f"{path}: {format_size(os.path.getsize(path))}, weights in 16 bits")
     if len(run.data.validation):
         for file in (run.model_file, path):
             report = gk.evaluation.evaluate(keras.saving.load_model(file), run.data.validation)

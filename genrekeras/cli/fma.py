@@ -5,7 +5,7 @@ import shlex
 
 import click
 from genrekeras.cli.common import FOLDER, SUBSET, echo, errors_named, file_to_write
-from genrekeras.utils.io import atomic_write, size
+from genrekeras.utils.io import atomic_write, format_size
 
 
 @click.group(name="fma")
@@ -114,7 +114,7 @@ def frames(folder, subset, output):
         splits = [data.train, data.validation, *([] if data.protocol == "random" else [data.test])]
         images = [gk.datasets.compute_spectrograms(split, model) for split in splits if len(split)]
         gk.datasets.save_spectrograms(output, *images)
-        echo(f"{output}: {size(os.path.getsize(output))}")
+        echo(f"{output}: {format_size(os.path.getsize(output))}")
 
 
 def _protocol_of_table(folder):

@@ -20,7 +20,7 @@ from genrekeras.cli.common import (
     load_data,
     load_model,
 )
-from genrekeras.utils.io import atomic_write, size
+from genrekeras.utils.io import atomic_write, format_size
 from genrekeras.utils.progress import printable
 
 # The file endings of `genrekeras.export.FORMATS`, and its quantizations for LiteRT.
@@ -37,7 +37,7 @@ def info(path, card):
         from genrekeras import reports
 
         model = load_model(path)
-        echo(f"{path}: {size(os.path.getsize(path))}")
+        echo(f"{path}: {format_size(os.path.getsize(path))}")
         for name, text in reports.describe(model):
             lines = textwrap.wrap(printable(text), 80 - 11, break_on_hyphens=False, break_long_words=False)
             for place, line in enumerate(lines or [""]):

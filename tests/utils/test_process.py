@@ -1,39 +1,92 @@
-"""Settings of the process, which only programs apply."""
+"""Process settings of programs. tests/test_imports.py tests that importing the library applies none of them."""
 
+import ctypes
+import os
 import platform
-import subprocess
 import sys
+import threading
 
 import keras
 import pytest
+from genrekeras.audio import decoders
 from genrekeras.utils import process
 from processes import python
 
-CONFIGURE = """
-import json, os, sys
+
+@pytest.fixture
+def environment(monkeypatch):
+    """`os.environ` without the variables that the module sets or heeds; restored after the test."""
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "WANDB_SILENT", "WANDB_ERROR_REPORTING"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+def test_environment_variables(environment):
+    process.shorten_spinning()
+    process.quiet_wandb()
+    assert os.environ["GOMP_SPINCOUNT"] == "1000" and os.environ["WANDB_SILENT"] == "true"
+    environment.setenv("OMP_WAIT_POLICY", "active")
+    environment.delenv("GOMP_SPINCOUNT")
+    environment.setenv("WANDB_SILENT", "false")
+    process.shorten_spinning()
+    process.quiet_wandb()
+    assert "GOMP_SPINCOUNT" not in os.environ and os.environ["WANDB_SILENT"] == "false"
+
+
+@pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="the C library has no such stream")
+def test_messages_of_c_code_are_hidden_while_any_thread_decodes(monkeypatch, capfd):
+    monkeypatch.setattr(decoders, "codec_context", decoders.codec_context)
+    process.hide_codec_messages()
+    context = decoders.codec_context
+    process.hide_codec_messages()
+    assert decoders.codec_context is context  # a second call changes nothing
+    library, name = ctypes.CDLL(None), {"linux": "stderr"}.get(sys.platform, "__stderrp")
+
+    def write(text):
+        stream = ctypes.c_void_p.in_dll(library, name)
+        library.fputs(text.encode(), stream)
+        library.fflush(stream)
+
+    inside, leave = threading.Event(), threading.Event()
+
+    def decode():
+        with context:
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=decode)
+    write("before, ")
+    with context:
+        thread.start()
+        assert inside.wait(10)
+        write("hidden, ")
+        os.write(2, b"of Python, ")
+    write("hidden too, ")
+    leave.set()
+    thread.join()
+    write("after")
+    assert capfd.readouterr().err == "before, of Python, after"
+
+
+MEMORY = """
+import sys
 sys.argv = ["genrekeras"]  # the library then imports no Keras
-from genrekeras.utils import process
-process.shorten_spinning()
-process.keep_freed_memory()
-seen = {"spin": os.environ.get("GOMP_SPINCOUNT")}
-if sys.platform == "linux":
-    import numpy as np
+import numpy as np
+from genrekeras.utils.process import keep_freed_memory
 
-    x = np.ones(300_000_000, "uint8")
-    del x
-    seen["MB"] = int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0]) // 1000
-print(json.dumps(seen))
+keep_freed_memory()
+x = np.ones(300_000_000, "uint8")
+del x
+print(int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0]) // 1000)
 """
-CHOICES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
+MALLOC = [name for name in os.environ if name.startswith("MALLOC_")]
 
 
-def test_spinning_and_memory_unless_the_environment_chooses():
-    unchosen = python(CONFIGURE, CHOICES)
-    chosen = python(CONFIGURE, CHOICES, GOMP_SPINCOUNT="7", MALLOC_ARENA_MAX="4")
-    assert (unchosen["spin"], chosen["spin"]) == ("1000", "7")
-    assert python(CONFIGURE, CHOICES, OMP_WAIT_POLICY="ACTIVE")["spin"] is None
-    if platform.libc_ver()[0] == "glibc":
-        assert unchosen["MB"] - chosen["MB"] > 200  # freed memory is kept
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_freed_memory_is_kept_unless_the_environment_chooses():
+    """An array of 300 MB stays resident after it is freed."""
+    assert python(MEMORY, MALLOC) > 300 > python(MEMORY, MALLOC, MALLOC_ARENA_MAX="4")
 
 
 def test_keras_imports_no_tensorflow_on_torch():
@@ -74,19 +127,4 @@ def test_the_command_line_configures_the_process():
         "main(standalone_mode=False); "
         "print(json.dumps([os.environ.get('GOMP_SPINCOUNT'), 'tensorflow' in sys.modules]))"
     )
-    assert python(script, CHOICES, KERAS_BACKEND="torch") == ["1000", False]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the C library is not glibc")
-def test_messages_of_c_code_are_dropped_within_the_context():
-    script = (
-        "import ctypes, sys; sys.argv = ['genrekeras']; from genrekeras.audio import decoders; from genrekeras.utils import process\n"
-        "libc = ctypes.CDLL(None); message = lambda text: libc.perror(text)\n"
-        "with decoders.codec_context: message(b'shown')\n"
-        "process.hide_codec_messages()\n"
-        "with decoders.codec_context:\n"
-        "    message(b'hidden'); print('of Python', file=sys.stderr)\n"
-        "message(b'after')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["shown", "of Python", "after"]
+    assert python(script, ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"), KERAS_BACKEND="torch") == ["1000", False]
