@@ -22,6 +22,8 @@ import keras
 import numpy as np
 import pytest
 import soundfile
+from click.testing import CliRunner
+from genrekeras import cli
 from genrekeras.datasets.synthetic import make_synthetic
 from genrekeras.utils.io import process_lock
 
@@ -135,6 +137,18 @@ def run_in_process(script, *flags, cache=None):
             keras.config.set_dtype_policy(policy)
     folder = pathlib.Path(flags[flags.index("--output") + 1]) if "--output" in flags else None
     return FinishedRun(folder, code, stdout.getvalue(), stderr.getvalue())
+
+
+@pytest.fixture(scope="session")
+def spectrograms(tmp_path_factory):
+    """A file of spectrograms of 40 training and 40 validation tracks, written by the command line from an FMA folder."""
+    folder = tmp_path_factory.mktemp("spectrograms")
+    tracks = [(i, gk.GENRES[i % 8], ("training", "validation")[i // 8 % 2]) for i in range(80)]
+    write_fma(folder / "fma", tracks)
+    path = folder / "spectrograms.npz"
+    done = CliRunner().invoke(cli.main, ["fma", "spectrograms", str(folder / "fma"), "-o", str(path)])
+    assert done.exit_code == 0, done.output
+    return path
 
 
 def write_fma(folder, tracks, audio=True):

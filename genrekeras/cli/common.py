@@ -18,6 +18,13 @@ DEFAULT_MODEL = "fma_small"
 PICTURES = (".png", ".pdf", ".svg")
 
 
+class OrderedGroup(click.Group):
+    """A group that lists its commands in the order in which they were added."""
+
+    def list_commands(self, context):
+        return list(self.commands)
+
+
 class _SavedModel(click.ParamType):
     """A preset, a `.keras` file, or the output folder of an experiment. The value is the path of the `.keras` file."""
 

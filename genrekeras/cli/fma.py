@@ -1,18 +1,18 @@
-"""Commands for the FMA dataset: download, check, build, spectrograms."""
+"""Commands for FMA: download, check, build, spectrograms."""
 
 import os
 import shlex
 
 import click
-from genrekeras.cli.common import FOLDER, SUBSET, echo, error_handling, file_to_write
+from genrekeras.cli.common import FOLDER, SUBSET, OrderedGroup, echo, error_handling, file_to_write
 from genrekeras.utils.io import atomic_write, size
 
 
-@click.group(name="fma")
+@click.group(name="fma", cls=OrderedGroup)
 def group():
-    """Download, check and prepare FMA, a dataset for music analysis.
+    """Download and prepare the FMA dataset.
 
-    An interrupted download or build is resumed when the command is run again.
+    FMA is "A Dataset For Music Analysis". An interrupted download or build is resumed when the command is run again.
     """
 
 
@@ -44,9 +44,9 @@ def download(folder, subset, only, remove_archives, base_url):
 @file_to_write("--csv", "table", endings=(), help="Write a CSV table with one row per clip.")
 @click.pass_context
 def check(context, folder, subset, table):
-    """Decode all clips in FOLDER and report missing and damaged ones.
+    """Report missing and damaged clips in FOLDER.
 
-    The exit code is 0 if the subset is usable, and 1 if it is not.
+    All clips are decoded. The exit code is 0 if the subset is usable, and 1 if it is not.
     """
     with error_handling():
         from genrekeras.datasets import fma
@@ -95,10 +95,10 @@ def build(folder, subset, sample_rate, prepared_dir, beam):
 @SUBSET
 @file_to_write("-o", "--output", endings=(".npz",), required=True, help="The .npz file to write.")
 def spectrograms(folder, subset, output):
-    """Write 128 spectrogram frames of each clip to a file, for training without audio.
+    """Write spectrograms for training without audio.
 
-    The clips in FOLDER are built at 44,100 Hz first. The frames are sampled from the first 29.98 s of each clip (clips
-    of FMA have 29.98 or 30.00 s). The file has 16 KiB per clip. experiments/train_ensemble.py trains on it.
+    The clips in FOLDER are built at 44,100 Hz first. The file has 128 frames of each clip (16 KiB), sampled from its
+    first 29.98 s (clips of FMA have 29.98 or 30.00 s). experiments/train_ensemble.py trains on it.
     """
     with error_handling():
         import genrekeras as gk

@@ -33,7 +33,10 @@ QUANTIZE = ("float16", "int8")
 @MODEL_FILE
 @file_to_write("--card", endings=(".md",), help="Write a model card, in the format of model hubs, to this .md file.")
 def info(path, card):
-    """Show a model's architecture, training data and scores."""
+    """Show a model's architecture, training data and scores.
+
+    MODEL is a preset, a .keras file, or the output folder of an experiment. The default is the preset fma_small.
+    """
     with error_handling():
         from genrekeras import reports
 
@@ -154,6 +157,8 @@ def calibrate(folder, path, subset, protocol, crops, rejection_rate, output, pic
 )
 def export(path, target, quantize, output, clips):
     """Export a model for another runtime.
+
+    MODEL is a preset, a .keras file, or the output folder of an experiment. The default is the preset fma_small.
 
     The exported model is run by its own runtime and compared with MODEL. It is kept only if the probabilities agree.
     It contains the genres, sample rate and clip length of MODEL.

@@ -21,8 +21,8 @@ from click.testing import CliRunner
 from conftest import calibrate, small_model, tones, write_fma, write_sine
 from genrekeras import inference, tags
 from genrekeras.cli import main
+from genrekeras.datasets.fma.download import BASE_URL, DownloadError
 from genrekeras.evaluation import Report
-from test_download import server  # noqa: F401 - a fixture
 
 
 def run(*arguments, code=0):
@@ -39,23 +39,31 @@ def folder(tmp_path):
     )
 
 
-def test_download_check_build(server, tmp_path):  # noqa: F811
-    """The first steps of README's "Get FMA", with archives of clips that are no music."""
-    first = run("fma", "download", tmp_path / "my fma", "--base-url", server.url, "--only", "metadata")
-    assert "fma_metadata is there, whole. Next: genrekeras fma check" in first.stdout
-    assert not (tmp_path / "my fma" / "fma_small").exists()
-    run("fma", "download", tmp_path / "my fma", "--base-url", server.url, "--remove-archives")
-    assert not (tmp_path / "my fma" / "fma_small.zip").exists() and (tmp_path / "my fma" / "fma_small").is_dir()
-    assert "is not FMA's tracks.csv" in run("fma", "check", tmp_path / "my fma", code=1).stderr
-    server.files.clear()
-    assert "Error: http://127.0.0.1" in run("fma", "download", tmp_path / "b", "--base-url", server.url, code=1).stderr
+def test_download(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr("genrekeras.datasets.fma.download", lambda *arguments: calls.append(arguments))
+    folder = str(tmp_path / "my fma")
+    first = run("fma", "download", folder, "--base-url", "http://mirror", "--only", "metadata")
+    assert f"fma_metadata is complete. Next: genrekeras fma check '{folder}'" in first.stdout
+    second = run("fma", "download", folder, "--subset", "large", "--remove-archives")
+    assert "fma_large is complete." in second.stdout
+    assert calls == [
+        (folder, "small", ["metadata"], "http://mirror", False),
+        (folder, "large", ["metadata", "audio"], BASE_URL, True),
+    ]
+
+    def fail(*arguments):
+        raise DownloadError("http://mirror cannot be reached")
+
+    monkeypatch.setattr("genrekeras.datasets.fma.download", fail)
+    assert "Error: http://mirror cannot be reached" in run("fma", "download", folder, code=1).stderr
 
 
 def test_check(folder, tmp_path):
     os.remove(folder / "fma_small" / "001" / "001001.mp3")
     write_sine(folder / "fma_small" / "000" / "000004.mp3", 440)
     result = run("fma", "check", folder, "--csv", tmp_path / "clips.csv", code=1)
-    assert "NOT fma_small AS IT SHOULD BE: 1 clips are missing" in result.stdout
+    assert "1 clips are missing" in result.stdout
     assert "Note: " in result.stdout and "1 files have no row" in result.stdout
     table = pd.read_csv(tmp_path / "clips.csv", index_col="track_id")
     assert table["state"].to_dict() == {2: "ok", 1001: "missing", 1002: "ok"}
@@ -65,7 +73,7 @@ def test_check(folder, tmp_path):
 def test_build(folder, tmp_path):
     result = run("fma", "build", folder, "--sample-rate", 16000, "--prepared-dir", tmp_path / "p")
     assert "1 training, 1 validation, 1 test clips at 16000 Hz" in result.stdout
-    assert "What the splits share" in result.stdout and (tmp_path / "p").is_dir()
+    assert "Artists, albums and sounds that splits share" in result.stdout and (tmp_path / "p").is_dir()
     (tmp_path / "file").write_text("in the way")
     assert "Error: " in run("fma", "build", folder, "--prepared-dir", tmp_path / "file" / "p", code=1).stderr
 
@@ -82,26 +90,27 @@ def test_warnings_are_notes(folder):
     assert "Note: " in result.stderr and "1 cannot be read: fma_small/001/001001.mp3 (empty" in result.stderr
 
 
-def test_an_interrupt(folder, monkeypatch):
-    def broken_off(*arguments):
+def test_interrupt(folder, monkeypatch):
+    def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("genrekeras.datasets.fma.check", broken_off)
+    monkeypatch.setattr("genrekeras.datasets.fma.check", interrupt)
     result = run("fma", "check", folder, code=1)
     assert "Error: interrupted. Finished work is kept" in result.stderr
 
 
 def test_help_and_version():
-    for command, what in (("fma", "Get FMA: download"), ("predict", "Predict the genre of files and folders")):
-        assert re.search(rf"\n  {command} +{what}", run("--help").stdout)
-    for command in ("download", "check", "build"):
+    commands = run("--help").stdout
+    assert re.search(r"\n  fma +Download and prepare the FMA dataset", commands)
+    assert re.search(r"\n  predict +Predict the genre of audio files", commands)
+    for command in ("download", "check", "build", "spectrograms"):
         assert "FOLDER" in run("fma", command, "--help").stdout
     assert "genrekeras, version 0" in run("--version").stdout
     assert "No such command" in run("spoon", code=2).stderr
 
 
 def test_predict_without_standard_streams(saved, music, tmp_path):
-    """Closed by who starts it, as a service may find them."""
+    """A service may start with closed streams."""
     call = f"{shlex.quote(sys.executable)} -m genrekeras predict {shlex.quote(str(music))} -m {shlex.quote(str(saved))}"
     subprocess.run(f"{call} -o {tmp_path}/g.csv <&- >&- 2>&-", shell=True, check=True)
     assert len(pd.read_csv(tmp_path / "g.csv")) == 3
@@ -109,7 +118,7 @@ def test_predict_without_standard_streams(saved, music, tmp_path):
     assert len(json.loads(done.stdout)) == 3
 
 
-def test_as_a_module_in_a_process_of_its_own(tmp_path):
+def test_module_in_a_process(tmp_path):
     """Exit code, and an error without a traceback."""
     done = subprocess.run(
         [sys.executable, "-m", "genrekeras", "fma", "check", str(tmp_path / "nowhere")],
@@ -118,12 +127,12 @@ def test_as_a_module_in_a_process_of_its_own(tmp_path):
         env=os.environ,
     )
     assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("Error: `data_dir` is not a folder")  # behind remarks of TensorFlow
+    assert done.stderr.splitlines()[-1].startswith("Error: `data_dir` is not a folder")  # after messages of TensorFlow
 
 
 @pytest.fixture(scope="module")
 def saved(one_second_model, tmp_path_factory):
-    """Its file."""
+    """The file of `one_second_model`."""
     path = tmp_path_factory.mktemp("model") / "genre.keras"
     one_second_model.save(path)
     return path
@@ -150,7 +159,7 @@ def test_predict(saved, music):
     assert "--csv and --json exclude each other" in run("predict", music, "--csv", "--json", code=2).stderr
 
 
-def test_predict_tells_what_could_not_be_read(saved, music):
+def test_predict_reports_unreadable_files(saved, music):
     (music / "text.mp3").write_text("no music")
     done = run("predict", music, "-m", saved, code=1)
     assert "could not be read: not audio" in done.stdout and "1 of 4 files could not be read." in done.stderr
@@ -160,7 +169,7 @@ def test_predict_tells_what_could_not_be_read(saved, music):
     assert rows[3]["genre"] is None and rows[3]["probability"] is None and "not audio" in rows[3]["error"]
 
 
-def test_predict_of_a_name_that_is_no_text(saved, music):
+def test_predict_a_file_name_that_is_not_utf8(saved, music):
     name = os.path.join(os.fsencode(music), b"latin-1 \xe9.ogg")
     with open(name, "wb") as file:
         file.write((music / "a.ogg").read_bytes())
@@ -209,7 +218,7 @@ def test_predict_to_a_file_processes_only_what_is_new(saved, music, tmp_path, mo
 
 def test_predict_with_a_wrong_output(saved, music, tmp_path):
     assert "must end in .csv or .json" in run("predict", music, "-m", saved, "-o", "x.txt", code=2).stderr
-    assert "there is no folder" in run("predict", music, "-m", saved, "-o", tmp_path / "no" / "x.csv", code=2).stderr
+    assert "does not exist" in run("predict", music, "-m", saved, "-o", tmp_path / "no" / "x.csv", code=2).stderr
 
 
 def test_predict_with_a_wrong_call(saved, music, tmp_path):
@@ -217,7 +226,9 @@ def test_predict_with_a_wrong_call(saved, music, tmp_path):
     assert "holds no audio files (0 others)" in run("predict", tmp_path / "texts", "-m", saved, code=1).stderr
     assert "Missing argument" in run("predict", "-m", saved, code=2).stderr
     wrong = run("predict", music, "-m", tmp_path / "x.keras", code=2).stderr
-    assert "There is no model file" in wrong and "a preset (fma_small), a .keras file, or the folder of a run" in wrong
+    assert (
+        "There is no model file" in wrong and "preset (fma_small), a .keras file, or the output folder of an" in wrong
+    )
     assert f"There is no model file {tmp_path}/model.keras" in run("info", tmp_path, code=2).stderr
     (tmp_path / "text.keras").write_text("no model")
     assert "cannot be loaded as a model" in run("predict", music, "-m", tmp_path / "text.keras", code=1).stderr
@@ -232,14 +243,19 @@ def test_info(saved, tmp_path):
     shown = run("info", saved, "--card", tmp_path / "card.md").stdout
     for part in ("MiB", "mel_cnn", "1 s at 22050 Hz", "MelSpectrogram(sample_rate=22050", "Hip-Hop, Pop, Folk"):
         assert part in shown
-    assert max(map(len, shown.splitlines()[1:])) <= 80 and "\n           PowerToDecibels" in shown
+    lines = shown.splitlines()[1:]
+    assert max(map(len, lines)) <= 80
+    [column] = {
+        line.index(text) for line in lines for text in ("mel_cnn", "PowerToDecibels", "Hip-Hop") if text in line
+    }
+    assert all(line[column - 1] == " " and line[column] != " " for line in lines)
     assert "was not saved with it" in shown and "It was not calibrated" in (tmp_path / "card.md").read_text()
 
 
-def test_a_model_is_a_preset_or_a_file_or_the_folder_of_a_run(saved, music, tmp_path, monkeypatch):
+def test_model_is_a_preset_a_file_or_the_folder_of_a_run(saved, music, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model.keras").write_bytes(saved.read_bytes())
-    (tmp_path / "fma_small").mkdir()  # as FMA's clips
+    (tmp_path / "fma_small").mkdir()  # the preset comes first
     monkeypatch.chdir(tmp_path)
     by_folder, by_file = (run("predict", music, "-m", model).stdout for model in ("run", saved))
     assert by_folder == by_file
@@ -279,8 +295,8 @@ def test_warnings_about_a_file_are_shown(saved, music, monkeypatch):
     assert found.files["warning"].tolist() == [row["warning"]]
 
 
-def test_names_and_genres_that_a_terminal_would_obey(music, tmp_path):
-    """Text shows them escaped; CSV has one row for each file, whoever reads it; JSON holds them as they are."""
+def test_control_characters_in_names_and_genres(music, tmp_path):
+    """Text has them escaped; CSV has one row per file with any reader; JSON has them unchanged."""
     genres = ("\x1b[31mred\n", 'a,"b";\r\nc', "<b>bold</b>", "'=1+1")
     calibrate(small_model(genres=genres), tones(np.random.default_rng(3), 8, 22050)).save(tmp_path / "m.keras")
     names = ["a $x_$.ogg", "b \r.ogg", "c \x1b]0;title\x07.ogg", 'd\n"e", f.ogg', "g \x9b31m.ogg"]
@@ -334,8 +350,8 @@ def test_compare_and_report(tmp_path, rng):
         hit = (rng.uniform(size=40) < right)[:, None]
         probabilities = np.where(hit == np.eye(2, dtype=bool)[labels], 0.8, 0.2)
         Report(("x", "y"), "test", "official", np.arange(40), labels, probabilities).to_json(folder / "test.json")
-        assert run("report", folder).stdout.strip() == str(folder / "reports.html")
-        assert "of 40 test clips" in (folder / "reports.html").read_text()
+        assert run("report", folder).stdout.strip() == str(folder / "report.html")
+        assert "of 40 test clips" in (folder / "report.html").read_text()
     done = run("compare", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "c.csv")
     table = pd.read_csv(tmp_path / "c.csv", index_col="run")
     assert list(table.index) == ["a", "b"] and table.loc["b", "difference_high"] < 0
@@ -344,10 +360,13 @@ def test_compare_and_report(tmp_path, rng):
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
     for arguments, message in (
         ([tmp_path / "a"], "two or more"),
-        ([tmp_path / "a", tmp_path / "a"], "named twice"),
+        ([tmp_path / "a", tmp_path / "a"], "one is given twice"),
         ([tmp_path / "a", tmp_path], "is not the folder of a run"),
         ([tmp_path / "a", tmp_path / "a" / "config.json"], "cannot be read as a report"),
-        ([tmp_path / "a", tmp_path / "b", "--split", "validation"], "holds no scores of validation, but test"),
+        (
+            [tmp_path / "a", tmp_path / "b", "--split", "validation"],
+            "no scores of the split validation. It holds: test",
+        ),
     ):
         assert message in run("compare", *arguments, code=1).stderr
 
@@ -372,7 +391,7 @@ def test_compare_fits_80_columns(tmp_path, rng):
         assert len(pd.read_csv(tmp_path / "c.csv")) == 3
 
 
-def test_pictures_of_files(saved, music, tmp_path):
+def test_figures_of_files(saved, music, tmp_path):
     track = music / "b" / "two.flac"
     done = run("spectrogram", track, "-o", tmp_path / "s.png")
     assert "128 bands, 128 frames of 29.9766 s" in done.stdout  # as fma_small processes it
@@ -427,7 +446,7 @@ def test_evaluate_and_calibrate(tmp_path, monkeypatch):
     assert "validation (official protocol, 5 clips" in done.stdout
 
 
-def test_evaluate_music_with_some_of_the_genres_in_another_order(tmp_path, monkeypatch):
+def test_evaluate_music_with_some_genres_in_another_order(tmp_path, monkeypatch):
     monkeypatch.setenv("GENREKERAS_CACHE", str(tmp_path / "cache"))
     small_model(genres=["pop", "Jazz", "Hip-Hop"]).save(tmp_path / "m.keras")
     for name in ("Hip-Hop/a.wav", "Hip-Hop/b.wav", "POP/c.wav"):
@@ -449,7 +468,7 @@ def test_evaluate_music_with_some_of_the_genres_in_another_order(tmp_path, monke
         assert "The decoded clips" not in done.stderr
 
 
-def test_tags_are_written_when_asked_for(saved, music):
+def test_write_tags(saved, music):
     tracks = [music / "a.ogg", music / "b" / "two.flac"]
     before = [track.read_bytes() for track in tracks]
     run("predict", music, "-m", saved)
@@ -466,13 +485,13 @@ def test_tags_are_written_when_asked_for(saved, music):
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="the backend is not torch")
 def test_export(saved, music, tmp_path):
     done = run("export", saved, "--to", "torch", "-o", tmp_path / "m.pt2", "--clips", music)
-    assert f"{tmp_path / 'm.pt2'}: probabilities as those of" in done.stdout
+    assert f"{tmp_path / 'm.pt2'}: probabilities equal those of" in done.stdout
     assert "set KERAS_BACKEND=tensorflow" in run("export", saved, "--to", "litert", code=1).stderr
     assert "must end in .onnx" in run("export", saved, "--to", "onnx", "-o", "x", code=2).stderr
     assert os.listdir(os.path.dirname(saved)) == ["genre.keras"]
 
 
-def test_export_of_the_model_that_comes_with_the_package_is_written_here(monkeypatch, tmp_path):
+def test_preset_is_exported_to_the_working_directory(monkeypatch, tmp_path):
     written = []
     monkeypatch.setattr(
         "genrekeras.export.export", lambda model, path, *arguments, **options: written.append(path) or 0.0
