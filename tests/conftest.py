@@ -141,7 +141,7 @@ def run_in_process(script, *flags, cache=None):
 
 @pytest.fixture(scope="session")
 def spectrograms(tmp_path_factory):
-    """A file of spectrograms of 40 training and 40 validation tracks, written by the command line from an FMA folder."""
+    """A file of spectrograms of 40 training and 40 validation tracks, written by `genrekeras fma spectrograms`."""
     folder = tmp_path_factory.mktemp("spectrograms")
     tracks = [(i, gk.GENRES[i % 8], ("training", "validation")[i // 8 % 2]) for i in range(80)]
     write_fma(folder / "fma", tracks)

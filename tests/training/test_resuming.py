@@ -213,7 +213,7 @@ def test_two_runs_in_one_folder(tmp_path, synthetic_cache):
     code, printed = run.stop(moment)
     assert code == 0, printed
     assert [done.returncode for done in refused] == [1, 1]
-    assert "Another process is at work on the run in" in refused[0].stderr
+    assert "Another process is using the run in" in refused[0].stderr
     assert "must be a new or empty folder" in refused[1].stderr
     assert not any("Traceback" in done.stderr for done in refused)
 
