@@ -297,7 +297,7 @@ class _Batch:
         """What `fit` takes."""
         waveforms, labels = clips
         rows = np.eye(len(self.genres), dtype="float32")[labels]
-        if self.mixup:
+        if self.mixup_alpha:
             other = rng.permutation(len(labels))
             part = rng.beta(self.mixup_alpha, self.mixup_alpha, (len(labels), 1)).astype("float32")
             waveforms = part * waveforms + (1 - part) * waveforms[other]
