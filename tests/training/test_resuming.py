@@ -193,12 +193,12 @@ def test_a_signal_ends_it_with_one_line(number, tmp_path, synthetic_cache):
     code, printed = run.stop(after("Epoch 2/3", 0.2), number)
     assert code == 128 + number and "Traceback" not in printed
     last = printed.strip().splitlines()[-1]
-    assert last == f"Stopped by {number.name}. To resume: python {run.script} --resume {run.folder}"
+    assert last == f"Stopped by {number.name}. To go on: python {run.script} --resume {run.folder}"
     assert run.files("*.state.npz") and not run.files(".tmp-*")
     code, printed = run.stop(after("SYNTHETIC"), number)  # outside of the training
     assert code == 128 + number and printed.strip().splitlines()[-1] == last and "Traceback" not in printed
     printed = run.finish().log.read_text()
-    assert "Epoch 1/3" not in printed and "Epoch 3/3" in printed and "start with report.html" in printed
+    assert "Epoch 1/3" not in printed and "Epoch 3/3" in printed and "begin with reports.html" in printed
 
 
 def test_two_runs_in_one_folder(tmp_path, synthetic_cache):
@@ -213,7 +213,7 @@ def test_two_runs_in_one_folder(tmp_path, synthetic_cache):
     code, printed = run.stop(moment)
     assert code == 0, printed
     assert [done.returncode for done in refused] == [1, 1]
-    assert "Another process is using the run in" in refused[0].stderr
+    assert "Another process is at work on the run in" in refused[0].stderr
     assert "must be a new or empty folder" in refused[1].stderr
     assert not any("Traceback" in done.stderr for done in refused)
 
@@ -228,7 +228,7 @@ def test_a_folder_that_is_removed_is_made_again(tmp_path, synthetic_cache):
     gone = []
     code, printed = run.stop(moment)
     assert code == 0 and gone, printed
-    assert {"model.keras", "report.html", "history.csv", "config.json"} <= set(os.listdir(run.folder))
+    assert {"model.keras", "reports.html", "history.csv", "config.json"} <= set(os.listdir(run.folder))
     assert len((run.folder / "history.csv").read_text().splitlines()) == 4
 
 
@@ -244,7 +244,7 @@ def test_a_disk_that_is_full(small_disk, tmp_path, synthetic_cache):
     assert not run.files(".tmp-*")
     enlarge("200m")
     run.finish()
-    assert {"model.keras", "report.html"} <= set(os.listdir(run.folder))
+    assert {"model.keras", "reports.html"} <= set(os.listdir(run.folder))
 
 
 def test_folders_of_any_name(tmp_path, synthetic_cache):
@@ -252,7 +252,7 @@ def test_folders_of_any_name(tmp_path, synthetic_cache):
     name = 'two words, it\'s "so"\n\u97f3\u697d \u0645\u0648\u0633\u064a\u0642\u0649 \U0001f3b5 '
     run = Experiment(tmp_path / (name + "n" * (255 - len(name.encode()))), ALL, synthetic_cache)
     code, printed = run.stop(after("Epoch 2/3"), signal.SIGTERM)
-    again = shlex.split(printed[printed.rindex("To resume: ") + 11 :])
+    again = shlex.split(printed[printed.rindex("To go on: ") + 10 :])
     assert code == 143 and again[:2] == ["python", str(run.script)] and again[3] == str(run.folder)
     run.finish()
 
