@@ -24,7 +24,7 @@ import genrekeras as gk
 import keras
 from genrekeras.models import average, save_float16
 from genrekeras.runs import recipe, runner
-from genrekeras.utils.io import atomic_write, size
+from genrekeras.utils.io import atomic_write, format_size
 
 
 def main(run):
@@ -75,7 +75,7 @@ def save_half_precision(run):
     """Save the model with float16 weights too, and print the scores of both files."""
     path = run.path("model_half.keras")
     save_float16(keras.saving.load_model(run.model_file), path)
-    print(f"{path}: {size(os.path.getsize(path))}, float16 weights")
+    print(f"{path}: {format_size(os.path.getsize(path))}, float16 weights")
     if len(run.data.validation):
         for file in (run.model_file, path):
             report = gk.evaluation.evaluate(keras.saving.load_model(file), run.data.validation)

@@ -5,7 +5,7 @@ import shlex
 
 import click
 from genrekeras.cli.common import FOLDER, SUBSET, OrderedGroup, echo, error_handling, file_to_write
-from genrekeras.utils.io import atomic_write, size
+from genrekeras.utils.io import atomic_write, format_size
 
 
 @click.group(name="fma", cls=OrderedGroup)
@@ -118,7 +118,7 @@ def spectrograms(folder, subset, output):
         gk.datasets.save_spectrograms(
             output, *(gk.datasets.compute_spectrograms(split, model) for split in splits if len(split))
         )
-        echo(f"{output}: {size(os.path.getsize(output))}")
+        echo(f"{output}: {format_size(os.path.getsize(output))}")
 
 
 def _protocol_of_table(folder):

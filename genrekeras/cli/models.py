@@ -20,7 +20,7 @@ from genrekeras.cli.common import (
     load_data,
     load_model,
 )
-from genrekeras.utils.io import atomic_write, size
+from genrekeras.utils.io import atomic_write, format_size
 from genrekeras.utils.progress import printable
 
 _COLUMNS = 80
@@ -41,7 +41,7 @@ def info(path, card):
         from genrekeras import reports
 
         model = load_model(path)
-        echo(f"{path}: {size(os.path.getsize(path))}")
+        echo(f"{path}: {format_size(os.path.getsize(path))}")
         summary = reports.describe(model)
         width = max(len(name) for name, _ in summary)
         for name, text in summary:

@@ -63,7 +63,7 @@ def test_check(folder, tmp_path):
     os.remove(folder / "fma_small" / "001" / "001001.mp3")
     write_sine(folder / "fma_small" / "000" / "000004.mp3", 440)
     result = run("fma", "check", folder, "--csv", tmp_path / "clips.csv", code=1)
-    assert "1 clips are missing" in result.stdout
+    assert "NOT A COMPLETE fma_small: 1 clips are missing" in result.stdout
     assert "Note: " in result.stdout and "1 files have no row" in result.stdout
     table = pd.read_csv(tmp_path / "clips.csv", index_col="track_id")
     assert table["state"].to_dict() == {2: "ok", 1001: "missing", 1002: "ok"}
@@ -206,7 +206,7 @@ def test_predict_to_a_file_processes_only_what_is_new(saved, music, tmp_path, mo
     run("predict", music, "-m", saved, "-o", output)
     assert read == [str(music / "new.ogg")] and len(pd.read_csv(output)) == 4
     done = run("predict", music, "-m", saved, "-o", output, "--max-clips", 1)
-    assert "Note: " in done.stderr and "it is started anew" in done.stderr
+    assert "Note: " in done.stderr and "All of its rows are removed" in done.stderr
     assert pd.read_csv(output)["seconds"].tolist() == [1.0] * 4
     (tmp_path / "genres.csv.journal").write_bytes(b"\x00\xff")
     done = run("predict", music, "-m", saved, "-o", output, code=1)
@@ -223,7 +223,7 @@ def test_predict_with_a_wrong_output(saved, music, tmp_path):
 
 def test_predict_with_a_wrong_call(saved, music, tmp_path):
     (tmp_path / "texts").mkdir()
-    assert "holds no audio files (0 others)" in run("predict", tmp_path / "texts", "-m", saved, code=1).stderr
+    assert "contains no audio files (0 other files)" in run("predict", tmp_path / "texts", "-m", saved, code=1).stderr
     assert "Missing argument" in run("predict", "-m", saved, code=2).stderr
     wrong = run("predict", music, "-m", tmp_path / "x.keras", code=2).stderr
     assert (
@@ -249,7 +249,8 @@ def test_info(saved, tmp_path):
         line.index(text) for line in lines for text in ("mel_cnn", "PowerToDecibels", "Hip-Hop") if text in line
     }
     assert all(line[column - 1] == " " and line[column] != " " for line in lines)
-    assert "was not saved with it" in shown and "It was not calibrated" in (tmp_path / "card.md").read_text()
+    assert "were not saved with the model" in shown
+    assert "The model was not calibrated" in (tmp_path / "card.md").read_text()
 
 
 def test_model_is_a_preset_a_file_or_the_folder_of_a_run(saved, music, tmp_path, monkeypatch):
@@ -475,7 +476,9 @@ def test_write_tags(saved, music):
     assert [track.read_bytes() for track in tracks] == before
     write_sine(music / "b" / "sine.au", 440)  # no tags that anyone knows
     done = run("predict", music, "-m", saved, "--write-tags", "--keep-copies", "--csv", code=1)
-    assert "sine.au: a kind of file whose tags are not known" in done.stderr and "could not be read" not in done.stderr
+    assert (
+        "sine.au: tags of this file format are not supported" in done.stderr and "could not be read" not in done.stderr
+    )
     table = pd.read_csv(io.StringIO(done.stdout)).set_index("path")
     for track, old in zip(tracks, before, strict=True):
         assert tags.read_genres(track) == [table.loc[str(track), "genre"]]

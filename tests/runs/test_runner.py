@@ -10,7 +10,6 @@ import genrekeras as gk
 import keras
 import pytest
 from conftest import EXPERIMENTS, small_model
-from genrekeras.models import presets
 from genrekeras.models.backbones import PretrainedWeightsError
 from genrekeras.runs import options, recipe, runner, scoring
 
@@ -53,7 +52,7 @@ def disk_full(run):
 
 
 def build_model(run):
-    run.classifier("efficientnet_b0", dropout=0.2)
+    run.classifier("mel_cnn", dropout=0.2)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +64,7 @@ def build_model(run):
         (["--epochs", "0"], "must be > 0"),
         (["--seed", "-1"], "--seed: must be >= 0, not -1"),
         (["--stem", "new", "--fine-tune", "head", "--smoke"], "must be trained"),
-        (["--pretrained", "weights.h5", "--smoke"], "`pretrained` must be"),
+        (["--pretrained", "weights.h5", "--smoke"], "Received: pretrained='weights.h5'"),
         (["--output", str(EXPERIMENTS)], "must be a new or empty folder"),
     ],
 )
@@ -154,9 +153,11 @@ def test_help(capsys, monkeypatch):
         assert all(flag in printed for flag in present.split())
 
 
-def test_a_scored_model_is_not_scored_again():
+def test_a_scored_model_is_not_scored_again(tmp_path):
     """A run may be killed after its last file is written."""
-    assert scoring.evaluate(types.SimpleNamespace(model_file=presets.preset_file("fma_small"))) is None
+    model_file = str(tmp_path / "model.keras")
+    small_model(card={"scores": []}).save(model_file)
+    assert scoring.evaluate(types.SimpleNamespace(model_file=model_file)) is None
 
 
 def test_a_missing_package_has_no_version():
