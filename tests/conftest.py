@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from typing import NamedTuple
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes beside each other; before torch is imported
@@ -122,7 +123,13 @@ def run_in_process(script, *flags, cache=None):
     flags = list(map(str, flags))
     stdout, stderr, code = io.StringIO(), io.StringIO(), 0
     handler, policy = signal.getsignal(signal.SIGTERM), keras.config.dtype_policy()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("default")  # no errors, as in a process
         patch.setattr(sys, "argv", [str(script), *flags])
         patch.syspath_prepend(script.parent)
         if cache is not None:
@@ -141,9 +148,9 @@ def run_in_process(script, *flags, cache=None):
 
 @pytest.fixture(scope="session")
 def spectrograms(tmp_path_factory):
-    """A file of spectrograms of 40 training and 40 validation tracks, written by `genrekeras fma spectrograms`."""
+    """A file of spectrograms of 24 training and 24 validation tracks, written by `genrekeras fma spectrograms`."""
     folder = tmp_path_factory.mktemp("spectrograms")
-    tracks = [(i, gk.GENRES[i % 8], ("training", "validation")[i // 8 % 2]) for i in range(80)]
+    tracks = [(i, gk.GENRES[i % 8], ("training", "validation")[i // 8 % 2]) for i in range(48)]
     write_fma(folder / "fma", tracks)
     path = folder / "spectrograms.npz"
     done = CliRunner().invoke(cli.main, ["fma", "spectrograms", str(folder / "fma"), "-o", str(path)])
