@@ -110,6 +110,6 @@ def test_choices_of_the_command_line():
     """The command line holds copies, so that its help need not import the modules that define the choices."""
     assert cli.main.commands.keys() >= {"predict", "evaluate", "export", "fma"}
     assert common.SUBSETS == tuple(fma.SUBSETS) and common.PROTOCOLS == splits.PROTOCOLS
-    assert common.DEFAULT_MODEL in presets.PRESETS
+    assert common.PRESETS == presets.PRESETS
     assert models.EXPORTS == {name: form.ending for name, form in export.FORMATS.items()}
     assert models.QUANTIZE == export.FORMATS["litert"].quantize
