@@ -254,8 +254,8 @@ def is_sane(waveform):
 def to_length(waveform, samples):
     """Trim or pad a waveform to a given length.
 
-    A longer waveform is cut at its end. A shorter one is padded by reflection, equally at both ends (one sample more at
-    the end if the number of missing samples is odd), repeatedly if necessary. The original system does the same.
+    A longer waveform is cut at its end. A shorter one is padded by reflection at both ends, repeatedly if necessary. If
+    the number of missing samples is odd, the end gets one sample more. The 2023 system pads in the same way.
 
     Args:
         waveform: `(samples,)` array with at least one sample.

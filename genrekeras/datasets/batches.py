@@ -47,9 +47,9 @@ def batches(
             are shuffled. With `"start"` and `"center"` they are equal, and only augmentation makes them differ.
         shuffle: bool, whether each epoch has a new random order.
         seed: int >= 0. Equal seeds give equal batches, epoch by epoch. The epochs of a seed differ.
-        mixup_alpha: float >= 0. If positive, each clip of a batch is mixed with another clip of the batch,
-            `m * clip + (1 - m) * other` with m drawn from Beta(mixup_alpha, mixup_alpha). Labels are one-hot rows that
-            are mixed in the same way (train with `categorical_crossentropy`).
+        mixup_alpha: float >= 0. If positive, each clip of a batch is mixed with another one: `m * clip + (1 - m) *
+            other`. The weight m is drawn from Beta(mixup_alpha, mixup_alpha). Labels are one-hot rows that are mixed in
+            the same way (train with `categorical_crossentropy`).
             Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
         one_hot: bool, whether labels are one-hot rows even without mixup, as the validation data of a model that is
             trained with mixup must have.

@@ -258,8 +258,8 @@ def assign_splits(protocol, tracks, seed=0):
               the test split, as in the 2023 system.
             - `"artist_album"`: no split shares a group with another one. A group contains all tracks that are connected
               by a common artist, album or `checksum`, see `group_tracks`. If the collection has splits, each group is
-              assigned to the split that contains most of its tracks (in case of a tie, to the first of train,
-              validation and test). Otherwise groups are assigned at random, in each genre about 80/10/10. Of three or
+              assigned to the split that contains most of its tracks. In case of a tie, the first of train, validation
+              and test counts. Otherwise groups are assigned at random, in each genre about 80/10/10. Of three or
               more groups of a genre, each split gets at least one; of two groups, one is assigned to test.
         tracks: `pandas.DataFrame` with a row for each track and the columns `label` and `folder`; for `"official"` also
             `split`; for `"artist_album"` also `artist_id` and `album_id`.

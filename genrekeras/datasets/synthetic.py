@@ -266,7 +266,7 @@ def _voice(rng):
     """Return a gliding voice with vibrato and formants over soft minor chords."""
     key = rng.integers(52, 62)
     steps = np.repeat(rng.choice([0, 2, 3, 5, 7, 8, 10, 12], 10), len(_TIME) // 10 + 1)[: len(_TIME)]
-    glide = np.convolve(np.pad(steps, 2205, mode="edge"), np.ones(4411) / 4411, mode="valid")
+    glide = _moving_average(steps, 4411)
     hz = _hz(key + glide + 0.4 * np.sin(2 * np.pi * rng.uniform(4.5, 6.5) * _TIME))
     phase = 2 * np.pi * np.cumsum(hz) / RATE
     formants = rng.uniform(400, 900), rng.uniform(1100, 2400)
@@ -300,6 +300,12 @@ def _static(rng):
 
 
 _GENERATORS = (_pulse, _break, _strum, _fuzz, _bells, _voice, _drone, _static)
+
+
+def _moving_average(steps, width):
+    """Return the mean of integers over a centred window of an odd width; values at the ends are repeated."""
+    sums = np.cumsum(np.pad(steps, (width // 2 + 1, width // 2), mode="edge"))
+    return (sums[width:] - sums[:-width]) / width
 
 
 def _hz(midi):
