@@ -7,9 +7,9 @@ Published by the 2023 system: not stated.
 
 Flags as published, except for the front end: `--data-dir FMA --protocol random --stem new --fine-tune stem`.
 
-The augmentation changes 40 % of the training clips: half of them in power, by a factor of 1.5 or 0.5, half by noise of
-sigma 0.1 on the image of 0 to 255. The front end scales each clip to its own range, which removes the former, and the
-latter is too weak to matter: expect no difference from efficientnet_dropout.py.
+The augmentation changes 40 % of the training clips: half of these by a gain (power times 1.5 or 0.5), half by Gaussian
+noise with sigma 0.1 on the image of 0 to 255. Each image is scaled to the range of its clip, which removes the gain,
+and the noise is too weak to matter: no difference from efficientnet_dropout.py is expected.
 
 Expected: 2 minutes on 2 cores (PyTorch) on the synthetic corpus, 95 to 100 % of its 40 validation clips (three
 runs with seed 0), which says nothing about music. On fma_small: not measured yet.

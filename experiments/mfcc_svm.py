@@ -1,12 +1,13 @@
-"""How good is a support vector machine on statistics of MFCCs? The baseline that FMA came with: 46.4 % on fma_small's
-official test.
+"""How good is a support vector machine on statistics of MFCCs?
+
+This is the baseline published with FMA: 46.4 % on the official test split of fma_small.
 
     python experiments/mfcc_svm.py                      # a small synthetic corpus, no download
     python experiments/mfcc_svm.py --data-dir FMA       # fma_small
 
-20 MFCCs of the whole clip, seven statistics of each over time (mean, deviation, skew, kurtosis, median, minimum,
-maximum), standardized, an RBF kernel.
-Probabilities are a softmax of the decision values: they order the genres and are not calibrated.
+The features are seven statistics over time (mean, standard deviation, skew, kurtosis, median, minimum, maximum) of 20
+MFCCs of the whole clip, standardized. The kernel is a radial basis function. The probabilities are a softmax of the
+decision values and are not calibrated.
 
 Source: Defferrard et al., "FMA: A Dataset For Music Analysis", ISMIR 2017.
 
@@ -26,8 +27,16 @@ from genrekeras.runs import runner
 from sklearn import pipeline, preprocessing, svm
 
 
+def main(run):
+    svc = svm.SVC(kernel="rbf", C=1.0, break_ties=True, class_weight=run.class_weight())
+    machine = pipeline.make_pipeline(preprocessing.StandardScaler(), svc)
+    run.save_config(machine=str(machine))
+    machine.fit(mfcc_statistics(run.data.train), run.data.train.labels)
+    run.save_reports({split.name: evaluate(machine, split) for split in run.splits_to_score()})
+
+
 def mfcc_statistics(split):
-    """`(clips, 140)` float32."""
+    """Return the features of the clips of a split, `(clips, 140)` float32."""
     rows = []
     for clip in tqdm.tqdm(split, desc=f"MFCCs of {split.name}", unit="clip"):
         mfcc = librosa.feature.mfcc(y=clip["audio"], sr=split.sample_rate, n_mfcc=20)  # (20, frames)
@@ -40,23 +49,15 @@ def mfcc_statistics(split):
             mfcc.min(axis=1),
             mfcc.max(axis=1),
         )
-        rows.append(np.nan_to_num(np.concatenate(statistics)))  # silence has no skew
+        rows.append(np.nan_to_num(np.concatenate(statistics)))  # skew and kurtosis of silence are NaN
     return np.asarray(rows, "float32")
 
 
-def main(run):
-    vectors = svm.SVC(kernel="rbf", C=1.0, break_ties=True, class_weight=run.class_weight())
-    machine = pipeline.make_pipeline(preprocessing.StandardScaler(), vectors)
-    run.save_config(machine=str(machine))
-    machine.fit(mfcc_statistics(run.data.train), run.data.train.labels)
-    run.save_reports({split.name: score(machine, split) for split in run.splits_to_score()})
-
-
-def score(machine, split):
-    """The `Report` of a split."""
+def evaluate(machine, split):
+    """Return the `Report` of a split."""
     values = machine.decision_function(mfcc_statistics(split))
-    values = np.stack([-values, values], axis=1) if values.ndim == 1 else values  # of two genres
-    probabilities = np.zeros((len(split), len(split.genres)))  # a genre without a training clip gets 0
+    values = np.stack([-values, values], axis=1) if values.ndim == 1 else values  # one column for two genres
+    probabilities = np.zeros((len(split), len(split.genres)))  # 0 for a genre without training clips
     probabilities[:, machine.classes_] = scipy.special.softmax(values, axis=1)
     return Report(split.genres, split.name, split.protocol, split.track_ids, split.labels, probabilities, "whole clip")
 

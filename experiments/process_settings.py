@@ -1,7 +1,7 @@
-"""Settings of the process of an experiment; each script imports this module first.
+"""Process settings that must be made before PyTorch is imported; scripts that train import this module first.
 
-PyTorch reads the variable when it is imported. Without it, idle threads spin, and two runs on the same cores slow each
-other down; see `genrekeras.utils.process`, which applies the other settings.
+Idle OpenMP threads of PyTorch sleep soon instead of spinning, unless the environment chooses. Two processes that spin
+on the same cores slow each other down. `genrekeras.runs.runner.start` makes the other settings.
 """
 
 import os

@@ -8,7 +8,7 @@ Published by the 2023 system: 49.55 %, its first run.
 Flags as published, except for the front end: `--data-dir FMA --protocol random --stem new --fine-tune stem`.
 
 Expected: 3 minutes on 2 cores (PyTorch) on the synthetic corpus, 80 to 87.5 % of its 40 validation clips (two
-runs with seed 0), which says nothing about music: RMSprop at 1e-3 does not settle on a random ResNet50 in
+runs with seed 0), which says nothing about music: RMSprop at 1e-3 does not converge on a random ResNet50 in
 160 steps. On fma_small: not measured yet.
 """
 

@@ -9,6 +9,7 @@ import unicodedata
 
 import mutagen
 from genrekeras import audio
+from genrekeras.audio.decoders import FileProblem
 from genrekeras.utils.io import atomic_write
 from mutagen.aiff import AIFF
 from mutagen.asf import ASF
@@ -22,67 +23,67 @@ from mutagen.oggvorbis import OggVorbis
 from mutagen.wave import WAVE
 
 
-class TagError(ValueError):
-    """The tags of a file cannot be read or written. The file is unchanged.
+class TagError(FileProblem, ValueError):
+    """Exception for a file whose tags cannot be read or written. The file is unchanged.
 
     Attributes:
         path: str, the file.
-        reason: str.
+        reason: str, what is wrong with the file or the genre.
     """
-
-    def __init__(self, path, reason):
-        super().__init__(f"{os.fspath(path)}: {reason}")
-        self.path = os.fspath(path)
-        self.reason = reason
 
 
 class _GenreFrame:
-    """Parser of the genre frame of an ID3 tag. Compressed frames are rejected: a small one may expand to gigabytes."""
+    """Parser of the genre frame of an ID3 tag.
+
+    Compressed frames are rejected: a small one may expand to gigabytes.
+    """
 
     @staticmethod
     def _fromData(header, flags, data):
         if flags & (Frame.FLAG23_COMPRESS | Frame.FLAG24_COMPRESS):
-            raise ID3JunkFrameError("a compressed genre")
+            raise ID3JunkFrameError("the genre is compressed")
         return TCON._fromData(header, flags, data)
 
 
 class _KnownFrames(dict):
-    """The ID3 frames that mutagen parses: only the genre. It keeps all other frames byte for byte."""
+    """Table that makes mutagen parse only the genre frame of an ID3 tag and keep all other frames byte for byte."""
 
-    def __contains__(self, name):  # mutagen counts known names to recognize frame sizes that iTunes wrote wrongly
+    def __contains__(self, name):  # mutagen counts known names to recognize the wrong frame sizes that iTunes writes
         return name in Frames
 
 
 _RAW_FRAMES = {"known_frames": _KnownFrames(TCON=_GenreFrame, TCO=TCO), "translate": False, "load_v1": False}
 
 
-def _with_raw_frames(kind):
-    class Kind(kind):
+def _with_raw_frames(file_type):
+    """Return a subclass of a file type of mutagen that keeps all ID3 frames but the genre as bytes."""
+
+    class RawFrames(file_type):
         def load(self, *args, **options):
             super().load(*args, **options, **_RAW_FRAMES)
 
-    Kind.__name__ = kind.__name__  # mutagen sorts by it
-    return Kind
+    RawFrames.__name__ = file_type.__name__  # mutagen sorts file types by their names
+    return RawFrames
 
 
-_KINDS = [FLAC, OggVorbis, OggOpus, OggFLAC, MP4, ASF, *map(_with_raw_frames, (MP3, WAVE, AIFF))]
+_FILE_TYPES = [FLAC, OggVorbis, OggOpus, OggFLAC, MP4, ASF, *map(_with_raw_frames, (MP3, WAVE, AIFF))]
 
 
 def read_genres(path):
     """Return the genres in the tags of a file.
 
-    In an mp3 file, the ID3v2 tag is read, or the ID3v1 tag if there is no ID3v2 tag.
+    Of an mp3 file, the ID3v2 tag is read, or the ID3v1 tag if there is no ID3v2 tag.
 
     Args:
-        path: str or path-like: mp3, flac, ogg, opus, m4a, wma, wav or aiff.
+        path: str or path-like, an mp3, flac, ogg, opus, m4a, wma, wav or aiff file.
 
     Returns:
-        list of str; empty if there are none.
+        list of str; empty if the file has no genre.
 
     Raises:
-        TagError: the file is missing or damaged, or its format has no known tags.
+        TagError: the file is missing or damaged, or its format is not supported.
     """
-    return _genres(_opened(path))
+    return _genres(_open(path))
 
 
 def write_genre(path, genre, copy=None):
@@ -91,25 +92,26 @@ def write_genre(path, genre, copy=None):
     Everything else is kept: the audio, all other tags, pictures, the version of an ID3 tag, owner, group, permissions
     and extended attributes. The modification time changes. ID3v1 and APEv2 tags at the end of an mp3 file and the INFO
     list of a wav file are not changed, so they keep their genre. If an mp3 file has only an ID3v1 tag, an ID3v2.4 tag
-    with the same fields is added. If the path is a symbolic link, its target is tagged. A file whose only genre is this
-    one is not written.
+    with the same fields is added. If the path is a symbolic link, the target of the link is tagged. A file that already
+    has this genre, and no other, is not written.
 
-    The tags are written to a copy in the same folder. The copy replaces the file only if the decoded audio and the
-    other tags of both are equal, and the genre reads back. After an interruption, the file is the old or the new one.
+    The tags are written to a copy in the same folder. The copy replaces the file only if both have the same decoded
+    audio and the same other tags, and if the genre reads back. After an interruption, the file is either the old or the
+    new one.
 
     Args:
-        path: str or path-like: mp3, flac, ogg, opus, m4a, wma, wav or aiff.
+        path: str or path-like, an mp3, flac, ogg, opus, m4a, wma, wav or aiff file.
         genre: str, not empty and without control characters, such as a newline.
-        copy: str or path-like, path for a copy of the original file, or `None`. An existing copy is not replaced: it is
-            older.
+        copy: str or path-like, path for a copy of the original file, or `None`. An existing copy is not replaced,
+            because it is older.
 
     Raises:
         TagError: the genre is invalid, or the file is unchanged because it
-            - is missing, damaged or read-only, or its format has no known tags;
+            - is missing, damaged or read-only, or its format is not supported;
             - cannot be decoded, so that the audio cannot be compared (m4a and wma files need an installed ffmpeg);
-            - has more than one hard link: the other names would still refer to the old file;
+            - has more than one hard link, because the other names would still refer to the old file;
             - has an ID3v2.2 tag, which mutagen can only convert to another version, or damaged Vorbis comments;
-            - belongs to a user or group that the new file cannot be given to;
+            - belongs to a user or group that cannot be set for the new file;
             - was changed by another program at the same time.
     """
     path = os.path.realpath(path)
@@ -118,7 +120,7 @@ def write_genre(path, genre, copy=None):
     try:
         _replace(path, genre, copy)
     except TagError as error:
-        raise TagError(path, error.reason) from error  # it may name the temporary file
+        raise TagError(path, error.reason) from error  # its path may be that of the temporary file
     except audio.AudioError as error:
         raise TagError(path, f"its audio cannot be decoded and compared: {error.reason}") from error
     except OSError as error:
@@ -126,6 +128,7 @@ def write_genre(path, genre, copy=None):
 
 
 def _replace(path, genre, copy):
+    """Write a genre as `write_genre` does. Exceptions may name the temporary file."""
     identity = _identity(path)
     if read_genres(path) == [genre]:
         return
@@ -133,44 +136,45 @@ def _replace(path, genre, copy):
         raise TagError(path, "it has more than one hard link. Tag a copy of it instead")
     if not os.access(path, os.W_OK):
         raise TagError(path, "its tags cannot be written: the file is read-only")
-    sound = audio.checksum(path)
+    checksum = audio.checksum(path)
     with atomic_write(path) as temporary:
         _copy(path, temporary)
         other_tags = _write(path, temporary, genre)
-        if audio.checksum(temporary) != sound:
+        if audio.checksum(temporary) != checksum:
             raise TagError(path, "its audio would change, probably because the sizes in its header are wrong")
-        written = _opened(temporary)
+        written = _open(temporary)
         if _genres(written) != [genre]:
             raise TagError(path, f"the genre {genre!r} would read back as {_genres(written)}")
         if _other_tags(written) != other_tags:
             raise TagError(path, "its other tags would change")
         if copy is not None and not os.path.exists(copy):
-            with atomic_write(copy) as kept:
-                _copy(path, kept)
+            with atomic_write(copy) as temporary_copy:
+                _copy(path, temporary_copy)
         if _identity(path) != identity:
             raise TagError(path, "another program changed it at the same time")
 
 
 @contextlib.contextmanager
-def _mutagen_errors(path, what):
-    """Convert errors of mutagen to `TagError`; on damaged files, it raises errors of many types."""
+def _mutagen_errors(path, summary):
+    """Convert exceptions of mutagen to `TagError`. For damaged files, mutagen raises exceptions of many types."""
     try:
         yield
     except Exception as error:
-        known = isinstance(error, (OSError, mutagen.MutagenError))
-        reason = str(error) if known else f"the file is damaged ({error!r})"
-        raise TagError(path, f"{what}: {reason or 'the file is damaged or cut short'}") from error
+        has_message = isinstance(error, (OSError, mutagen.MutagenError))
+        reason = str(error) if has_message else f"the file is damaged ({error!r})"
+        raise TagError(path, f"{summary}: {reason or 'the file is damaged or cut short'}") from error
 
 
-def _opened(path):
+def _open(path):
+    """Return a `mutagen.FileType`."""
     with _mutagen_errors(path, "its tags cannot be read"):
         is_regular = stat.S_ISREG(os.stat(path).st_mode)
-        file = mutagen.File(path, options=_KINDS) if is_regular else None
+        file = mutagen.File(path, options=_FILE_TYPES) if is_regular else None
         if isinstance(file, MP3) and file.tags is None:
             with contextlib.suppress(ID3NoHeaderError):
                 file.tags = ID3(path)  # the fields of an ID3v1 tag
     if file is None:
-        raise TagError(path, "a kind of file whose tags are not known")
+        raise TagError(path, "tags of this file format are not supported")
     return file
 
 
@@ -185,7 +189,7 @@ def _genres(file):
 
 
 def _other_tags(file):
-    """Return the tags of a file for comparison; of ID3 tags, all but the genre."""
+    """Return the tags of a file for comparison. Of ID3 tags, the genre is left out."""
     if isinstance(file.tags, ID3):
         return file.tags.version[:2], file.tags.unknown_frames
     tags = file.tags or {}
@@ -194,13 +198,13 @@ def _other_tags(file):
 
 def _write(path, temporary, genre):
     """Write a genre into a copy of a file. Return the `_other_tags` that the copy must have."""
-    file = _opened(temporary)
+    file = _open(temporary)
     with _mutagen_errors(path, "its tags cannot be written"):
         if file.tags is None:
             file.add_tags()
         if isinstance(file.tags, ID3):
             return _write_id3(path, temporary, file, genre)
-        size = getattr(file.tags, "_size", 0)  # of Vorbis comments as they were read
+        size = getattr(file.tags, "_size", 0)  # size of Vorbis comments in the file
         if size and size != len(file.tags.write(framing=isinstance(file, OggVorbis))):
             raise mutagen.MutagenError("some of its Vorbis comments are not UTF-8, or have no name, and would change")
         file.tags[_genre_key(file)] = [genre]
@@ -209,25 +213,26 @@ def _write(path, temporary, genre):
 
 
 def _write_id3(path, temporary, file, genre):
+    """Write a genre into the ID3 tag of a copy of a file. Return the `_other_tags` that the copy must have."""
     tags = file.tags
     if tags.version[:2] == (2, 2):
         raise mutagen.MutagenError("it has an ID3v2.2 tag. Convert it to ID3v2.3 or ID3v2.4 with a tag editor first")
     minor = 3 if tags.version[:2] == (2, 3) else 4
-    if tags.f_unsynch and minor == 4:  # mutagen clears this flag of the tag and keeps that of each frame
+    if tags.f_unsynch and minor == 4:  # mutagen clears the flag of the tag, so each frame gets its own
         flag = Frame.FLAG24_UNSYNCH
         tags.unknown_frames = [frame[:9] + bytes([frame[9] | flag]) + frame[10:] for frame in tags.unknown_frames]
     tags.setall("TCON", [TCON(encoding=3, text=[genre])])
     if not isinstance(file, MP3):
         file.save(v2_version=minor)
         return _other_tags(file)
-    # mutagen would write the ID3v1 tag at the end of the file anew, from the frames that it has parsed.
+    # mutagen would rewrite the ID3v1 tag at the end of the file from the parsed frames, so only its ID3v2 tag is used.
     tag = io.BytesIO()
     tags.save(tag, v2_version=minor, padding=lambda info: 1024)
     with open(path, "rb") as old, open(temporary, "wb") as new:
         new.write(tag.getvalue())
         old.seek(tags.size)
         shutil.copyfileobj(old, new)
-    return _other_tags(file if tags.version[0] == 2 else _opened(temporary))  # ID3v1: there are no frames to compare
+    return _other_tags(file if tags.version[0] == 2 else _open(temporary))  # an ID3v1 tag has no frames to compare
 
 
 def _copy(path, to):
@@ -240,19 +245,21 @@ def _copy(path, to):
             os.chown(to, status.st_uid, status.st_gid)
     shutil.copystat(path, to)
     if _attributes(path) != _attributes(to):
-        raise TagError(path, "its owner, group, permissions or extended attributes cannot be given to a new file")
+        raise TagError(path, "its owner, group, permissions or extended attributes cannot be set for the new file")
 
 
 def _attributes(path):
+    """Return the owner, group, permissions and extended attributes of a file."""
     status = os.stat(path)
     try:
         names = os.listxattr(path)
-    except (AttributeError, OSError):  # not on this system, or not in this file system
+    except (AttributeError, OSError):  # not supported by the system or the file system
         names = []
     attributes = {name: os.getxattr(path, name) for name in names}
     return status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode), attributes
 
 
 def _identity(path):
+    """Return values that change if another program replaces or changes a file."""
     status = os.stat(path)
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from typing import NamedTuple
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes beside each other; before torch is imported
@@ -22,6 +23,8 @@ import keras
 import numpy as np
 import pytest
 import soundfile
+from click.testing import CliRunner
+from genrekeras import cli
 from genrekeras.datasets.synthetic import make_synthetic
 from genrekeras.utils.io import process_lock
 
@@ -120,7 +123,13 @@ def run_in_process(script, *flags, cache=None):
     flags = list(map(str, flags))
     stdout, stderr, code = io.StringIO(), io.StringIO(), 0
     handler, policy = signal.getsignal(signal.SIGTERM), keras.config.dtype_policy()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("default", module="genrekeras")  # not errors, as in the other tests
         patch.setattr(sys, "argv", [str(script), *flags])
         patch.syspath_prepend(script.parent)
         if cache is not None:
@@ -135,6 +144,18 @@ def run_in_process(script, *flags, cache=None):
             keras.config.set_dtype_policy(policy)
     folder = pathlib.Path(flags[flags.index("--output") + 1]) if "--output" in flags else None
     return FinishedRun(folder, code, stdout.getvalue(), stderr.getvalue())
+
+
+@pytest.fixture(scope="session")
+def spectrograms(tmp_path_factory):
+    """A file of spectrograms of 24 training and 24 validation tracks, written by `genrekeras fma spectrograms`."""
+    folder = tmp_path_factory.mktemp("spectrograms")
+    tracks = [(i, gk.GENRES[i % 8], ("training", "validation")[i // 8 % 2]) for i in range(48)]
+    write_fma(folder / "fma", tracks)
+    path = folder / "spectrograms.npz"
+    done = CliRunner().invoke(cli.main, ["fma", "spectrograms", str(folder / "fma"), "-o", str(path)])
+    assert done.exit_code == 0, done.output
+    return path
 
 
 def write_fma(folder, tracks, audio=True):
@@ -288,9 +309,10 @@ def read_only():
     return closed
 
 
-@pytest.fixture
-def images(rng):
-    """`(6, 64, 40, 1)`, 0..255: smooth spectra that move, of very unequal spread."""
+@pytest.fixture(scope="session")
+def images():
+    """`(6, 64, 40, 1)`, 0..255: smooth spectra that move, of very unequal spread; read-only for tests."""
+    rng = np.random.default_rng(20231122)
     shapes = np.cumsum(rng.normal(0, 8, (6, 64, 1)), axis=1) + 128
     moves = rng.normal(0, 1, (6, 64, 40)) * np.array([0.01, 1, 5, 20, 40, 80])[:, None, None]
     return np.clip(shapes + moves, 0, 255).astype("float32")[..., None]

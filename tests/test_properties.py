@@ -1,6 +1,6 @@
-"""What holds for any input: front end, crops, splits, batches, metrics, configs; by hypothesis.
+"""Properties of the front end, crops, splits, batches, metrics and configs that hold for any input.
 
-40 examples of each; 1,000 with --thorough. The same ones in each run.
+Hypothesis draws 40 examples for each test, the same ones in each run.
 """
 
 import json
@@ -25,7 +25,7 @@ SAMPLES = 16384
 
 finite = st.floats(-1, 1, width=32)
 waves = st.one_of(
-    arrays.arrays("float32", SAMPLES, elements=finite, fill=finite),  # mostly one value: a direct current
+    arrays.arrays("float32", SAMPLES, elements=finite, fill=finite),  # mostly one value
     st.builds(lambda level: np.full(SAMPLES, level, "float32"), finite),
     st.builds(
         lambda place, level: np.eye(SAMPLES, dtype="float32")[place] * level, st.integers(0, SAMPLES - 1), finite
@@ -50,6 +50,7 @@ def image_of(waveform):
     return numpy(x)[0]
 
 
+@pytest.mark.backends
 @hypothesis.given(waves)
 def test_front_end_is_finite_and_in_range(waveform):
     image = image_of(waveform)
@@ -57,8 +58,10 @@ def test_front_end_is_finite_and_in_range(waveform):
     assert np.isfinite(image).all() and image.min() >= 0 and image.max() <= 255.001
 
 
+@pytest.mark.backends
+@hypothesis.settings(max_examples=20)
 @hypothesis.given(st.lists(waves, min_size=2, max_size=4), st.integers(0, 3))
-def test_front_end_hears_a_clip_alone(waveforms, which):
+def test_front_end_processes_each_clip_independently(waveforms, which):
     x = np.stack(waveforms)
     for layer in FRONT_END:
         x = layer(x)
@@ -66,55 +69,57 @@ def test_front_end_hears_a_clip_alone(waveforms, which):
     np.testing.assert_allclose(numpy(x)[which], image_of(waveforms[which]), atol=0.01)
 
 
+@pytest.mark.backends
 @hypothesis.given(st.integers(0, 9), st.floats(-3, 3))
-def test_front_end_heeds_no_gain(seed, gain):
-    """Decibels are below the clip's own peak."""
+def test_front_end_is_invariant_to_gain(seed, gain):
+    """Decibels are relative to the peak of the clip."""
     waveform = np.random.default_rng(seed).standard_normal(SAMPLES).astype("float32")
     louder = (10**gain * waveform).astype("float32")
     np.testing.assert_allclose(image_of(louder), image_of(waveform), atol=0.02)
 
 
-MODEL = []
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    return gk.GenreClassifier("mel_cnn", pretrained=None, fine_tune="all", clip_seconds=SAMPLES / 22050)
 
 
-@hypothesis.given(waves)
-def test_probabilities_are_finite(waveform):
-    if not MODEL:
-        keras.utils.set_random_seed(0)
-        MODEL.append(gk.GenreClassifier("mel_cnn", pretrained=None, fine_tune="all", clip_seconds=SAMPLES / 22050))
-    found = numpy(MODEL[0](waveform[None]))[0]
-    assert np.isfinite(found).all() and found.min() >= 0
-    np.testing.assert_allclose(found.sum(), 1, atol=1e-5)
+@pytest.mark.backends
+@hypothesis.given(waveform=waves)
+def test_probabilities_are_finite(model, waveform):
+    probabilities = numpy(model(waveform[None]))[0]
+    assert np.isfinite(probabilities).all() and probabilities.min() >= 0
+    np.testing.assert_allclose(probabilities.sum(), 1, atol=1e-5)
 
 
 @hypothesis.given(st.floats(0.01, 1e5), st.floats(0.01, 60), st.integers(1, 50))
 def test_clips_of_a_track(seconds, clip_seconds, max_clips):
     starts = inference.clip_starts(seconds, clip_seconds, max_clips)
     assert 1 <= len(starts) <= max_clips and starts[0] == 0 and (np.diff(starts) >= 0).all()
-    assert starts[-1] <= max(0.0, seconds - clip_seconds) * (1 + 1e-9)  # the last one ends within the track
-    if len(starts) > 1:  # they hardly overlap
+    assert starts[-1] <= max(0.0, seconds - clip_seconds) * (1 + 1e-9)  # the last clip ends within the track
+    if len(starts) > 1:  # clips overlap little
         assert np.diff(starts).min() >= 0.94 * clip_seconds
 
 
 @hypothesis.given(arrays.arrays("float32", st.integers(1, 50), elements=finite), st.integers(1, 300))
 def test_to_length(waveform, samples):
-    found = audio.to_length(waveform, samples)
-    assert found.shape == (samples,) and found.dtype == waveform.dtype
+    result = audio.to_length(waveform, samples)
+    assert result.shape == (samples,) and result.dtype == waveform.dtype
     missing = samples - len(waveform)
     if missing <= 0:
-        np.testing.assert_array_equal(found, waveform[:samples])
+        np.testing.assert_array_equal(result, waveform[:samples])
     else:
-        np.testing.assert_array_equal(found[missing // 2 :][: len(waveform)], waveform)
-        assert set(found) <= set(waveform)
+        np.testing.assert_array_equal(result[missing // 2 :][: len(waveform)], waveform)
+        assert set(result) <= set(waveform)
 
 
 @st.composite
 def collections(draw):
-    """A table of tracks: some know their artist or album, some share a sound."""
+    """A table of tracks, with or without known artists, albums, checksums and splits."""
     count = draw(st.integers(1, 60))
     column = lambda low, high: draw(arrays.arrays("int64", count, elements=st.integers(low, high)))  # noqa: E731
     table = {"label": column(0, 3), "folder": column(0, 2), "artist_id": column(-1, 12), "album_id": column(-1, 12)}
-    table["artist_id"][0] = 7  # one is known at least
+    table["artist_id"][0] = 7  # at least one is known
     if draw(st.booleans()):
         table["checksum"] = column(0, 80)
     if draw(st.booleans()):
@@ -128,21 +133,21 @@ def test_splits(tracks, protocol, seed):
         with pytest.raises(ValueError, match="needs splits"):
             splits.assign_splits(protocol, tracks, seed)
         return
-    dealt = splits.assign_splits(protocol, tracks, seed)
-    everyone = [dealt["train"], dealt["validation"], *([dealt["test"]] if protocol != "random" else [])]
-    assert sorted(np.concatenate(everyone).tolist()) == list(range(len(tracks)))  # each once
+    assigned = splits.assign_splits(protocol, tracks, seed)
+    parts = [assigned["train"], assigned["validation"], *([assigned["test"]] if protocol != "random" else [])]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(tracks)))  # each track once
     for split, rows in splits.assign_splits(protocol, tracks, seed).items():
-        np.testing.assert_array_equal(rows, dealt[split])
+        np.testing.assert_array_equal(rows, assigned[split])
     if protocol != "artist_album":
         return
     for column in ("artist_id", "album_id", "checksum"):
         for one, other in ((0, 1), (0, 2), (1, 2)) if column in tracks else ():
-            shared = set(tracks[column].iloc[everyone[one]]) & set(tracks[column].iloc[everyone[other]])
+            shared = set(tracks[column].iloc[parts[one]]) & set(tracks[column].iloc[parts[other]])
             assert shared <= {-1}, column
 
 
 class Clips:
-    """A split of clips of any lengths, the number of a clip in each of its samples."""
+    """A split of clips of given lengths. Each sample of a clip is the index of the clip."""
 
     sample_rate, genres = 100, ("a", "b", "c")
 
@@ -182,7 +187,7 @@ def test_batches(lengths, batch_size, crop, crops, shuffle, seed, epoch):
         assert data.track_ids(epoch, index) == (numbers + 1000).tolist()
         np.testing.assert_array_equal(again[index][0], waveforms)
         seen += numbers.tolist()
-    assert sorted(seen) == sorted(list(range(len(clips))) * crops)  # each clip as often as asked for
+    assert sorted(seen) == sorted(list(range(len(clips))) * crops)  # each clip `crops` times
     if not shuffle:
         assert seen == sorted(seen)
 
@@ -209,15 +214,16 @@ def reports(draw):
 
 
 @hypothesis.given(reports())
-def test_metrics_equal_scikit_learns(report):
-    labels, found, genres = report.labels, report.predictions, range(len(report.genres))
-    assert report.accuracy == pytest.approx(metrics.accuracy_score(labels, found))
-    np.testing.assert_array_equal(report.confusion_matrix, metrics.confusion_matrix(labels, found, labels=list(genres)))
-    occurring = sorted({*labels, *found})
-    scores = metrics.precision_recall_fscore_support(labels, found, labels=occurring, zero_division=0)[2]
+def test_metrics_equal_scikit_learn(report):
+    labels, predictions, genres = report.labels, report.predictions, range(len(report.genres))
+    assert report.accuracy == pytest.approx(metrics.accuracy_score(labels, predictions))
+    expected = metrics.confusion_matrix(labels, predictions, labels=list(genres))
+    np.testing.assert_array_equal(report.confusion_matrix, expected)
+    occurring = sorted({*labels, *predictions})
+    scores = metrics.precision_recall_fscore_support(labels, predictions, labels=occurring, zero_division=0)[2]
     assert report.macro_f1 == pytest.approx(scores.mean())
-    own = report.probabilities[np.arange(len(labels)), labels]
-    assert report.log_loss == pytest.approx(-np.log(np.clip(own, np.finfo(float).eps, 1)).mean())
+    probabilities = report.probabilities[np.arange(len(labels)), labels]
+    assert report.log_loss == pytest.approx(-np.log(np.clip(probabilities, np.finfo(float).eps, 1)).mean())
     low, high = report.accuracy_interval
     assert 0 <= low <= report.accuracy <= high <= 1 and 0 <= report.calibration_error <= 1
     back = gk.evaluation.Report.from_dict(json.loads(json.dumps(report.to_dict())))
@@ -238,7 +244,7 @@ LAYERS = {
     },
     gk.layers.PowerToDecibels: {"top_db": st.floats(1, 200), "amin": st.floats(1e-30, 1e-3)},
     gk.layers.SpectrogramToImage: {"scale": st.sampled_from(["clip", "decibels"]), "flip": st.booleans()},
-    gk.layers.UniformTemporalSubsample: {"k": st.integers(1, 300)},
+    gk.layers.UniformTemporalSubsample: {"num_samples": st.integers(1, 300)},
     gk.layers.RandomGain: {"max_db": st.floats(0.1, 40), "share": st.floats(0, 1), "seed": st.integers(0, 2**31 - 1)},
     gk.layers.RandomTimeShift: {"max_shift": st.floats(0.01, 1), "seed": st.one_of(st.none(), st.integers(0, 9))},
     gk.layers.ImageNoise: {"sigma": st.floats(0.01, 50), "seed": st.integers(0, 9)},
@@ -248,11 +254,11 @@ LAYERS = {
 
 @pytest.mark.parametrize("kind", LAYERS, ids=lambda kind: kind.__name__)
 @hypothesis.given(st.data())
-def test_configs_come_back_as_they_were(kind, data):
-    """`get_config` is what was given; a layer of that config has the same, by way of JSON too."""
+def test_get_config(kind, data):
+    """`get_config` returns the arguments, and a layer from this config, also through JSON, has the same config."""
     given = {name: data.draw(values, label=name) for name, values in LAYERS[kind].items()}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # legal, but silly
+        warnings.simplefilter("ignore")  # unusual arguments
         layer = kind(**given)
         config = layer.get_config()
         again = kind.from_config(json.loads(json.dumps(config)))

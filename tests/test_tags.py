@@ -1,8 +1,9 @@
-"""Genres in tags: what players and mutagen read, everything else unchanged, nothing half-written."""
+"""Genres in tags: reading and writing, with everything else unchanged."""
 
 import contextlib
 import io
 import os
+import pickle
 import stat
 import struct
 import zlib
@@ -24,7 +25,7 @@ KINDS = ("mp3", "flac", "ogg", "wav", "aiff")
 
 @contextlib.contextmanager
 def refused(path, match):
-    """A `TagError` that names the file, which stays byte for byte, with nothing beside it."""
+    """Expect a `TagError` that names the file. The file must not change, and no file may be added."""
     before, names = path.read_bytes(), os.listdir(path.parent)
     with pytest.raises(tags.TagError, match=match) as caught:
         yield
@@ -33,7 +34,7 @@ def refused(path, match):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_genre_goes_in_and_nothing_else_changes(tmp_path, kind):
+def test_a_genre_is_written_and_nothing_else_changes(tmp_path, kind):
     path = write_sine(tmp_path / f"ü 'song'.{kind}", 440)
     before, sound = path.read_bytes(), audio.load(path)
     path.chmod(0o640)
@@ -55,7 +56,7 @@ def test_a_file_that_has_the_genre_is_not_written(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["m4a", "wma", "opus"])
-def test_a_genre_goes_into_what_ffmpeg_makes(ffmpeg, tmp_path, kind):
+def test_a_genre_is_written_to_files_of_ffmpeg(ffmpeg, tmp_path, kind):
     write_sine(tmp_path / "sine.wav", 440, rate=48000)
     path = tmp_path / f"song.{kind}"
     ffmpeg("-i", tmp_path / "sine.wav", "-metadata", "title=Дождь", "-metadata", "genre=Old", path)
@@ -76,7 +77,7 @@ def _tags_but_genre(path):
 
 
 @pytest.mark.parametrize("kind", ["flac", "ogg"])
-def test_other_vorbis_comments_and_pictures_stay(tmp_path, kind):
+def test_other_vorbis_comments_and_pictures_are_kept(tmp_path, kind):
     path = write_sine(tmp_path / f"song.{kind}", 440)
     file = mutagen.File(path)
     if file.tags is None:
@@ -145,7 +146,7 @@ def test_an_id3_tag_keeps_its_version_and_all_other_frames(tmp_path, version, rn
     compressed = (struct.pack(">I", 3) if version == 3 else _synchsafe(3)) + zlib.compress(b"\0x\0")
     frames = [
         _frame(version, b"TPE1", b"\0A"),
-        _frame(version, b"TPE1", b"\0B"),  # a second one, against the rules
+        _frame(version, b"TPE1", b"\0B"),  # a second frame violates the standard
         _frame(version, b"TCON", b"\0Old"),
         _frame(version, b"XYZA", b"of no known kind"),
         _frame(version, b"TYER", b"\x001999"),  # of ID3v2.3 only
@@ -175,7 +176,7 @@ def test_an_id3_chunk_keeps_its_version_and_all_other_frames(tmp_path, kind):
     file.tags.add(APIC(encoding=0, mime="image/png", type=3, desc="", data=b"\x89PNG" * 1000))
     file.tags.unknown_frames, file.tags._unknown_v2_version = [_frame(3, b"XYZA", b"of no known kind")], 3
     file.save(v2_version=3, v23_sep=None)
-    with open(path, "ab") as opened:  # a chunk behind it
+    with open(path, "ab") as opened:  # another chunk after the tag
         opened.write(b"note" + struct.pack("<I" if kind == "wav" else ">I", 4) + b"kept")
         size = opened.tell() - 8
     with open(path, "r+b") as opened:
@@ -185,18 +186,18 @@ def test_an_id3_chunk_keeps_its_version_and_all_other_frames(tmp_path, kind):
     tags.write_genre(path, "Rock")
     after = path.read_bytes()
     assert tags.read_genres(path) == ["Rock"] and after.endswith(before[-12:])
-    found, old = _frames(after[after.index(b"ID3\3") :]), _frames(before[before.index(b"ID3\3") :])
-    assert found[:2] == old[:2] and len(old[1]) == 5
+    new, old = _frames(after[after.index(b"ID3\3") :]), _frames(before[before.index(b"ID3\3") :])
+    assert new[:2] == old[:2] and len(old[1]) == 5
 
 
-def test_frames_stay_readable_where_the_tag_was_unsynchronised(tmp_path):
+def test_frames_of_an_unsynchronised_tag_remain_readable(tmp_path):
     frames = [_frame(4, b"PRIV", b"x\0\xff\0\xe0"), _frame(4, b"TCON", b"\0Old")]
     path = _mp3(tmp_path / "song.mp3", _id3(4, frames, flags=0x80))
     tags.write_genre(path, "Rock")
     assert ID3(path)["PRIV:x:\xff\xe0"].data == b"\xff\xe0" and tags.read_genres(path) == ["Rock"]
 
 
-def test_frames_whose_sizes_itunes_wrote_wrongly_stay(tmp_path):
+def test_frames_with_wrong_sizes_of_itunes_are_kept(tmp_path):
     frames = [_frame(3, b"TCON", b"\0Old"), _frame(3, b"APIC", b"\0image/png\0\3\0" + bytes(100_000))]
     frames += [_frame(3, b"TALB", b"\0" + b"a" * 300), _frame(3, b"TIT2", b"\0Title")]
     path = _mp3(tmp_path / "song.mp3", _id3(4, frames))  # ID3v2.4, where sizes have seven bits a byte
@@ -206,7 +207,7 @@ def test_frames_whose_sizes_itunes_wrote_wrongly_stay(tmp_path):
     assert len(after) == 4 and all(after[key] == before[key] for key in ("APIC:", "TALB", "TIT2"))
 
 
-def test_an_id3v1_tag_alone_is_read_and_its_fields_go_into_the_new_tag(tmp_path):
+def test_fields_of_an_id3v1_tag_are_copied_to_the_new_tag(tmp_path):
     path = _mp3(tmp_path / "song.mp3", b"", ID3V1)
     before = path.read_bytes()
     assert tags.read_genres(path) == ["Rock"]
@@ -253,7 +254,7 @@ WRONG_SIZES = {
 
 @pytest.mark.parametrize("wrong", WRONG_SIZES)
 @pytest.mark.parametrize("kind", ["wav", "aiff"])
-def test_wrong_sizes_in_a_header_are_refused_and_the_other_files_are_tagged(tmp_path, kind, wrong):
+def test_a_file_with_wrong_sizes_is_refused_and_other_files_are_tagged(tmp_path, kind, wrong):
     path = write_sine(tmp_path / f"wrong.{kind}", 440)
     chunks = (b"RIFF", b"data") if kind == "wav" else (b"FORM", b"SSND")
     path.write_bytes(WRONG_SIZES[wrong](path.read_bytes(), *chunks))
@@ -294,7 +295,7 @@ def test_a_genre_that_id3_reads_as_a_number_is_refused(tmp_path):
         tags.write_genre(path, "17")
 
 
-def test_a_link_stays_a_link(tmp_path):
+def test_a_link_remains_a_link(tmp_path):
     path = write_sine(tmp_path / "song.flac", 440)
     (tmp_path / "link.flac").symlink_to(path)
     tags.write_genre(tmp_path / "link.flac", "Rock")
@@ -311,9 +312,9 @@ def test_a_file_with_more_than_one_hard_link_is_refused(tmp_path):
 
 @pytest.fixture
 def foreign(tmp_path):
-    """Another user's file."""
+    """A file of another user."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
-        pytest.skip("only root can give files away")
+        pytest.skip("only root can change the owner of a file")
     path = write_sine(tmp_path / "song.flac", 440)
     os.chown(path, 1234, 5678)
     path.chmod(0o2640)
@@ -322,7 +323,7 @@ def foreign(tmp_path):
     return path
 
 
-def test_another_users_file_and_its_copy_stay_that_users(foreign, tmp_path):
+def test_the_owner_of_a_file_and_its_copy_is_kept(foreign, tmp_path):
     before = tags._attributes(foreign)
     assert before[:3] == (1234, 5678, 0o2640)
     tags.write_genre(foreign, "Rock", copy=tmp_path / "old")
@@ -339,7 +340,7 @@ def test_a_file_is_refused_if_its_owner_cannot_be_kept(foreign, monkeypatch):
         tags.write_genre(foreign, "Rock")
 
 
-def test_a_file_that_another_program_changes_is_left_to_it(tmp_path, monkeypatch):
+def test_a_file_that_another_program_changes_is_not_replaced(tmp_path, monkeypatch):
     path, other = write_sine(tmp_path / "song.flac", 440), write_sine(tmp_path / "other.flac", 550)
     checksum, content = audio.checksum, other.read_bytes()
 
@@ -354,19 +355,19 @@ def test_a_file_that_another_program_changes_is_left_to_it(tmp_path, monkeypatch
     assert path.read_bytes() == content and os.listdir(tmp_path) == ["song.flac"]
 
 
-def test_on_a_full_disk_a_file_stays_as_it_was(small_disk):
+def test_a_full_disk_leaves_the_file_unchanged(small_disk):
     disk, _ = small_disk
     path = write_sine(disk / "song.wav", 440, seconds=4.0)
     with refused(path, "No space left"):
         tags.write_genre(path, "Rock")
 
 
-def test_files_that_cannot_be_tagged_stay_as_they_are(tmp_path, monkeypatch):
+def test_files_that_cannot_be_tagged_are_unchanged(tmp_path, monkeypatch):
     (tmp_path / "text.mp3").write_text("no music")
     with refused(tmp_path / "text.mp3", "tags cannot be read"):
         tags.write_genre(tmp_path / "text.mp3", "Rock")
     (tmp_path / "text.txt").write_text("no music")
-    with refused(tmp_path / "text.txt", "not known"):
+    with refused(tmp_path / "text.txt", "format are not supported"):
         tags.write_genre(tmp_path / "text.txt", "Rock")
     with pytest.raises(tags.TagError, match="No such file"):
         tags.read_genres(tmp_path / "none.mp3")
@@ -385,9 +386,9 @@ def test_files_that_cannot_be_tagged_stay_as_they_are(tmp_path, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
 def test_a_pipe_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp3")
-    pipe = os.open(tmp_path / "pipe.mp3", os.O_RDWR | os.O_NONBLOCK)  # or a reader would wait for ever
+    pipe = os.open(tmp_path / "pipe.mp3", os.O_RDWR | os.O_NONBLOCK)  # otherwise a reader would wait forever
     os.write(pipe, b"ID3" * 100)
-    with pytest.raises(tags.TagError, match="not known"):
+    with pytest.raises(tags.TagError, match="format are not supported"):
         tags.read_genres(tmp_path / "pipe.mp3")
     assert len(os.read(pipe, 1000)) == 300
     os.close(pipe)
@@ -400,3 +401,9 @@ def test_a_read_only_file_is_refused(tmp_path, monkeypatch):
         monkeypatch.setattr(os, "access", lambda name, mode: False)
     with refused(path, "read-only"):
         tags.write_genre(path, "Rock")
+
+
+def test_errors_can_be_pickled():
+    error = pickle.loads(pickle.dumps(tags.TagError("a.mp3", "damaged")))
+    assert type(error) is tags.TagError and (error.path, error.reason) == ("a.mp3", "damaged")
+    assert str(error) == "a.mp3: damaged" and isinstance(error, ValueError)

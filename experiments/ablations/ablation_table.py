@@ -1,12 +1,16 @@
-"""Which choices paid? The tables of what choices.py has run; those in README are of choices.jsonl beside this script.
+"""Which ablations differ? Tables of the runs of ablation.py; README shows those of results/ablations.jsonl.
 
-    python experiments/ablations/ablation_table.py              # or with another file behind it
+    python experiments/ablations/ablation_table.py          # or with another file as argument
 
-A choice is compared with the one that it changes, on the same tracks, and its random protocol with its official one,
-on others for the most part. The intervals (95 %, normal) are those of other tracks, as if these were independent, and
-of other seeds: what falls on single tracks is in the mean over seeds; what all tracks share is how much more networks
-that differ in their seed alone differ than that would make them (frozen ones, which have a "best epoch", do not).
-Processors of other kinds round otherwise: they have tables of their own. Expected: 2 seconds on one core, no data.
+Each ablation is compared with the one that it modifies, on the same tracks. Its accuracy under the random protocol is
+compared with that under the official protocol, mostly on different tracks.
+
+The 95 % intervals (normal) account for the sample of tracks, as if these were independent, and for the seeds. The
+effect of a seed on single tracks is in the mean over seeds. Its effect on all tracks together is the variance between
+networks that differ only in their seed, as far as it exceeds the variance of single tracks (not for frozen networks,
+which have a "best epoch"). Kinds of processors have separate tables, since their rounding differs.
+
+Expected: 2 seconds on one core; no data is needed.
 """
 
 import argparse
@@ -15,85 +19,97 @@ import pathlib
 
 import numpy as np
 
-# What a choice changes, the first of these that was run; of all others, the first word of their name.
-BASES = {"new_stem": ("frozen",), "trained": ("frozen",), "kernel": ("recipe",)} | dict.fromkeys(
+RESULTS = pathlib.Path(__file__).parents[1] / "results" / "ablations.jsonl"
+# The ablation to compare with: the first of these that was run. By default, it is the first word of the name.
+BASES = {"new_stem": ("frozen",), "trained": ("frozen",), "kernel_ridge": ("recipe",)} | dict.fromkeys(
     ("trained_from_random", "efficientnet_b0_from_random", "resnet50_from_random", "recipe"),
-    ("trained_as_best", "trained"),
+    ("trained_as_recipe", "trained"),
 )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = pathlib.Path(__file__).with_name("choices.jsonl")
-    parser.add_argument("file", nargs="?", type=pathlib.Path, default=default, help="what choices.py wrote")
-    parser.add_argument("--to", metavar="CHOICE", help="compare all with this one (default: with what each changes)")
+    parser.add_argument(
+        "file",
+        nargs="?",
+        type=pathlib.Path,
+        default=RESULTS,
+        help="output file of ablation.py (default: results/ablations.jsonl of the experiments)",
+    )
+    parser.add_argument(
+        "--to", metavar="ABLATION", help="compare all with this ablation (default: with the one that each modifies)"
+    )
     flags = parser.parse_args()
     try:
         lines = flags.file.read_text(encoding="utf-8").split("\n")
-        rows = [json.loads(line) for line in lines[:-1]]  # the last is empty or torn
+        rows = [json.loads(line) for line in lines[:-1]]  # the last line is empty or incomplete
     except (OSError, ValueError) as error:
         parser.error(f"{flags.file} cannot be read: {error}")
-    if flags.to not in {None, *(row["choice"] for row in rows)}:
-        parser.error(f"--to {flags.to}: there is no run of it in {flags.file}")
+    if flags.to not in {None, *(row["ablation"] for row in rows)}:
+        parser.error(f"--to {flags.to}: {flags.file} holds no run of it")
     print_tables(rows, flags.to)
 
 
 def print_tables(rows, to=None):
+    """Print the Markdown tables of each kind of processor."""
     for processor in dict.fromkeys(row["processor"] for row in rows):
         print(f"\nProcessors of kind {processor}\n")
-        runs = {}  # (choice, protocol) -> its rows
+        runs = {}  # (ablation, protocol) -> list of rows
         for row in (row for row in rows if row["processor"] == processor):
-            runs.setdefault((row["choice"], row["protocol"]), []).append(row)
-        shared = {protocol: variance_shared(runs, protocol) for protocol in ("official", "random")}
-        print("| choice | protocol | validation, % (each seed) | difference [95 %] | minutes | best epoch |")
+            runs.setdefault((row["ablation"], row["protocol"]), []).append(row)
+        between_seeds = {protocol: variance_between_seeds(runs, protocol) for protocol in ("official", "random")}
+        print("| ablation | protocol | validation, % (each seed) | difference [95 %] | minutes | best epoch |")
         print("|---|---|---|---|---|---|")
-        for (choice, protocol), own in runs.items():
-            bases = (to,) if to else BASES.get(choice, (choice.split("_")[0],))
-            base = next((name for name in bases if (name, protocol) in runs), choice)
-            best = [100 * row["best_epoch"] for row in own if row["best_epoch"] is not None]
-            gain = f"{difference(own, runs[base, protocol], shared)} to {base}" if base != choice else ""
-            minutes, best = np.mean([row["seconds"] / 60 for row in own]), f"{np.mean(best):.1f}" if best else ""
-            print(f"| {choice} | {protocol} | {scores(own)} | {gain} | {minutes:.1f} | {best} |")
-        both = [choice for choice, protocol in runs if protocol == "official" and (choice, "random") in runs]
-        print("\n| choice | official, % | random, % | claimed [95 %] |\n|---|---|---|---|" if both else "")
-        for official, random in ((runs[choice, "official"], runs[choice, "random"]) for choice in both):
-            claimed = difference(random, official, shared)
-            print(f"| {official[0]['choice']} | {scores(official)} | {scores(random)} | {claimed} |")
+        for (ablation, protocol), group in runs.items():
+            bases = (to,) if to else BASES.get(ablation, (ablation.split("_")[0],))
+            base = next((name for name in bases if (name, protocol) in runs), ablation)
+            best = [100 * row["best_epoch"] for row in group if row["best_epoch"] is not None]
+            gain = f"{difference(group, runs[base, protocol], between_seeds)} to {base}" if base != ablation else ""
+            minutes, best = np.mean([row["seconds"] / 60 for row in group]), f"{np.mean(best):.1f}" if best else ""
+            print(f"| {ablation} | {protocol} | {scores(group)} | {gain} | {minutes:.1f} | {best} |")
+        both = [ablation for ablation, protocol in runs if protocol == "official" and (ablation, "random") in runs]
+        print("\n| ablation | official, % | random, % | difference [95 %] |\n|---|---|---|---|" if both else "")
+        for official, random in ((runs[ablation, "official"], runs[ablation, "random"]) for ablation in both):
+            gain = difference(random, official, between_seeds)
+            print(f"| {official[0]['ablation']} | {scores(official)} | {scores(random)} | {gain} |")
 
 
 def hits(rows):
-    """`(runs, tracks)`: 100 where a run found the genre of a track."""
+    """Return an array `(runs, tracks)`, 100 where the prediction is correct, else 0."""
     return 100 * np.array([list(row["hits"]) for row in rows], float)
 
 
 def scores(rows):
-    each = [f"{100 * row['accuracy']:.1f}" for row in sorted(rows, key=lambda row: row["seed"])]
-    return f"{hits(rows).mean():.1f}" + (f" ({', '.join(each)})" if len(each) > 1 else "")
+    """Return the mean accuracy in percent as text, with that of each seed if there are several."""
+    accuracies = [f"{100 * row['accuracy']:.1f}" for row in sorted(rows, key=lambda row: row["seed"])]
+    return f"{hits(rows).mean():.1f}" + (f" ({', '.join(accuracies)})" if len(accuracies) > 1 else "")
 
 
-def difference(rows, others, shared):
-    """How many points the first are better than the others, with its interval."""
-    own, other = hits(rows).mean(axis=0), hits(others).mean(axis=0)
-    tracks = [own - other] if rows[0]["protocol"] == others[0]["protocol"] else [own, other]
-    variance = sum(gains.var() / len(gains) for gains in tracks)
-    trained = [runs for runs in (rows, others) if runs[0]["best_epoch"] is None]
-    variance += sum(shared[runs[0]["protocol"]] / len(runs) for runs in trained)
-    mean, half = own.mean() - other.mean(), 1.96 * variance**0.5
+def difference(rows, base_rows, between_seeds):
+    """Return the difference of two mean accuracies in points as text, with its interval."""
+    means, base_means = hits(rows).mean(axis=0), hits(base_rows).mean(axis=0)
+    same_tracks = rows[0]["protocol"] == base_rows[0]["protocol"]
+    variance = sum(x.var() / len(x) for x in ([means - base_means] if same_tracks else [means, base_means]))
+    trained = [group for group in (rows, base_rows) if group[0]["best_epoch"] is None]
+    variance += sum(between_seeds[group[0]["protocol"]] / len(group) for group in trained)
+    mean, half = means.mean() - base_means.mean(), 1.96 * variance**0.5
     return f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]"
 
 
-def variance_shared(runs, protocol):
-    """Between seeds, of trained networks, beyond what single tracks that fall this way or that would make it."""
-    own = [rows for (_, other), rows in runs.items() if other == protocol and len(rows) > 1]
-    several = [hits(rows) for rows in own if rows[0]["best_epoch"] is None]
-    if not several:
+def variance_between_seeds(runs, protocol):
+    """Print and return the variance between seeds of trained networks that single tracks do not explain."""
+    groups = [rows for (_, other), rows in runs.items() if other == protocol and len(rows) > 1]
+    groups = [hits(rows) for rows in groups if rows[0]["best_epoch"] is None]
+    if not groups:
         return 0.0
-    freedom = sum(len(found) - 1 for found in several)
-    seen = sum(len(found) * found.mean(axis=1).var() for found in several) / freedom
-    alone = sum(len(found) * found.var(axis=0).mean() / found.shape[1] for found in several) / freedom
-    told = f"{seen**0.5:.2f} points; single tracks alone would make it {alone**0.5:.2f}"
-    print(f"Between seeds, {protocol}: a standard deviation of {told} ({freedom} degrees of freedom).\n")
-    return max(seen - alone, 0.0)
+    freedom = sum(len(group) - 1 for group in groups)
+    total = sum(len(group) * group.mean(axis=1).var() for group in groups) / freedom
+    of_tracks = sum(len(group) * group.var(axis=0).mean() / group.shape[1] for group in groups) / freedom
+    print(
+        f"Standard deviation between seeds, {protocol}: {total**0.5:.2f} points; expected from independent tracks: "
+        f"{of_tracks**0.5:.2f} ({freedom} degrees of freedom).\n"
+    )
+    return max(total - of_tracks, 0.0)
 
 
 if __name__ == "__main__":

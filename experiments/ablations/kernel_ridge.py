@@ -1,28 +1,36 @@
-"""How well do fixed statistics and a kernel tell genres, without a network and without epochs?
+"""How accurate is kernel ridge regression on fixed statistics of spectrograms, without a network?
 
-    python experiments/ablations/kernel_ridge.py                                           # a small synthetic corpus, no download
-    python experiments/ablations/kernel_ridge.py --spectrograms fma_small_frames.npz             # 128 spectra of each track
-    python experiments/ablations/kernel_ridge.py --spectrograms fma_small_frames.npz --protocol random
-    python experiments/ablations/kernel_ridge.py --data-dir FMA                            # or one's own music: three crops of a clip
+    python experiments/ablations/kernel_ridge.py                                  # a small synthetic corpus
+    python experiments/ablations/kernel_ridge.py --spectrograms fma_small.npz     # 128 frames of each track
+    python experiments/ablations/kernel_ridge.py --spectrograms fma_small.npz --protocol random
+    python experiments/ablations/kernel_ridge.py --data-dir FMA                   # audio: three crops of a clip
 
-Means, percentiles, cepstra, covariances and correlations of the bands over time, and kernel ridge regression
-(`genrekeras.training.kernel_ridge`). The model that is saved hears waveforms, as all others do.
+The statistics are means, percentiles, cepstra, covariances and correlations of the mel bands over time; see
+`genrekeras.training.kernel_ridge`. The saved model takes waveforms, as all others do.
 
-Expected: 101 seconds on a core on the spectra of fma_small, 58.2 % of its 800 validation tracks (of 1,442 under the
-random protocol 64.6 %); 27 seconds on the synthetic corpus, start included, and 100 % of its 40 validation and of its
-40 test clips, which says nothing about music.
+Expected: 101 seconds on one core on the spectrograms of fma_small, 58.2 % of its 800 validation tracks (under the
+random protocol, 64.6 % of 1,442); 27 seconds on the synthetic corpus, including the start, and 100 % of its 40
+validation and 40 test clips, which says nothing about music.
 """
+
+import pathlib
+import sys
+
+sys.path.append(str(pathlib.Path(__file__).parents[1]))
+
+import process_settings  # noqa: F401
 
 from genrekeras.runs import recipe, runner
 from genrekeras.utils.io import atomic_write
 
 
 def main(run):
-    model = recipe.fitted(run, recipe.training_images(run), run.class_weight(), run.flags.seed)
+    images = recipe.training_images(run)
+    model = recipe.train_kernel_ridge(run, images, run.class_weight(), run.flags.seed)
     with atomic_write(run.model_file) as temporary:
         model.save(temporary)
     run.save_config(model=model.get_config(), method="kernel ridge regression")
-    run.evaluate(**recipe.notes(run))
+    run.evaluate(**recipe.card_notes(run))
 
 
 if __name__ == "__main__":

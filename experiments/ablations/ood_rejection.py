@@ -1,14 +1,14 @@
-"""What that is no music does a model mark as unsure?
+"""How many sounds other than music does a model mark as low confidence?
 
     python experiments/ablations/ood_rejection.py SPEECH OTHER      # folders of recordings
-    python experiments/ablations/ood_rejection.py                   # only the sounds that it makes itself
+    python experiments/ablations/ood_rejection.py                   # only synthetic sounds
 
-Tones, noises and silence are made. Of each folder, recordings are strung together to pieces as long as the model's
-clips, by lot and with pauses of 0.2 to 0.6 s; one that is longer than two such pieces gives its middle. For README the
-folders were those of Debian's packages asterisk-core-sounds-LANGUAGE-wav, ktuberling-data, fillets-ng-data(-cs) and
-wesnoth-VERSION-music (`apt-get download`, `dpkg -x`), chosen before any score was seen.
+Tones, noises and silence are synthesized. The recordings of each folder are joined in random order, with pauses of 0.2
+to 0.6 s, to pieces as long as the model's clips; of a recording longer than two pieces, the middle is a piece. For
+README, the folders were those of Debian's packages asterisk-core-sounds-LANGUAGE-wav, ktuberling-data,
+fillets-ng-data(-cs) and wesnoth-VERSION-music (`apt-get download`, `dpkg -x`), chosen before any score was computed.
 
-Expected: 20 seconds on 2 cores for the sounds that it makes; of the shipped model, README has the figures.
+Expected: 20 seconds on 2 cores for the synthetic sounds; README has the results of the preset.
 """
 
 import argparse
@@ -18,48 +18,52 @@ import genrekeras as gk
 import numpy as np
 import tqdm
 from genrekeras.inference import find_files
+from genrekeras.utils import process
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", help="folders of recordings, each a row")
-    parser.add_argument("--model", help="a saved GenreClassifier with limits (default: the one that comes with it)")
-    parser.add_argument("--pieces", type=int, default=30, help="of each folder at the most (default: 30)")
+    parser.add_argument("folders", nargs="*", help="folders of recordings; each is a row of the table")
+    parser.add_argument("--model", help="saved GenreClassifier with thresholds (default: the preset fma_small)")
+    parser.add_argument("--pieces", type=int, default=30, help="maximum pieces of each folder (default: 30)")
     flags = parser.parse_args()
+    process.configure()
     model = gk.load_model(flags.model) if flags.model else gk.GenreClassifier.from_preset("fma_small")
     rate, samples = model.sample_rate, round(model.clip_seconds * model.sample_rate)
-    print("| sounds | pieces | marked unsure | by probability alone | most often taken for |\n|---|---|---|---|---|")
-    report(model, "tones, clicks, hum, silence", tones(rate, samples))
-    report(model, "noises", noises(rate, samples, np.random.default_rng(0)))
+    print("| sounds | pieces | low confidence | by probability only | most frequent genre |\n|---|---|---|---|---|")
+    print_row(model, "tones, clicks, hum, silence", tones(rate, samples))
+    print_row(model, "noises", noises(rate, samples, np.random.default_rng(0)))
     for folder in flags.folders:
-        report(model, os.path.relpath(folder), pieces(folder, rate, samples, flags.pieces, np.random.default_rng(0)))
+        waveforms = pieces(folder, rate, samples, flags.pieces, np.random.default_rng(0))
+        print_row(model, os.path.relpath(folder), waveforms)
 
 
-def report(model, name, waveforms):
-    """Print the row of some sounds."""
+def print_row(model, name, waveforms):
+    """Print the row of a kind of sounds."""
     rows = [model.predict_waveform(y, model.sample_rate) for y in tqdm.tqdm(waveforms, desc=name, unit="piece")]
     if not rows:
         print(f"| {name} | 0 | | | |")
         return
-    unsure = sum(row["low_confidence"] for row in rows)
-    improbable = sum(row["probability"] < gk.inference.limits(model)[0] for row in rows)
+    low_confidence = sum(row["low_confidence"] for row in rows)
+    improbable = sum(row["probability"] < (model.thresholds.min_confidence or 0.0) for row in rows)
     genres = [row["genre"] for row in rows]
     genre = max(model.genres, key=genres.count)
-    print(f"| {name} | {len(rows)} | {unsure} | {improbable} | {genre} ({genres.count(genre)}) |", flush=True)
+    print(f"| {name} | {len(rows)} | {low_confidence} | {improbable} | {genre} ({genres.count(genre)}) |", flush=True)
 
 
 def tones(rate, samples):
+    """Yield sines, a square wave, a chirp, mains hum, clicks, and silence."""
     time = np.arange(samples) / rate
     yield from (0.3 * np.sin(2 * np.pi * hz * time) for hz in (100, 440, 3000))
     yield 0.2 * np.sign(np.sin(2 * np.pi * 220 * time))
-    yield 0.3 * np.sin(2 * np.pi * (100 + 100 * time) * time)  # rising
-    yield 0.2 * sum(np.sin(2 * np.pi * 50 * k * time) / k for k in range(1, 10))  # of the mains
+    yield 0.3 * np.sin(2 * np.pi * (100 + 100 * time) * time)
+    yield 0.2 * sum(np.sin(2 * np.pi * 50 * k * time) / k for k in range(1, 10))
     yield 0.9 * (np.arange(samples) % (rate // 2) == 0)
     yield np.zeros(samples)
 
 
 def noises(rate, samples, rng):
-    """From white to brown, steady and swelling."""
+    """Yield noises from white to brown, with constant and with modulated amplitude."""
     time = np.arange(samples) / rate
     for power in (0.0, 0.25, 0.5, 0.75, 1.0):
         spectrum = np.fft.rfft(rng.standard_normal(samples))
@@ -70,7 +74,7 @@ def noises(rate, samples, rng):
 
 
 def pieces(folder, rate, samples, count, rng):
-    """Pieces of the recordings below a folder; what cannot be read is passed over."""
+    """Yield pieces of the recordings below a folder; files that cannot be read are reported and skipped."""
     parts, total = [], 0
     for path in rng.permutation(find_files([folder])):
         try:

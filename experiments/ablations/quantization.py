@@ -1,12 +1,13 @@
-"""What does a model lose when its weights are kept in 16 or in 8 bits, and how small and fast is it then?
+"""What do float16 and int8 weights cost in accuracy, and what do they gain in size and time?
 
-    KERAS_BACKEND=tensorflow python experiments/ablations/quantization.py --spectrograms fma_small_frames.npz --clips CLIPS
+    KERAS_BACKEND=tensorflow python experiments/ablations/quantization.py --spectrograms fma_small.npz --clips CLIPS
 
-EfficientNet-Lite0 with ImageNet's weights; its last layer is trained on spectrograms of fma_small (20 epochs; the one
-that is best on validation is kept, so that its accuracy flatters a little, and the comparison does not). Exported to
-LiteRT twice: from the image, for the accuracy on validation, and from the waveform, for size and time.
+The model is EfficientNet-Lite0 with ImageNet weights, whose last layer is trained on spectrograms of fma_small for 20
+epochs. The epoch with the best validation accuracy is kept: this accuracy is slightly too high, but the comparison is
+fair. The model is exported to LiteRT twice: from the image, for the accuracy on validation, and from the waveform, for
+size and time.
 
-Expected: 2 minutes on 2 cores; 47.6 % of 800 validation tracks right in 32 bits and in 16, 46.6 % in 8.
+Expected: 2 minutes on 2 cores; 47.6 % of 800 validation tracks with float32 and float16 weights, 46.6 % with int8.
 """
 
 import argparse
@@ -29,40 +30,48 @@ ROUNDS = 5
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--spectrograms", required=True, help="npz file of spectrograms, as gk.datasets.load_spectrograms reads it"
+        "--spectrograms",
+        required=True,
+        metavar="FILE",
+        help=".npz file of spectrograms, as written by `genrekeras fma spectrograms`",
     )
-    parser.add_argument("--clips", required=True, help="folder of music to compare waveform models on")
+    parser.add_argument(
+        "--clips", required=True, metavar="FOLDER", help="audio on which the exported waveform models are compared"
+    )
     flags = parser.parse_args()
     keras.utils.set_random_seed(0)
     data = load_spectrograms(flags.spectrograms)
-    model = trained(data)
+    model = train(data)
     with tempfile.TemporaryDirectory() as folder:
-        images_in = {name: image_model(model, os.path.join(folder, f"{name}.tflite"), name) for name in WEIGHTS}
-        shares = {name: probabilities(run, data.validation) for name, run in images_in.items()}
-        waves, waveforms = {}, clips(flags.clips, model)
+        image_models = {
+            name: export_image_model(model, os.path.join(folder, f"{name}.tflite"), name) for name in WEIGHTS
+        }
+        probabilities = {name: predict(run, data.validation) for name, run in image_models.items()}
+        exported, waveforms = {}, load_clips(flags.clips, model)
         for name in WEIGHTS:
             path = os.path.join(folder, f"waveform-{name}.tflite")
-            waves[name] = path, gk.export.export(model, path, "litert", waveforms, quantize=name)
+            exported[name] = path, gk.export.export(model, path, "litert", waveforms, quantize=name)
         times = {(name, threads): [] for name in WEIGHTS for threads in (1, 2)}
-        for _ in range(ROUNDS):  # in turns
-            for (name, threads), seen in times.items():
-                seen.append(seconds(waves[name][0], threads, waveforms[:1]))
-        print("| weights | MB | right | as float32 | differs: median, most | clips, most | ms a clip, 1 / 2 threads |")
+        for _ in range(ROUNDS):  # interleaved, so that other processes slow all of them alike
+            for (name, threads), seconds in times.items():
+                seconds.append(time_of_clip(exported[name][0], threads, waveforms[:1]))
+        print("| weights | MB | accuracy | as float32 | difference: median, most | clips, most | ms, 1 / 2 threads |")
         print("|---|---|---|---|---|---|---|")
-        exact, right = shares[None], data.validation.labels
+        reference, labels = probabilities[None], data.validation.labels
         for name in WEIGHTS:
-            off = np.abs(shares[name] - exact).max(axis=1)
-            found, same = shares[name].argmax(axis=1), exact.argmax(axis=1)
-            path, most = waves[name]
+            differences = np.abs(probabilities[name] - reference).max(axis=1)
+            predictions = probabilities[name].argmax(axis=1)
+            path, most = exported[name]
             ms = " / ".join(f"{1000 * np.median(times[name, threads]):.0f}" for threads in (1, 2))
             print(
-                f"| {name or 'float32'} | {os.path.getsize(path) / 1e6:.1f} | {(found == right).mean():.1%} | "
-                f"{(found == same).mean():.1%} | {np.median(off):.2g}, {off.max():.2g} | {most:.1g} | {ms} |"
+                f"| {name or 'float32'} | {os.path.getsize(path) / 1e6:.1f} | {(predictions == labels).mean():.1%} | "
+                f"{(predictions == reference.argmax(axis=1)).mean():.1%} | {np.median(differences):.2g}, "
+                f"{differences.max():.2g} | {most:.1g} | {ms} |"
             )
 
 
-def trained(data):
-    """The last layer on the features of a backbone that stands still."""
+def train(data):
+    """Return a model whose last layer is trained on the features of a frozen backbone."""
     model = gk.GenreClassifier("efficientnet_lite0", clip_seconds=30.0, front_end=sampled_logmel_front_end())
     model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     train, validation = (gk.training.extract_features(model, split) for split in (data.train, data.validation))
@@ -72,30 +81,33 @@ def trained(data):
         return keras.saving.load_model(best.path)
 
 
-def image_model(model, path, quantize):
-    """The part behind the front end by LiteRT: a function of images."""
+def export_image_model(model, path, quantize):
+    """Export the image model to LiteRT, and return a function of images that runs it."""
     row, options = export.FORMATS["litert"], {"quantize": quantize} if quantize else {}
     row.write(keras.Model(model.image_model.input, model.image_model.output), path, {}, None, **options)
     return row.run(path)
 
 
-def probabilities(run, split):
+def predict(run, split):
+    """Return the probabilities of the images of a split, `(tracks, genres)`."""
     return np.concatenate([run(image[None].astype("float32")) for image in split.images])
 
 
-def clips(folder, model):
+def load_clips(folder, model):
+    """Return the first clip of each file in a folder, `(files, samples)`."""
     samples = model.input_shape[1]
     return np.stack([audio.to_length(audio.load(p, model.sample_rate), samples) for p in find_files(folder)])
 
 
-def seconds(path, threads, waveform):
+def time_of_clip(path, threads, waveform):
+    """Return the seconds that an exported model takes for a clip."""
     interpreter = Interpreter(path, num_threads=threads)
     interpreter.allocate_tensors()
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], waveform)
     interpreter.invoke()  # the first call packs weights
-    began = time.perf_counter()
+    start = time.perf_counter()
     interpreter.invoke()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

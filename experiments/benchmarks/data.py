@@ -1,11 +1,12 @@
-"""How fast is the way from files to batches, where does the time go, and does memory grow with the number of clips?
+"""How fast are the steps from files to batches, and does memory grow with the number of clips?
 
     python experiments/benchmarks/data.py
 
-Clips are made for it in a temporary folder, as mp3 in FMA's layout: 30 s for the rates, 3 s for memory. Memory is of a
-process that builds, and of one that reads an epoch of random crops: the most that was resident beyond the imports.
+Synthetic mp3 clips in FMA's layout are written to a temporary folder: of 30 s to measure rates, of 3 s to measure
+memory. Memory is the peak resident memory beyond the imports, of a process that builds the dataset and of one that also
+reads an epoch of random crops.
 
-Expected: 2 minutes on 2 cores, 2 GB of temporary disk. README shows what was seen.
+Expected: 2 minutes on 2 cores, 2 GB of temporary disk space; README has the results.
 """
 
 import argparse
@@ -24,26 +25,29 @@ import psutil
 import soxr
 from genrekeras.datasets import store
 from genrekeras.datasets.synthetic import make_many
+from genrekeras.utils import process
+
+process.configure()  # also in the processes that it starts
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="few clips: does it run?")
-    some, counts = (32, [50]) if parser.parse_args().smoke else (256, [500, 2000, 8000])
-    print(f"{os.cpu_count()} cores; clips of 30 s\n\n| step | clips a second |\n|---|---|")
+    parser.add_argument("--smoke", action="store_true", help="check that the benchmark runs: few clips")
+    clip_count, counts = (32, [50]) if parser.parse_args().smoke else (256, [500, 2000, 8000])
+    print(f"{os.cpu_count()} cores; clips of 30 s\n\n| step | clips/s |\n|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        make_many(folder, some, seconds=30)
+        make_many(folder, clip_count, seconds=30)
         for step, clips, work in steps(folder):
             print(f"| {step} | {clips / timeit.timeit(work, number=1):.0f} |", flush=True)
-    print("\n| clips of 3 s | build, MB | read, MB |\n|---|---|---|")
+    print("\n| clips of 3 s | build, MB | build and read, MB |\n|---|---|---|")
     for count in counts:
         with tempfile.TemporaryDirectory() as folder:
             make_many(folder, count, seconds=3)
-            print(f"| {count} | {memory_of(folder, False)} | {memory_of(folder, True)} |", flush=True)
+            print(f"| {count} | {peak_memory(folder, False)} | {peak_memory(folder, True)} |", flush=True)
 
 
 def steps(folder):
-    """(step, clips, work) of each step by itself, and of the whole."""
+    """Yield the name of each step, the number of clips that it processes, and a function that runs it."""
     tracks = gk.datasets.fma.find_tracks(folder, "small", gk.GENRES)
     paths, rate = [tracks["path"].iloc[i % len(tracks)] for i in range(64)], 44100
     yield "decode, 1 thread", 64, lambda: [gk.audio.load(path, rate) for path in paths]
@@ -59,37 +63,39 @@ def steps(folder):
     for workers, kind in ((1, "thread"), (2, "threads"), (2, "processes")):
         options = {"workers": workers, "processes": kind == "processes"}
         data = gk.datasets.batches(clips, 16, 10.0, crop="random", shuffle=True, **options)
-        read(data)  # starts the workers
+        read(data)  # the first epoch starts the workers
         name = f"batches of 16 random crops of 10 s, {workers} {kind}"
         yield name, 3 * len(clips), lambda data=data: read(data, epochs=3)
 
 
 def read(data, epochs=1):
-    """All batches of some epochs."""
+    """Read all batches of some epochs."""
     for _ in range(epochs):
         for i in range(len(data)):
             data[i]
         data.on_epoch_end()
 
 
-def memory_of(*work):
-    """MB that a new process takes, beyond the imports, to build a folder and, if asked, to read an epoch of it."""
+def peak_memory(*arguments):
+    """Return the result of `measure_memory` in a new process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(most_memory, work)
+        return pool.apply(measure_memory, arguments)
 
 
-def most_memory(folder, then_read):
-    resident = psutil.Process().memory_info
-    most = [resident().rss]
+def measure_memory(folder, then_read):
+    """Return the peak memory of `build` beyond that of the imports, in MB."""
+    memory = psutil.Process().memory_info
+    sizes = [memory().rss]
     thread = threading.Thread(target=build, args=[folder, then_read])
     thread.start()
     while thread.is_alive():
-        most.append(resident().rss)
+        sizes.append(memory().rss)
         time.sleep(0.01)
-    return round((max(most) - most[0]) / 1e6)
+    return round((max(sizes) - sizes[0]) / 1e6)
 
 
 def build(folder, then_read):
+    """Build a dataset and, if asked, read an epoch of it."""
     clips = gk.datasets.load_fma(folder).train
     if then_read:
         read(gk.datasets.batches(clips, 16, 3.0, crop="random", shuffle=True))

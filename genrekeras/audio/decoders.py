@@ -17,11 +17,11 @@ import numpy as np
 import soundfile
 from genrekeras.audio import mpeg
 
-BLOCK = 1 << 14  # samples; where a file is damaged, at most this many valid ones are lost
-# Frames of an mp3 file use bits of up to ten frames before them, which a decoder does not have after a seek.
+BLOCK = 1 << 14  # samples; at a damaged position, at most this many valid samples are lost
+# A frame of an mp3 file uses bits of up to ten frames before it, which a decoder lacks after a seek.
 _MP3_WARM_UP = 12 * 1152
-_MP3_MOST_SLACK = 1.0  # s, accepted shortfall of libmpg123's length against the counted one
-_UNKNOWN_LENGTH = 1 << 47  # samples; libsndfile states more where a header states no length or an impossible one
+_MP3_TOLERANCE = 1.0  # in seconds: how much libmpg123's length may fall short of the counted length
+_UNKNOWN_LENGTH = 1 << 47  # samples; libsndfile reports at least this if a header states no length or an impossible one
 _UNKNOWN_SIZES = range(0x7FFF0000, 1 << 32)  # bytes of audio, as stated by programs that write to a pipe
 
 # Containers of audio and video. All other formats are refused: a playlist (hls, concat, dash, ...) could refer to files
@@ -30,14 +30,20 @@ _FFMPEG_FORMATS = (
     "aa aac ac3 aea aiff amr ape asf ast au avi caf dsf dts dtshd eac3 flac flv iff loas matroska mlp mov mp3 mpc mpc8 "
     "mpeg mpegts ogg oma qcp rm shn spdif tak truehd tta voc vqf w64 wav wv xwma"
 ).replace(" ", ",")
-_MOST_SECONDS, _MOST_CPU_SECONDS = 24 * 3600, 600  # of audio; of CPU time of one ffmpeg process
+_MAX_SECONDS = 24 * 3600  # of audio
+_MAX_CPU_SECONDS = 600  # of one ffmpeg process
 # Context in which libsndfile is called; `genrekeras.utils.process.hide_codec_messages` replaces it.
 codec_context = contextlib.nullcontext()
 _AU_HEADER = struct.Struct(">4s5I")  # magic, offset of the audio, its size, encoding, sample rate, channels
 
 
-class AboutFile:
-    """Base class of exceptions and warnings about a file. They can be pickled, as worker processes do."""
+class FileProblem:
+    """Base class of exceptions and warnings about a file. They can be pickled, so worker processes can raise them.
+
+    Attributes:
+        path: str, the file.
+        reason: str, what is wrong with the file.
+    """
 
     def __init__(self, path, reason):
         super().__init__(os.fspath(path), reason)
@@ -48,12 +54,12 @@ class AboutFile:
         return f"{self.path}: {self.reason}"
 
 
-class AudioError(AboutFile, ValueError):
-    """A file that cannot be read as audio.
+class AudioError(FileProblem, ValueError):
+    """Exception for a file that cannot be read as audio.
 
     Attributes:
         path: str, the file.
-        reason: str, what is wrong with it.
+        reason: str, what is wrong with the file.
     """
 
 
@@ -67,7 +73,7 @@ class Decoder:
         samples: int, length of the file; `None` if it is only known after decoding.
         stated_samples: int, length that the header states; infinity if the header only states that more audio follows,
             `None` if it states no length.
-        position: int, index of the next sample to read.
+        position: int, index of the next sample that `read` returns.
         is_damaged: bool, whether decoding failed somewhere.
         is_chained: bool, whether only the first of several streams in an ogg file is decoded.
     """
@@ -95,7 +101,7 @@ class Decoder:
         return block
 
     def go_to(self, position):
-        """Move to a position, where the next `read` starts."""
+        """Move to a sample index, at which the next `read` starts."""
         target = max(0, position - self.warm_up)
         if self.can_seek and not target <= self.position <= position:
             self._seek(min(target, self.samples))
@@ -150,15 +156,15 @@ class SndfileDecoder(Decoder):
         except soundfile.LibsndfileError:
             self.is_damaged = True
             self.close()
-            self._start()  # `go_to` then decodes up to the position
+            self._start()  # `go_to` then decodes up to the position instead
 
     def _adjust_mp3_length(self):
         """Make libsndfile decode an mp3 file to its end. Return the length that the Xing header states."""
         length, file = mpeg.length(self.path), self._file
         if not length.counted:
             return None
-        if not length.counted - _MP3_MOST_SLACK * file.samplerate <= file.frames < _UNKNOWN_LENGTH:
-            self._stream = mpeg.LongerFile(self.path, length.start, file.samplerate, file.channels, length.counted)
+        if not length.counted - _MP3_TOLERANCE * file.samplerate <= file.frames < _UNKNOWN_LENGTH:
+            self._stream = mpeg.XingFile(self.path, length.start, file.samplerate, file.channels, length.counted)
             file.close()
             self._file = _SoundFile(self._stream)
         self.samples = length.counted
@@ -178,8 +184,8 @@ class FfmpegDecoder(Decoder):
             raise AudioError(
                 self.path, "not audio in a format that libsndfile reads; ffmpeg, which reads more, is not installed"
             )
-        before = f"-nostdin -hide_banner -nostats -timelimit {_MOST_CPU_SECONDS} -threads 1 -protocol_whitelist file"
-        after = f"-map 0:a:0 -t {_MOST_SECONDS} -c:a pcm_f32be -f au pipe:1"
+        before = f"-nostdin -hide_banner -nostats -timelimit {_MAX_CPU_SECONDS} -threads 1 -protocol_whitelist file"
+        after = f"-map 0:a:0 -t {_MAX_SECONDS} -c:a pcm_f32be -f au pipe:1"
         command = ["ffmpeg", *before.split(), "-format_whitelist", _FFMPEG_FORMATS, "-i", f"file:{self.path}"]
         self._messages = tempfile.TemporaryFile("a+b")  # a pipe could fill up and block ffmpeg
         self._process = subprocess.Popen(
@@ -212,10 +218,10 @@ class FfmpegDecoder(Decoder):
     def _set_length(self):
         """Set the length that ffmpeg prints, unless it is an estimate or the length of one of several streams."""
         messages = self._read_messages()
-        found = re.search(r"Duration: (\d+):(\d+):(\d+\.\d+)", messages)
-        if found and "Estimating duration from bitrate" not in messages and "Input #0, ogg" not in messages:
-            hours, minutes, seconds = map(float, found.groups())
-            self.samples = round(min(3600 * hours + 60 * minutes + seconds, _MOST_SECONDS) * self.sample_rate)
+        match = re.search(r"Duration: (\d+):(\d+):(\d+\.\d+)", messages)
+        if match and "Estimating duration from bitrate" not in messages and "Input #0, ogg" not in messages:
+            hours, minutes, seconds = map(float, match.groups())
+            self.samples = round(min(3600 * hours + 60 * minutes + seconds, _MAX_SECONDS) * self.sample_rate)
             self.stated_samples = self.samples
 
     def _read_messages(self):
@@ -241,7 +247,7 @@ def open_decoder(path):
     _check_file(path)
     try:
         decoder = SndfileDecoder(path)
-    except (soundfile.LibsndfileError, TypeError):  # TypeError: an extension of files without a header
+    except (soundfile.LibsndfileError, TypeError):  # TypeError: the extension is that of a headerless format
         return FfmpegDecoder(path)
     if decoder.is_chained and shutil.which("ffmpeg"):
         decoder.close()
@@ -279,12 +285,12 @@ def _is_chained(path):
 
 
 def _repaired_length(file, stated):
-    """Return the length that a header states, also where libsndfile corrected it, which its log shows."""
+    """Return the length that a header states, even if libsndfile corrected it; its log shows the stated length."""
     if "lacks an end-of-stream bit" in file.extra_info:  # the last page of an ogg file
         return math.inf
-    found = re.search(r"(?:data|SSND|Data Size *) : (\d+) \(should be (\d+)\)", file.extra_info)  # wav, aiff, au
-    if found:
-        stated_bytes, actual_bytes = (int(size) for size in found.groups())
+    match = re.search(r"(?:data|SSND|Data Size *) : (\d+) \(should be (\d+)\)", file.extra_info)  # wav, aiff, au
+    if match:
+        stated_bytes, actual_bytes = (int(size) for size in match.groups())
         if actual_bytes < stated_bytes and stated_bytes not in _UNKNOWN_SIZES:
             return file.frames * stated_bytes // max(1, actual_bytes)
     return stated

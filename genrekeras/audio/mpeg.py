@@ -3,7 +3,7 @@
 libmpg123 decodes mp3 for libsndfile. It takes the length from the first frame: from the number of frames in its Xing
 header or, without one, from its bitrate. It stops decoding at that length. A file with a variable bitrate and no Xing
 header, or one that was joined from several files, is then cut short. This module counts the frames instead.
-`LongerFile` presents the file to libmpg123 with a Xing header that states the counted number.
+`XingFile` presents the file to libmpg123 with a Xing header that states the counted number.
 
 Sources: ISO/IEC 11172-3 and 13818-3 (frame header); the Xing header is a convention of encoders.
 """
@@ -14,8 +14,8 @@ import re
 import struct
 from typing import NamedTuple
 
-_MOST_FALSE_STARTS = 1 << 19  # number of bytes 0xFF that begin no frame after which counting stops
-_SAME_IN_ALL_FRAMES = 0xFFFE0C00  # bits of the header: sync word, version, layer, sample rate
+_MAX_FALSE_STARTS = 1 << 19  # counting stops after this many bytes 0xFF that do not begin a frame
+_CONSTANT_BITS = 0xFFFE0C00  # of a frame header: sync word, version, layer, sample rate
 _VERSION_1, _LAYER_3 = 3, 1
 _BITRATES = {  # in kbit/s, by index; index 0 ("free") and 15 are not used
     True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),  # MPEG 1
@@ -25,7 +25,7 @@ _SAMPLE_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 
 
 
 class Length(NamedTuple):
-    """Length of an mp3 file.
+    """Length of an mp3 file, counted and stated.
 
     Attributes:
         start: int, offset of the first frame in bytes, after an ID3v2 tag and other data.
@@ -42,33 +42,35 @@ def length(path):
     """Count the frames of an mp3 file.
 
     Args:
-        path: str or path-like, a file that is not empty.
+        path: str or path-like; the file must not be empty.
 
     Returns:
         `Length`.
     """
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        start = place = _end_of_id3(data)
-        kind, frames, false_starts, stated = None, 0, 0, None
-        while (place := data.find(b"\xff", place)) >= 0 and false_starts < _MOST_FALSE_STARTS:
-            header = data[place : place + 4]
+        start = position = _end_of_id3(data)
+        constant_bits, frames, false_starts, stated = None, 0, 0, None
+        while (position := data.find(b"\xff", position)) >= 0 and false_starts < _MAX_FALSE_STARTS:
+            header = data[position : position + 4]
             size, samples = _frame(header)
-            if kind is None and size and _frame(data[place + size : place + size + 4])[0]:  # two frames in a row
-                start, kind = place, int.from_bytes(header, "big") & _SAME_IN_ALL_FRAMES
-                stated = _stated_frames(data[place : place + size])
+            bits = int.from_bytes(header, "big") & _CONSTANT_BITS
+            end = position + size
+            if constant_bits is None and size and _frame(data[end : end + 4])[0]:  # two frames in a row
+                start, constant_bits = position, bits
+                stated = _stated_frames(data[position:end])
                 samples_of_frame, frames = samples, 0 if stated is None else -1  # a Xing header holds no audio
-            if size and int.from_bytes(header, "big") & _SAME_IN_ALL_FRAMES == kind and place + size <= len(data):
+            if size and bits == constant_bits and end <= len(data):
                 frames += 1
-                place += size
+                position = end
             else:
                 false_starts += 1
-                place += 1
-    if kind is None or false_starts >= _MOST_FALSE_STARTS:
+                position += 1
+    if constant_bits is None or false_starts >= _MAX_FALSE_STARTS:
         return Length(start, None, None)
     return Length(start, frames * samples_of_frame, stated * samples_of_frame if stated else None)
 
 
-class LongerFile(io.RawIOBase):
+class XingFile(io.RawIOBase):
     """An mp3 file in which a Xing header replaces everything before the first frame.
 
     Args:
@@ -83,26 +85,26 @@ class LongerFile(io.RawIOBase):
         super().__init__()
         self._head = _xing_frame(sample_rate, channels, samples)
         self._file = open(path, "rb")
-        self._start, self._place = start, 0
+        self._start, self._position = start, 0
         self._size = len(self._head) + self._file.seek(0, io.SEEK_END) - start
 
     def seek(self, offset, whence=io.SEEK_SET):
-        self._place = (0, self._place, self._size)[whence] + offset
-        return self._place
+        self._position = (0, self._position, self._size)[whence] + offset
+        return self._position
 
     def tell(self):
-        return self._place
+        return self._position
 
     def readinto(self, buffer):
         buffer = memoryview(buffer)
-        if self._place < len(self._head):
-            part = self._head[self._place : self._place + len(buffer)]
+        if self._position < len(self._head):
+            part = self._head[self._position : self._position + len(buffer)]
             buffer[: len(part)] = part
             count = len(part)
         else:
-            self._file.seek(self._start + self._place - len(self._head))
+            self._file.seek(self._start + self._position - len(self._head))
             count = self._file.readinto(buffer)
-        self._place += count
+        self._position += count
         return count
 
     def close(self):
@@ -111,6 +113,7 @@ class LongerFile(io.RawIOBase):
 
 
 def _end_of_id3(data):
+    """Return the number of bytes of the ID3v2 tag at the start of a file; 0 without a tag."""
     head = data[:10]
     if head[:3] != b"ID3" or len(head) < 10:
         return 0
@@ -118,7 +121,7 @@ def _end_of_id3(data):
 
 
 def _frame(header):
-    """Return the size in bytes and the number of samples of a frame, from its 4-byte header; `(0, 0)` if it is none."""
+    """Return the size in bytes and the number of samples that a 4-byte frame header gives, else `(0, 0)`."""
     bits = int.from_bytes(header, "big")
     version, layer = bits >> 19 & 3, bits >> 17 & 3
     bitrate, rate, padding = bits >> 12 & 15, bits >> 10 & 3, bits >> 9 & 1
@@ -131,10 +134,10 @@ def _frame(header):
 
 def _stated_frames(frame):
     """Return the number of frames in the Xing header of a frame: 0 if it states none, `None` without a header."""
-    found = re.search(rb"(?:Xing|Info)\x00\x00\x00([\x00-\x0f])(.{4})", frame[:200], re.DOTALL)
-    if not found:
+    match = re.search(rb"(?:Xing|Info)\x00\x00\x00([\x00-\x0f])(.{4})", frame[:200], re.DOTALL)
+    if not match:
         return None
-    return int.from_bytes(found[2], "big") if found[1][0] & 1 else 0
+    return int.from_bytes(match[2], "big") if match[1][0] & 1 else 0
 
 
 def _xing_frame(sample_rate, channels, samples):

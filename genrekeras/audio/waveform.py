@@ -1,4 +1,4 @@
-"""Read audio files as mono waveforms at a given sample rate, whole or in parts."""
+"""Read audio files, or parts of them, as mono waveforms at a given sample rate."""
 
 import dataclasses
 import functools
@@ -9,9 +9,9 @@ import warnings
 
 import numpy as np
 import soxr
-from genrekeras.audio.decoders import BLOCK, AboutFile, AudioError, open_decoder
+from genrekeras.audio.decoders import BLOCK, AudioError, FileProblem, open_decoder
 
-# File extensions of the audio files that are found in a folder.
+# Extensions by which audio files are found in a folder.
 EXTENSIONS = frozenset(
     ".mp3 .wav .flac .ogg .oga .opus .aiff .aif .aifc .au .snd .caf .w64 .rf64 .wve .mp2 .mp1 "
     ".m4a .m4b .aac .mp4 .wma .ape .wv .mpc .alac .ra .mka .webm .amr .dsf .dff .tta .tak .ac3".split()
@@ -24,12 +24,12 @@ _MARGIN_SAMPLES = 512
 _MISSING_SECONDS, _MISSING_SHARE = 1.0, 0.01
 
 
-class AudioWarning(AboutFile, UserWarning):
+class AudioWarning(FileProblem, UserWarning):
     """Warning about a file that is damaged, or shorter than its header states.
 
     Attributes:
         path: str, the file.
-        reason: str, what is wrong with it.
+        reason: str, what is wrong with the file.
     """
 
 
@@ -40,7 +40,7 @@ class AudioFile:
     file, and the memory to the length of a part.
 
     Args:
-        path: str or path-like, a file that libsndfile reads (mp3, wav, flac, ogg, aiff, ...), or one that an installed
+        path: str or path-like, a file that libsndfile reads (mp3, wav, flac, ogg, aiff, ...), or that an installed
             ffmpeg reads (m4a, aac, wma, mp4, ...). The file extension does not matter.
         sample_rate: int > 0, in Hz, of the waveforms.
 
@@ -60,8 +60,9 @@ class AudioFile:
         self.sample_rate = int(sample_rate)
         self.warning = None
         self._decoder = open_decoder(path)
-        self._kept_start, self._kept = 0, np.zeros(0, "float32")  # what was decoded last, and its position
-        self._end = 0  # after the last sample that was decoded
+        # Samples that were decoded last, and the position of the first of them.
+        self._kept, self._kept_start = np.zeros(0, "float32"), 0
+        self._end = 0  # position after the last decoded sample
 
     def __enter__(self):
         return self
@@ -101,12 +102,12 @@ class AudioFile:
             raise ValueError(f"`offset` must be >= 0, in seconds. Received: offset={offset}")
         if duration is not None and not (math.isfinite(duration) and duration > 0):
             raise ValueError(f"`duration` must be > 0, in seconds, or None. Received: duration={duration}")
-        own_rate = self._decoder.sample_rate
+        file_rate = self._decoder.sample_rate
         # The sampling times before and after resampling coincide every `step_in` and `step_out` samples. Decoding
         # starts at such a time.
-        common = math.gcd(own_rate, self.sample_rate)
-        step_in, step_out = own_rate // common, self.sample_rate // common
-        margin = math.ceil(_MARGIN_SAMPLES * own_rate / min(own_rate, self.sample_rate))
+        common = math.gcd(file_rate, self.sample_rate)
+        step_in, step_out = file_rate // common, self.sample_rate // common
+        margin = math.ceil(_MARGIN_SAMPLES * file_rate / min(file_rate, self.sample_rate))
         first = round(offset * self.sample_rate)
         steps = max(0, first * step_in // step_out - margin) // step_in
         count = stop = None
@@ -115,7 +116,7 @@ class AudioFile:
             stop = math.ceil((first + count) * step_in / step_out)  # in samples of the file
         mono = self._decode(steps * step_in, None if stop is None else stop + margin)
         self._check_length(stop)
-        waveform = soxr.resample(mono, own_rate, self.sample_rate)[first - steps * step_out :]
+        waveform = soxr.resample(mono, file_rate, self.sample_rate)[first - steps * step_out :]
         if not is_sane(waveform):
             raise AudioError(self.path, "contains samples that are not finite or exceed 1e9 in magnitude")
         return np.ascontiguousarray(waveform[:count])
@@ -133,7 +134,7 @@ class AudioFile:
                 break
             blocks.append(sum(block.T) / np.float32(decoder.channels))  # eight times as fast as block.mean(axis=1)
         samples = np.concatenate([np.zeros(0, "float32"), *blocks])
-        if len(samples) or decoder.position == decoder.samples:  # else the file may end before this position
+        if len(samples) or decoder.position == decoder.samples:  # otherwise the file may end before `start`
             self._end = max(self._end, decoder.position)
         self._kept_start, self._kept = start, samples
         return samples if stop is None else samples[: stop - start]
@@ -167,9 +168,9 @@ def load(path, sample_rate=22050, offset=0.0, duration=None):
     Args:
         path: str or path-like, as for `AudioFile`.
         sample_rate: int > 0, in Hz, of the result.
-        offset: float >= 0, in seconds, where to begin.
-        duration: float > 0, in seconds, or `None` to read to the end. A file that ends earlier gives a shorter waveform
-            (`to_length` pads it).
+        offset: float >= 0, in seconds, start of the part.
+        duration: float > 0, in seconds, or `None` to read to the end of the file. If the file ends earlier, the
+            waveform is shorter (`to_length` pads it).
 
     Returns:
         `(samples,)` float32, nominally in [-1, 1]: lossy formats may overshoot, and nothing is clipped.
@@ -197,7 +198,7 @@ def decode(path, sample_rate=22050, offset=0.0, duration=None):
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """What the header of a file states.
+    """Sample rate, channels and length of a file.
 
     Attributes:
         sample_rate: int, in Hz.

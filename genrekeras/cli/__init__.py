@@ -2,15 +2,13 @@
 
 import click
 from genrekeras.cli import files, fma, models, runs
+from genrekeras.cli.common import OrderedGroup
 from genrekeras.utils.progress import printable
 from genrekeras.version import __version__
 
 
-class _Main(click.Group):
-    """A group that lists commands in the order of `COMMANDS` and escapes control characters in error messages."""
-
-    def list_commands(self, context):
-        return list(self.commands)
+class _Main(OrderedGroup):
+    """The main command, which escapes control characters in error messages."""
 
     def invoke(self, context):
         try:

@@ -1,7 +1,7 @@
 """Options, error handling, models and data that several commands share.
 
 The modules of the command line import Keras, pandas and Matplotlib inside the commands: these imports take seconds, and
-help and usage errors should appear at once. For the same reason, the choices below are copies.
+help and usage errors should appear at once. For the same reason, the tuples below are copies.
 """
 
 import contextlib
@@ -12,27 +12,35 @@ import click
 from genrekeras.utils.io import is_stream
 from genrekeras.utils.progress import printable
 
-SUBSETS = ("small", "medium", "large", "full")  # of `datasets.fma`
-PROTOCOLS = ("official", "random", "artist_album")  # of `datasets.splits`
-DEFAULT_MODEL = "fma_small"
+SUBSETS = ("small", "medium", "large", "full")  # copy of `datasets.fma.SUBSETS`
+PROTOCOLS = ("official", "random", "artist_album")  # copy of `datasets.PROTOCOLS`
+PRESETS = ("fma_small",)  # copy of `models.presets.PRESETS`
 PICTURES = (".png", ".pdf", ".svg")
 
 
+class OrderedGroup(click.Group):
+    """A group that lists its commands in the order in which they were added."""
+
+    def list_commands(self, context):
+        return list(self.commands)
+
+
 class _SavedModel(click.ParamType):
-    """A saved model: a preset's name, a `.keras` file, or the folder of a run. The value is the path of its file."""
+    """A preset, a `.keras` file, or the output folder of an experiment.
+
+    The value is the name of the preset, or the path of the `.keras` file.
+    """
 
     name = "model"
 
     def convert(self, value, parameter, context):
-        from genrekeras.models.presets import PRESETS, preset_file
-
         if value in PRESETS:
-            return preset_file(value)
+            return value
         path = os.path.join(value, "model.keras") if os.path.isdir(value) else value
         if not os.path.isfile(path):
             self.fail(
-                f"There is no model file {path}. A model is a preset ({', '.join(PRESETS)}), a .keras file, or the "
-                "folder of a run that holds model.keras.",
+                f"There is no model file {path}. The model must be a preset ({', '.join(PRESETS)}), a .keras file, or "
+                "the output folder of an experiment, which holds model.keras.",
                 parameter,
                 context,
             )
@@ -44,11 +52,11 @@ MODEL = click.option(
     "--model",
     "path",
     type=_SavedModel(),
-    default=DEFAULT_MODEL,
+    default=PRESETS[0],
     show_default=True,
-    help="A preset, a .keras file, or the folder of a run with a model.keras.",
+    help="A preset, a .keras file, or the output folder of an experiment.",
 )
-MODEL_FILE = click.argument("path", metavar="[MODEL]", type=_SavedModel(), default=DEFAULT_MODEL)
+MODEL_FILE = click.argument("path", metavar="[MODEL]", type=_SavedModel(), default=PRESETS[0])
 FILE = click.argument("file", type=click.Path())
 FILES = click.argument("files", nargs=-1, required=True, type=click.Path())
 FOLDER = click.argument("folder", type=click.Path(file_okay=False))
@@ -56,27 +64,30 @@ SUBSET = click.option(
     "--subset", type=click.Choice(SUBSETS), default="small", show_default=True, help="The subset of FMA."
 )
 PROTOCOL = click.option(
-    "--protocol", type=click.Choice(PROTOCOLS), help="How clips are assigned to training, validation and test."
+    "--protocol",
+    type=click.Choice(PROTOCOLS),
+    help="How clips are assigned to training, validation and test.  [default: official for FMA, artist_album for other "
+    "music]",
 )
 CROPS = click.option(
     "--crops",
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="Clips of each track whose probabilities are averaged.",
+    help="Number of clips of each track whose probabilities are averaged.",
 )
 MAX_CLIPS = click.option(
-    "--max-clips", type=click.IntRange(min=1), default=30, show_default=True, help="Maximum clips of a track."
+    "--max-clips", type=click.IntRange(min=1), default=30, show_default=True, help="Maximum number of clips of a track."
 )
 
 
 def file_to_write(*names, endings, **options):
-    """An option that names a file to write, refused before any work where that cannot be done.
+    """Return an option for an output file, which is checked before the command starts.
 
     Args:
-        names: of the option.
-        endings: tuple of str, of which the file must have one; empty for any.
-        options: of `click.option`.
+        names: str, names of the option.
+        endings: tuple of str, accepted endings of the file; empty for any.
+        options: arguments of `click.option`.
     """
 
     def check(context, parameter, path):
@@ -88,9 +99,9 @@ def file_to_write(*names, endings, **options):
             return path
         folder = os.path.dirname(os.path.abspath(path))
         if not os.path.isdir(folder):
-            raise click.BadParameter(f"there is no folder {folder}")
+            raise click.BadParameter(f"The folder {folder} does not exist.")
         if not os.access(folder, os.W_OK):
-            raise click.BadParameter(f"the folder {folder} cannot be written to")
+            raise click.BadParameter(f"The folder {folder} is not writable.")
         return path
 
     return click.option(*names, type=click.Path(dir_okay=False), callback=check, **options)
@@ -103,7 +114,7 @@ def check_ending(path, endings, parameter=None, otherwise=""):
         path: str.
         endings: sequence of str.
         parameter: `click.Parameter`; the default is `--output` of the current command.
-        otherwise: str, what else the user can do; it is appended to the message.
+        otherwise: str, an alternative, appended to the message.
     """
     if not path.lower().endswith(tuple(endings)):
         context = click.get_current_context()
@@ -114,8 +125,8 @@ def check_ending(path, endings, parameter=None, otherwise=""):
 
 
 @contextlib.contextmanager
-def errors_named():
-    """Import Keras and run a command; print known errors without a traceback, and warnings as notes."""
+def error_handling():
+    """Run the body of a command: print expected errors without a traceback, and warnings as notes."""
     from genrekeras.utils import process
 
     try:
@@ -124,6 +135,8 @@ def errors_named():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = lambda message, *arguments, **options: echo(f"Note: {message}", err=True)
             yield
+    except BrokenPipeError:  # the reader of the output has ended; click exits quietly
+        raise
     except (OSError, ValueError, ImportError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt as error:
@@ -135,17 +148,24 @@ def echo(text, err=False):
     click.echo(printable(text, keep="\n"), err=err)
 
 
-def load_model(path):
-    """Load the `GenreClassifier` of a file."""
+def model_file(model):
+    """Return the path of the `.keras` file of a preset or a path."""
+    from genrekeras.models.presets import preset_file
+
+    return preset_file(model) if model in PRESETS else model
+
+
+def load_model(model):
+    """Load the `GenreClassifier` of a preset or a path."""
     from genrekeras.models import saving
 
-    return saving.load_model(path)
+    return saving.load_model(model_file(model))
 
 
 def load_data(folder, subset, protocol, model, split):
-    """Load FMA, or a folder with one folder per genre, to evaluate a model.
+    """Load FMA, or music in one folder per genre, to evaluate a model.
 
-    If the model lacks a genre of the data, an error is raised before any file is decoded.
+    If the model lacks a genre of the data, the error is raised before any file is decoded.
 
     Args:
         folder, subset, protocol, split: str, arguments of the command; `protocol` may be `None`.
@@ -180,12 +200,12 @@ def load_data(folder, subset, protocol, model, split):
 
 
 def bar(share, width=30):
-    """A share as a bar of blocks."""
+    """Return a bar of blocks for a share from 0 to 1; it has at most `width` characters."""
     eighths = round(share * width * 8)
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
 
 
-def tell_unread(errors):
-    """Print a line on standard error for each row of a table with `path` and `error`."""
+def print_errors(errors):
+    """Print a line on standard error for each row of a table with the columns `path` and `error`."""
     for row in errors.itertuples():
         click.echo(printable(f"{row.path}: {row.error}"), err=True)

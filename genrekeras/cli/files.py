@@ -1,4 +1,4 @@
-"""Commands for audio files: predictions, similar files, and pictures."""
+"""Commands for audio files: predict, timeline, similar, map, spectrogram."""
 
 import csv
 import json
@@ -14,10 +14,10 @@ from genrekeras.cli.common import (
     bar,
     check_ending,
     echo,
-    errors_named,
+    error_handling,
     file_to_write,
     load_model,
-    tell_unread,
+    print_errors,
 )
 from genrekeras.utils.io import atomic_write, is_stream
 from genrekeras.utils.progress import printable
@@ -26,64 +26,70 @@ from genrekeras.utils.progress import printable
 @click.command()
 @FILES
 @MODEL
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV: a row for each file, with all probabilities.")
-@click.option("--json", "as_json", is_flag=True, help="Print the same as a JSON list.")
-@file_to_write("-o", "--output", endings=(), help="Write to this .csv or .json file.")
-@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Genres shown for each file.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, one row per file, with all probabilities.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list, one object per file, with all probabilities.")
+@file_to_write("-o", "--output", endings=(), help="Write a .csv or .json file.")
+@click.option(
+    "--top", type=click.IntRange(min=1), default=3, show_default=True, help="Number of genres to show for each file."
+)
 @MAX_CLIPS
-@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Threads that decode.")
-@click.option("--write-tags", is_flag=True, help="Write the genre into the files' tags, except at low confidence.")
-@click.option("--keep-copies", is_flag=True, help="Keep a copy of each original file as FILE.orig.")
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Number of decoding threads.")
+@click.option(
+    "--write-tags", is_flag=True, help="Write the predicted genre into the tags of each file, except at low confidence."
+)
+@click.option("--keep-copies", is_flag=True, help="With --write-tags, keep a copy of each original file as FILE.orig.")
 @click.pass_context
 def predict(context, files, path, as_csv, as_json, output, top, max_clips, workers, write_tags, keep_copies):
-    """Predict the genre of files and folders.
+    """Predict the genre of audio files.
 
-    FILES are audio files, and folders with audio files anywhere below them. Clips are taken from a track at even
-    distances, and their probabilities are averaged. A prediction has low confidence if its probability is low, or if
-    the track is unlike the training data.
+    FILES are audio files, or folders that are searched for audio files recursively. Clips are taken from each track at
+    even distances, and their probabilities are averaged. A prediction has low confidence if its probability is low, or
+    if the track is unlike the training data.
 
     With --output FILE, finished rows are kept in FILE.journal. A later call with the same FILE, model and --max-clips
     processes only files that are new or have changed.
 
-    The exit code is 0 if all files could be read (and tagged), 1 if some could not, and 2 for a wrong call.
+    The exit code is 0 if all files could be read (and tagged), 1 if some could not, and 2 if the call is invalid.
     """
-    form = _form(as_csv, as_json, output)
-    with errors_named():
+    output_format = _output_format(as_csv, as_json, output)
+    with error_handling():
         from genrekeras import inference
 
         paths = inference.find_files(files)
         journal = _journal(output)
         table = load_model(path).predict_files(paths, max_clips=max_clips, workers=workers, journal=journal)
-        text = {"csv": _as_csv, "json": _as_json, None: _as_bars}[form](table, top)
-        text = text.encode("utf-8", "surrogateescape")  # names may be of any bytes
+        text = {"csv": _as_csv, "json": _as_json, None: _as_bars}[output_format](table, top)
+        text = text.encode("utf-8", "surrogateescape")  # file names may hold other bytes
         if output is None:
             click.echo(text, nl=False)
         else:
             with atomic_write(output) as temporary, open(temporary, "wb") as file:
                 file.write(text)
-        wrong = table[table["error"].notna()]
-        if form:
-            tell_unread(wrong)
-        if len(wrong):
-            click.echo(f"{len(wrong)} of {len(table)} files could not be read.", err=True)
-        untagged = _write_tags(table[table["error"].isna()], keep_copies) if write_tags else []
-        for error in untagged:
+        unread = table[table["error"].notna()]
+        if output_format:
+            print_errors(unread)
+        if len(unread):
+            click.echo(f"{len(unread)} of {len(table)} files could not be read.", err=True)
+        tag_errors = _write_tags(table[table["error"].isna()], keep_copies) if write_tags else []
+        for error in tag_errors:
             echo(str(error), err=True)
-    context.exit(1 if len(wrong) or untagged else 0)
+    context.exit(1 if len(unread) or tag_errors else 0)
 
 
 @click.command()
 @FILE
 @MODEL
-@file_to_write("-o", "--output", endings=(*PICTURES, ".csv"), help="A picture or a .csv table, instead of text.")
-@click.option("--hop-seconds", type=float, help="Maximum seconds between clip starts.  [default: half a clip]")
+@file_to_write(
+    "-o", "--output", endings=(*PICTURES, ".csv"), help="Write a .png, .pdf or .svg figure, or a .csv table."
+)
+@click.option("--hop-seconds", type=float, help="Maximum time between clip starts.  [default: half a clip]")
 def timeline(file, path, output, hop_seconds):
-    """Show the genres along a track.
+    """Predict the genre along a track.
 
-    FILE is split into clips that overlap, by half unless --hop-seconds is given. The most probable genre of each clip
-    is printed, or the probabilities of all genres are written to a picture or a table.
+    FILE is split into clips that overlap by half, unless --hop-seconds is given. The most probable genre of each clip
+    is printed. With --output, the probabilities of all genres are written to a figure or a table instead.
     """
-    with errors_named():
+    with error_handling():
         table = load_model(path).predict_timeline(file, hop_seconds=hop_seconds)
         if output is None:
             click.echo(_as_text(table), nl=False)
@@ -102,68 +108,70 @@ def timeline(file, path, output, hop_seconds):
 @FILE
 @FILES
 @MODEL
-@click.option("--count", type=click.IntRange(min=1), default=10, show_default=True, help="Maximum files to print.")
+@click.option(
+    "--count", type=click.IntRange(min=1), default=10, show_default=True, help="Maximum number of files to list."
+)
 @MAX_CLIPS
 @click.pass_context
 def similar(context, file, files, path, count, max_clips):
-    """List the files that sound most like a file.
+    """List the files that are most similar to a file.
 
-    FILES are audio files, and folders with audio files anywhere below them; FILE may be among them. Similarity is the
-    cosine of the mean features of two files: 1 is the same.
+    FILES are audio files, or folders that are searched for audio files recursively; FILE may be among them. The score
+    is the cosine similarity of the mean features of two files, at most 1.
 
     The exit code is 1 if some files could not be read.
     """
-    with errors_named():
+    with error_handling():
         from genrekeras import inference
 
         paths = inference.find_files(files)
         others = [other for other in paths if os.path.realpath(other) != os.path.realpath(file)]
-        found = load_model(path).embed_files([file, *others], max_clips=max_clips)
-        tell_unread(found.errors)
-        if file not in set(found.files["path"]):
+        embeddings = load_model(path).embed_files([file, *others], max_clips=max_clips)
+        print_errors(embeddings.errors)
+        if file not in set(embeddings.files["path"]):
             raise ValueError(f"{file} cannot be read.")
-        for row in found.nearest(file, count).itertuples():
+        for row in embeddings.nearest(file, count).itertuples():
             click.echo(printable(f"{row.similarity:6.3f}  {row.path}   ({row.genre})"))
-    context.exit(1 if len(found.errors) else 0)
+    context.exit(1 if len(embeddings.errors) else 0)
 
 
 @click.command(name="map")
 @FILES
 @MODEL
-@file_to_write("-o", "--output", endings=PICTURES, required=True, help="A .png, .pdf or .svg file.")
+@file_to_write("-o", "--output", endings=PICTURES, required=True, help="The .png, .pdf or .svg file to write.")
 @MAX_CLIPS
 @click.pass_context
 def map_command(context, files, path, output, max_clips):
-    """Draw a map of a collection.
+    """Draw a map of a music collection.
 
-    Files with similar features lie close together. FILES are audio files, and folders with audio files anywhere
-    below them.
+    Files with similar features are close together. FILES are audio files, or folders that are searched for audio files
+    recursively.
 
     The exit code is 1 if some files could not be read.
     """
-    with errors_named():
+    with error_handling():
         from genrekeras import visualization
 
-        found = load_model(path).embed_files(files, max_clips=max_clips)
-        visualization.collection_map(found, output)
-        tell_unread(found.errors)
-        echo(f"{len(found.files)} files: {output}")
-    context.exit(1 if len(found.errors) else 0)
+        embeddings = load_model(path).embed_files(files, max_clips=max_clips)
+        visualization.collection_map(embeddings, output)
+        print_errors(embeddings.errors)
+        echo(f"{len(embeddings.files)} files: {output}")
+    context.exit(1 if len(embeddings.errors) else 0)
 
 
 @click.command()
 @FILE
 @MODEL
-@file_to_write("-o", "--output", endings=PICTURES, required=True, help="A .png, .pdf or .svg file.")
+@file_to_write("-o", "--output", endings=PICTURES, required=True, help="The .png, .pdf or .svg file to write.")
 @click.option(
     "--offset", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Start of the clip, in seconds."
 )
 def spectrogram(file, path, output, offset):
-    """Draw the spectrogram that a model processes.
+    """Draw the spectrogram that is the input of a model's network.
 
-    The picture shows the gray image that the front end of the model computes from a clip of FILE.
+    The figure shows the gray image that the model's front end computes from a clip of FILE.
     """
-    with errors_named():
+    with error_handling():
         import keras
         from genrekeras import audio, visualization
 
@@ -177,23 +185,23 @@ def spectrogram(file, path, output, offset):
 
 
 def _write_tags(table, keep_copies):
-    """Write the genre of each file into its tags, except at low confidence. Return the errors, one per failed file."""
+    """Write the genre of each file into its tags, except at low confidence, and return the errors of failed files."""
     from genrekeras import tags
     from genrekeras.utils import progress
 
     errors = []
-    sure = table[table["low_confidence"] != True]  # noqa: E712 - None where the model is not calibrated
-    with progress.bar(len(sure), "Writing tags", "file") as shown:
-        for row in sure.itertuples():
+    confident = table[table["low_confidence"] != True]  # noqa: E712 - None if the model is not calibrated
+    with progress.bar(len(confident), "Writing tags", "file") as progress_bar:
+        for row in confident.itertuples():
             try:
                 tags.write_genre(row.path, row.genre, f"{row.path}.orig" if keep_copies else None)
             except tags.TagError as error:
                 errors.append(error)
-            shown.update()
+            progress_bar.update()
     return errors
 
 
-def _form(as_csv, as_json, output):
+def _output_format(as_csv, as_json, output):
     """Return the format of the output: "csv", "json", or None for text."""
     if as_csv and as_json:
         raise click.UsageError("--csv and --json exclude each other.")
@@ -206,12 +214,12 @@ def _form(as_csv, as_json, output):
 
 
 def _journal(output):
-    """Return the path of the journal of an output file, or None."""
+    """Return the path of the journal of an output file, or `None`: a stream has no journal."""
     return None if output is None or is_stream(output) else f"{output}.journal"
 
 
 def _as_csv(table, top):
-    return table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)  # else a carriage return in a name would end the row
+    return table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)  # a carriage return in a name must not end the row
 
 
 def _as_json(table, top):

@@ -1,77 +1,80 @@
-"""Commands that get FMA: download, check, build."""
+"""Commands for FMA: download, check, build, spectrograms."""
 
 import os
 import shlex
 
 import click
-from genrekeras.cli.common import FOLDER, SUBSET, echo, errors_named, file_to_write
-from genrekeras.utils.io import atomic_write, size
+from genrekeras.cli.common import FOLDER, SUBSET, OrderedGroup, echo, error_handling, file_to_write
+from genrekeras.utils.io import atomic_write, format_size
 
 
-@click.group(name="fma")
+@click.group(name="fma", cls=OrderedGroup)
 def group():
-    """Get FMA: download, check, build; keep spectra of it.
+    """Download and prepare the FMA dataset.
 
-    FMA is a dataset for music analysis. Download and build go on where they were broken off.
+    FMA is "A Dataset For Music Analysis". An interrupted download or build is resumed when the command is run again.
     """
 
 
 @group.command()
 @FOLDER
 @SUBSET
-@click.option("--only", type=click.Choice(["metadata", "audio"]), help="One of the two archives.  [default: both]")
-@click.option("--remove-archives", is_flag=True, help="Remove each archive when all of it is unpacked.")
-@click.option("--base-url", help="URL of a mirror of the archives.  [default: FMA's own server]")
+@click.option("--only", type=click.Choice(["metadata", "audio"]), help="Download only one of the two archives.")
+@click.option("--remove-archives", is_flag=True, help="Remove each archive after it is unpacked.")
+@click.option("--base-url", help="URL of a mirror of the archives.  [default: the server of FMA]")
 def download(folder, subset, only, remove_archives, base_url):
     """Download FMA into FOLDER, verify and unpack it.
 
-    small has 8,000 clips in 7.2 GiB, medium 25,000 in 22 GiB, large 106,574 in 93 GiB, full as many whole tracks in 879
-    GiB; the metadata have 342 MiB. Twice as much disk is needed, until the archives are removed.
+    The subset small has 8,000 clips (7.2 GiB), medium 25,000 (22 GiB), large 106,574 (93 GiB), and full the 106,574
+    complete tracks (879 GiB). The metadata have 342 MiB. Until the archives are removed, twice the disk space is
+    needed.
     """
-    with errors_named():
+    with error_handling():
         from genrekeras.datasets import fma
         from genrekeras.datasets.fma.download import ARCHIVES, BASE_URL
 
         fma.download(folder, subset, [only] if only else ["metadata", "audio"], base_url or BASE_URL, remove_archives)
         name = ARCHIVES["metadata" if only == "metadata" else subset].name
-        echo(f"{os.path.join(folder, name)} is there, whole. Next: genrekeras fma check {shlex.quote(folder)}")
+        echo(f"{os.path.join(folder, name)} is complete. Next: genrekeras fma check {shlex.quote(folder)}")
 
 
 @group.command()
 @FOLDER
 @SUBSET
-@file_to_write("--csv", "table", endings=(), help="Write a row for each clip to this file.")
+@file_to_write("--csv", "table", endings=(), help="Write a CSV table with one row per clip.")
 @click.pass_context
 def check(context, folder, subset, table):
-    """Decode every clip in FOLDER and tell what is there.
+    """Report missing and damaged clips in FOLDER.
 
-    The exit code is 0 if FOLDER is what it should be, and 1 if it is not.
+    All clips are decoded. The exit code is 0 if the subset is usable, and 1 if it is not.
     """
-    with errors_named():
+    with error_handling():
         from genrekeras.datasets import fma
 
-        found = fma.check(folder, subset)
-        echo(str(found))
+        result = fma.check(folder, subset)
+        echo(str(result))
         if table:
             with atomic_write(table) as temporary:
-                found.clips.to_csv(temporary)
-    context.exit(0 if found.usable else 1)
+                result.clips.to_csv(temporary)
+    context.exit(0 if result.usable else 1)
 
 
 @group.command()
 @FOLDER
 @SUBSET
-@click.option("--sample-rate", type=click.IntRange(min=1), default=22050, show_default=True, help="In Hz.")
-@click.option("--prepared-dir", type=click.Path(file_okay=False), help="Where to.  [default: FOLDER/prepared]")
+@click.option("--sample-rate", type=click.IntRange(min=1), default=22050, show_default=True, help="Sample rate in Hz.")
+@click.option(
+    "--prepared-dir", type=click.Path(file_okay=False), help="The folder to write.  [default: FOLDER/prepared]"
+)
 @click.option(
     "--beam",
     metavar="OPTIONS",
-    help='Build with Apache Beam under these options, such as "--runner=DirectRunner --direct_num_workers=8 '
+    help='Build with Apache Beam and these options, such as "--runner=DirectRunner --direct_num_workers=8 '
     '--direct_running_mode=multi_processing".',
 )
 def build(folder, subset, sample_rate, prepared_dir, beam):
-    """Decode the clips in FOLDER once and store them for training."""
-    with errors_named():
+    """Decode the clips in FOLDER and store them for training."""
+    with error_handling():
         from genrekeras.datasets import fma
         from genrekeras.datasets.splits import leakage
 
@@ -84,20 +87,20 @@ def build(folder, subset, sample_rate, prepared_dir, beam):
             beam_options=options,
             protocol=_protocol_of_table(folder),
         )
-        echo(f"{data}\n\nWhat the splits share:\n\n{leakage(data)}")
+        echo(f"{data}\n\nArtists, albums and sounds that splits share:\n\n{leakage(data)}")
 
 
 @group.command()
 @FOLDER
 @SUBSET
-@file_to_write("-o", "--output", endings=(".npz",), required=True, help="The file to write, .npz.")
-def frames(folder, subset, output):
-    """Keep 128 spectra of each clip, for training without audio.
+@file_to_write("-o", "--output", endings=(".npz",), required=True, help="The .npz file to write.")
+def spectrograms(folder, subset, output):
+    """Write spectrograms for training without audio.
 
-    The clips in FOLDER are built at 44,100 Hz first. Of each, 29.98 s are heard (those of FMA have 29.98 s or 30.00 s);
-    the file holds 16 KiB a clip. experiments/train_ensemble.py trains on it.
+    The clips in FOLDER are built at 44,100 Hz first. The file has 128 frames of each clip (16 KiB), sampled from its
+    first 29.98 s (clips of FMA have 29.98 or 30.00 s). experiments/train_ensemble.py trains on it.
     """
-    with errors_named():
+    with error_handling():
         import genrekeras as gk
         from genrekeras.datasets import fma
 
@@ -112,13 +115,14 @@ def frames(folder, subset, output):
             fine_tune="all",
         )
         splits = [data.train, data.validation, *([] if data.protocol == "random" else [data.test])]
-        images = [gk.datasets.compute_spectrograms(split, model) for split in splits if len(split)]
-        gk.datasets.save_spectrograms(output, *images)
-        echo(f"{output}: {size(os.path.getsize(output))}")
+        gk.datasets.save_spectrograms(
+            output, *(gk.datasets.compute_spectrograms(split, model) for split in splits if len(split))
+        )
+        echo(f"{output}: {format_size(os.path.getsize(output))}")
 
 
 def _protocol_of_table(folder):
-    """A protocol that the folder's table can serve: train_labels.csv knows no splits."""
+    """Return the protocol for the table in a folder: tracks.csv has official splits, train_labels.csv has none."""
     from genrekeras.datasets import fma
 
     return "official" if os.path.basename(fma.find_table(folder)) == "tracks.csv" else "random"

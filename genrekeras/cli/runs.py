@@ -1,21 +1,21 @@
-"""Commands for the output folders of experiments: report a run, and compare runs."""
+"""Commands for the output folders of experiments: report, compare."""
 
 import json
 import os
 import textwrap
 
 import click
-from genrekeras.cli.common import PICTURES, errors_named, file_to_write
+from genrekeras.cli.common import PICTURES, error_handling, file_to_write
 from genrekeras.utils.io import atomic_write
 from genrekeras.utils.progress import printable
 
 _COLUMNS = 80
-_WIDEST_NAME = 12  # the numbers take the rest of a line
+_MAX_NAME_WIDTH = 12  # the figures need the rest of a line
 
 
 @click.command()
 @click.argument("folder", metavar="RUN", type=click.Path(file_okay=False))
-@file_to_write("-o", "--output", endings=(".html",), help="The page.  [default: RUN/reports.html]")
+@file_to_write("-o", "--output", endings=(".html",), help="The .html file to write.  [default: RUN/report.html]")
 def report(folder, output):
     """Write an HTML report of a training run.
 
@@ -23,46 +23,56 @@ def report(folder, output):
     """
     from genrekeras import reports
 
-    with errors_named():
-        output = output or os.path.join(folder, "reports.html")
+    with error_handling():
+        output = output or os.path.join(folder, "report.html")
         reports.html(reports.load_run(folder), output)
         click.echo(output)
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
-@click.option("--split", type=click.Choice(["validation", "test"]), default="test", show_default=True)
-@click.option("--first-clip", is_flag=True, help="By the first clip of each track, not by several of each.")
-@file_to_write("-o", "--output", endings=(*PICTURES, ".csv"), help="A picture (.png, .pdf, .svg) or a .csv table.")
+@click.option(
+    "--split",
+    type=click.Choice(["validation", "test"]),
+    default="test",
+    show_default=True,
+    help="The split to compare.",
+)
+@click.option(
+    "--first-clip", is_flag=True, help="Compare predictions of the first clip of each track, not of several clips."
+)
+@file_to_write(
+    "-o", "--output", endings=(*PICTURES, ".csv"), help="Write a .png, .pdf or .svg figure, or a .csv table."
+)
 def compare(runs, split, first_clip, output):
     """Compare the scores of several runs.
 
-    RUNS are folders that experiments left, or .json files that `genrekeras evaluate` wrote, of the same clips. Each
-    accuracy is compared with that of the first run. The interval of the difference is that of a paired bootstrap over
-    clips: if it contains 0, the difference may be due to chance.
+    RUNS are output folders of experiments, or .json files that `genrekeras evaluate` wrote. All must be evaluated on
+    the same clips. Each accuracy is compared with that of the first run. The interval of the difference is that of a
+    paired bootstrap over clips: if it contains 0, the difference may be due to chance.
     """
     from genrekeras import visualization
     from genrekeras.evaluation import comparison
 
-    with errors_named():
+    with error_handling():
         names = _short_names(runs)
-        found = {name: _report(run, split, first_clip) for name, run in zip(names, runs, strict=True)}
-        table = comparison.compare(found)
-        first = next(iter(found.values()))
+        reports = {name: _report(run, split, first_clip) for name, run in zip(names, runs, strict=True)}
+        table = comparison.compare(reports)
+        first = next(iter(reports.values()))
         same = (table["input_coverage"] == first.input_coverage).all()
-        heard = f", {first.input_coverage}" if same and first.input_coverage else ""
-        about = f"{first.split}, {first.protocol} protocol, {len(first.labels)} clips{heard}"
-        click.echo("\n".join([*_wrapped(about), ""]))
-        titles = [_wrapped(name if same else f"{name}: {heard}") for name, heard in table["input_coverage"].items()]
-        width = min(_WIDEST_NAME, max(len(lines[0]) for lines in titles))
+        coverage = f", {first.input_coverage}" if same and first.input_coverage else ""
+        title = f"{first.split}, {first.protocol} protocol, {len(first.labels)} clips{coverage}"
+        click.echo("\n".join([*_wrapped(title), ""]))
+        titles = [_wrapped(name if same else f"{name}: {text}") for name, text in table["input_coverage"].items()]
+        width = min(_MAX_NAME_WIDTH, max(len(lines[0]) for lines in titles))
         click.echo(f"{'':<{width}}  {'accuracy [95 %]':<21}  macro-F1  log-loss  difference [95 %]")
         for lines, row in zip(titles, table.itertuples(), strict=True):
-            if len(lines) > 1 or len(lines[0]) > width:  # on lines of its own
+            if len(lines) > 1 or len(lines[0]) > width:  # a name that does not fit is printed above its figures
                 click.echo("\n".join(lines))
                 lines = [""]
             accuracy = f"{row.accuracy:6.1%} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
             difference = ""
-            if row.difference == row.difference:  # of all but the first
+            if row.difference == row.difference:  # NaN for the first run
                 low, high = 100 * row.difference_low, 100 * row.difference_high
                 difference = f"  {row.difference:+6.1%} [{low:+.1f}, {high:+.1f}]"
             click.echo(f"{lines[0]:<{width}}  {accuracy:<21}  {row.macro_f1:8.3f}  {row.log_loss:8.3f}{difference}")
@@ -74,6 +84,7 @@ def compare(runs, split, first_clip, output):
 
 
 def _report(run, split, first_clip):
+    """Return the `Report` of a run's folder or of a .json file."""
     from genrekeras import reports
     from genrekeras.evaluation import Report
 
@@ -83,16 +94,15 @@ def _report(run, split, first_clip):
                 return Report.from_dict(json.load(file))
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{run} cannot be read as a report: {error}") from error
-    found = reports.load_run(run).reports
-    wanted = [split] if first_clip else [f"{split}_tracks", split]
-    for name in wanted:
-        if name in found:
-            return found[name]
-    raise ValueError(f"{run} holds no scores of {split}, but {', '.join(found) or 'none at all'}.")
+    of_run = reports.load_run(run).reports
+    for name in [split] if first_clip else [f"{split}_tracks", split]:
+        if name in of_run:
+            return of_run[name]
+    raise ValueError(f"{run} holds no scores of the split {split}. It holds: {', '.join(of_run) or 'none'}.")
 
 
 def _wrapped(text):
-    """Return lines that fit the terminal."""
+    """Return the lines of a text, each with at most 80 characters."""
     return textwrap.wrap(printable(text), _COLUMNS, break_on_hyphens=False) or [""]
 
 
@@ -103,4 +113,4 @@ def _short_names(runs):
         names = ["/".join(part[-count:]) for part in parts]
         if len(set(names)) == len(names):
             return names
-    raise ValueError("A run is named twice.")
+    raise ValueError("RUNS must be different runs, but one is given twice.")

@@ -1,4 +1,4 @@
-"""Collections of labelled music as splits, and splits as batches for `model.fit`."""
+"""Load collections of labelled music as splits, and make batches of a split for `keras.Model.fit`."""
 
 from genrekeras.datasets.batches import Batches, batches, class_weights
 from genrekeras.datasets.fma import load_fma

@@ -1,4 +1,4 @@
-"""Batches of waveforms for `model.fit`."""
+"""Batches of waveforms and labels for `keras.Model.fit`."""
 
 import concurrent.futures
 import copy
@@ -32,40 +32,41 @@ def batches(
     workers=1,
     processes=False,
 ):
-    """What `model.fit` takes: batches of clips of equal length with their labels.
+    """Return batches of clips of equal length with their labels, for `keras.Model.fit`.
 
-    Clips are read from disk batch by batch; memory does not grow with their number.
+    Clips are read from disk batch by batch, so memory does not grow with their number.
 
     Args:
-        split: `Split`, or any sequence of such elements with the attributes `sample_rate` and `genres`.
+        split: `Split`, or another sequence of elements of this form with the attributes `sample_rate` and `genres`.
         batch_size: int > 0; the last batch of an epoch may be smaller.
-        clip_seconds: float > 0; longer clips are cropped, shorter ones brought to length by
+        clip_seconds: float > 0, length of the clips. Longer clips are cropped, shorter clips are padded by
             `genrekeras.audio.to_length`.
-        crop: `"start"`, `"center"`, `"even"` (`crops` of them at equal distances, from the start of the clip to
-            its end; a single one in its center), or `"random"`, anew in each epoch.
-        crops: int > 0, how many of each clip an epoch holds (of `"start"` and `"center"` all the same, for
-            augmentation to tell apart). Those of a clip follow each other, unless they are shuffled.
-        shuffle: bool, a new order in each epoch.
-        seed: int; the same seed gives the same batches, epoch by epoch, and epochs differ.
-        mixup_alpha: float >= 0; if positive, each clip of a batch is mixed with another one of it, `m * clip + (1 - m) *
-            other` with m drawn from Beta(mixup_alpha, mixup_alpha), and labels are one-hot rows mixed likewise (train with
-            `categorical_crossentropy`).
+        crop: the part of a longer clip that is used: `"start"`; `"center"`; `"even"`, `crops` parts at equal distances
+            from the start to the end of the clip (or its center, if `crops` is 1); or `"random"`, drawn in each epoch.
+        crops: int > 0, how many crops of each clip an epoch contains. The crops of a clip are consecutive unless they
+            are shuffled. With `"start"` and `"center"` they are equal, and only augmentation makes them differ.
+        shuffle: bool, whether each epoch has a new random order.
+        seed: int >= 0. Equal seeds give equal batches, epoch by epoch. The epochs of a seed differ.
+        mixup_alpha: float >= 0. If positive, each clip of a batch is mixed with another clip of the batch,
+            `m * clip + (1 - m) * other` with m drawn from Beta(mixup_alpha, mixup_alpha). Labels are one-hot rows that
+            are mixed in the same way (train with `categorical_crossentropy`).
             Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
-        one_hot: bool, labels as one-hot rows without mixup_alpha too: those of the validation data of a model that is trained
-            with it.
-        class_weight: `None`; `"balanced"`, each genre weighs as much as any other, see `class_weights`; or a sequence
-            of floats, one a genre. A clip that is mixed weighs as its mixed label.
-        workers: int > 0; with more than one, as many threads read batches ahead. The batches are the same.
-        processes: bool, the workers are processes rather than threads. They start with Python's "spawn": the script
-            that calls this must keep to `if __name__ == "__main__"`.
+        one_hot: bool, whether labels are one-hot rows even without mixup, as the validation data of a model that is
+            trained with mixup must have.
+        class_weight: `None`; `"balanced"`, equal total weight of all genres, see `class_weights`; or a sequence of
+            floats >= 0, one per genre. The weight of a mixed clip follows from its mixed label.
+        workers: int > 0, number of threads that read batches ahead if it is greater than 1. The batches do not
+            depend on it.
+        processes: bool, whether the workers are processes instead of threads. They start with Python's "spawn" method,
+            so a script must call this function below `if __name__ == "__main__":`.
 
     Returns:
-        `Batches`, a `keras.utils.PyDataset` of `(waveforms, labels)`: `(batch, clip_seconds * sample_rate)` float32,
-        and `(batch,)` int32 or, under mixup_alpha or `one_hot`, `(batch, len(genres))` float32; with `class_weight` a third,
-        `(batch,)` float32, the weights.
+        `Batches`, a `keras.utils.PyDataset` of `(waveforms, labels)` or, with `class_weight`, `(waveforms, labels,
+        weights)`. `waveforms` is `(batch, clip_seconds * sample_rate)` float32. `labels` is `(batch,)` int32 or, with
+        `mixup_alpha` or `one_hot`, `(batch, len(genres))` float32. `weights` is `(batch,)` float32.
 
     Raises:
-        ValueError: an option is out of range; the split is empty.
+        ValueError: an argument is out of range, or the split is empty.
     """
     if not all(hasattr(split, name) for name in ("__len__", "sample_rate", "genres")):
         raise ValueError(f"`split` must be a split, such as `data.train`. Received: {type(split).__name__}")
@@ -73,20 +74,20 @@ def batches(
         raise ValueError(f"`crop` must be one of {CROPS}. Received: crop={crop!r}")
     check_integers(batch_size=(batch_size, 1), crops=(crops, 1), workers=(workers, 1), seed=(seed, 0))
     if round(clip_seconds * split.sample_rate) < 1:
-        raise ValueError(f"`clip_seconds` must be > 0, and a sample at least. Received: clip_seconds={clip_seconds}")
+        raise ValueError(f"`clip_seconds` must be at least one sample long. Received: clip_seconds={clip_seconds}")
     if not mixup_alpha >= 0:
         raise ValueError(f"`mixup_alpha` must be >= 0. Received: mixup_alpha={mixup_alpha}")
     if len(split) == 0:
         raise ValueError(f"`split` has no clips. Received: split={split!r}")
     samples = round(clip_seconds * split.sample_rate)
     weights = checked_weights(class_weight, split)
-    make = _Batch(samples, tuple(split.genres), crop, crops, mixup_alpha, one_hot or mixup_alpha > 0, weights)
+    maker = _BatchMaker(samples, tuple(split.genres), crop, crops, mixup_alpha, one_hot or mixup_alpha > 0, weights)
     clips = grain.MapDataset.source(_Crops(split, crops)).seed(seed)
     if shuffle:
         clips = clips.shuffle()
-    data = clips.random_map(make.clip).batch(batch_size).random_map(make.batch)
-    numbers = grain.MapDataset.source(range(len(split) * crops)).seed(seed)
-    track_ids = (numbers.shuffle() if shuffle else numbers).map(lambda i: _track_id(split, i // crops))
+    data = clips.random_map(maker.clip).batch(batch_size).random_map(maker.batch)
+    indices = grain.MapDataset.source(range(len(split) * crops)).seed(seed)
+    track_ids = (indices.shuffle() if shuffle else indices).map(lambda i: _track_id(split, i // crops))
     fingerprint = {
         "split": getattr(split, "fingerprint", None),
         "clips": len(split),
@@ -97,7 +98,7 @@ def batches(
         "shuffle": shuffle,
         "seed": seed,
         "mixup_alpha": mixup_alpha,
-        "one_hot": make.one_hot,
+        "one_hot": maker.one_hot,
         "class_weight": None if weights is None else weights.tolist(),
     }
     track_ids, genres = track_ids.batch(batch_size), tuple(split.genres)
@@ -105,16 +106,16 @@ def batches(
 
 
 def class_weights(split):
-    """What a clip of each genre must weigh for all genres to weigh the same, and a clip 1 on average.
+    """Return class weights with which all genres have the same total weight and a clip has the mean weight 1.
 
     Args:
-        split: `Split`, or what has `labels` and `genres`.
+        split: `Split`, or another object with `labels` and `genres`.
 
     Returns:
-        `(len(genres),)` float32: `clips / (genres that occur * clips of the genre)`; 0 for a genre without clips.
+        `(len(genres),)` float32: `clips / (genres with clips * clips of the genre)`; 0 for a genre without clips.
     """
     if not hasattr(split, "labels"):
-        raise ValueError(f"`split` must have `labels`, as those of a dataset have. Received: {type(split).__name__}")
+        raise ValueError(f"`split` must have the attribute `labels`. Received: {type(split).__name__}")
     counts = np.bincount(split.labels, minlength=len(split.genres))
     weights = np.zeros(len(counts), "float32")
     weights[counts > 0] = len(split.labels) / ((counts > 0).sum() * counts[counts > 0])
@@ -122,35 +123,47 @@ def class_weights(split):
 
 
 def fill(array, data, function, title):
-    """Put what a function makes of the inputs of all batches into an array, row after row, with a progress bar."""
+    """Fill an array with the outputs of a function for the inputs of all batches, with a progress bar.
+
+    Args:
+        array: `(n, ...)` array, which is changed.
+        data: `Batches` of n elements in total.
+        function: callable, inputs of a batch -> rows of `array`.
+        title: str, text before the progress bar.
+    """
     row = 0
     with bar(len(array), title, "clip") as progress:
         for index in range(len(data)):
-            found = function(data[index][0])
-            array[row : row + len(found)] = found
-            row += len(found)
-            progress.update(len(found))
+            outputs = function(data[index][0])
+            array[row : row + len(outputs)] = outputs
+            row += len(outputs)
+            progress.update(len(outputs))
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches that are known by their position, as `batches` makes them.
+    """Batches that depend only on the epoch and their index, so that training can be resumed anywhere.
+
+    They are made by `batches` and `image_batches`.
 
     Args:
         data: `grain.MapDataset` of the batches of an epoch.
-        sample_rate, genres, clip_seconds, workers, processes: as in `batches`.
+        sample_rate: int, in Hz, of the clips.
+        genres: tuple of str, in the order of the labels.
+        clip_seconds: float, length of the clips; `None` for images.
         track_ids: `grain.MapDataset` of the track ids of these batches.
-        fingerprint: JSON-serializable dict, equal for equal batches: content of the split, options, seed.
+        fingerprint: JSON-serializable dict that identifies the batches: content of the split, options and seed.
+        workers, processes: as in `batches`.
 
     Attributes:
-        sample_rate, genres, clip_seconds: of the data; `GenreClassifier.fit` compares them with those of the model.
+        sample_rate, genres, clip_seconds: the arguments; `GenreClassifier.fit` compares them with those of the model.
         fingerprint: the argument; `genrekeras.training.fit` compares it with that of the run to resume.
-        epoch: int, the epoch of the next batches. It is incremented at the end of an epoch, and set at the start of an
+        epoch: int, epoch of the next batches. It is incremented at the end of an epoch, and set at the start of an
             epoch by the callback of `fit_options`.
     """
 
     def __init__(self, data, sample_rate, genres, clip_seconds, track_ids, fingerprint, workers=1, processes=False):
-        # Keras' own workers hand out stale batches after a pass that was broken off, as that is in which Keras builds a
-        # model; ours know batches by their position.
+        # The workers of Keras are not used: after an incomplete pass, such as the one in which Keras builds a model,
+        # they return batches of that pass. The workers of this class find batches by their position.
         super().__init__()
         self.sample_rate = sample_rate
         self.genres = genres
@@ -158,19 +171,19 @@ class Batches(keras.utils.PyDataset):
         self.fingerprint = fingerprint
         self.epoch = 0
         self._first, self._last = 0, len(data)
-        # An epoch is a repetition with its own seed, so that batch i of epoch e is element e * steps + i.
+        # Each epoch is a repetition with its own seed: batch i of epoch e is the element e * steps + i.
         self._batches, self._track_ids = data.repeat(), track_ids.repeat()
         self._workers_ahead = workers
         self._processes = processes
         self._pool = None
-        self._ahead = {}  # position -> future
+        self._ahead = {}  # dict, position -> future of a batch
 
     def __len__(self):
         return self._last - self._first
 
     def __getitem__(self, index):
         if not 0 <= index < len(self):
-            raise IndexError(f"Batch {index} of {len(self)}")
+            raise IndexError(f"Batch {index} does not exist: there are {len(self)} batches")
         position = self.epoch * self._last + self._first + index
         if self._workers_ahead == 1 and not self._processes:
             return self._batches[position]
@@ -192,8 +205,8 @@ class Batches(keras.utils.PyDataset):
             callbacks: as in `keras.Model.fit`.
 
         Returns:
-            dict of `callbacks`, with one that sets `epoch`, and `shuffle`: Keras would shuffle the batches by the
-            global random state of Python.
+            dict of `callbacks`, including one that sets `epoch`, and `shuffle=False`, because Keras would shuffle the
+            batches with the global random state of Python.
         """
         if isinstance(callbacks, keras.callbacks.CallbackList):
             present = callbacks.callbacks
@@ -204,45 +217,49 @@ class Batches(keras.utils.PyDataset):
         return {"callbacks": callbacks, "shuffle": False}
 
     def rest(self, epoch, batch):
-        """The batches of an epoch that was broken off, from `batch` on.
+        """Return the remaining batches of an interrupted epoch.
 
-        `model.fit(data.rest(3, 17), initial_epoch=3, epochs=4)` ends epoch 3 (the fourth) behind its first 17 batches;
-        `model.fit(data, initial_epoch=4, epochs=20)` goes on as if nothing had happened.
+        If epoch 3 was interrupted after 17 batches, `model.fit(data.rest(3, 17), initial_epoch=3, epochs=4)` completes
+        it, and `model.fit(data, initial_epoch=4, epochs=20)` continues the training.
 
         Args:
-            epoch: int >= 0.
-            batch: int, 0 <= batch < len(self).
+            epoch: int >= 0, counted from 0.
+            batch: int, 0 <= batch < len(self), the first batch that remains.
 
         Returns:
             `Batches`.
         """
         if epoch < 0 or not 0 <= batch < self._last:
             raise ValueError(
-                f"`epoch` must be >= 0, and `batch` lie in 0..{self._last - 1}. Received: epoch={epoch}, batch={batch}"
+                f"`epoch` must be >= 0 and `batch` in 0..{self._last - 1}. Received: epoch={epoch}, batch={batch}"
             )
         rest = copy.copy(self)
         rest.epoch, rest._first = epoch, batch
         return rest
 
     def track_ids(self, epoch, batch):
-        """Ids of the tracks in a batch of an epoch: a list of int."""
+        """Return the ids of the tracks in a batch of an epoch, a list of int."""
         return [int(track_id) for track_id in self._track_ids[epoch * self._last + batch]]
 
     def _start_workers(self):
+        """Return a pool of threads or processes, and a function that submits the batch at a position."""
         if not self._processes:
             pool = concurrent.futures.ThreadPoolExecutor(self._workers_ahead)
             return pool, lambda position: pool.submit(self._batches.__getitem__, position)
         pool = concurrent.futures.ProcessPoolExecutor(
-            self._workers_ahead, multiprocessing.get_context("spawn"), _remember, (self._batches,)
+            self._workers_ahead, multiprocessing.get_context("spawn"), _start_worker, (self._batches,)
         )
-        # A process that multiprocessing made waits for its own ones before concurrent.futures sends them home, and
-        # closes (with priority 10) the queue by which they are told to go.
-        multiprocessing.util.Finalize(pool, _shut, (weakref.ref(pool),), exitpriority=11)
-        return pool, lambda position: pool.submit(_remembered, position)
+        # In a process that multiprocessing started, multiprocessing waits for child processes before concurrent.futures
+        # stops them. With priority 10, it also closes the queue that stops them; so they are stopped before that.
+        multiprocessing.util.Finalize(pool, _shut_down, (weakref.ref(pool),), exitpriority=11)
+        return pool, lambda position: pool.submit(_worker_batch, position)
 
 
 class _SetEpoch(keras.callbacks.Callback):
-    """Set the epoch of batches. Counting is not enough: Keras reads a batch to build a model and ends an epoch."""
+    """Set the epoch of batches.
+
+    `Batches.on_epoch_end` alone would count too many epochs: Keras also calls it after it has built a model.
+    """
 
     def __init__(self, data):
         super().__init__()
@@ -258,7 +275,7 @@ def _track_id(split, index):
 
 @dataclasses.dataclass(frozen=True)
 class _Crops:
-    """Each clip of a split several times, with the number of its crop."""
+    """Sequence in which each clip of a split is repeated, with the number of its crop."""
 
     split: object
     crops: int
@@ -271,8 +288,8 @@ class _Crops:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Batch:
-    """How elements of a split become a batch. It travels to worker processes."""
+class _BatchMaker:
+    """Functions that turn elements of a split into a batch. Worker processes get it pickled."""
 
     samples: int
     genres: tuple
@@ -283,29 +300,30 @@ class _Batch:
     weights: np.ndarray
 
     def clip(self, element, rng):
-        """(waveform, label) of one clip."""
+        """Return the waveform and the label of a crop of a clip."""
         waveform, label = element["audio"], element["genre"]
         if not 0 <= label < len(self.genres):
             raise ValueError(
-                f"The label of track {element['track_id']} must lie in 0..{len(self.genres) - 1}. Received: {label}"
+                f"The label of track {element['track_id']} must be in 0..{len(self.genres) - 1}. Received: {label}"
             )
         start = self._start(max(0, len(waveform) - self.samples), element["crop"], rng)
         clip = audio.to_length(waveform[start:], self.samples)
-        return np.array(clip), np.int32(label)  # a copy, that does not hold the whole track in memory
+        return np.array(clip), np.int32(label)  # a copy, so that the track can be freed
 
     def batch(self, clips, rng):
-        """What `fit` takes."""
+        """Return the batch that `Batches` yields."""
         waveforms, labels = clips
         rows = np.eye(len(self.genres), dtype="float32")[labels]
         if self.mixup_alpha:
             other = rng.permutation(len(labels))
-            part = rng.beta(self.mixup_alpha, self.mixup_alpha, (len(labels), 1)).astype("float32")
-            waveforms = part * waveforms + (1 - part) * waveforms[other]
-            rows = part * rows + (1 - part) * rows[other]
+            weight = rng.beta(self.mixup_alpha, self.mixup_alpha, (len(labels), 1)).astype("float32")
+            waveforms = weight * waveforms + (1 - weight) * waveforms[other]
+            rows = weight * rows + (1 - weight) * rows[other]
         batch = waveforms, (rows if self.one_hot else labels)
         return batch if self.weights is None else (*batch, rows @ self.weights)
 
     def _start(self, spare, crop, rng):
+        """Return the first sample of a crop of a clip that is `spare` samples too long."""
         if self.crop == "random":
             return int(rng.integers(spare + 1))
         if self.crop == "even" and self.crops > 1:
@@ -314,13 +332,22 @@ class _Batch:
 
 
 def check_integers(**arguments):
-    """Raise a ValueError that names the first of these, name -> (value, least), that is no integer or too small."""
-    for name, (value, least) in arguments.items():
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}")
+    """Raise a `ValueError` if an argument is not an integer or too small.
+
+    Args:
+        arguments: name -> (value, minimum).
+    """
+    for name, (value, minimum) in arguments.items():
+        if not isinstance(value, int) or value < minimum:
+            raise ValueError(f"`{name}` must be an integer >= {minimum}. Received: {name}={value!r}")
 
 
 def checked_weights(class_weight, split):
+    """Return the argument `class_weight` of `batches` as a `(len(split.genres),)` float32 array, or `None`.
+
+    Raises:
+        ValueError: `class_weight` is not one of the allowed values.
+    """
     if class_weight is None:
         return None
     if isinstance(class_weight, str) and class_weight == "balanced":
@@ -331,30 +358,31 @@ def checked_weights(class_weight, split):
         weights = np.zeros(0)
     if weights.shape != (len(split.genres),) or not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError(
-            f'`class_weight` must be None, "balanced", or {len(split.genres)} numbers >= 0, one a genre. '
+            f'`class_weight` must be None, "balanced", or {len(split.genres)} numbers >= 0, one per genre. '
             f"Received: class_weight={class_weight!r}"
         )
     return weights
 
 
-def _shut(pool):
-    if pool := pool():
+def _shut_down(reference):
+    """Stop the processes of a pool, given a weak reference to it."""
+    if pool := reference():
         pool.shutdown(cancel_futures=True)
 
 
-_DATA = []  # of a worker process
+_worker_data = []  # in a worker process: the `grain.MapDataset` that it reads
 
 
-def _remember(data):
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _DATA[:] = [data]
+def _start_worker(data):
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    _worker_data[:] = [data]
 
 
-def _end_with_parent():
-    """Or the workers of a process that was killed would wait for work for ever."""
+def _exit_with_parent():
+    """Exit this worker process as soon as its parent process has ended; if that was killed, it cannot stop workers."""
     multiprocessing.parent_process().join()
     os._exit(1)
 
 
-def _remembered(position):
-    return _DATA[0][position]
+def _worker_batch(position):
+    return _worker_data[0][position]

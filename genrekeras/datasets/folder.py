@@ -1,4 +1,4 @@
-"""One's own music: a folder with one folder a genre."""
+"""Load a folder of music that has one folder per genre."""
 
 import os
 import warnings
@@ -13,45 +13,48 @@ from genrekeras.utils.progress import print_message
 
 
 class MusicFolder(Store):
-    """A folder of music as a TFDS dataset."""
+    """TFDS dataset of a folder of music."""
 
-    DESCRIPTION = "A folder of music with one folder a genre."
+    DESCRIPTION = "A folder of music with one folder per genre."
 
 
 def load_folder(data_dir, protocol="artist_album", sample_rate=22050, seed=0, prepared_dir=None, beam_options=None):
-    """Music of one's own: `data_dir/GENRE/.../file`, in any format that libsndfile reads.
+    """Load a folder of music with one folder per genre: `data_dir/GENRE/.../file`.
 
-    The genres are the names of the folders, sorted. Below them may be more folders: the one that holds a file is taken
-    for an album, the first one, if it holds folders, for an artist (the same in all genres), and what lies in one of
-    them stays in one split.
-    Files are decoded once and stored, as by `load_fma`; those that cannot be read, or that are shorter than 2 s, are
-    left out, named in one warning and counted. Nothing is written to `data_dir`.
+    The genres are the names of the folders, sorted. They may contain folders of artists and albums. The folder that
+    contains a file is an album. The first folder below the genre is an artist if it contains folders; artists of the
+    same name in several genres are the same artist.
+
+    Files are decoded once and stored, as by `load_fma`. Files that cannot be decoded, or that are shorter than 2 s, are
+    left out, counted and named in one warning. Nothing is written to `data_dir`.
 
     Args:
-        data_dir: str or path-like.
-        protocol: `"artist_album"`, some 80/10/10 by lot with whole artists and albums, as even in genres as these
-            allow; or `"random"`, 80/20 by lot within each genre, as in 2023. See `genrekeras.datasets.splits.assign_splits`.
+        data_dir: str or path-like. Files may have any format that `genrekeras.audio` reads.
+        protocol: `"artist_album"`, about 80/10/10 in each genre, with each artist and album in one split; or
+            `"random"`, 80/20 at random within each genre, as in the 2023 system. See
+            `genrekeras.datasets.splits.assign_splits`.
         sample_rate: int > 0, in Hz, at which clips are stored.
-        seed: int, of the lots.
-        prepared_dir: str or path-like, where to store the decoded clips (2.6 MB a minute at 22,050 Hz, before
-            compression); `None` is a folder in the user's cache (or in the environment variable GENREKERAS_CACHE).
+        seed: int, seed of the random assignment to splits.
+        prepared_dir: str or path-like, folder for the decoded clips (2.6 MB per minute at 22,050 Hz, before
+            compression); `None` is a folder in `genrekeras.utils.io.cache_dir()`.
         beam_options: as in `load_fma`.
 
     Returns:
-        `Dataset`. A `track_id` is the place of a file in the order of their names; `tracks` of a split tell the paths.
+        `Dataset`. A `track_id` is the position of a file in the sorted list of names; the table `tracks` of a split
+        contains the paths.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: fewer than two genres, or not one file that can be read.
-        OSError: `prepared_dir` cannot be written, or its disk has too little room.
+        FileNotFoundError: the folder does not exist.
+        ValueError: there are fewer than two genres, no file can be decoded, or an argument is out of range.
+        OSError: `prepared_dir` cannot be written, or its disk has too little free space.
     """
     tracks = find_files(data_dir)
     genres = tuple(dict.fromkeys(tracks["genre"]))
     data_dir = os.path.abspath(data_dir)
     prepared_dir = os.path.join(cache_dir(), "folders") if prepared_dir is None else prepared_dir
     with only_absl_errors():
-        builder = prepare(MusicFolder, tracks, genres, "own", sample_rate, protocol, prepared_dir, beam_options)
-    print_message(f"The decoded clips of {data_dir} are in {builder.data_dir}")
+        builder = prepare(MusicFolder, tracks, genres, "folder", sample_rate, protocol, prepared_dir, beam_options)
+    print_message(f"The decoded clips of {data_dir} are stored in {builder.data_dir}")
     return as_dataset(builder, tracks, os.path.basename(data_dir), protocol, seed, data_dir)
 
 
@@ -64,9 +67,9 @@ def find_files(data_dir):
         data_dir: str or path-like.
 
     Returns:
-        `pandas.DataFrame` indexed by `track_id`, in the order of genres and names, with `genre`, `path`, `bytes` (-1: a
-        link to nowhere), `changed` (when, and in which folder), `folder` (the genre), `title` (the file's name),
-        `artist`, `artist_id`, `album`, `album_id`.
+        `pandas.DataFrame` indexed by `track_id`, sorted by genre and name, with the columns `genre`, `path`, `bytes`
+        (-1 for a broken link), `changed` (modification time and folder), `folder` (the genre), `title` (the name of the
+        file), `artist`, `artist_id`, `album` and `album_id`.
 
     Raises:
         FileNotFoundError, ValueError: as `load_folder`.
@@ -74,65 +77,70 @@ def find_files(data_dir):
     data_dir = os.fspath(data_dir)
     if not os.path.isdir(data_dir):
         raise FileNotFoundError(f"`data_dir` is not a folder. Received: data_dir={data_dir!r}")
-    found, closed = files_below(data_dir)
-    names, strange = [], []
-    for name in found:
-        extension = os.path.splitext(name)[1].lower()
-        if extension in audio.EXTENSIONS and "/" in name:
-            names.append(name)
-        elif extension in audio.EXTENSIONS:
-            strange.append(name)
-    if closed:
+    files, unreadable = files_below(data_dir)
+    names, without_genre = [], []
+    for name in files:
+        if os.path.splitext(name)[1].lower() in audio.EXTENSIONS:
+            (names if "/" in name else without_genre).append(name)
+    if unreadable:
         warnings.warn(
-            f"{data_dir}: {len(closed)} folders or links cannot be opened (the first: {closed[0]}). They are left out.",
+            f"{data_dir}: {len(unreadable)} folders or links cannot be opened (the first: {unreadable[0]}). They are "
+            "left out.",
             stacklevel=3,
         )
     genres = dict.fromkeys(name.split("/")[0] for name in names)
     if len(genres) < 2:
         raise ValueError(
-            f"{data_dir} must hold at least two folders with audio files, one a genre. "
+            f"{data_dir} must contain at least two folders with audio files, one per genre. "
             f"Received: {list(genres) or 'no folder with audio files'}"
         )
-    if strange:
+    if without_genre:
         warnings.warn(
-            f"{data_dir}: {len(strange)} audio files are not in the folder of a genre (the first: {strange[0]}). They "
-            "are left out.",
+            f"{data_dir}: {len(without_genre)} audio files are not in the folder of a genre (the first: "
+            f"{without_genre[0]}). They are left out.",
             stacklevel=3,
         )
-    # A folder of folders is an artist, and the same in two genres; one of files only is an album, of one genre.
+    # A folder that contains folders is an artist, shared by all genres. A folder of files is an album of one genre.
     artists = {tuple(name.split("/")[:2]) for name in names if name.count("/") > 2}
     rows = [_row(data_dir, name, artists) for name in names]
-    # Of type object: pandas' strings cannot hold a name that is not UTF-8.
-    rows = pd.DataFrame(rows, dtype=object).rename_axis("track_id").astype({"bytes": "int64"})
+    # The dtype is object because strings of pandas cannot hold a name that is not UTF-8.
+    tracks = pd.DataFrame(rows, dtype=object).rename_axis("track_id").astype({"bytes": "int64"})
     for column in ("artist", "album"):
-        rows[f"{column}_id"] = pd.factorize(rows.pop(f"{column}_key"))[0]
-    return rows
+        tracks[f"{column}_id"] = pd.factorize(tracks.pop(f"{column}_key"))[0]
+    return tracks
 
 
 def _row(data_dir, name, artists):
+    """Return the row of a file as a dict.
+
+    Args:
+        data_dir: str.
+        name: str, the file relative to `data_dir`, with "/".
+        artists: set of (genre, name of a folder that is an artist).
+    """
     genre, *folders, file = name.split("/")
     path = os.path.join(data_dir, *name.split("/"))
     try:
         status = os.stat(path)
-        count, changed = status.st_size, f"{status.st_mtime_ns} {os.path.realpath(data_dir)}"
-    except OSError:  # a link to nowhere
-        count, changed = -1, ""
-    alone = path  # a file that lies in no folder below its genre
+        size, changed = status.st_size, f"{status.st_mtime_ns} {os.path.realpath(data_dir)}"
+    except OSError:  # a broken link
+        size, changed = -1, ""
+    # A file directly in the folder of its genre is its own artist and album.
     first = "/".join([genre, *folders[:1]])
     return {
         "genre": _text(genre),
         "path": path,
-        "bytes": count,
+        "bytes": size,
         "changed": changed,
         "folder": _text(genre),
         "title": _text(os.path.splitext(file)[0]),
         "artist": _text(folders[0]) if folders else "",
         "album": _text("/".join(folders)),
-        "artist_key": (folders[0] if (genre, folders[0]) in artists else first) if folders else alone,
-        "album_key": "/".join([genre, *folders]) if folders else alone,
+        "artist_key": (folders[0] if (genre, folders[0]) in artists else first) if folders else path,
+        "album_key": "/".join([genre, *folders]) if folders else path,
     }
 
 
 def _text(name):
-    """A file's name without bytes that are not UTF-8."""
+    """Return a file name in which bytes that are not UTF-8 are replaced."""
     return os.fsencode(name).decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""A table of tracks as splits: built once, then read at random and dealt by a protocol."""
+"""Build the store of a table of tracks, and load it as a `Dataset`."""
 
 import bisect
 import itertools
@@ -14,28 +14,28 @@ from google.protobuf.json_format import ParseError
 
 
 def prepare(store, tracks, genres, subset, sample_rate, protocol, prepared_dir, beam_options=None):
-    """The stored clips of a table of tracks, built if they are not there.
+    """Return the store of a table of tracks, which is built if it does not exist.
 
     Args:
         store: subclass of `Store`.
-        tracks: as `Store` takes them.
+        tracks: `pandas.DataFrame`, see `Store`.
         genres: sequence of str, in the order of their labels.
-        subset: str, a part of the dataset's name.
+        subset: str, part of the name of the configuration.
         sample_rate: int > 0, in Hz.
-        protocol: str, which the tracks will be dealt by.
-        prepared_dir: str or path-like. A folder of tracks that changed gets a new dataset in it; the old one is left
-            alone.
+        protocol: str, protocol by which the tracks will be assigned to splits.
+        prepared_dir: str or path-like. It contains one dataset for each state of the tracks: if they change, a new
+            dataset is built and the old one is kept.
         beam_options: sequence of str, options of a Beam pipeline, such as `["--runner=DirectRunner"]`; `None` builds
-            in threads of this process.
+            with threads of this process.
 
     Returns:
         `Store`, prepared.
 
     Raises:
-        ValueError: the tracks cannot be dealt by the protocol, or an argument is out of range.
+        ValueError: the protocol needs columns that the tracks do not have, or an argument is out of range.
         OSError: the folder cannot be written, or the clips that are stored in it cannot be read.
     """
-    check_protocol(protocol, tracks)  # before hours of decoding
+    check_protocol(protocol, tracks)  # before the decoding, which may take hours
     if not isinstance(sample_rate, int) or isinstance(sample_rate, bool) or sample_rate <= 0:
         raise ValueError(f"`sample_rate` must be a positive integer, in Hz. Received: sample_rate={sample_rate!r}")
     if set("*?[") & set(os.fspath(prepared_dir)):
@@ -46,24 +46,24 @@ def prepare(store, tracks, genres, subset, sample_rate, protocol, prepared_dir, 
     try:
         builder = store(tracks=tracks, config=config, data_dir=folder)
         if os.path.isdir(builder.data_dir) and builder.info.metadata.get("fingerprint") != content:
-            raise ValueError("dataset_info.json or metadata.json is missing, or belongs to other clips")
-    except (AssertionError, OSError, ParseError, TypeError, ValueError) as error:  # by TFDS, for damaged files
+            raise ValueError("dataset_info.json or metadata.json is missing or belongs to other clips")
+    except (AssertionError, OSError, ParseError, TypeError, ValueError) as error:  # raised by TFDS for damaged files
         raise _unreadable(folder, error) from error
     if not builder.is_prepared():
-        tfds.disable_progress_bar()  # one bar is enough: the store's own, in clips
+        tfds.disable_progress_bar()  # the store has its own, which counts clips
         builder.download_and_prepare(download_config=_download_config(beam_options))
     return builder
 
 
 def as_dataset(builder, tracks, name, protocol, seed, source):
-    """A prepared store as splits.
+    """Load a prepared store as a `Dataset`.
 
     Args:
         builder: `Store`, from `prepare`.
-        tracks: the table that it was built from.
-        name: str, of the dataset.
-        protocol, seed: of `genrekeras.datasets.splits.assign_splits`.
-        source: str, what warnings call the tracks: their folder.
+        tracks: `pandas.DataFrame` from which it was built.
+        name: str, name of the dataset.
+        protocol, seed: as in `genrekeras.datasets.splits.assign_splits`.
+        source: str, folder of the tracks, which warnings name.
 
     Returns:
         `Dataset`.
@@ -74,7 +74,7 @@ def as_dataset(builder, tracks, name, protocol, seed, source):
     )
     _warn_of_bad_clips(source, tracks["path"], metadata["missing"], incomplete, broken)
     with only_absl_errors():
-        clips = _Joined(builder, metadata["stored"])
+        clips = _Clips(builder, metadata["stored"])
 
     stored = pd.concat([pd.DataFrame(part) for part in metadata["stored"].values()], ignore_index=True)
     stored = stored.rename_axis("row").reset_index().set_index("track_id").sort_index()
@@ -84,16 +84,16 @@ def as_dataset(builder, tracks, name, protocol, seed, source):
     for column in ("artist_id", "album_id"):
         if column not in readable:
             readable[column] = UNKNOWN
-    places = assign_splits(protocol, readable, seed)
+    positions = assign_splits(protocol, readable, seed)
     if protocol == "artist_album":
-        _warn_of_empty_genres(source, readable["genre"], places)
+        _warn_of_empty_genres(source, readable["genre"], positions)
     readable = readable.drop(columns=["folder", "split"], errors="ignore")
     splits = {
         split: Split(
             split,
             clips,
-            stored["row"].to_numpy()[places[split]],
-            readable.iloc[places[split]],
+            stored["row"].to_numpy()[positions[split]],
+            readable.iloc[positions[split]],
             config.sample_rate,
             config.genres,
             protocol,
@@ -121,31 +121,32 @@ def as_dataset(builder, tracks, name, protocol, seed, source):
     )
 
 
-class _Joined:
-    """The clips of several splits of a prepared store as one sequence."""
+class _Clips:
+    """Sequence of the clips of several splits of a prepared store, one split after the other."""
 
     def __init__(self, builder, splits):
         self._sources = [builder.as_data_source(split=split) for split in splits]
-        self._ends = _ends(len(source) for source in self._sources)
+        self._ends = _cumulative(len(source) for source in self._sources)
         infos = [builder.info.splits[split] for split in splits]
         self._files = [os.fspath(path) for info in infos for path in info.filepaths]
-        self._files_end = _ends(length for info in infos for length in info.shard_lengths)
+        self._file_ends = _cumulative(length for info in infos for length in info.shard_lengths)
         self._folder = os.fspath(builder.data_dir)
 
     def __getitem__(self, index):
-        which = bisect.bisect_right(self._ends, index)
+        split = bisect.bisect_right(self._ends, index)
         try:
-            return self._sources[which][index - (self._ends[which - 1] if which else 0)]
-        except (RuntimeError, ValueError) as error:  # by ArrayRecord, without the name of the file
-            file = self._files[bisect.bisect_right(self._files_end, index)]
+            return self._sources[split][index - (self._ends[split - 1] if split else 0)]
+        except (RuntimeError, ValueError) as error:  # raised by ArrayRecord, without the name of the file
+            file = self._files[bisect.bisect_right(self._file_ends, index)]
             raise _unreadable(self._folder, f"{os.path.basename(file)}: {error}") from error
 
 
-def _ends(lengths):
+def _cumulative(lengths):
     return list(itertools.accumulate(lengths))
 
 
 def _unreadable(folder, reason):
+    """Return the exception for a dataset that cannot be read."""
     return OSError(
         f"The decoded clips in {folder} cannot be read: {reason}. Delete this folder; the next call decodes the clips "
         "again."
@@ -162,31 +163,31 @@ def _download_config(beam_options):
     return tfds.download.DownloadConfig(beam_options=PipelineOptions(list(beam_options)))
 
 
-def _warn_of_empty_genres(source, genres, places):
-    for split, members in places.items():
-        if lacking := sorted(set(genres) - set(genres.iloc[members])):
+def _warn_of_empty_genres(source, genres, positions):
+    for split, rows in positions.items():
+        if lacking := sorted(set(genres) - set(genres.iloc[rows])):
             warnings.warn(
-                f"{source}: {split} has no clip of {', '.join(lacking)}. Whole artists and albums go to a split, and "
-                "there are too few of them.",
+                f"{source}: {split} has no clip of {', '.join(lacking)}. An artist or album cannot be divided between "
+                "splits, and there are too few of them.",
                 stacklevel=5,
             )
 
 
 def _warn_of_bad_clips(source, paths, missing, incomplete, broken):
-    def named(reasons):
-        some = sorted(reasons.items())[:20]
-        names = ", ".join(f"{os.path.relpath(paths[track_id], source)} ({reason})" for track_id, reason in some)
-        return f"{names}{', ...' if len(reasons) > len(some) else ''}"
+    def listed(reasons):
+        first = sorted(reasons.items())[:20]
+        names = ", ".join(f"{os.path.relpath(paths[track_id], source)} ({reason})" for track_id, reason in first)
+        return f"{names}{', ...' if len(reasons) > len(first) else ''}"
 
     parts = []
     if missing:
         parts.append(f"{len(missing)} have no file (the first: {os.path.relpath(paths[missing[0]], source)})")
     if broken:
-        parts.append(f"{len(broken)} cannot be read: {named(broken)}")
+        parts.append(f"{len(broken)} cannot be read: {listed(broken)}")
     if parts:
         warnings.warn(f"{source}: of {len(paths)} tracks, {'; '.join(parts)}. They are left out.", stacklevel=5)
     if incomplete:
         warnings.warn(
-            f"{source}: of {len(paths)} tracks, {len(incomplete)} are incomplete: {named(incomplete)}. They are kept.",
+            f"{source}: of {len(paths)} tracks, {len(incomplete)} are incomplete: {listed(incomplete)}. They are kept.",
             stacklevel=5,
         )

@@ -1,11 +1,11 @@
-"""A small synthetic corpus in FMA's own layout, so that everything runs with no download.
+"""Generate a small synthetic corpus in the layout of FMA, for examples and tests without a download.
 
-It is made, not recorded: eight "genres" that differ in rhythm, timbre, harmony and noise, each clip with its own key,
-tempo, level and background, from a fixed seed. It shows that a pipeline works. A score on it says nothing about music.
+The sounds are synthesized from a fixed seed. Eight "genres" differ in rhythm, timbre, harmony and noise, and clips of a
+genre differ in key, tempo, level and background noise. The corpus shows that a pipeline works; a score on it has no
+meaning for music.
 
-208 clips of 4 s, 8 genres x 26 (16 training, 5 validation, 5 test), mp3 at 44,100 Hz, every third one stereo; and, as
-in
-FMA, two that are broken: one holds no audio, one is cut short. Both are listed as training.
+It has 208 clips of 4 s, 26 per genre (16 training, 5 validation, 5 test), as mp3 files at 44,100 Hz. A third of them is
+stereo. As in FMA, there are broken files: one has no audio, one is cut short. Both are training clips.
 """
 
 import concurrent.futures
@@ -16,11 +16,11 @@ import tempfile
 
 import numpy as np
 import soundfile
-import tqdm
 from genrekeras.datasets.fma.load import load_tracks
 from genrekeras.datasets.store import Store
 from genrekeras.genres import GENRES
 from genrekeras.utils import io
+from genrekeras.utils.progress import bar
 
 SYNTHETIC_GENRES = (
     "Synthetic Pulse",
@@ -32,65 +32,72 @@ SYNTHETIC_GENRES = (
     "Synthetic Drone",
     "Synthetic Static",
 )
-VERSION = 2  # of the folder: its sounds and its table
-SEED = 1  # of the sounds
-CLIPS = {"training": 16, "validation": 5, "test": 5}  # of each genre
-SECONDS = 4.0
-RATE = 44100
+VERSION = 2  # of the content of the folder; part of its name
+SEED = 1
+CLIPS = {"training": 16, "validation": 5, "test": 5}  # per genre
+SECONDS = 4.0  # length of a clip
+RATE = 44100  # sample rate, in Hz
 
 
 def load_synthetic(protocol="official", sample_rate=22050, seed=0, cache_dir=None):
-    """The synthetic corpus, made on first use.
+    """Load the synthetic corpus, which is generated on first use.
 
     Args:
         protocol, sample_rate, seed: as in `load_fma`.
-        cache_dir: str or path-like; `None` is the environment variable GENREKERAS_CACHE, else the user's cache folder.
+        cache_dir: str or path-like, folder for the corpus; `None` is `genrekeras.utils.io.cache_dir()`.
 
     Returns:
         `Dataset` named "synthetic".
     """
-    cache_dir = cache_dir or io.cache_dir()
-    data_dir = os.path.join(cache_dir, f"synthetic-{VERSION}")
+    data_dir = os.path.join(cache_dir or io.cache_dir(), f"synthetic-{VERSION}")
     if not os.path.isdir(data_dir):
-        os.makedirs(cache_dir, exist_ok=True)
         make_synthetic(data_dir)
     return load_tracks(Synthetic, "synthetic", data_dir, "small", SYNTHETIC_GENRES, protocol, sample_rate, seed)
 
 
 class Synthetic(Store):
-    """The synthetic corpus as a TFDS dataset."""
+    """TFDS dataset of the synthetic corpus."""
 
-    DESCRIPTION = "Sounds of eight made-up genres, to try a pipeline on. A score on it says nothing about music."
+    DESCRIPTION = "Synthetic sounds of eight artificial genres, for tests of a pipeline."
 
 
 def make_synthetic(data_dir):
-    """Write the corpus to a new folder, whole or not at all."""
+    """Write the corpus to a new folder, completely or not at all.
+
+    Args:
+        data_dir: str or path-like. Missing parent folders are created. An existing folder is not changed.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
     parent = os.path.dirname(os.path.abspath(data_dir))
-    temporary = tempfile.mkdtemp(prefix=".mini-", dir=parent)
+    os.makedirs(parent, exist_ok=True)
+    temporary = tempfile.mkdtemp(prefix=io.TEMPORARY, dir=parent)
     try:
         rows = list(_rows())
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             clips = pool.map(lambda row: _write_clip(temporary, *row), rows)
-            for _ in tqdm.tqdm(clips, total=len(rows), desc="Making the synthetic corpus", unit="clip"):
+            for _ in bar(len(rows), "Generating the synthetic corpus", "clip", iterable=clips):
                 pass
         table = ((track_id, SYNTHETIC_GENRES[genre], split, track_id, track_id) for track_id, genre, split, _ in rows)
         write_tracks(os.path.join(temporary, "fma_metadata"), table)
         try:
             os.rename(temporary, data_dir)
         except OSError:
-            if not os.path.isdir(data_dir):  # else another process has made the same
+            if not os.path.isdir(data_dir):  # otherwise another process has written the corpus
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def make_many(data_dir, count, seconds, sounds=16):
-    """Write any number of clips in FMA's layout, to measure with: copies of a few sounds, nine in ten for training.
+    """Write many clips in the layout of FMA, for benchmarks: 90 % training, 10 % validation.
 
     Args:
-        data_dir: str or path-like.
-        count, seconds: int > 0, the clips and their length.
-        sounds: int > 0, how many differ; encoding takes longer than all that is to be measured.
+        data_dir: str or path-like, an existing folder.
+        count: int > 0, number of clips.
+        seconds: int > 0, length of a clip.
+        sounds: int > 0, number of different sounds, of which the clips are copies. Encoding each clip would take long.
     """
     rng, files = np.random.default_rng(0), []
     time = np.arange(seconds * RATE)
@@ -106,18 +113,18 @@ def make_many(data_dir, count, seconds, sounds=16):
     rows = [(track_id, GENRES[track_id % 8], splits[track_id % 10], track_id, track_id) for track_id in range(count)]
     write_tracks(os.path.join(data_dir, "fma_metadata"), rows)
     for track_id in range(count):
-        place = _place(data_dir, track_id)
-        os.makedirs(os.path.dirname(place), exist_ok=True)
-        with open(place, "wb") as file:
+        path = _clip_path(data_dir, track_id)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
             file.write(files[track_id % sounds])
 
 
-def _place(data_dir, track_id):
+def _clip_path(data_dir, track_id):
     return os.path.join(data_dir, "fma_small", f"{track_id // 1000:03d}", f"{track_id:06d}.mp3")
 
 
 def _rows():
-    """(track id, genre, split, broken) of each clip; ids spread over FMA's folders."""
+    """Yield the track id, genre, split and defect (or `None`) of each file. The ids spread over the folders of FMA."""
     track_id = 2
     for split, clips in CLIPS.items():
         for _ in range(clips):
@@ -131,11 +138,11 @@ def _rows():
 
 
 def write_tracks(folder, rows):
-    """A table like FMA's tracks.csv.
+    """Write a table in the format of FMA's tracks.csv.
 
     Args:
-        folder: str or path-like, made if it is not there.
-        rows: iterable of (track id, genre, split, artist id, album id), split as FMA names it.
+        folder: str or path-like, created if it does not exist.
+        rows: iterable of (track id, genre, split, artist id, album id); split is "training", "validation" or "test".
     """
     columns = (
         ("set", "split"),
@@ -159,14 +166,15 @@ def write_tracks(folder, rows):
             writer.writerow([track_id, split, "small", genre, *names])
 
 
-def _write_clip(data_dir, track_id, genre, split, broken):
-    path = _place(data_dir, track_id)
+def _write_clip(data_dir, track_id, genre, split, defect):
+    """Write the mp3 file of a row of `_rows`."""
+    path = _clip_path(data_dir, track_id)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    if broken == "no audio":
+    if defect == "no audio":
         open(path, "wb").close()
         return
     clip = make_clip(genre, track_id)
-    if broken == "cut short":
+    if defect == "cut short":
         clip = clip[: RATE // 2]
     if track_id % 3 == 0:
         clip = np.stack([clip, 0.8 * clip], axis=1)
@@ -174,7 +182,15 @@ def _write_clip(data_dir, track_id, genre, split, broken):
 
 
 def make_clip(genre, seed):
-    """A clip of a synthetic genre: `(RATE * SECONDS,)` float64, peak between 0.2 and 0.9."""
+    """Synthesize a clip.
+
+    Args:
+        genre: int, index in `SYNTHETIC_GENRES`.
+        seed: int >= 0; clips of different seeds differ.
+
+    Returns:
+        `(RATE * SECONDS,)` float64, peak between 0.2 and 0.9 before noise is added.
+    """
     rng = np.random.default_rng([SEED, seed])
     clip = _GENERATORS[genre](rng)
     clip = clip / np.abs(clip).max() * rng.uniform(0.2, 0.9)
@@ -187,7 +203,7 @@ _PENTATONIC = (0, 2, 4, 7, 9, 12, 14, 16)
 
 
 def _pulse(rng):
-    """Kick on each beat, hi-hat between, a saw bass in eighths."""
+    """Return a kick on each beat, a hi-hat between beats and a sawtooth bass in eighths."""
     beat = 60 / rng.uniform(118, 140)
     root = _hz(rng.integers(28, 40))
     clip = _hits(np.arange(0, SECONDS, beat), _kick(rng))
@@ -197,7 +213,7 @@ def _pulse(rng):
 
 
 def _break(rng):
-    """A slow broken beat with a snare and a long low bass."""
+    """Return a slow breakbeat with a snare and a sustained low bass."""
     beat = 60 / rng.uniform(76, 98)
     bars = np.arange(0, SECONDS, 4 * beat)[:, None]
     clip = _hits((bars + beat * np.array([0, 1.75, 2.5])).ravel(), _kick(rng))
@@ -210,7 +226,7 @@ def _break(rng):
 
 
 def _strum(rng):
-    """Plucked major chords, string after string, no drums."""
+    """Return plucked major chords, one string after the other, without drums."""
     beat = 60 / rng.uniform(90, 130)
     key = rng.integers(48, 60)
     notes = []
@@ -221,7 +237,7 @@ def _strum(rng):
 
 
 def _fuzz(rng):
-    """Distorted fifths that are held, with a straight backbeat."""
+    """Return sustained distorted power chords with a straight backbeat."""
     beat = 60 / rng.uniform(110, 170)
     key = rng.integers(36, 46)
     notes = []
@@ -234,7 +250,7 @@ def _fuzz(rng):
 
 
 def _bells(rng):
-    """Inharmonic bells in a pentatonic scale, at free times."""
+    """Return inharmonic bells in a pentatonic scale at random times."""
     key = rng.integers(64, 76)
     times = np.cumsum(rng.exponential(0.22, 40))
     notes = [(t, _hz(key + rng.choice(_PENTATONIC))) for t in times if t < SECONDS]
@@ -247,7 +263,7 @@ def _bells(rng):
 
 
 def _voice(rng):
-    """A gliding voice with vibrato and formants over soft minor chords."""
+    """Return a gliding voice with vibrato and formants over soft minor chords."""
     key = rng.integers(52, 62)
     steps = np.repeat(rng.choice([0, 2, 3, 5, 7, 8, 10, 12], 10), len(_TIME) // 10 + 1)[: len(_TIME)]
     glide = np.convolve(np.pad(steps, 2205, mode="edge"), np.ones(4411) / 4411, mode="valid")
@@ -263,7 +279,7 @@ def _voice(rng):
 
 
 def _drone(rng):
-    """Low tones that beat against each other and swell slowly."""
+    """Return low tones that beat against each other and swell slowly."""
     root = _hz(rng.integers(26, 40))
     clip = np.zeros(len(_TIME))
     for ratio in (1, 1.5, 2, 3, 4, rng.choice([5, 6])):
@@ -273,7 +289,7 @@ def _drone(rng):
 
 
 def _static(rng):
-    """Coloured noise in bursts of any length, clicks, no pitch."""
+    """Return bursts of coloured noise of random lengths, and clicks, without pitch."""
     clip = np.zeros(len(_TIME))
     for _ in range(rng.integers(6, 14)):
         start, length = rng.integers(0, len(_TIME) - RATE // 10), rng.integers(RATE // 20, RATE)
@@ -287,10 +303,12 @@ _GENERATORS = (_pulse, _break, _strum, _fuzz, _bells, _voice, _drone, _static)
 
 
 def _hz(midi):
+    """Return the frequency of a MIDI note."""
     return 440.0 * 2.0 ** ((midi - 69) / 12)
 
 
 def _harmonics(hz, t, count, slope):
+    """Return a tone of up to `count` harmonics below the Nyquist frequency; harmonic k has the amplitude k**-slope."""
     count = max(1, min(count, int(RATE / 2.2 / hz)))
     return sum(np.sin(2 * np.pi * hz * k * t) / k**slope for k in range(1, count + 1))
 
@@ -306,7 +324,7 @@ def _noise_hit(rng, seconds, hz):
 
 
 def _band(noise, hz):
-    """Noise around a frequency, an octave to each side."""
+    """Filter noise to a band of an octave on each side of a frequency."""
     spectrum = np.fft.rfft(noise)
     octaves = np.log2(np.maximum(np.fft.rfftfreq(len(noise), 1 / RATE), 1.0) / hz)
     band = np.fft.irfft(spectrum * np.exp(-(octaves**2)), len(noise))
@@ -314,6 +332,7 @@ def _band(noise, hz):
 
 
 def _hits(times, sound):
+    """Return a clip with a sound at each of some times, in seconds."""
     clip = np.zeros(len(_TIME))
     for time in times:
         _add(clip, time, sound)
@@ -321,9 +340,10 @@ def _hits(times, sound):
 
 
 def _notes(notes, sound, seconds):
+    """Return a clip of notes, pairs of a time in seconds and a frequency, which `sound(hz, t)` synthesizes."""
     clip = np.zeros(len(_TIME))
     t = _TIME[: int(seconds * RATE)]
-    fade = np.minimum(1, np.minimum(t / 0.005, (seconds - t) / 0.02))  # no clicks
+    fade = np.minimum(1, np.minimum(t / 0.005, (seconds - t) / 0.02))  # prevents clicks
     sounds = {hz: sound(hz, t) * fade for hz in {hz for _, hz in notes}}
     for time, hz in notes:
         _add(clip, time, sounds[hz])

@@ -1,4 +1,4 @@
-"""The flags of the experiments, and what they name: data and the run's folder."""
+"""Flags of the experiments, and the data and output folder that they select."""
 
 import argparse
 import contextlib
@@ -13,79 +13,100 @@ import genrekeras as gk
 from genrekeras.models import backbones
 
 EPOCHS = 20
-WHOLE_TRACKS = {"crop": "even", "crops": 3}  # of 30 s, three of 10 s
+TRACK_CROPS = {"crop": "even", "crops": 3}  # of a track of 30 s, three of 10 s
 CONFIG, LOCK = "config.json", ".lock"
 
 
-def parser(doc, network, spectrograms):
-    """The flags of an experiment, as `common.start` takes them."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = made.add_argument
+def make_parser(doc, network, spectrograms):
+    """Return the parser of an experiment's flags; the arguments are those of `runner.start`."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
     if spectrograms:
-        add("--spectrograms", help="npz file of spectrograms, as `genrekeras fma spectrograms` writes it, in place of --data-dir")
+        add(
+            "--spectrograms",
+            metavar="FILE",
+            help=".npz file of spectrograms, as written by `genrekeras fma spectrograms`; replaces --data-dir",
+        )
         if network:
-            add("--members", type=positive, default=3, help="networks of each kind (default: 3)")
+            add("--members", type=positive, default=3, help="number of networks of each backbone (default: 3)")
     add(
         "--data-dir",
-        help="folder with FMA's metadata and clips, or with one folder of music a genre (default: a small synthetic "
-        "corpus)",
+        metavar="FOLDER",
+        help="FMA with metadata and clips, or music in one folder per genre (default: a small synthetic corpus)",
     )
-    add("--subset", default="small", choices=gk.datasets.fma.SUBSETS, help="of FMA (default: small)")
+    add("--subset", default="small", choices=gk.datasets.fma.SUBSETS, help="subset of FMA (default: small)")
     add(
         "--protocol",
         choices=gk.datasets.PROTOCOLS,
-        help="splits (default: official; artist_album for music of your own)",
+        help="how tracks are assigned to training, validation and test (default: official for FMA; artist_album for "
+        "music in one folder per genre)",
     )
-    add("--seed", type=not_negative, default=0, help="of weights, order, dropout and splits by lot (default: 0)")
-    add("--output", help="folder of the run, new or empty (default: runs/EXPERIMENT-TIME)")
-    add("--smoke", action="store_true", help="few clips, short ones, 2 epochs: does it run?")
+    add(
+        "--seed",
+        type=not_negative,
+        default=0,
+        help="seed of weights, batches, dropout, augmentation and random splits (default: 0)",
+    )
+    add("--output", metavar="FOLDER", help="output folder, new or empty (default: runs/EXPERIMENT-TIME)")
+    add("--smoke", action="store_true", help="check that the experiment runs: few short clips, 2 epochs")
     add(
         "--save-every",
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="how often the state is saved within an epoch, to be gone on from (default: 60)",
+        help="interval at which the training state is saved within an epoch (default: 60)",
     )
-    add("--resume", metavar="FOLDER", help="go on with the run in this folder; takes no other flag")
-    made.set_defaults(spectrograms=None)
+    add("--resume", metavar="FOLDER", help="resume the run in this output folder; no other flag is allowed")
+    parser.set_defaults(spectrograms=None)
     if spectrograms or not network:
-        made.set_defaults(wandb=False, precision="float32")
-        return made
-    add("--epochs", type=positive, help=f"default: {EPOCHS}")
+        parser.set_defaults(wandb=False, precision="float32")
+        return parser
+    add("--epochs", type=positive, help=f"number of epochs (default: {EPOCHS})")
     add(
         "--pretrained",
-        help="imagenet, none, or a .weights.h5 file (default: imagenet, and if it cannot be had, none: train all)",
+        metavar="WEIGHTS",
+        help="initial weights: imagenet, none, or a .weights.h5 file (default: imagenet; if these cannot be loaded, "
+        "none with --fine-tune all)",
     )
-    add("--stem", default="fold", choices=backbones.STEMS, help="first convolution (default: fold)")
+    add(
+        "--stem",
+        default="fold",
+        choices=backbones.STEMS,
+        help="first convolution: the pretrained one, folded to one channel, or a new one (default: fold)",
+    )
     add(
         "--fine-tune",
         choices=backbones.FINE_TUNE,
-        help="what is trained (default: head; stem with --stem new; all with --pretrained none)",
+        help="layers to train (default: head; stem with --stem new; all with --pretrained none)",
     )
     add(
         "--precision",
         default="float32",
         choices=("float32", "mixed_float16", "mixed_bfloat16"),
-        help="mixed: the network in 16 bits, for GPUs; front end and weights stay in float32 (default: float32)",
+        help="mixed_...: the network computes in 16 bits, for GPUs; front end and weights stay in float32 (default: "
+        "float32)",
     )
     add("--jit", action="store_true", help="compile the training step (torch.compile or XLA)")
-    add("--wandb", action="store_true", help="log to Weights & Biases; offline where no key is set")
-    return made
+    add("--wandb", action="store_true", help="log to Weights & Biases; offline if no API key is set")
+    return parser
 
 
 def positive(text):
+    """Return a flag's value as an int > 0."""
     if int(text) <= 0:
         raise argparse.ArgumentTypeError(f"must be > 0, not {text}")
     return int(text)
 
 
 def not_negative(text):
+    """Return a flag's value as an int >= 0."""
     if int(text) < 0:
         raise argparse.ArgumentTypeError(f"must be >= 0, not {text}")
     return int(text)
 
 
 def clip_seconds(flags):
+    """Return the length of the model's clips, in seconds."""
     if flags.spectrograms:
         return gk.datasets.FMA_SECONDS
     if flags.smoke:
@@ -94,66 +115,83 @@ def clip_seconds(flags):
 
 
 def load_data(flags):
-    options = {"seed": flags.seed, **({"protocol": flags.protocol} if flags.protocol else {})}
+    """Return the `Dataset` that the flags select.
+
+    Raises:
+        ValueError, OSError: the data cannot be used.
+    """
+    arguments = {"seed": flags.seed, **({"protocol": flags.protocol} if flags.protocol else {})}
     if flags.spectrograms and flags.data_dir:
-        raise ValueError("--spectrograms and --data-dir name two sets of data: leave one out")
+        raise ValueError("--spectrograms and --data-dir exclude each other")
     if flags.spectrograms:
-        return gk.datasets.load_spectrograms(flags.spectrograms, **options)
+        return gk.datasets.load_spectrograms(flags.spectrograms, **arguments)
     if flags.data_dir is not None and gk.datasets.fma.is_fma(flags.data_dir):
-        return gk.datasets.load_fma(flags.data_dir, flags.subset, **options)
+        return gk.datasets.load_fma(flags.data_dir, flags.subset, **arguments)
     if flags.data_dir is not None:
-        return gk.datasets.load_folder(flags.data_dir, **options)
+        return gk.datasets.load_folder(flags.data_dir, **arguments)
     print(
-        "No --data-dir: a small SYNTHETIC corpus stands in for music, its genres are made-up sounds.\n"
-        "It shows that everything works; its scores say nothing about music. Two of its files are broken on purpose.\n"
+        "No --data-dir: a small SYNTHETIC corpus is used, whose genres are artificial sounds.\n"
+        "It shows that the experiment runs; scores on it say nothing about music. Two of its files are broken on "
+        "purpose.\n"
     )
-    return gk.datasets.load_synthetic(**options)
+    return gk.datasets.load_synthetic(**arguments)
 
 
-def read(doc, network, spectrograms):
-    """Return the flags of the command line, or with --resume those of the run that is to be resumed."""
-    made = parser(doc, network, spectrograms)
-    flags = made.parse_args()
+def parse_flags(doc, network, spectrograms):
+    """Return the flags of the command line, or with --resume those of the run to resume.
+
+    Raises:
+        SystemExit: a flag is invalid, or there is no run that can be resumed.
+    """
+    parser = make_parser(doc, network, spectrograms)
+    flags = parser.parse_args()
     if flags.resume is None:
         return flags
     if len(sys.argv) != 2 + (sys.argv[1] == "--resume"):
-        made.error("--resume takes no other flag: those of the run are in its folder")
+        parser.error("--resume takes no other flag: the flags of the run are read from its folder")
     path = os.path.join(flags.resume, CONFIG)
     try:
         with open(path, encoding="utf-8") as file:
             config = json.load(file)
         script, saved = os.path.basename(config["command"][1]), config["flags"]
         if script != os.path.basename(sys.argv[0]):
-            raise SystemExit(f"{flags.resume} is a run of {script}: resume it with that script.")
+            raise SystemExit(f"{flags.resume} is a run of {script}. Resume it with that script.")
         if set(saved) != set(vars(flags)) - {"resume"}:
             raise ValueError("its flags are not those of this script")
         for name in ("data_dir", "spectrograms", "pretrained"):
-            there = os.path.join(config["working_directory"], saved.get(name) or "")
-            if saved.get(name) and os.path.exists(there):
-                saved[name] = there  # whatever folder this is called from
+            saved_path = os.path.join(config["working_directory"], saved.get(name) or "")
+            if saved.get(name) and os.path.exists(saved_path):
+                saved[name] = saved_path  # valid in any working directory
         if config.get("finished"):
-            raise SystemExit(f"{flags.resume} is finished: there is nothing to resume.")
+            raise SystemExit(f"{flags.resume} is a finished run. There is nothing to resume.")
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise SystemExit(f"There is no run that can be resumed in {flags.resume}: {path}: {error!r}") from error
+        raise SystemExit(f"There is no run that can be resumed in {flags.resume}. {path}: {error!r}") from error
     return argparse.Namespace(**{**vars(flags), **saved, "resume": flags.resume, "output": flags.resume})
 
 
 @contextlib.contextmanager
 def folder_of_run(flags):
-    """The run's folder, which is its own: another run, or a second call of this one, is refused."""
+    """Create the output folder and lock it, so that no other process uses it at the same time.
+
+    Yields:
+        str, the folder.
+
+    Raises:
+        SystemExit: the folder holds files, is locked, or cannot be created.
+    """
     name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
-    made = os.path.join("runs", f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
-    folder = flags.output or next(path for path in _names(made) if not os.path.exists(path))
+    default = os.path.join("runs", f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+    folder = flags.output or next(path for path in _numbered(default) if not os.path.exists(path))
     try:
         os.makedirs(folder, exist_ok=True)
         if flags.resume is None and set(os.listdir(folder)) - {LOCK}:
-            raise SystemExit(f"--output must be a new or empty folder, and {folder} holds files.")
+            raise SystemExit(f"--output must be a new or empty folder, but {folder} holds files.")
         lock = filelock.FileLock(os.path.join(folder, LOCK))
         lock.acquire(blocking=False)
     except filelock.Timeout as error:
-        raise SystemExit(f"Another process is at work on the run in {folder}.") from error
+        raise SystemExit(f"Another process is using the run in {folder}.") from error
     except OSError as error:
-        raise SystemExit(f"The run's folder cannot be used: {error}") from error
+        raise SystemExit(f"The output folder cannot be used: {error}") from error
     try:
         yield folder
     finally:
@@ -162,8 +200,8 @@ def folder_of_run(flags):
         lock.release()
 
 
-def _names(path):
-    """A path, and others like it: clocks go back, and two runs may begin in one second."""
+def _numbered(path):
+    """Yield a path, then the same with numbers: two runs may start in one second, and clocks may be set back."""
     yield path
     for number in itertools.count(2):
         yield f"{path}-{number}"

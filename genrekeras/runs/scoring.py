@@ -1,67 +1,72 @@
-"""What a run leaves when its model is scored: reports, pictures, the card, a page that tells all."""
+"""Score the model of a run, and write its reports, figures, model card and HTML page."""
 
 import os
 import sys
 
 import genrekeras as gk
+from genrekeras.reports import html, load_run, model_card
 from genrekeras.runs import options
-from genrekeras import reports
 from genrekeras.utils.io import atomic_write
 
 
-def evaluate(run, **more):
-    """As `runner.Run.evaluate`."""
+def evaluate(run, **card):
+    """Calibrate and score the saved model; see `runner.Run.evaluate`.
+
+    A model that has a card was scored before the run was interrupted: training removes the card, and the model is saved
+    with a new one at the end of this function.
+    """
     model = gk.load_model(run.model_file)
     if model.card:
-        return  # it was done: training empties the card, and a model with one is saved last
+        return
     splits = {split.name: split for split in run.splits_to_score()}
-    reports = _tracks_of_test(model, splits)
+    reports = _score_test_tracks(model, splits)
     if "validation" in splits:
-        found = gk.evaluation.calibrate(model, splits["validation"], **options.WHOLE_TRACKS)
-        before = {"validation_tracks": found.before, **reports}
-        reports = {f"{name}_uncalibrated": scores for name, scores in before.items()}
-        reports["validation_tracks"] = found.after
-        reports |= _tracks_of_test(model, splits)
-    if not run.flags.spectrograms:  # of images there is but one crop
+        calibration = gk.evaluation.calibrate(model, splits["validation"], **options.TRACK_CROPS)
+        uncalibrated = {"validation_tracks": calibration.before, **reports}
+        reports = {f"{name}_uncalibrated": report for name, report in uncalibrated.items()}
+        reports["validation_tracks"] = calibration.after
+        reports |= _score_test_tracks(model, splits)
+    if not run.flags.spectrograms:  # a spectrogram has one crop only, that of the reports above
         reports |= {name: gk.evaluation.evaluate(model, split) for name, split in splits.items()}
-    model.card = {**_card(run, reports), **more, **model.card}
+    model.card = {**_card(run, reports), **card, **model.card}
     run.save_json("card.json", dict(model.card))
-    reports.model_card(model, run.path("model_card.md"))
+    model_card(model, run.path("model_card.md"))
     save_reports(run, reports)
     with atomic_write(run.model_file) as temporary:
         model.save(temporary)
     if run.flags.wandb:
         run.wandb.finish()
-        print(f"The W&B run is in {run.path('wandb')}; `wandb sync` uploads one that was offline.")
+        print(f"The W&B run is in {run.path('wandb')}. If it was offline, upload it with `wandb sync`.")
 
 
 def save_reports(run, reports):
-    """As `runner.Run.save_reports`."""
+    """Print reports and write their files; see `runner.Run.save_reports`."""
     print()
     if not reports:
-        print("Nothing was scored: there is no validation clip and no test clip.")
-    for name, scores in reports.items():
-        scores.to_json(run.path(f"{name}.json"))
+        print("Nothing was scored: the validation and test splits are empty.")
+    for name, report in reports.items():
+        report.to_json(run.path(f"{name}.json"))
         if "uncalibrated" in name:
             continue
-        scores.plot(run.path(f"confusion_{name}.png"))
-        if run.flags.wandb and name == f"{scores.split}_tracks":
-            run.wandb.log_report(scores)
-        print(scores)
-    run.save_json("metrics.json", {name: scores.figures() for name, scores in reports.items()})
+        report.plot(run.path(f"confusion_{name}.png"))
+        if run.flags.wandb and name == f"{report.split}_tracks":
+            run.wandb.log_report(report)
+        print(report)
+    run.save_json("metrics.json", {name: report.figures() for name, report in reports.items()})
     _save_misclassified(run, reports)
     run.save_config()
-    reports.html(reports.load_run(run.folder), run.path("reports.html"))
+    html(load_run(run.folder), run.path("report.html"))
 
 
-def _tracks_of_test(model, splits):
+def _score_test_tracks(model, splits):
+    """Return the report of the test split, several crops of each track, by its name; empty without a test split."""
     if "test" not in splits:
         return {}
-    return {"test_tracks": gk.evaluation.evaluate(model, splits["test"], **options.WHOLE_TRACKS)}
+    return {"test_tracks": gk.evaluation.evaluate(model, splits["test"], **options.TRACK_CROPS)}
 
 
 def _card(run, reports):
-    """What the model is to tell of itself; no path of this machine."""
+    """Return the model card of a run, without paths of this machine: it is published with the model."""
     hidden = ("data_dir", "spectrograms", "output", "wandb")
     flags = {key: value for key, value in vars(run.flags).items() if value is not None and key not in hidden}
     return {
@@ -69,21 +74,21 @@ def _card(run, reports):
         "training": {
             "script": os.path.basename(sys.argv[0]),
             "flags": flags,
-            **_how(run.config),
+            **_training_method(run.config),
             "seconds": run.config["seconds"],
             "backend": run.config["backend"],
             "versions": run.config["versions"],
         },
-        "scores": [scores.figures() for name, scores in reports.items() if "uncalibrated" not in name],
+        "scores": [report.figures() for name, report in reports.items() if "uncalibrated" not in name],
     }
 
 
-def _how(config):
-    """How the model was trained; by epochs, unless it says another method."""
+def _training_method(config):
+    """Return the `method` in the config of a run, or the epochs, batch size and optimizer."""
     if "method" in config:
         return {"method": config["method"]}
     optimizer = config["optimizer"]
-    optimizer = optimizer.get("inner_optimizer", {}).get("config", optimizer)  # in 16 bits one scales the loss
+    optimizer = optimizer.get("inner_optimizer", {}).get("config", optimizer)  # of mixed precision's loss scaling
     return {
         "epochs": config["epochs"],
         "epochs_fixed": config.get("epochs_fixed", False),
@@ -94,9 +99,9 @@ def _how(config):
 
 
 def _save_misclassified(run, reports):
-    """Those on the last split."""
+    """Write the wrong predictions on the test split, or on validation if there is no test split."""
     for split in run.splits_to_score()[-1:]:
-        scores = reports[f"{split.name}_tracks" if f"{split.name}_tracks" in reports else split.name]
-        table = gk.evaluation.misclassified(scores, split)
+        report = reports[f"{split.name}_tracks" if f"{split.name}_tracks" in reports else split.name]
+        table = gk.evaluation.misclassified(report, split)
         with atomic_write(run.path("misclassified.csv")) as temporary:
             table.to_csv(temporary, index=False, errors="surrogateescape")

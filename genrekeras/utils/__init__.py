@@ -1,1 +1,1 @@
-"""Files, progress messages, process settings and log filters."""
+"""File input and output, progress messages, process settings and log filters."""

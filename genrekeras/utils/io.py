@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, work that one process does at a time, and room on the disk."""
+"""Atomic file writes, locks between processes, checks of disk space, and lists of files."""
 
 import contextlib
 import errno
@@ -18,8 +18,9 @@ import numpy as np
 import platformdirs
 from genrekeras.utils.progress import print_message
 
-# What NumPy and zipfile raise on their way through a damaged file.
-_DAMAGES = (
+TEMPORARY = ".tmp-"  # prefix of the names of temporary files
+# Exceptions that NumPy and zipfile raise while they read a damaged file.
+_DAMAGED_FILE_ERRORS = (
     OSError,
     ValueError,
     KeyError,
@@ -29,29 +30,30 @@ _DAMAGES = (
     RuntimeError,
     MemoryError,
     OverflowError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
 )
-_DAMAGES += (struct.error, zipfile.BadZipFile, zlib.error)
-TEMPORARY = ".tmp-"  # how the names of files begin that are not whole yet
 
 
 class DiskSpaceError(OSError):
-    """A disk has not enough room for what is about to be written."""
+    """Exception for a disk with too little free space for a planned write."""
 
 
 @contextlib.contextmanager
 def atomic_write(path):
-    """Write a file so that it is there whole or not at all.
+    """Write a file completely or not at all.
 
-    The caller writes to a temporary file in the same folder, which is moved to `path` at the end and removed after an
-    error. The folder is made if it does not exist. A link is followed: its target is replaced and the link stays.
-    A stream (see `is_stream`) is not replaced: at the end, the content is written into it.
+    The caller writes to a temporary file in the same folder. At the end it replaces `path`; after an error it is
+    removed. Missing folders are created. If `path` is a symbolic link, its target is replaced and the link is kept. If
+    `path` is a stream (see `is_stream`), the content is appended to the stream at the end.
 
     Args:
         path: str or path-like.
 
     Yields:
-        str, the temporary file, with the ending of `path`. A writer that adds an ending of its own, as `numpy.savez`
-        does, may be used too.
+        str, path of the temporary file, with the extension of `path`. A function that appends its own extension to the
+        path, as `numpy.savez` does, may write it too.
     """
     path = os.fspath(path)
     into_stream = is_stream(path)
@@ -59,8 +61,8 @@ def atomic_write(path):
     folder = tempfile.gettempdir() if into_stream else os.path.dirname(target)
     os.makedirs(folder, exist_ok=True)
     prefix = os.path.join(folder, f"{TEMPORARY}{secrets.token_hex(4)}")
-    ending = os.fsencode(os.path.basename(target))[-100:].decode("utf-8", "ignore")  # a name has 255 bytes at most
-    temporary = f"{prefix}-{ending}"
+    suffix = os.fsencode(os.path.basename(target))[-100:].decode("utf-8", "ignore")  # a file name has at most 255 bytes
+    temporary = f"{prefix}-{suffix}"
     try:
         yield temporary
         written = temporary
@@ -71,11 +73,11 @@ def atomic_write(path):
                 shutil.copyfileobj(source, stream)
             os.remove(written)
         else:
-            _flush(written)  # or after a power failure the new name might stand for an empty file
+            _flush(written)  # otherwise the new name might refer to an empty file after a power failure
             os.replace(written, target)
     except BaseException:
-        for left in glob.glob(f"{glob.escape(prefix)}*"):
-            os.remove(left)
+        for leftover in glob.glob(f"{glob.escape(prefix)}*"):
+            os.remove(leftover)
         raise
 
 
@@ -85,15 +87,13 @@ def is_stream(path):
         mode = os.stat(path).st_mode
     except OSError:
         return False
-    # A standard stream may be redirected to a regular file, which is written to from where it stands.
+    # A standard stream may be redirected to a regular file, which must be appended to and not replaced.
     is_open = os.path.dirname(os.path.abspath(path)) in ("/dev", "/dev/fd", "/proc/self/fd")
     return is_open or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _flush(path):
-    """Wait until a file, or a folder's list of files, is on the disk."""
-    if os.name == "nt" and os.path.isdir(path):
-        return  # pragma: no cover - Windows opens no folders
+    """Wait until the content of a file is written to the disk."""
     handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
     try:
         os.fsync(handle)
@@ -102,19 +102,21 @@ def _flush(path):
 
 
 @contextlib.contextmanager
-def process_lock(folder, what):
-    """Wait until no other process is within this for the same folder and work; a process that dies lets go.
+def process_lock(folder, task):
+    """Let only one process at a time run a task in a folder; others wait.
+
+    The lock is released if its process dies.
 
     Args:
-        folder: str, made if it is not there.
-        what: str, the work, such as "download fma_small"; a part of the lock file's name.
+        folder: str, created if it does not exist.
+        task: str, such as "download fma_small"; part of the name of the lock file.
     """
     os.makedirs(folder, exist_ok=True)
-    lock = filelock.FileLock(os.path.join(folder, f".{what.replace(' ', '-')}.lock"))
+    lock = filelock.FileLock(os.path.join(folder, f".{task.replace(' ', '-')}.lock"))
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:
-        print_message(f"Another process is at work ({what} in {folder}): waiting for it.")
+        print_message(f"Waiting for another process ({task} in {folder}).")
         lock.acquire()
     try:
         yield
@@ -123,23 +125,32 @@ def process_lock(folder, what):
 
 
 def cache_dir():
-    """Where what can be made again is kept: the environment variable GENREKERAS_CACHE, else the user's cache folder."""
+    """Return the folder for files that can be computed again.
+
+    It is the value of the environment variable GENREKERAS_CACHE, or a folder in the user's cache.
+    """
     return os.environ.get("GENREKERAS_CACHE") or platformdirs.user_cache_dir("genrekeras")
 
 
 def read_arrays(path):
-    """The arrays in an npz file: dict, name -> array. Nothing in it is run (no pickle).
+    """Read the arrays of an npz file that may be damaged or untrusted; pickled objects are not loaded.
+
+    Args:
+        path: str or path-like.
+
+    Returns:
+        dict, name -> array.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged or something else; with the reason.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged or not an npz file.
     """
     try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:  # NumPy would leave it open
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:  # given a path, NumPy leaks it
             return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise
-    except _DAMAGES as error:
+    except _DAMAGED_FILE_ERRORS as error:
         raise ValueError(f"{os.fspath(path)} cannot be read as an npz file: {error!r}") from error
 
 
@@ -156,54 +167,55 @@ def files_below(folder):
         tuple of two lists of str: the names of the files, relative to `folder`, with "/", sorted by folder and name;
         and the folders and links that cannot be opened, each with the reason.
     """
-    names, closed, visited = [], [], set()
-    waiting = [(False, ())]  # a heap, on which links come after all that is reached without them
-    while waiting:
-        _, parts = heapq.heappop(waiting)
-        here = os.path.join(folder, *parts)
+    names, unreadable, visited = [], [], set()
+    queue = [(False, ())]  # a heap that returns links after all folders that are reached without links
+    while queue:
+        _, parts = heapq.heappop(queue)
+        path = os.path.join(folder, *parts)
         try:
-            status = os.stat(here)
+            status = os.stat(path)
             if (status.st_dev, status.st_ino) in visited:
                 continue
             visited.add((status.st_dev, status.st_ino))
-            entries = list(os.scandir(here))
+            entries = list(os.scandir(path))
         except OSError as error:
-            closed.append(f"{here}: {error.strerror}")
+            unreadable.append(f"{path}: {error.strerror}")
             continue
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            below = (*parts, entry.name)
+            entry_parts = (*parts, entry.name)
             try:
                 if entry.is_dir():
-                    heapq.heappush(waiting, (entry.is_symlink(), below))
+                    heapq.heappush(queue, (entry.is_symlink(), entry_parts))
                 else:
-                    names.append(below)
+                    names.append(entry_parts)
             except OSError as error:  # a link to itself
-                closed.append(f"{entry.path}: {error.strerror}")
-    return ["/".join(parts) for parts in sorted(names)], sorted(closed)
+                unreadable.append(f"{entry.path}: {error.strerror}")
+    return ["/".join(parts) for parts in sorted(names)], sorted(unreadable)
 
 
-def check_disk_space(folder, wanted, what):
-    """Raise if a disk has not enough room.
+def check_disk_space(folder, required, purpose):
+    """Raise an exception if a disk has too little free space.
 
     Args:
-        folder: str, which exists.
-        wanted: int, in bytes.
-        what: str, what they are for.
+        folder: str, an existing folder on the disk.
+        required: int, in bytes.
+        purpose: str, subject of the message, such as "Unpacking fma_small.zip".
 
     Raises:
-        DiskSpaceError: with how much is wanted and how much is there.
+        DiskSpaceError: fewer than `required` bytes are free.
     """
     free = shutil.disk_usage(folder).free
-    if wanted > free:
+    if required > free:
         raise DiskSpaceError(
-            errno.ENOSPC, f"{what} needs {size(wanted)} in {os.fspath(folder)}, and {size(free)} are free there"
+            errno.ENOSPC,
+            f"{purpose} needs {format_size(required)} in {os.fspath(folder)}, but only {format_size(free)} are free",
         )
 
 
-def size(count):
-    """Bytes as people read them: `size(7_679_594_875)` is "7.15 GiB"."""
+def format_size(count):
+    """Return a number of bytes as text: `format_size(7_679_594_875)` is "7.15 GiB"."""
     for unit in ("bytes", "KiB", "MiB"):
         if count < 1024:
             return f"{count} bytes" if unit == "bytes" else f"{count:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""Suppress log messages of absl about the internals of TFDS."""
+"""Filter the log messages of absl, with which TFDS reports its internals."""
 
 import contextlib
 import contextvars
@@ -11,8 +11,8 @@ _only_errors = contextvars.ContextVar("only_errors", default=False)
 
 @contextlib.contextmanager
 def only_absl_errors():
-    """Drop log messages of absl below ERROR, in this thread only; global levels and handlers do not change."""
-    absl_logging.get_absl_logger().addFilter(_passes)  # the same filter is added once
+    """Discard log messages of absl below ERROR in this thread. Global levels and handlers do not change."""
+    absl_logging.get_absl_logger().addFilter(_passes)  # adding the same filter again has no effect
     token = _only_errors.set(True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Progress and messages on standard error, so that results can be piped."""
+"""Progress bars and messages on standard error, so that standard output can be piped."""
 
 import re
 import sys
@@ -9,14 +9,24 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def print_message(text):
-    """Print a line above any progress bar; do nothing without a standard error."""
+    """Print text on standard error, above any progress bar. Without a standard error, do nothing."""
     if _is_open(sys.stderr):
         tqdm.tqdm.write(printable(text, keep="\n"), file=sys.stderr)
 
 
-def bar(total, what, unit, **options):
-    """Return a progress bar, a context manager with `update(n)`; it is disabled without a standard error."""
-    return tqdm.tqdm(total=total, desc=what, unit=unit, smoothing=0.05, disable=not _is_open(sys.stderr), **options)
+def bar(total, description, unit, **options):
+    """Return a progress bar on standard error, a context manager with `update(n)`.
+
+    Without a standard error, the bar is disabled.
+
+    Args:
+        total: int, number of steps; `None` if it is unknown.
+        description: str, text before the bar.
+        unit: str, name of a step.
+        options: further arguments of `tqdm.tqdm`.
+    """
+    disable = not _is_open(sys.stderr)
+    return tqdm.tqdm(total=total, desc=description, unit=unit, smoothing=0.05, disable=disable, **options)
 
 
 def printable(text, keep=""):
@@ -24,16 +34,19 @@ def printable(text, keep=""):
 
     Args:
         text: str.
-        keep: str, control characters that stay as they are.
+        keep: str, control characters that are not escaped.
+
+    Returns:
+        str.
     """
 
-    def escaped(found):
-        character = found[0]
+    def escape(match):
+        character = match[0]
         if "\udc80" <= character <= "\udcff":  # Python's surrogate escape of a byte
             return f"\\x{ord(character) - 0xDC00:02x}"
         return character if character in keep else character.encode("unicode_escape").decode()
 
-    return _CONTROL.sub(escaped, text)
+    return _CONTROL.sub(escape, text)
 
 
 def _is_open(stream):

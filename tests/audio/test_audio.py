@@ -1,4 +1,4 @@
-"""audio.load and to_length."""
+"""Loading of audio files, of parts of them, and of damaged files."""
 
 import http.server
 import os
@@ -36,8 +36,8 @@ def test_channels_are_averaged(tmp_path, rng):
 
 @pytest.mark.parametrize("sample_rate", [22050, 16000, 44100, 48000, 7919])
 @pytest.mark.parametrize("name", ["noise.flac", "noise.mp3", "sine.mp3", "sine.ogg"])
-def test_a_part_equals_the_same_part_of_the_whole(tmp_path, rng, sample_rate, name):
-    """Also of an mp3 of a sine, whose frames lean on frames far before them: behind a seek a decoder lacks those."""
+def test_a_part_equals_the_same_part_of_the_whole_file(tmp_path, rng, sample_rate, name):
+    """The frames of an mp3 file of a sine depend on frames far before them, which a decoder lacks after a seek."""
     path = tmp_path / name
     samples = rng.uniform(-0.9, 0.9, 5 * 44100) if "noise" in name else 0.5 * np.sin(np.arange(5 * 44100) / 7)
     options = {"format": "MP3", "subtype": "MPEG_LAYER_III"} if "mp3" in name else {}
@@ -51,7 +51,7 @@ def test_a_part_equals_the_same_part_of_the_whole(tmp_path, rng, sample_rate, na
         np.testing.assert_allclose(part, whole[start : start + len(part)], atol=2e-6)
 
 
-def test_only_the_asked_for_seconds_are_decoded(tmp_path, monkeypatch):
+def test_only_the_requested_part_is_decoded(tmp_path, monkeypatch):
     path = write_sine(tmp_path / "long.wav", 440, seconds=60)
     read = []
     original = soundfile.SoundFile.read
@@ -102,7 +102,7 @@ def _not_finite(path):
         (_not_finite, "finite"),
     ],
 )
-def test_bad_files_are_named_with_their_reason(tmp_path, make, reason):
+def test_errors_name_the_file_and_the_reason(tmp_path, make, reason):
     path = tmp_path / "bad.wav"
     make(path)
     with pytest.raises(audio.AudioError, match=reason) as caught:
@@ -110,8 +110,8 @@ def test_bad_files_are_named_with_their_reason(tmp_path, make, reason):
     assert caught.value.path == str(path) and str(path) in str(caught.value)
 
 
-def test_a_file_that_may_not_be_opened(tmp_path, monkeypatch):
-    """As root may open any, `open` refuses for the disk."""
+def test_a_file_without_read_permission(tmp_path, monkeypatch):
+    """Root may open any file, so `open` is replaced."""
 
     def refuse(path, mode):
         raise PermissionError(13, "Permission denied", path)
@@ -122,7 +122,7 @@ def test_a_file_that_may_not_be_opened(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [audio.AudioError, audio.AudioWarning])
-def test_errors_and_warnings_reach_another_process(kind):
+def test_errors_and_warnings_can_be_pickled(kind):
     found = pickle.loads(pickle.dumps(kind("a.mp3", "damaged")))
     assert (type(found), found.path, found.reason, str(found)) == (kind, "a.mp3", "damaged", "a.mp3: damaged")
 
@@ -134,7 +134,7 @@ def test_a_folder_is_not_a_file(tmp_path):
 
 @pytest.mark.parametrize("extension", ["wav", "aiff", "au", "mp3", "ogg", "flac"])
 def test_a_file_that_was_cut_short(tmp_path, rng, extension):
-    """What is there is read; a warning names the file and the seconds."""
+    """The rest of the file is read, and a warning names the file and the length."""
     path = tmp_path / f"whole.{extension}"
     options = {"format": "MP3", "subtype": "MPEG_LAYER_III"} if extension == "mp3" else {}
     soundfile.write(path, rng.uniform(-0.5, 0.5, 8 * 44100), 44100, **options)
@@ -147,7 +147,9 @@ def test_a_file_that_was_cut_short(tmp_path, rng, extension):
     assert 3.5 * 22050 < len(part) < 4.5 * 22050
     np.testing.assert_allclose(part[: 3 * 22050], waveform[: 3 * 22050], atol=2e-6)
     assert audio.decode(cut)[1] == caught[0].message.reason
-    np.testing.assert_array_equal(audio.load(cut, duration=1.0), part[:22050])  # no warning: what is asked for is there
+    np.testing.assert_array_equal(
+        audio.load(cut, duration=1.0), part[:22050]
+    )  # no warning: the requested part is complete
 
 
 def test_a_damaged_flac_is_read_up_to_the_damage_and_after_it(tmp_path, rng):
@@ -161,16 +163,16 @@ def test_a_damaged_flac_is_read_up_to_the_damage_and_after_it(tmp_path, rng):
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 12000, 16000, 22050, 24000, 32000, 48000])
-def test_a_whole_mp3_of_any_rate_is_not_cut_short(tmp_path, rng, rate):
-    """The header counts the encoder's delay and padding, up to 0.21 s at 8 kHz."""
+def test_a_complete_mp3_file_of_any_rate_is_not_reported_as_cut_short(tmp_path, rng, rate):
+    """The stated length includes the delay and padding of the encoder, up to 0.21 s at 8 kHz."""
     for samples in rng.integers(rate, 3 * rate, 5):
         path = tmp_path / f"{samples}.mp3"
         soundfile.write(path, rng.uniform(-0.5, 0.5, samples), rate, format="MP3", subtype="MPEG_LAYER_III")
         assert len(audio.load(path, rate)) == pytest.approx(samples, abs=0.1 * rate)
 
 
-def test_an_mp3_whose_header_does_not_count(tmp_path):
-    """The frames of a Xing header are optional: nothing is promised then."""
+def test_a_xing_header_without_a_number_of_frames(tmp_path):
+    """No length is stated, so no warning is issued."""
     whole = write_sine(tmp_path / "s.mp3", 440).read_bytes()
     place = max(whole.find(b"Info"), whole.find(b"Xing")) + 7
     assert whole[place] & 1
@@ -203,7 +205,7 @@ def test_a_real_clip_that_was_cut_short(tmp_path, real_clips):
         audio.load(tmp_path / "cut.mp3", offset=15)
 
 
-def test_behind_the_end(tmp_path):
+def test_an_offset_after_the_end(tmp_path):
     path = write_sine(tmp_path / "s.wav", 440, seconds=2)
     with pytest.raises(audio.AudioError, match=r"no samples at 5 s: the file ends at 2\.00 s"):
         audio.load(path, offset=5.0)
@@ -230,7 +232,7 @@ def test_to_length_reflects_at_both_ends():
 
 
 @pytest.mark.parametrize("extension", ["m4a", "mp4", "wma", "MKA"])
-def test_what_libsndfile_cannot_read_ffmpeg_may(ffmpeg, tmp_path, extension):
+def test_ffmpeg_reads_other_formats(ffmpeg, tmp_path, extension):
     write_sine(tmp_path / "sine.wav", 440)
     path = tmp_path / f"-a b'ü.{extension}"
     ffmpeg("-i", tmp_path / "sine.wav", f"file:{path}")
@@ -241,7 +243,7 @@ def test_what_libsndfile_cannot_read_ffmpeg_may(ffmpeg, tmp_path, extension):
     np.testing.assert_allclose(part, waveform[22050 : 22050 + 11025], atol=2e-6)
 
 
-def test_what_ffmpeg_cannot_read_either(ffmpeg, tmp_path):
+def test_files_that_ffmpeg_cannot_read(ffmpeg, tmp_path):
     (tmp_path / "text.m4a").write_text("no music")
     with pytest.raises(audio.AudioError, match=r"text.m4a: not audio .* libsndfile or ffmpeg reads: .*Invalid data"):
         audio.load(tmp_path / "text.m4a")
@@ -260,12 +262,12 @@ def test_without_ffmpeg(tmp_path, monkeypatch):
 
 
 def test_an_address_in_a_playlist_is_not_opened(ffmpeg, tmp_path):
-    """Whatever the playlist is called."""
-    asked = []
+    """The extension of the playlist does not matter."""
+    requests = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.path)
+            requests.append(self.path)
             self.send_error(404)
 
         def log_message(self, *arguments):
@@ -279,16 +281,16 @@ def test_an_address_in_a_playlist_is_not_opened(ffmpeg, tmp_path):
         )
         with pytest.raises(audio.AudioError, match="not audio"):
             audio.load(tmp_path / "list.m4a")
-        assert not asked
+        assert not requests
         with pytest.raises(subprocess.CalledProcessError):
             ffmpeg("-protocol_whitelist", "file,http,tcp", "-f", "hls", "-i", tmp_path / "list.m4a", tmp_path / "x.wav")
-        assert asked  # ffmpeg by itself opens it
+        assert requests  # without options, ffmpeg opens it
         server.shutdown()
 
 
 @pytest.mark.parametrize("kind", ["hls", "concat"])
 def test_a_playlist_of_files_is_refused(ffmpeg, tmp_path, kind):
-    """One without an end would be read for ever, one that names a file 100 times would become far larger than it is."""
+    """A playlist without an end would be read forever; one that lists a file 100 times would become very long."""
     write_sine(tmp_path / "sine.wav", 440)
     ffmpeg("-i", tmp_path / "sine.wav", tmp_path / "song.ts")
     text = {
@@ -301,8 +303,8 @@ def test_a_playlist_of_files_is_refused(ffmpeg, tmp_path, kind):
             audio.load(tmp_path / name)
 
 
-def test_no_process_of_ffmpeg_stays(ffmpeg, tmp_path):
-    """After a part, after an error, and after an exception in the program that reads."""
+def test_no_process_of_ffmpeg_remains(ffmpeg, tmp_path):
+    """Neither after a part, nor after an error, nor after an exception in the calling code."""
     write_sine(tmp_path / "sine.wav", 440, seconds=60)
     ffmpeg("-i", tmp_path / "sine.wav", tmp_path / "sine.m4a")
     (tmp_path / "text.m4a").write_text("no music")
@@ -317,7 +319,7 @@ def test_no_process_of_ffmpeg_stays(ffmpeg, tmp_path):
 
 @pytest.mark.parametrize("extension", ["wav", "flac", "mp3", "ogg", "opus", "m4a"])
 def test_parts_in_order_are_decoded_once(ffmpeg, tmp_path, rng, monkeypatch, extension):
-    """In blocks, so that neither time nor memory grows with what lies before a part."""
+    """Decoding is in blocks, so time and memory do not grow with the position of a part."""
     soundfile.write(tmp_path / "noise.wav", rng.uniform(-0.5, 0.5, 20 * 48000), 48000)
     path = tmp_path / f"noise.{extension}"
     if extension != "wav":
@@ -331,12 +333,11 @@ def test_parts_in_order_are_decoded_once(ffmpeg, tmp_path, rng, monkeypatch, ext
             np.testing.assert_allclose(part, whole[round(offset * 22050) :][: len(part)], atol=2e-6)
             assert len(part) == 2 * 22050
         assert sum(decoded) < 17.2 * 48000 and max(decoded) <= most
-        np.testing.assert_allclose(file.read(0.5, 1.0), whole[11025:33075], atol=2e-6)  # and back again
+        np.testing.assert_allclose(file.read(0.5, 1.0), whole[11025:33075], atol=2e-6)  # backwards
         assert file.seconds == pytest.approx(20, abs=0.1) and file.warning is None
 
 
-def test_a_checksum_is_of_the_audio(ffmpeg, tmp_path):
-    """Whatever tags a file has."""
+def test_a_checksum_does_not_depend_on_tags(ffmpeg, tmp_path):
     write_sine(tmp_path / "a.wav", 440)
     for title in ("one", "two"):
         for extension in ("mp3", "flac", "m4a"):
@@ -348,18 +349,22 @@ def test_a_checksum_is_of_the_audio(ffmpeg, tmp_path):
     assert audio.checksum(tmp_path / "a.wav") != sums["a.wav"]
 
 
-def test_what_is_not_a_regular_file_is_refused(tmp_path):
+def test_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "fifo.wav")
     with pytest.raises(audio.AudioError, match="not a regular file"):
         audio.load(tmp_path / "fifo.wav")
 
 
-def test_a_thread_reads_with_as_little_memory_as_the_main_thread(tmp_path):
-    """In an arena of its own, glibc could not reuse the large blocks of a file at 1 Hz: three parts took 9 GB."""
+@pytest.mark.slow
+def test_memory_of_a_thread_that_reads(tmp_path):
+    """With an arena for each thread, glibc cannot reuse large blocks: three parts of a file at 1 Hz took 9 GB."""
     soundfile.write(tmp_path / "slow.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 20_000), 1, subtype="FLOAT")
     script = """
 import resource, sys, threading
 import genrekeras as gk
+from genrekeras.utils.process import keep_freed_memory
+
+keep_freed_memory()
 
 
 def read():

@@ -1,4 +1,4 @@
-"""Batches: order, crops, mixup, and that epochs differ while runs do not."""
+"""Batches: order, crops, mixup, reproducible epochs, workers."""
 
 import time
 
@@ -15,7 +15,7 @@ RATE = 100
 
 
 class Clips:
-    """Clips of 3 s that count up, so that a batch tells which clip and where it was cropped."""
+    """Clips of 3 s whose samples count up, so that a batch shows which clip it contains and where it was cropped."""
 
     sample_rate, genres = RATE, ("a", "b", "c")
 
@@ -68,14 +68,14 @@ def epoch_of(data):
     return [clips_of(b) for b in epoch], [starts_of(b) for b in epoch]
 
 
-def test_epochs_differ_and_runs_with_a_seed_are_the_same():
+def test_epochs_differ_and_runs_with_the_same_seed_are_equal():
     def run(seed):
         data = batches(Clips(), 4, 2.0, crop="random", shuffle=True, seed=seed)
         return [epoch_of(data) for _ in range(3)]
 
     first = run(0)
     for order, _ in first:
-        assert sorted(clip for batch in order for clip in batch) == list(range(10))  # each clip once an epoch
+        assert sorted(clip for batch in order for clip in batch) == list(range(10))  # each clip once per epoch
     assert first[0] != first[1] != first[2]
     assert run(0) == first and run(1) != first
 
@@ -83,20 +83,21 @@ def test_epochs_differ_and_runs_with_a_seed_are_the_same():
 def test_workers_read_ahead_and_give_the_same_batches():
     arguments = {"crop": "random", "shuffle": True, "seed": 3, "mixup_alpha": 0.4}
     alone, ahead = batches(Clips(), 4, 2.0, **arguments), batches(Clips(), 4, 2.0, **arguments, workers=3)
-    for epoch, index in ((0, 0), (0, 1), (0, 2), (1, 0), (0, 0), (0, 1), (5, 2)):  # also when a pass is broken off
+    for epoch, index in ((0, 0), (0, 1), (0, 2), (1, 0), (0, 0), (0, 1), (5, 2)):  # also after an incomplete pass
         alone.epoch = ahead.epoch = epoch
         for one, other in zip(alone[index], ahead[index], strict=True):
             np.testing.assert_array_equal(one, other)
     assert len(ahead._ahead) == 3
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("workers", [1, 2])
-def test_fit_sees_each_epoch_anew_in_the_order_of_the_seed(workers):
-    """Keras would shuffle a PyDataset's batches from Python's global state; GenreClassifier.fit does not let it."""
+def test_fit_reads_each_epoch_in_the_order_of_the_seed(workers):
+    """Keras would shuffle the batches of a PyDataset with Python's global random state."""
     seen = []
 
-    class Watched(Clips):
-        """Each clip is a constant of its own, by which the model's input tells it."""
+    class Constant(Clips):
+        """Each clip has a constant value, which identifies it in the inputs of the model."""
 
         sample_rate = 22050
 
@@ -111,12 +112,12 @@ def test_fit_sees_each_epoch_anew_in_the_order_of_the_seed(workers):
 
     def train(**arguments):
         seen.clear()
-        model = Recorded(pretrained=None, clip_seconds=1.0, genres=("a", "b", "c"))
+        model = Recorded("mel_cnn", pretrained=None, clip_seconds=1.0, genres=("a", "b", "c"))
         model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
-        model.fit(batches(Watched(6), 2, 1.0, shuffle=True, seed=5, workers=workers), verbose=0, **arguments)
+        model.fit(batches(Constant(6), 2, 1.0, shuffle=True, seed=5, workers=workers), verbose=0, **arguments)
         return list(seen)
 
-    data = batches(Watched(6), 2, 1.0, shuffle=True, seed=5)
+    data = batches(Constant(6), 2, 1.0, shuffle=True, seed=5)
     expected = []
     for _ in range(3):
         expected.append([[round(10 * float(value)) for value in data[i][0][:, 0]] for i in range(len(data))])
@@ -126,11 +127,11 @@ def test_fit_sees_each_epoch_anew_in_the_order_of_the_seed(workers):
     assert train(epochs=3, initial_epoch=2) == expected[2]
 
 
-def test_labels_out_of_range_are_named():
+def test_a_label_out_of_range():
     class Wrong(Clips):
         genres = ("a", "b")
 
-    with pytest.raises(ValueError, match=r"The label of track 2 must lie in 0\.\.1. Received: 2"):
+    with pytest.raises(ValueError, match=r"The label of track 2 must be in 0\.\.1. Received: 2"):
         batches(Wrong(), 4, 2.0)[0]
 
 
@@ -140,12 +141,12 @@ def test_mixup():
     assert labels.shape == (30, 3) and labels.dtype == np.float32
     np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-6)
     assert (labels.max(axis=1) < 1).any()
-    # clip i of the batch is m * clip i + (1 - m) * clip j: m and j from the label and the waveform agree
+    # Clip i of the batch is m * clip i + (1 - m) * clip j. The label and the waveform give the same m and j.
     for i, (waveform, label) in enumerate(zip(waveforms, labels, strict=True)):
-        part = label[i % 3]
-        if part < 0.999:  # else the other clip has the same genre
-            other = (waveform[0] - part * 1000 * i) / (1 - part) / 1000
-            assert abs(other - round(other)) < 0.05 and label[round(other) % 3] == pytest.approx(1 - part, abs=1e-5)
+        weight = label[i % 3]
+        if weight < 0.999:  # otherwise the other clip has the same genre
+            other = (waveform[0] - weight * 1000 * i) / (1 - weight) / 1000
+            assert abs(other - round(other)) < 0.05 and label[round(other) % 3] == pytest.approx(1 - weight, abs=1e-5)
     np.testing.assert_array_equal(batches(Clips(30), 30, 3.0, mixup_alpha=0.4, seed=1)[0][0], waveforms)
     data.on_epoch_end()
     assert not np.array_equal(data[0][0], waveforms)
@@ -154,23 +155,23 @@ def test_mixup():
 def test_many_crops_of_a_clip():
     even = batches(Clips(4), 3, 1.0, crop="even", crops=3)
     assert len(even) == 4
-    whole = [even[i] for i in range(4)]
-    assert [clip for batch in whole for clip in clips_of(batch)] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
-    assert [start for batch in whole for start in starts_of(batch)] == [0, 100, 200] * 4
+    epoch = [even[i] for i in range(4)]
+    assert [clip for batch in epoch for clip in clips_of(batch)] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert [start for batch in epoch for start in starts_of(batch)] == [0, 100, 200] * 4
     assert starts_of(batches(Clips(4), 4, 1.0, crop="even")[0]) == [100] * 4
-    lots = batches(Clips(5), 50, 1.0, crop="random", crops=10, shuffle=True, seed=2)
-    clips, starts = clips_of(lots[0]), starts_of(lots[0])
+    random = batches(Clips(5), 50, 1.0, crop="random", crops=10, shuffle=True, seed=2)
+    clips, starts = clips_of(random[0]), starts_of(random[0])
     assert sorted(clips) == sorted(list(range(5)) * 10) and clips != sorted(clips) and len(set(starts)) > 30
 
 
-def test_class_weights_make_genres_weigh_the_same():
+def test_class_weights_give_genres_the_same_total_weight():
     class Unequal(Clips):
         labels = np.array([0] * 6 + [1] * 3 + [2])
 
         def __getitem__(self, index):
             return super().__getitem__(index) | {"genre": int(self.labels[index])}
 
-    with pytest.raises(ValueError, match=r"`split` must have `labels`.*list"):
+    with pytest.raises(ValueError, match=r"`split` must have the attribute `labels`.*list"):
         class_weights([0, 1])
     weights = class_weights(Unequal())
     np.testing.assert_allclose(weights, [10 / 18, 10 / 9, 10 / 3], rtol=1e-6)
@@ -184,8 +185,9 @@ def test_class_weights_make_genres_weigh_the_same():
     np.testing.assert_allclose(class_weights(Unequal()), [1, 0, 1])
 
 
-def test_fit_heeds_class_weights():
-    """With weight 0 for all genres but one, the others do not move the model."""
+@pytest.mark.backends
+def test_fit_uses_class_weights():
+    """With weight 0 for all genres, the weights of the model do not change."""
     split = _valid()
     split.labels = np.arange(4) % 3
     model = small_model(genres=split.genres, fine_tune="head")
@@ -198,33 +200,21 @@ def test_fit_heeds_class_weights():
     assert not all(np.array_equal(numpy(w), b) for w, b in zip(model.trainable_variables, before, strict=True))
 
 
-def test_worker_processes_give_the_same_batches():
-    arguments = {
-        "crop": "random",
-        "crops": 2,
-        "shuffle": True,
-        "seed": 3,
-        "mixup_alpha": 0.4,
-        "class_weight": [1, 2, 3],
-    }
-    alone = batches(Clips(), 4, 2.0, **arguments)
-    ahead = batches(Clips(), 4, 2.0, **arguments, workers=2, processes=True)
-    for epoch, index in ((0, 0), (0, 1), (1, 0), (0, 0), (5, 2)):
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_worker_processes_give_the_same_batches(synthetic, workers):
+    """They read a split from disk."""
+    options = {"crop": "random", "crops": 2, "shuffle": True, "seed": 3, "mixup_alpha": 0.4}
+    options["class_weight"] = np.arange(1, 9).tolist()
+    alone = batches(synthetic.train, 8, 1.0, **options)
+    ahead = batches(synthetic.train, 8, 1.0, **options, workers=workers, processes=True)
+    for epoch, index in ((0, 0), (0, 1), (1, 0), (0, 0), (5, 31)):
         alone.epoch = ahead.epoch = epoch
         for one, other in zip(alone[index], ahead[index], strict=True):
             np.testing.assert_array_equal(one, other)
-    assert len(ahead._pool._processes) == 2  # they were made by processes indeed
+    assert len(ahead._pool._processes) == workers
 
 
-def test_worker_processes_read_a_split_from_disk(synthetic):
-    alone = batches(synthetic.train, 8, 1.0, shuffle=True)
-    ahead = batches(synthetic.train, 8, 1.0, shuffle=True, workers=2, processes=True)
-    for index in (0, 1, 15):
-        for one, other in zip(alone[index], ahead[index], strict=True):
-            np.testing.assert_array_equal(one, other)
-
-
-READS = """
+READER = """
 import sys, time
 import numpy as np
 from genrekeras.datasets import batches
@@ -244,33 +234,33 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("reader", ["ends", "is killed"])
-def test_a_worker_process_ends_with_the_one_that_reads(reader, tmp_path):
-    """Also one that multiprocessing made, which waits for its own as it ends."""
-    (tmp_path / "reads.py").write_text(READS)
+@pytest.mark.parametrize("reader", [pytest.param("ends", marks=pytest.mark.slow), "is killed"])
+def test_a_worker_process_ends_with_its_parent(reader, tmp_path):
+    """multiprocessing started the parent, so the parent waits for child processes before it ends."""
+    (tmp_path / "reads.py").write_text(READER)
     process = start(tmp_path / "reads.py", reader, stdout=tmp_path / "out", stderr=tmp_path / "err")
     until = time.monotonic() + 120
-    while not (found := (tmp_path / "out").is_file() and (tmp_path / "out").read_text()) and time.monotonic() < until:
+    while not (output := (tmp_path / "out").is_file() and (tmp_path / "out").read_text()) and time.monotonic() < until:
         time.sleep(0.1)
-    assert found, (tmp_path / "err").read_text()
-    worker = int(found)
+    assert output, (tmp_path / "err").read_text()
+    worker = int(output)
     if reader == "is killed":
         process.kill()
     assert wait(process, 60) == (0 if reader == "ends" else -9)
-    while not gone(worker) and time.monotonic() < until:
+    while not has_ended(worker) and time.monotonic() < until:
         time.sleep(0.1)
-    assert gone(worker)
+    assert has_ended(worker)
 
 
-def gone(process):
+def has_ended(process):
     try:
-        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE  # where nobody asks for its exit code
+        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE  # its parent does not read the exit code
     except psutil.NoSuchProcess:
         return True
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_rest_of_an_epoch_that_was_broken_off(workers):
+def test_the_rest_of_an_interrupted_epoch(workers):
     data = batches(Clips(), 3, 2.0, crop="random", shuffle=True, seed=5, workers=workers)
     epochs = []
     for _ in range(3):
@@ -281,13 +271,14 @@ def test_the_rest_of_an_epoch_that_was_broken_off(workers):
     np.testing.assert_array_equal(rest[0][0], epochs[1][2])
     np.testing.assert_array_equal(rest[1][0], epochs[1][3])
     data.epoch = 2
-    np.testing.assert_array_equal(data[0][0], epochs[2][0])  # the whole is as it was
-    with pytest.raises(ValueError, match=r"`batch` lie in 0\.\.3"):
+    np.testing.assert_array_equal(data[0][0], epochs[2][0])  # `data` is unchanged
+    with pytest.raises(ValueError, match=r"`batch` in 0\.\.3"):
         data.rest(0, 4)
 
 
-def test_fit_can_end_an_epoch_and_go_on():
-    def weights_behind_each_step(*runs):
+@pytest.mark.backends
+def test_fit_completes_an_interrupted_epoch():
+    def weights_after_each_step(*runs):
         keras.utils.set_random_seed(3)
         model = small_model(genres=("a", "b", "c"), fine_tune="head", dropout=0.0)
         model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
@@ -309,14 +300,14 @@ def test_fit_can_end_an_epoch_and_go_on():
             return {"audio": waveform, "genre": index % 3, "track_id": index}
 
     data = batches(Noise(6), 2, 1.0, shuffle=True, seed=5)
-    whole = weights_behind_each_step((data, {"epochs": 2}))
-    broken_off_behind_one_batch = weights_behind_each_step(
+    expected = weights_after_each_step((data, {"epochs": 2}))
+    interrupted = weights_after_each_step(
         (data, {"epochs": 1, "steps_per_epoch": 1}),
         (data.rest(0, 1), {"epochs": 1}),
         (data, {"initial_epoch": 1, "epochs": 2}),
     )
-    assert len(whole) == 6
-    np.testing.assert_array_equal(broken_off_behind_one_batch, whole)
+    assert len(expected) == 6
+    np.testing.assert_array_equal(interrupted, expected)
 
 
 def test_one_hot_labels_for_the_validation_of_mixup():
@@ -335,7 +326,7 @@ def test_one_hot_labels_for_the_validation_of_mixup():
         ({"seed": None}, "`seed` must be"),
         ({"clip_seconds": -1.0}, "`clip_seconds` must be"),
         ({"clip_seconds": 1e-6}, "`clip_seconds` must be"),
-        ({"mixup_alpha": -0.1}, "`mixup` must be"),
+        ({"mixup_alpha": -0.1}, "`mixup_alpha` must be"),
         ({"crops": 0}, "`crops` must be"),
         ({"class_weight": "fair"}, "`class_weight` must be"),
         ({"class_weight": [1, 2]}, "`class_weight` must be"),
@@ -344,7 +335,7 @@ def test_one_hot_labels_for_the_validation_of_mixup():
         ({"split": [1, 2]}, "`split` must be a split, .*list"),
     ],
 )
-def test_bad_options_are_named(arguments, message):
+def test_invalid_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         batches(**{"split": Clips(), "batch_size": 4, "clip_seconds": 2.0, **arguments})
 
@@ -357,7 +348,7 @@ def test_bad_options_are_named(arguments, message):
         ({"clip_seconds": 2.0}, "clip_seconds"),
     ],
 )
-def test_data_that_is_not_the_models_is_refused(data, name):
+def test_data_that_does_not_fit_the_model(data, name):
     model = small_model(genres=("a", "b", "c"), fine_tune="head")
     model.compile("sgd", "sparse_categorical_crossentropy")
     split = Clips(4)

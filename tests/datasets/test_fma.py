@@ -1,4 +1,4 @@
-"""FMA folders: tables, layouts, broken clips, protocols, and that audio is decoded once."""
+"""Folders of FMA: tables, layouts, broken clips, protocols."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ import genrekeras as gk
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REAL_CLIPS, write_fma, write_sine
+from conftest import REAL_CLIPS, SHARED_CLIPS, write_fma, write_sine
 from genrekeras.datasets import fma, store
 
 TRACKS = [
@@ -41,7 +41,7 @@ def test_official_splits(folder):
             assert gk.GENRES[element["genre"]] == genre and split.labels[i] == element["genre"]
             hz = 200 * (1 + element["genre"]) + element["track_id"] % 7
             second = element["audio"][22050 : 2 * 22050]
-            assert np.abs(np.fft.rfft(second)).argmax() == hz  # its own audio, not a neighbour's
+            assert np.abs(np.fft.rfft(second)).argmax() == hz  # its audio, not that of another clip
             assert np.abs(second).max() == pytest.approx(0.5, abs=0.03)
     assert data.counts == {
         "tracks": 7,
@@ -55,7 +55,7 @@ def test_official_splits(folder):
     }
 
 
-def test_decoded_once_for_all_protocols(folder, monkeypatch):
+def test_clips_are_decoded_once_for_all_protocols(folder, monkeypatch):
     first = gk.datasets.load_fma(folder)
     monkeypatch.setattr(store, "_decode", lambda *a: pytest.fail("decoded again"))
     again = gk.datasets.load_fma(folder)
@@ -69,7 +69,7 @@ def test_decoded_once_for_all_protocols(folder, monkeypatch):
         assert gk.GENRES[random.train.labels[i]] == by_id[track] and random.train[i]["track_id"] == track
 
 
-def test_a_changed_folder_is_built_anew(folder):
+def test_a_changed_folder_is_built_again(folder):
     before = gk.datasets.load_fma(folder)
     shutil.copy(folder / "fma_small" / "001" / "001001.mp3", folder / "fma_small" / "000" / "000002.mp3")
     after = gk.datasets.load_fma(folder)
@@ -82,7 +82,7 @@ def test_another_sample_rate(folder):
     assert abs(len(data.train[0]["audio"]) - 3 * 16000) < 1600
 
 
-def test_what_overshoots_is_not_clipped(folder, monkeypatch):
+def test_samples_above_1_are_not_clipped(folder, monkeypatch):
     def loud(path, sample_rate):
         return 1.25 * np.sin(np.arange(3 * sample_rate) / 10).astype("float32"), None
 
@@ -91,8 +91,8 @@ def test_what_overshoots_is_not_clipped(folder, monkeypatch):
     np.testing.assert_allclose(audio, loud(None, 22050)[0], atol=1.25 / 32767)
 
 
-def test_an_incomplete_clip_is_kept_named_and_counted(folder):
-    """Half of a clip of 9 s; another of which less than 2 s are left is broken."""
+def test_incomplete_clips_are_kept(folder):
+    """One half of a clip of 9 s is incomplete; a clip of which less than 2 s are left is broken."""
     for track_id, share in ((2, 2), (5, 9)):
         path = write_sine(folder / "fma_small" / "000" / f"{track_id:06d}.mp3", 440, seconds=9)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // share])
@@ -107,7 +107,7 @@ def test_an_incomplete_clip_is_kept_named_and_counted(folder):
     assert "1 broken, 1 incomplete" in str(data)
 
 
-def test_broken_and_missing_clips_are_named_in_one_warning(folder):
+def test_one_warning_names_broken_and_missing_clips(folder):
     (folder / "fma_small" / "000" / "000005.mp3").write_bytes(b"")
     (folder / "fma_small" / "001" / "001000.mp3").write_text("no music")
     os.remove(folder / "fma_small" / "002" / "002041.mp3")
@@ -153,7 +153,7 @@ def test_a_split_without_a_readable_clip_is_empty(folder):
         "track_id,genre\n7.5,Rock\n",
     ],
 )
-def test_odd_label_files_are_named(tmp_path, text):
+def test_invalid_label_files(tmp_path, text):
     (tmp_path / "train_labels.csv").write_text(text)
     with pytest.raises(ValueError, match=r"train_labels\.csv"):
         fma.read_labels(tmp_path / "train_labels.csv")
@@ -190,8 +190,8 @@ def test_a_subset_in_the_folder_of_a_larger_one(folder):
     assert len(gk.datasets.load_fma(folder).train) == 4
 
 
-def test_files_and_folders_in_each_others_place(folder):
-    """They are ignored: a file named as a folder of tracks, a folder and a link to itself named as a clip."""
+def test_files_and_folders_with_unexpected_names(folder):
+    """A file named like a track folder is ignored, like a folder or a link to itself named like a clip."""
     audio = folder / "fma_small"
     (audio / "101").touch()
     (audio / "102").symlink_to("102")
@@ -204,7 +204,7 @@ def test_files_and_folders_in_each_others_place(folder):
     assert ids(data.train) == [5, 2040] and data.counts["missing"] == 2
 
 
-def test_what_is_taken_for_fma(folder, tmp_path):
+def test_is_fma(folder, tmp_path):
     assert fma.is_fma(folder) and fma.is_fma(folder / "fma_small") and fma.is_fma(tmp_path / "nowhere")
     music = tmp_path / "music"
     (music / "101" / "000002.mp3").mkdir(parents=True)
@@ -233,8 +233,8 @@ def test_real_clips(real_clips, tmp_path):
 
 def test_the_shared_table_of_fma_small(tmp_path):
     """Counts of fma_small as its table has them: 8,000 tracks, 8 x 1,000, 6,400 / 800 / 800."""
-    path = os.path.join(os.path.dirname(__file__), "..", "..", "shared", "data", "fma_small_tracks.csv")
-    if not os.path.isfile(path):
+    path = SHARED_CLIPS.parent / "fma_small_tracks.csv"
+    if not path.is_file():
         pytest.skip("the table of fma_small (shared/data/fma_small_tracks.csv beside this checkout) is not here")
     table = pd.read_csv(path)
     write_fma(tmp_path / "fma", table[["track_id", "genre_top", "split"]].itertuples(index=False), audio=False)
@@ -249,7 +249,11 @@ def test_the_shared_table_of_fma_small(tmp_path):
         (lambda f: shutil.rmtree(f), FileNotFoundError, "`data_dir` is not a folder"),
         (lambda f: shutil.rmtree(f / "fma_metadata"), FileNotFoundError, "There is no tracks.csv"),
         (lambda f: shutil.rmtree(f / "fma_small"), FileNotFoundError, "There are no clips"),
-        (lambda f: [shutil.rmtree(p) or p.mkdir() for p in (f / "fma_small").iterdir()], FileNotFoundError, "None of"),
+        (
+            lambda f: [shutil.rmtree(p) or p.mkdir() for p in (f / "fma_small").iterdir()],
+            FileNotFoundError,
+            "contains no clip of the 7 tracks",
+        ),
         (
             lambda f: [p.write_text("no music") for p in (f / "fma_small").glob("*/*")],
             ValueError,
@@ -262,7 +266,7 @@ def test_the_shared_table_of_fma_small(tmp_path):
                 (f / "fma_metadata" / "tracks.csv").read_text().replace("small", "large")
             ),
             ValueError,
-            "has no track of subset 'small'",
+            "contains no track of subset 'small'",
         ),
         (
             lambda f: (f / "fma_metadata" / "tracks.csv").write_text(
@@ -276,17 +280,17 @@ def test_the_shared_table_of_fma_small(tmp_path):
                 (f / "fma_metadata" / "tracks.csv").read_text() + "2,training,small,Rock\n"
             ),
             ValueError,
-            "names a track twice: 2",
+            "contains a track twice: 2",
         ),
     ],
 )
-def test_bad_folders(folder, spoil, error, message):
+def test_invalid_folders(folder, spoil, error, message):
     spoil(folder)
     with pytest.raises(error, match=message):
         gk.datasets.load_fma(folder)
 
 
-def test_bad_options(folder, tmp_path):
+def test_invalid_arguments(folder, tmp_path):
     with pytest.raises(ValueError, match="`prepared_dir` must not contain"):
         gk.datasets.load_fma(folder, prepared_dir=tmp_path / "what?")
     with pytest.raises(ValueError, match="`subset` must be one of"):
@@ -299,5 +303,5 @@ def test_bad_options(folder, tmp_path):
 
 def test_a_folder_that_cannot_be_written(folder):
     (folder / "prepared").write_text("a file is in the way")
-    with pytest.raises(OSError, match=r"cannot be stored in .*prepared.* \(`prepared_dir` chooses another place\)"):
+    with pytest.raises(OSError, match=r"cannot be stored in .*prepared.* Choose another `prepared_dir`"):
         gk.datasets.load_fma(folder)

@@ -1,4 +1,4 @@
-"""Music of one's own: any format, nested folders, unequal genres, whole artists and albums in a split."""
+"""Folders of music: formats, nested folders, unequal genres, artists and albums."""
 
 import os
 import zlib
@@ -19,7 +19,7 @@ def cache(tmp_path_factory, monkeypatch):
 
 
 def write(folder, *names, seconds=2.5):
-    """Sounds that all differ, by their names."""
+    """Sounds whose frequencies depend on their names."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,13 +38,13 @@ def music(tmp_path):
     return tmp_path / "music"
 
 
-def test_whole_artists_in_unequal_genres(music):
+def test_artists_are_not_divided_in_unequal_genres(music):
     with pytest.warns(UserWarning, match="validation has no clip of Électro"):
         data = gk.datasets.load_folder(music)
     assert data.genres == ("Hip Hop & Rap", "Jazz", "Électro") and data.protocol == "artist_album"
     assert data.counts["readable"] == 63 and data.name == "music"
     assert (gk.datasets.leakage(data)[["artists", "albums", "duplicates"]] == 0).all(axis=None)
-    # Albums of 3 tracks by 6, 3 and 2 artists of up to 2 albums: an artist of each to test, then to validation.
+    # Albums of 3 tracks by 6, 3 and 2 artists of up to 2 albums: test gets one artist per genre, then validation.
     assert np.bincount(data.test.labels).tolist() == [6, 6, 3]
     assert np.bincount(data.validation.labels).tolist() == [6, 6] and len(data.train) == 63 - 27
     for split in (data.train, data.validation, data.test):
@@ -57,13 +57,13 @@ def test_whole_artists_in_unequal_genres(music):
     assert gk.datasets.load_folder(music).test.fingerprint == data.test.fingerprint
 
 
-def test_nothing_is_written_to_it(music, cache):
+def test_nothing_is_written_to_the_folder(music, cache):
     before = sorted(str(path) for path in music.rglob("*"))
     gk.datasets.load_folder(music, protocol="random")
     assert sorted(str(path) for path in music.rglob("*")) == before and os.listdir(cache) == ["folders"]
 
 
-def test_flat_folders_as_of_gtzan(tmp_path):
+def test_flat_folders_like_gtzan(tmp_path):
     write(tmp_path, *[f"{genre}/{genre}.{i:05d}.wav" for genre in ("blues", "metal") for i in range(20)])
     data = gk.datasets.load_folder(tmp_path)
     assert [len(split) for split in (data.train, data.validation, data.test)] == [32, 4, 4]
@@ -72,7 +72,7 @@ def test_flat_folders_as_of_gtzan(tmp_path):
     assert np.bincount(random.validation.labels).tolist() == [4, 4] and len(random.train) == 32
 
 
-def test_any_format_and_what_is_none(tmp_path):
+def test_formats_and_files_that_are_left_out(tmp_path):
     names = ["a/1.mp3", "a/2.flac", "a/3.ogg", "a/4.WAV", "b/deep/er/5.aiff", "b/6.wav"]
     write(tmp_path, *names)
     (tmp_path / "a" / "7.mp3").write_text("no music")
@@ -89,7 +89,7 @@ def test_any_format_and_what_is_none(tmp_path):
     assert data.counts["readable"] == 6 and data.genres == ("a", "b")
 
 
-def test_ids_artists_and_albums(tmp_path):
+def test_artists_and_albums(tmp_path):
     write(tmp_path, "pop/A/x/1.wav", "pop/A/y/2.wav", "pop/3.wav", "pop/4.wav", "rock/A/5.wav", "rock/A/CD1/6.wav")
     tracks = find_files(tmp_path)
     assert list(tracks.index) == list(range(6)) and list(tracks["title"]) == ["3", "4", "1", "2", "5", "6"]
@@ -101,14 +101,14 @@ def test_ids_artists_and_albums(tmp_path):
     assert len(set(find_files(tmp_path / "b")["artist_id"])) == 2
 
 
-def test_a_genre_of_one_album_is_named(tmp_path):
+def test_a_warning_names_a_genre_with_one_album(tmp_path):
     write(tmp_path, *[f"a/{i}.wav" for i in range(6)], *[f"b/album/{i}.wav" for i in range(3)])
-    with pytest.warns(UserWarning, match="has no clip of b. Whole artists and albums go to a split"):
+    with pytest.warns(UserWarning, match="has no clip of b. An artist or album cannot be divided"):
         data = gk.datasets.load_folder(tmp_path)
     assert sum(data.counts[name] for name in ("train", "validation", "test")) == 9
 
 
-def test_links_and_circles(tmp_path):
+def test_links_that_form_a_circle(tmp_path):
     write(tmp_path / "elsewhere", "1.wav", "2.wav")
     write(tmp_path / "music", "b/3.wav")
     os.symlink(tmp_path / "elsewhere", tmp_path / "music" / "a")
@@ -118,14 +118,14 @@ def test_links_and_circles(tmp_path):
         assert list(find_files(tmp_path / "music")["genre"]) == ["a", "a", "b"]
 
 
-def test_a_link_from_genre_to_genre_changes_no_label(tmp_path):
+def test_a_link_between_genres_does_not_change_labels(tmp_path):
     write(tmp_path, "jazz/1.wav", "rock/2.wav")
     os.symlink(tmp_path / "rock", tmp_path / "jazz" / "friends")
     assert find_files(tmp_path)["genre"].tolist() == ["jazz", "rock"]
 
 
-def test_two_folders_of_the_same_names_and_sizes_are_two(tmp_path):
-    """As originals and their stems, or a folder before and after normalizing."""
+def test_folders_with_equal_names_and_sizes_are_different_datasets(tmp_path):
+    """For example a folder before and after normalization."""
     for folder, level in (("a", 1.0), ("b", 0.1)):
         for genre in ("x", "y"):
             path = tmp_path / folder / genre / "1.wav"
@@ -139,7 +139,7 @@ def test_two_folders_of_the_same_names_and_sizes_are_two(tmp_path):
     assert np.abs(gk.datasets.load_folder(tmp_path / "a", protocol="random").train[0]["audio"]).max() < 0.2
 
 
-def test_links_to_nowhere_and_names_that_are_not_utf_8(tmp_path):
+def test_broken_links_and_names_that_are_not_utf_8(tmp_path):
     write(tmp_path, "a/1.wav", "b/2.wav")
     os.rename(os.fsencode(tmp_path / "a" / "1.wav"), os.fsencode(tmp_path / "a") + b"/caf\xe9.wav")
     os.symlink(tmp_path / "nowhere", tmp_path / "b" / "3.wav")
@@ -148,21 +148,21 @@ def test_links_to_nowhere_and_names_that_are_not_utf_8(tmp_path):
     assert list(data.train.tracks["title"]) == ["caf\ufffd", "2"] and data.counts["missing"] == 1
 
 
-def test_folders_that_cannot_be_opened_are_named(tmp_path, close_folder):
+def test_folders_that_cannot_be_opened(tmp_path, close_folder):
     write(tmp_path, "a/1.wav", "b/2.wav", "b/closed/3.wav")
     close_folder("closed")
     with pytest.warns(UserWarning, match=r"1 folders or links cannot be opened \(the first: .*b/closed: Permission"):
         assert len(find_files(tmp_path)) == 2
 
 
-def test_a_protocol_that_cannot_be_is_refused_before_anything_is_decoded(tmp_path, cache):
+def test_an_impossible_protocol_is_refused_before_decoding(tmp_path, cache):
     write(tmp_path, "a/1.wav", "b/2.wav")
-    with pytest.raises(ValueError, match='"artist_album" or "random" would work'):
+    with pytest.raises(ValueError, match='Use "artist_album" or "random"'):
         gk.datasets.load_folder(tmp_path, protocol="official")
     assert os.listdir(cache) == []
 
 
-def test_a_file_that_changed_makes_a_new_dataset(tmp_path):
+def test_a_changed_file_gives_a_new_dataset(tmp_path):
     write(tmp_path, *[f"{genre}/{i}.wav" for genre in "ab" for i in range(3)])
     before = gk.datasets.load_folder(tmp_path, protocol="random").train.fingerprint
     write(tmp_path, "a/1.wav", seconds=3.0)
@@ -172,12 +172,12 @@ def test_a_file_that_changed_makes_a_new_dataset(tmp_path):
 @pytest.mark.parametrize(
     "names, message",
     [
-        ([], "at least two folders with audio files, one a genre. Received: no folder with audio files"),
+        ([], "at least two folders with audio files, one per genre. Received: no folder with audio files"),
         (["loose.wav"], "Received: no folder with audio files"),
         (["only/1.wav"], r"Received: \['only'\]"),
     ],
 )
-def test_folders_that_are_not_of_genres(tmp_path, names, message):
+def test_folders_without_two_genres(tmp_path, names, message):
     write(tmp_path, *names)
     with pytest.raises(ValueError, match=message):
         gk.datasets.load_folder(tmp_path)

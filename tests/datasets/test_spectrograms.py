@@ -1,4 +1,4 @@
-"""Collections as small images: what is read and refused, batches, features and scores of images, and real frames."""
+"""Spectrograms: files, batches, features and scores of images, and the real spectrograms of FMA."""
 
 import genrekeras as gk
 import keras
@@ -8,7 +8,7 @@ from conftest import SHARED_CLIPS, numpy, small_model
 from genrekeras import audio, evaluation, training
 from genrekeras.datasets import image_batches, leakage, load_spectrograms, sampled_logmel_front_end
 
-FRAMES = SHARED_CLIPS.parent / "fma_frames" / "fma_small_frames.npz"
+SPECTROGRAMS = SHARED_CLIPS.parent / "fma_frames" / "fma_small_frames.npz"
 COUNT = 60
 
 
@@ -24,8 +24,8 @@ def content(rng):
 
 @pytest.fixture
 def path(tmp_path, content):
-    np.savez(tmp_path / "frames.npz", **content)
-    return tmp_path / "frames.npz"
+    np.savez(tmp_path / "spectrograms.npz", **content)
+    return tmp_path / "spectrograms.npz"
 
 
 @pytest.fixture
@@ -62,14 +62,14 @@ def test_genres_of_a_model(path):
     "change, message",
     [
         ({"label": None}, "must be an npz file of decibels, label, split, track_id"),
-        ({"decibels": np.zeros((COUNT, 32, 40), "float32")}, r"holds float32 of the shape \(60, 32, 40\)"),
-        ({"decibels": np.zeros((3, 32, 40), "uint8")}, r"holds uint8 of the shape \(3, 32, 40\)"),
-        ({"label": np.full(COUNT, 8)}, "holds labels outside of 0..7"),
-        ({"split": np.full(COUNT, 3)}, "splits outside of 0..2"),
+        ({"decibels": np.zeros((COUNT, 32, 40), "float32")}, r"Received: float32 of the shape \(60, 32, 40\)"),
+        ({"decibels": np.zeros((3, 32, 40), "uint8")}, r"Received: uint8 of the shape \(3, 32, 40\), and 60 labels"),
+        ({"label": np.full(COUNT, 8)}, "`label` must be in 0..7"),
+        ({"split": np.full(COUNT, 3)}, "`split` in 0..2"),
         ({"track_id": np.array([None] * COUNT)}, "must be an npz file"),  # a pickle
-        ({"label": np.zeros(COUNT)}, "are not a row of integers"),
-        ({"track_id": np.array([f"{i}" for i in range(COUNT)])}, "are not a row of integers"),
-        ({"split": np.zeros((COUNT, 2), int)}, "are not a row of integers"),
+        ({"label": np.zeros(COUNT)}, "must be one-dimensional arrays of integers"),
+        ({"track_id": np.array([f"{i}" for i in range(COUNT)])}, "must be one-dimensional arrays of integers"),
+        ({"split": np.zeros((COUNT, 2), int)}, "must be one-dimensional arrays of integers"),
     ],
 )
 def test_other_files(path, content, change, message):
@@ -80,7 +80,7 @@ def test_other_files(path, content, change, message):
 
 
 def test_no_file(tmp_path):
-    (tmp_path / "text.npz").write_text("no frames")
+    (tmp_path / "text.npz").write_text("no spectrograms")
     for name in ("text.npz", "none.npz"):
         with pytest.raises(ValueError, match="must be an npz file"):
             load_spectrograms(tmp_path / name)
@@ -101,17 +101,17 @@ def test_batches(path):
     twice = image_batches(split, 4, repeats=2)
     np.testing.assert_array_equal(twice[0][1], split.labels[[0, 0, 1, 1]])
     chosen = np.concatenate([image_batches(split, 15, variants=3, seed=seed)[0][0] for seed in range(4)])
-    places = np.array([np.flatnonzero((split.images == image).all(axis=(1, 2, 3)))[0] for image in chosen])
-    np.testing.assert_array_equal(places // 3, np.tile(np.arange(15), 4))
-    assert set(places % 3) == {0, 1, 2}
+    positions = np.array([np.flatnonzero((split.images == image).all(axis=(1, 2, 3)))[0] for image in chosen])
+    np.testing.assert_array_equal(positions // 3, np.tile(np.arange(15), 4))
+    assert set(positions % 3) == {0, 1, 2}
     both = image_batches(split, 60, repeats=2, variants=3)[0][1]  # 15 tracks, twice
     assert len(both) == 30 and set(both) <= set(split.labels)
-    with pytest.raises(ValueError, match="must divide the 45 images"):
+    with pytest.raises(ValueError, match="must divide the number of images, 45"):
         image_batches(split, 15, variants=2)
 
 
 def test_mixing(path):
-    """The larger part is a clip's own; labels in proportion; means, and frames at random places or the last ones."""
+    """The share of the other image is at most one half, labels are in proportion, and all kinds of mixing occur."""
     split = load_spectrograms(path).train
     split.images = np.broadcast_to(np.arange(45, dtype=np.uint8)[:, None, None, None], (45, 32, 40, 1))
     data = image_batches(split, 15, seed=1, mix_probability=0.6)
@@ -128,7 +128,7 @@ def test_mixing(path):
                 np.testing.assert_array_equal(labels.argmax(axis=1), split.labels[own])
                 continue
             assert (labels[np.arange(15), split.labels[own]] >= 0.5 - 1e-6).all()
-            np.testing.assert_array_equal(images, np.broadcast_to(images[:, :1], images.shape))  # whole columns
+            np.testing.assert_array_equal(images, np.broadcast_to(images[:, :1], images.shape))  # complete frames
             columns = images[:, 0, :, 0]
             if (columns == columns[:, :1]).all():
                 kinds["mean"] += 1
@@ -152,12 +152,13 @@ def test_mixing(path):
         assert kinds[kind] / total == pytest.approx(share, abs=0.1), kinds
     one_hot = image_batches(split, 45, one_hot=True)[0][1]
     np.testing.assert_array_equal(one_hot, np.eye(8)[split.labels])
-    with pytest.raises(ValueError, match="`mix` must lie in"):
+    with pytest.raises(ValueError, match="`mix_probability` must be in"):
         image_batches(split, 8, mix_probability=2)
 
 
+@pytest.mark.backends
 def test_features_and_scores(path, model, tmp_path):
-    """Of images: the same as by the parts of the model themselves; with augmentation, the variants differ."""
+    """They equal the outputs of the parts of the model. With augmentation, the variants differ."""
     data = load_spectrograms(path, sample_rate=22050)
     calibrate_on_images(model, data.train.images)
     model.fine_tune = "head"
@@ -186,11 +187,11 @@ def calibrate_on_images(model, images):
         norm.momentum = 0.9
 
 
-def test_the_front_end_makes_the_real_frames_of_real_clips(real_clips):
-    """Within 0.1 dB on average, each of the 8 clips at its own length, of 30 s at the most."""
-    if not FRAMES.is_file():
-        pytest.skip("the real frames (shared/data/fma_frames beside this checkout) are not here")
-    data = load_spectrograms(FRAMES)
+def test_the_front_end_computes_the_real_spectrograms_of_real_clips(real_clips):
+    """Within 0.1 dB on average, for each of the 8 clips at its own length of at most 30 s."""
+    if not SPECTROGRAMS.is_file():
+        pytest.skip("the real spectrograms (shared/data/fma_frames beside this checkout) are not here")
+    data = load_spectrograms(SPECTROGRAMS)
     assert (len(data.train), len(data.validation)) == (6394, 800)
     front_end = keras.Sequential(sampled_logmel_front_end())
     compared = 0
@@ -203,7 +204,7 @@ def test_the_front_end_makes_the_real_frames_of_real_clips(real_clips):
     assert compared == len(real_clips)
 
 
-def test_what_the_file_tells_and_what_it_must_not_hold(path, content, tmp_path):
+def test_optional_content_and_invalid_content(path, content, tmp_path):
     genres = np.array(list("abcdefgh"))
     np.savez(path, **content, genres=genres, protocol=np.array("artist_album"))
     data = load_spectrograms(path)
@@ -214,14 +215,14 @@ def test_what_the_file_tells_and_what_it_must_not_hold(path, content, tmp_path):
     with pytest.raises(ValueError, match="has no images"):
         evaluation.evaluate(small_model(genres=list("abcdefgh")), data.test)
     np.savez(path, **{**content, "track_id": np.arange(COUNT) // 2})
-    with pytest.raises(ValueError, match="several images of a track"):
+    with pytest.raises(ValueError, match="contains an id several times"):
         load_spectrograms(path)
     np.save(tmp_path / "array.npy", content["decibels"])
     with pytest.raises(ValueError, match="must be an npz file"):
         load_spectrograms(tmp_path / "array.npy")
 
 
-def test_a_split_of_some(path):
+def test_select(path):
     split = gk.datasets.load_spectrograms(path).train
     chosen = split.select([2, 0])
     assert list(chosen.track_ids) == list(split.track_ids[[2, 0]]) and len(split.select([])) == 0
@@ -229,8 +230,8 @@ def test_a_split_of_some(path):
         split.select(split.labels == 1)
 
 
-def test_images_of_music(synthetic, tmp_path):
-    """What the front end makes of each crop, to half a grey level; the file that is written is read again."""
+def test_spectrograms_of_music(synthetic, tmp_path):
+    """The images equal the outputs of the front end to half a grey level. A saved file can be loaded."""
     front_end = sampled_logmel_front_end(frames=40, sample_rate=22050, n_mels=32)
     model = small_model(front_end=front_end, genres=synthetic.genres)
     split = synthetic.validation.select([3, 1, 30])
@@ -242,7 +243,7 @@ def test_images_of_music(synthetic, tmp_path):
     assert (images.images[4] != images.images[5]).any()
     others = [gk.datasets.compute_spectrograms(split, model, crop).fingerprint for crop in ("start", "center")]
     assert len({images.fingerprint, *others}) == 3
-    with pytest.raises(ValueError, match="several of one are for training"):
+    with pytest.raises(ValueError, match="each track once"):
         evaluation.evaluate(model, images)
     images = gk.datasets.compute_spectrograms(split, model)
     other = gk.datasets.compute_spectrograms(synthetic.train.select([0, 5]), model)
@@ -256,15 +257,15 @@ def test_images_of_music(synthetic, tmp_path):
         gk.datasets.compute_spectrograms(split, model)
 
 
-def test_splits_that_are_no_file(path, tmp_path):
+def test_splits_that_cannot_be_saved(path, tmp_path):
     data, other, test = load_spectrograms(path), load_spectrograms(path, "random"), tmp_path / "f.npz"
     renamed = load_spectrograms(path).train
     renamed.name = "held out"
     for splits, message in [
-        ((), "must be one or more, named"),
-        ((data.train, renamed), "must be one or more, named"),
+        ((), "must be one or more splits with names in"),
+        ((data.train, renamed), "must be one or more splits with names in"),
         ((data.train, other.validation), "the same genres, protocol and sample rate"),
-        ((data.train, data.train), "must hold one image of each track"),
+        ((data.train, data.train), "must contain one image per track"),
     ]:
         with pytest.raises(ValueError, match=message):
             gk.datasets.save_spectrograms(test, *splits)
@@ -272,12 +273,12 @@ def test_splits_that_are_no_file(path, tmp_path):
 
 
 @pytest.mark.parametrize("option", [{"batch_size": 0}, {"repeats": 0}, {"variants": 0}, {"seed": -1}])
-def test_bad_options_are_named(path, option):
+def test_invalid_arguments(path, option):
     [(name, value)] = option.items()
     with pytest.raises(ValueError, match=rf"`{name}` must be an integer >= \d\. Received: {name}={value}"):
         image_batches(load_spectrograms(path).train, **{"batch_size": 8, **option})
 
 
-def test_all_spectra():
+def test_a_front_end_that_keeps_all_frames():
     model = small_model(front_end=sampled_logmel_front_end(frames=None, sample_rate=22050, n_mels=32))
     assert model.image_model.input_shape == (None, 32, 44, 1)

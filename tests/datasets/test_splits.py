@@ -1,4 +1,4 @@
-"""Protocols and splits."""
+"""Protocols, splits, groups and leakage."""
 
 import numpy as np
 import pandas as pd
@@ -7,13 +7,13 @@ from genrekeras.datasets.splits import Dataset, Split, assign_splits, group_trac
 
 
 def table(ids, **columns):
-    """A table of tracks as `deal` takes it."""
+    """A table of tracks for `assign_splits`."""
     columns = {"label": np.zeros(len(ids), int), "folder": np.asarray(ids) // 1000, **columns}
     columns = {"artist_id": -1, "album_id": -1, **columns}
     return pd.DataFrame(columns, index=pd.Index(ids, name="track_id"))
 
 
-def test_official_is_what_the_collection_says():
+def test_official_splits_are_those_of_the_collection():
     rows = assign_splits("official", table([5, 6, 7, 8], split=["train", "test", "validation", "train"]))
     assert {name: list(members) for name, members in rows.items()} == {"train": [0, 3], "validation": [2], "test": [1]}
 
@@ -30,8 +30,8 @@ def test_random_is_80_20_within_each_folder_and_seeded():
     assert not np.array_equal(other["train"], rows["train"])
 
 
-def test_groups_by_way_of_others():
-    """a-b share an artist, b-c an album, e-f their sound; d knows neither artist nor album."""
+def test_groups():
+    """Tracks 0 and 1 share an artist, 1 and 2 an album, 4 and 5 their audio. Nothing is known of track 3."""
     tracks = table(range(6), artist_id=[1, 1, 2, -1, 3, 4], album_id=[10, 11, 11, -1, 12, -1])
     groups = group_tracks(tracks)
     assert groups[0] == groups[1] == groups[2] and len(set(groups[2:])) == 4
@@ -39,23 +39,23 @@ def test_groups_by_way_of_others():
     assert groups[4] == groups[5] and len(set(groups)) == 3
 
 
-def test_groups_are_those_that_a_plain_search_finds(rng):
+def test_groups_equal_those_of_a_search(rng):
     tracks = table(range(200), artist_id=rng.integers(-1, 90, 200), album_id=rng.integers(-1, 120, 200))
     groups = group_tracks(tracks)
     rows = list(tracks[["artist_id", "album_id"]].itertuples(index=False))
     for start in range(0, 200, 17):
         reached, todo = {start}, [start]
         while todo:
-            mine = rows[todo.pop()]
+            row = rows[todo.pop()]
             for other in set(range(200)) - reached:
-                if any(a == b != -1 for a, b in zip(mine, rows[other], strict=True)):
+                if any(a == b != -1 for a, b in zip(row, rows[other], strict=True)):
                     reached.add(other)
                     todo.append(other)
         assert reached == set(np.flatnonzero(groups == groups[start]))
 
 
-def test_artist_album_moves_only_the_groups_that_cross():
-    """Tracks 0, 1 and 2 meet on a compilation; most of them are in test. Tracks 3 and 4 are a tie."""
+def test_artist_album_moves_only_groups_in_several_splits():
+    """Tracks 0, 1 and 2 are on a compilation, and most of them are in test. Tracks 3 and 4 are a tie."""
     official = ["train", "test", "test", "train", "validation", "validation", "train"]
     tracks = table(range(7), split=official, artist_id=[1, 2, 3, 4, 4, 5, 6], album_id=[9, 9, 9, -1, -1, -1, -1])
     rows = assign_splits("artist_album", tracks)
@@ -67,8 +67,8 @@ def test_artist_album_moves_only_the_groups_that_cross():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_artist_album_without_splits_of_its_own(rng, seed):
-    """Unequal genres, albums of 1 to 12 tracks: groups stay whole, shares are near 80/10/10 in each genre."""
+def test_artist_album_without_official_splits(rng, seed):
+    """Unequal genres, albums of 1 to 12 tracks: no album is divided, and shares are near 80/10/10 in each genre."""
     sizes = [int(n) for n in rng.integers(1, 13, 150)]
     labels = rng.choice(3, 150, p=[0.6, 0.3, 0.1])
     tracks = table(range(sum(sizes)), label=np.repeat(labels, sizes), album_id=np.repeat(np.arange(150), sizes))
@@ -88,20 +88,20 @@ def test_artist_album_without_splits_of_its_own(rng, seed):
 @pytest.mark.parametrize(
     "count, shares", [(1, [1, 0, 0]), (2, [1, 0, 1]), (3, [1, 1, 1]), (5, [3, 1, 1]), (30, [24, 3, 3])]
 )
-def test_artist_album_of_very_few(count, shares):
+def test_artist_album_with_few_groups(count, shares):
     tracks = table(range(2 * count), label=np.arange(2 * count) % 2, album_id=np.arange(2 * count))
     rows = assign_splits("artist_album", tracks)
     for label in (0, 1):
-        found = [(tracks["label"].iloc[rows[name]] == label).sum() for name in ("train", "validation", "test")]
-        assert found == shares
+        counts = [(tracks["label"].iloc[rows[name]] == label).sum() for name in ("train", "validation", "test")]
+        assert counts == shares
 
 
-def test_bad_protocols():
+def test_invalid_protocols():
     with pytest.raises(ValueError, match="`protocol` must be one of"):
         assign_splits("best", table([1]))
     with pytest.raises(ValueError, match='`protocol="official"` needs splits'):
         assign_splits("official", table([1]))
-    with pytest.raises(ValueError, match='`protocol="artist_album"` needs to know artists or albums'):
+    with pytest.raises(ValueError, match='`protocol="artist_album"` needs artists or albums'):
         assign_splits("artist_album", table([1]))
 
 
@@ -112,8 +112,8 @@ def test_leakage_counts_what_is_shared():
 
     train = split_of([1, 2, 3, -1], [10, 11, 12, -1], list("abcd"))
     test = split_of([1, 1, 4, -1, 5], [13, 10, 12, -1, -1], list("efgad"))
-    found = leakage({"train": train, "test": test})
-    assert found.loc[("train", "test")].to_dict() == {"artists": 1, "albums": 2, "duplicates": 2, "clips": 5, "of": 5}
+    result = leakage({"train": train, "test": test})
+    assert result.loc[("train", "test")].to_dict() == {"artists": 1, "albums": 2, "duplicates": 2, "clips": 5, "of": 5}
     assert leakage({"train": train, "test": test.select([2])}).loc[("train", "test"), "clips"] == 1
     unknown = split_of([-1, -1], [-1, -1], list("xy"))
     row = leakage({"a": unknown, "b": unknown}).loc[("a", "b")]
@@ -141,7 +141,7 @@ def test_a_split_is_a_sequence():
         split.select(split.labels == 1)
 
 
-def test_the_fingerprint_follows_the_content():
+def test_the_fingerprint_depends_on_the_content():
     fingerprints = {
         make_split().fingerprint,
         make_split(5).fingerprint,
@@ -152,7 +152,7 @@ def test_the_fingerprint_follows_the_content():
     assert len(fingerprints) == 5 and make_split().fingerprint == make_split().fingerprint
 
 
-def test_genres_are_matched_where_that_is_clear():
+def test_match_genres():
     known = ("Hip-Hop", "Pop", "rock", "Rock", "\u00c9lectro")
     assert match_genres(["hip-hop", "POP ", "Rock", "E\u0301lectro", "POP "], known) == {
         "hip-hop": 0,
@@ -162,15 +162,15 @@ def test_genres_are_matched_where_that_is_clear():
     }
     for genres, message in (
         (["Jazz", "Pop", "Blues"], r"does not have: 'Jazz', 'Blues'\. .* are 'Hip-Hop', 'Pop'"),
-        (["ROCK", "Pop"], "not clear which of the model's genres these are: 'ROCK'"),
-        (["Pop", "pop"], "not clear .*: 'Pop', 'pop'"),
+        (["ROCK", "Pop"], "cannot be matched uniquely with genres of the model: 'ROCK'"),
+        (["Pop", "pop"], "cannot be matched uniquely .*: 'Pop', 'pop'"),
     ):
         with pytest.raises(ValueError, match=message):
             match_genres(genres, known)
 
 
 @pytest.mark.parametrize("protocol", ["official", "random"])
-def test_all_clips_of_a_dataset_once_each(protocol):
+def test_all_contains_each_clip_once(protocol):
     ids = np.arange(50)
     parts = ["validation", "test", *["train"] * 48]
     tracks = table(ids, label=ids % 2, genre=np.array(["a", "b"])[ids % 2], split=parts)

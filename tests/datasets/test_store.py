@@ -1,4 +1,4 @@
-"""The store: the same bytes from threads and from Beam, after a kill, and from two builds at once; TFDS finds it."""
+"""The store: equal bytes from threads and Beam, after a kill and from simultaneous builds; errors; TFDS."""
 
 import hashlib
 import json
@@ -29,8 +29,8 @@ import os, sys, time, warnings, genrekeras as gk
 from genrekeras.utils import io
 from genrekeras.datasets import store
 warnings.simplefilter("ignore")
-store.CLIPS_A_PART = 2
-decode, say, waiting = store._decode, files.say, sys.argv[2] + ".waiting"
+store.CLIPS_PER_PART = 2
+decode, print_message, waiting = store._decode, io.print_message, sys.argv[2] + ".waiting"
 def slow(path, rate):
     time.sleep(float(sys.argv[3]))
     deadline = time.monotonic() + float(sys.argv[4])
@@ -39,11 +39,11 @@ def slow(path, rate):
     with open(sys.argv[2] + ".log", "a") as log:
         log.write(path + "\\n")
     return decode(path, rate)
-def say_and_tell(text):
+def print_and_signal(text):
     print_message(text)
-    if "Another process" in text:
+    if "another process" in text:
         open(waiting, "w").close()
-store._decode, files.say = slow, say_and_tell
+store._decode, io.print_message = slow, print_and_signal
 if __name__ == "__main__":
     gk.datasets.load_fma(sys.argv[1], prepared_dir=sys.argv[2])
 """
@@ -51,7 +51,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """20 clips in parts of 2, one of them broken, one part without a readable clip."""
+    """20 clips, of which three are broken; with two clips per part, one part has no readable clip."""
     folder = write_fma(tmp_path_factory.mktemp("store") / "fma", TRACKS)
     for track_id in (502, 4002, 4502):
         (folder / "fma_small" / f"{track_id // 1000:03d}" / f"{track_id:06d}.mp3").write_bytes(b"no music")
@@ -59,8 +59,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def parts_of_two(monkeypatch):
-    monkeypatch.setattr(store, "CLIPS_A_PART", 2)
+def two_clips_per_part(monkeypatch):
+    monkeypatch.setattr(store, "CLIPS_PER_PART", 2)
 
 
 def build(folder, prepared, **options):
@@ -69,13 +69,13 @@ def build(folder, prepared, **options):
         return gk.datasets.load_fma(folder, prepared_dir=prepared, **options)
 
 
-def start(folder, prepared, seconds_a_clip, until_another_waits=0):
-    """Build in a process of its own, slowly; that, and its errors. The clips that it decoded go to a log."""
-    beside = pathlib.Path(tempfile.mkdtemp(dir=prepared.parent))
-    script, said = beside / "build.py", beside / "stderr"
+def start(folder, prepared, seconds_per_clip, until_another_waits=0):
+    """Start a slow build in another process. Return it and the file of its messages. Decoded clips are logged."""
+    directory = pathlib.Path(tempfile.mkdtemp(dir=prepared.parent))
+    script, stderr = directory / "build.py", directory / "stderr"
     script.write_text(BUILD)
-    arguments = folder, prepared, seconds_a_clip, until_another_waits
-    return processes.start(script, *arguments, stdout=os.devnull, stderr=said), said
+    arguments = folder, prepared, seconds_per_clip, until_another_waits
+    return processes.start(script, *arguments, stdout=os.devnull, stderr=stderr), stderr
 
 
 def log(prepared):
@@ -84,7 +84,7 @@ def log(prepared):
 
 
 def digests(prepared):
-    """dict, file -> checksum, of all that a build left but its lock."""
+    """dict, file -> checksum, of all files of a build but its lock."""
     paths = (os.path.join(parent, name) for parent, _, names in os.walk(prepared) for name in names)
     return {
         os.path.relpath(path, prepared): hashlib.sha1(open(path, "rb").read()).hexdigest()
@@ -94,27 +94,29 @@ def digests(prepared):
 
 
 @pytest.fixture
-def reference(folder, tmp_path, parts_of_two):
+def reference(folder, tmp_path, two_clips_per_part):
     build(folder, tmp_path / "reference")
     return digests(tmp_path / "reference")
 
 
-def test_what_a_build_leaves(reference):
+def test_files_of_a_build(reference):
     records = [name for name in reference if "array_record" in name]
-    assert len(records) == 6 + 2 + 1  # of 7 parts of training one has no readable clip
+    assert len(records) == 6 + 2 + 1  # one of 7 training parts has no readable clip
     assert not [name for name in reference if "parts-" in name or "incomplete" in name]
 
 
-def test_beam_workers_write_the_same_bytes(folder, tmp_path, reference, capsys):
+@pytest.mark.parametrize("mode", ["in_memory", pytest.param("multi_processing", marks=pytest.mark.slow)])
+def test_beam_workers_write_the_same_bytes(folder, tmp_path, reference, capsys, mode):
     pytest.importorskip("apache_beam", reason="apache-beam (extra `beam`) is not installed")
-    options = ["--runner=DirectRunner", "--direct_num_workers=3", "--direct_running_mode=multi_processing"]
+    workers = 3 if mode == "multi_processing" else 1
+    options = ["--runner=DirectRunner", f"--direct_num_workers={workers}", f"--direct_running_mode={mode}"]
     data = build(folder, tmp_path / "beam", beam_options=options)
     assert "Decoding 20 clips in 10 parts, with Beam." in capsys.readouterr().err
     assert digests(tmp_path / "beam") == reference
     assert sorted(data.broken) == [502, 4002, 4502] and len(data.train) == 11
 
 
-def test_a_build_that_was_killed_goes_on(folder, tmp_path, reference):
+def test_a_killed_build_is_resumed(folder, tmp_path, reference):
     prepared = tmp_path / "killed"
     process, _ = start(folder, prepared, 0.2)
     deadline = time.time() + 120
@@ -125,22 +127,22 @@ def test_a_build_that_was_killed_goes_on(folder, tmp_path, reference):
     first = log(prepared)
     assert 9 <= len(first) < 20
     os.remove(f"{prepared}.log")
-    process, said = start(folder, prepared, 0)
-    assert processes.wait(process, 120) == 0 and "Going on with a build that was broken off" in said.read_text()
-    assert len(log(prepared)) <= 20 - len(first) + 6  # of what was under way, a part or three
+    process, stderr = start(folder, prepared, 0)
+    assert processes.wait(process, 120) == 0 and "Resuming an interrupted build" in stderr.read_text()
+    assert len(log(prepared)) <= 20 - len(first) + 6  # at most three incomplete parts
     assert digests(prepared) == reference
 
 
-def test_an_interrupt_goes_on_too(folder, tmp_path, reference, monkeypatch):
+def test_an_interrupted_build_is_resumed(folder, tmp_path, reference, monkeypatch):
     decode, calls = store._decode, []
 
-    def break_off(path, sample_rate):
+    def interrupt(path, sample_rate):
         calls.append(path)
         if len(calls) == 7:
             raise KeyboardInterrupt
         return decode(path, sample_rate)
 
-    monkeypatch.setattr(store, "_decode", break_off)
+    monkeypatch.setattr(store, "_decode", interrupt)
     with pytest.raises(KeyboardInterrupt):
         build(folder, tmp_path / "again")
     assert not os.path.exists(tmp_path / "again" / "fma" / "small_22050hz" / "3.0.0")
@@ -148,40 +150,40 @@ def test_an_interrupt_goes_on_too(folder, tmp_path, reference, monkeypatch):
     assert digests(tmp_path / "again") == reference and len(calls) < 27
 
 
-def test_a_break_while_whole_parts_are_moved(folder, tmp_path, reference, monkeypatch):
+def test_an_interruption_while_parts_are_moved(folder, tmp_path, reference, monkeypatch):
     replace, calls = os.replace, []
 
-    def break_off(source, target):
+    def interrupt(source, target):
         if "parts-" in str(source) and "incomplete" in str(target):
             calls.append(source)
             if len(calls) == 4:
                 raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(os, "replace", break_off)
+    monkeypatch.setattr(os, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         build(folder, tmp_path / "moved")
     build(folder, tmp_path / "moved")
     assert len(calls) == 4 + 9 and digests(tmp_path / "moved") == reference
 
 
-def test_two_builds_at_once(folder, tmp_path, reference):
+def test_simultaneous_builds(folder, tmp_path, reference):
     prepared = tmp_path / "two"
     builds = [start(folder, prepared, 0, until_another_waits=60) for _ in range(2)]
     codes = [processes.wait(process, 120) for process, _ in builds]
-    errors = [said.read_text() for _, said in builds]
+    errors = [stderr.read_text() for _, stderr in builds]
     assert codes == [0, 0], errors
-    assert sorted("Another process is at work" in error for error in errors) == [False, True]
+    assert sorted("Waiting for another process" in error for error in errors) == [False, True]
     assert len(log(prepared)) == 20  # each clip once
     assert digests(prepared) == reference
 
 
-def test_a_full_disk_is_told_before_and_loses_nothing_within(folder, tmp_path, reference, monkeypatch):
+def test_complete_parts_are_kept_if_the_disk_fills_up(folder, tmp_path, reference, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100_000}))
-    with pytest.raises(OSError, match=r"Storing the decoded clips needs .* MiB in .*, and 97.7 KiB are free there"):
+    with pytest.raises(OSError, match=r"Storing the decoded clips needs .* MiB in .*, but only 97.7 KiB are free"):
         build(folder, tmp_path / "full")
     monkeypatch.undo()
-    monkeypatch.setattr(store, "CLIPS_A_PART", 2)
+    monkeypatch.setattr(store, "CLIPS_PER_PART", 2)
 
     write, calls = tfds.core.ExampleWriter.write, []
 
@@ -192,27 +194,27 @@ def test_a_full_disk_is_told_before_and_loses_nothing_within(folder, tmp_path, r
         return write(self, path, examples)
 
     monkeypatch.setattr(tfds.core.ExampleWriter, "write", write_some)
-    with pytest.raises(OSError, match=r"cannot be written: .*No space left on device. What is whole is kept"):
+    with pytest.raises(OSError, match=r"cannot be written: .*No space left on device. Complete parts are kept"):
         build(folder, tmp_path / "full")
     build(folder, tmp_path / "full")
     assert len(calls) == 5 + 6 and digests(tmp_path / "full") == reference
 
 
-def test_a_disk_that_is_really_full(folder, reference, small_disk, monkeypatch):
+def test_a_full_disk(folder, reference, small_disk, monkeypatch):
     disk, enlarge = small_disk
     with pytest.raises(OSError, match="Storing the decoded clips needs"):
         build(folder, disk / "p")
     monkeypatch.setattr(store, "_estimated_bytes", lambda *a: 0)
-    with pytest.raises(OSError, match=r"cannot be written: .*No space left on device.*What is whole is kept"):
+    with pytest.raises(OSError, match=r"cannot be written: .*No space left on device.*Complete parts are kept"):
         build(folder, disk / "p")
-    whole = list((disk / "p").rglob("*array_record*.json"))
-    assert 0 < len(whole) < 10
+    complete = list((disk / "p").rglob("*array_record*.json"))
+    assert 0 < len(complete) < 10
     enlarge("8m")
     build(folder, disk / "p")
     assert digests(disk / "p") == reference
 
 
-def test_what_cannot_be_opened_now_is_not_taken_for_broken(folder, tmp_path, reference, monkeypatch):
+def test_a_temporary_error_does_not_make_a_clip_broken(folder, tmp_path, reference, monkeypatch):
     decode, calls = store._decode, []
 
     def too_many_files(path, sample_rate):
@@ -230,27 +232,27 @@ def test_what_cannot_be_opened_now_is_not_taken_for_broken(folder, tmp_path, ref
         decode("/no/such/file.mp3", 22050)
 
 
-def test_tfds_overwrites_where_it_is_asked_to(folder, tmp_path):
+def test_tfds_overwrites_a_dataset(folder, tmp_path):
     builder = tfds.builder("fma/small", data_dir=tmp_path)
     for mode in (tfds.GenerateMode.REUSE_DATASET_IF_EXISTS, tfds.GenerateMode.REUSE_CACHE_IF_EXISTS):
         config = tfds.download.DownloadConfig(manual_dir=folder, download_mode=mode)
         builder.download_and_prepare(download_config=config)
     assert builder.info.splits["train"].num_examples == 11
-    with pytest.raises(ValueError, match="`max_examples_per_split` is not supported"):
+    with pytest.raises(ValueError, match="`max_examples_per_split` must be None"):
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(max_examples_per_split=3))
 
 
-def test_another_table_does_not_take_over_parts(folder, tmp_path, parts_of_two, monkeypatch):
-    """Parts of a build that was broken off belong to its fingerprint."""
-    monkeypatch.setattr(store, "_estimated_bytes", lambda *a: pytest.fail("broken off here"))
-    with pytest.raises(BaseException, match="broken off here"):
+def test_parts_of_another_table_are_not_used(folder, tmp_path, two_clips_per_part, monkeypatch):
+    """The folder of the parts of an interrupted build has the fingerprint of the table."""
+    monkeypatch.setattr(store, "_estimated_bytes", lambda *a: pytest.fail("interrupted here"))
+    with pytest.raises(BaseException, match="interrupted here"):
         build(folder, tmp_path / "p")
-    with pytest.raises(BaseException, match="broken off here"):
+    with pytest.raises(BaseException, match="interrupted here"):
         build(folder, tmp_path / "p", sample_rate=16000)
     assert len(os.listdir(tmp_path / "p")) == 2
 
 
-def test_tfds_builds_and_finds_it(folder, tmp_path):
+def test_tfds_builds_and_finds_the_dataset(folder, tmp_path):
     builder = tfds.builder("fma/small", data_dir=tmp_path / "tfds")
     config = tfds.download.DownloadConfig(manual_dir=folder)
     builder.download_and_prepare(download_config=config)
@@ -259,12 +261,12 @@ def test_tfds_builds_and_finds_it(folder, tmp_path):
     again = tfds.builder("fma/small", data_dir=tmp_path / "tfds")
     source = again.as_data_source(split="test")
     assert [int(example["track_id"]) for example in source] == [9002, 9502]
-    read_only = tfds.builder_from_directory(again.data_dir)  # without our code
+    read_only = tfds.builder_from_directory(again.data_dir)  # without the builder class
     first = read_only.as_data_source(split="train")[0]
     assert first["audio"].dtype == np.int16 and read_only.info.features["genre"].int2str(first["genre"]) == "Rock"
 
 
-def test_metadata_of_the_tracks_is_kept(tmp_path):
+def test_metadata_of_tracks_are_stored(tmp_path):
     from genrekeras.datasets.synthetic import write_tracks
 
     folder = write_fma(tmp_path / "fma", [(2, "Rock", "training"), (1003, "Pop", "training")])
@@ -278,30 +280,30 @@ def test_metadata_of_the_tracks_is_kept(tmp_path):
         80,
         "CC0",
     ]
-    [place] = (tmp_path / "p").glob("*/fma/*/3.0.0")
-    example = tfds.builder_from_directory(place).as_data_source(split="train")[1]
+    [directory] = (tmp_path / "p").glob("*/fma/*/3.0.0")
+    example = tfds.builder_from_directory(directory).as_data_source(split="train")[1]
     assert (example["title"], example["artist_id"], example["album_id"]) == (b"Synthetic clip 1003", 8, 80)
     assert (example["artist"], example["album"], example["license"]) == (b"Artist 8", b"Album 80", b"CC0")
-    stored = json.loads((place / "metadata.json").read_text())["stored"]["train"]
+    stored = json.loads((directory / "metadata.json").read_text())["stored"]["train"]
     assert stored["track_id"] == [2, 1003] and len(set(stored["checksum"])) == 2
 
 
-def test_what_a_builder_must_be_told(folder, tmp_path):
-    config = store.StoreConfig(name="mine", sample_rate=22050, genres=("a", "b"))
+def test_a_builder_without_tracks(folder, tmp_path):
+    config = store.StoreConfig(name="custom", sample_rate=22050, genres=("a", "b"))
     with pytest.raises(ValueError, match="Synthetic needs the argument `tracks`"):
         Synthetic(config=config, data_dir=tmp_path).find_tracks(folder)
-    with pytest.raises(tfds.core.DatasetNotFoundError, match="`tracks` must be given for the config 'mine'"):
+    with pytest.raises(tfds.core.DatasetNotFoundError, match="`tracks` must be given for the config 'custom'"):
         builder.Fma(config=config, data_dir=tmp_path).find_tracks(folder)
 
 
-def test_a_dataset_that_is_there_is_not_prepared_again(folder, tmp_path, monkeypatch):
-    made = tfds.builder("fma/small", data_dir=tmp_path)
-    made.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder))
+def test_a_prepared_dataset_is_not_prepared_again(folder, tmp_path, monkeypatch):
+    builder = tfds.builder("fma/small", data_dir=tmp_path)
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder))
     monkeypatch.setattr(store, "process_lock", None)
-    made.download_and_prepare()
+    builder.download_and_prepare()
 
 
-def test_without_beam_it_says_what_to_install(folder, tmp_path, monkeypatch):
+def test_without_beam_the_error_names_the_package(folder, tmp_path, monkeypatch):
     for module in ("apache_beam", "apache_beam.options.pipeline_options"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=r"pip install 'genrekeras\[beam\]'"):
@@ -325,8 +327,8 @@ def test_tfds_load_reads_with_tensorflow(folder, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "flipped", "another file"])
-def test_a_damaged_part_is_named_where_it_is_read(tmp_path, folder, parts_of_two, damage):
-    """The second of several: clips before and after it are read. The message says what mends it."""
+def test_a_damaged_part(tmp_path, folder, two_clips_per_part, damage):
+    """Clips before and after it can be read. The message names the file and a remedy."""
     data = build(folder, tmp_path)
     [path] = tmp_path.rglob("*train.array_record-00001-of-*")
     content = bytearray(path.read_bytes())
@@ -345,7 +347,7 @@ def test_a_damaged_part_is_named_where_it_is_read(tmp_path, folder, parts_of_two
             unreadable.append(int(data.train.track_ids[i]))
             assert path.name in str(error) and f"{path.parent} cannot be read" in str(error)
             assert "Delete this folder" in str(error)
-    assert unreadable and set(unreadable) <= {1002, 1502}  # track 502 is broken, so that parts shift
+    assert unreadable and set(unreadable) <= {1002, 1502}  # the part of tracks 1002 and 1502, as track 502 is broken
     shutil.rmtree(path.parent)
     data = build(folder, tmp_path)
     assert all(len(data.train[i]["audio"]) for i in range(len(data.train)))
@@ -353,12 +355,12 @@ def test_a_damaged_part_is_named_where_it_is_read(tmp_path, folder, parts_of_two
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "metadata.json"])
 @pytest.mark.parametrize("content", [None, b"", b"null", b"{}", b"\xff", b'{"name": "fm'])
-def test_a_damaged_description_is_named(tmp_path, folder, name, content):
+def test_a_damaged_description(tmp_path, folder, name, content):
     build(folder, tmp_path)
     [path] = tmp_path.glob(f"*/fma/*/*/{name}")
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(OSError, match=f"The decoded clips in {tmp_path}/.* cannot be read: .* Delete this folder"):
         build(folder, tmp_path)
-    [place] = tmp_path.iterdir()
-    shutil.rmtree(place)
+    [directory] = tmp_path.iterdir()
+    shutil.rmtree(directory)
     assert len(build(folder, tmp_path).train) == 11

@@ -1,8 +1,10 @@
-"""The check of an FMA folder: at full size with all kinds of broken clips, and on tables and folders that lie."""
+"""Verification of folders of FMA, with all kinds of broken clips, and tables and folders of other formats."""
 
 import concurrent.futures
 import os
+import pathlib
 import warnings
+from typing import NamedTuple
 
 import genrekeras as gk
 import numpy as np
@@ -10,18 +12,34 @@ import pytest
 import soundfile
 from conftest import write_fma, write_sine
 from genrekeras.datasets import fma
+from genrekeras.datasets.fma import verify
 from genrekeras.datasets.synthetic import write_tracks
 
-SMALL = {"training": 800, "validation": 100, "test": 100}  # of each genre
 BROKEN = {
-    99134: b"",  # no audio, in three kinds
+    99134: b"",  # three kinds of files without audio
     108925: b"<html>not found</html>",
     133297: b"ID3\x03\x00\x00\x00\x00\x00\x00",
     98565: 1.6,  # cut short, in seconds
     98567: 0.5,
-    98569: "cut",  # in the middle of its bytes
+    98569: "cut",  # half of the bytes
 }
 SILENT = 72059
+
+
+class Folder(NamedTuple):
+    """A folder in the layout of fma_small.
+
+    Attributes:
+        path: `pathlib.Path`.
+        per_genre: int, number of clips of a genre.
+        twins: ids of two clips with the same audio.
+        rates: dict, sample rate -> number of readable clips.
+    """
+
+    path: pathlib.Path
+    per_genre: int
+    twins: list
+    rates: dict
 
 
 def clip(track_id, seconds=2.2, rate=8000):
@@ -36,27 +54,31 @@ def write_mp3(path, waveform, rate=8000):
 
 
 def write_wav(path, waveform, rate=8000):
-    """Under a name of MP3, as nobody asks the name: to encode 8,000 takes more than a minute."""
+    """Write a wav file, which is faster, under the name of an mp3 file, which does not matter."""
     soundfile.write(path, waveform, rate, format="WAV", subtype="PCM_U8")
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """8,000 short clips in the layout of fma_small, with six broken ones, a silent one, and two of the same sound."""
-    folder = tmp_path_factory.mktemp("whole") / "fma"
+@pytest.fixture(scope="module", params=[50, pytest.param(1000, marks=pytest.mark.slow)])
+def small(request, tmp_path_factory):
+    """`Folder` of short clips with six broken ones, a silent one and two of the same sound; at full size if slow."""
+    per_genre = request.param
+    folder = tmp_path_factory.mktemp("small") / "fma"
     others = [track_id for track_id in range(3, 155_000, 19) if track_id not in {*BROKEN, SILENT}]
     rest = iter([SILENT, *np.random.default_rng(0).permutation(others).tolist()])
     broken = iter(BROKEN)
-    rows = []  # five tracks an artist, each an album of its own, but for a compilation across the splits of each genre
+    # An artist has five tracks, each in its own album. A compilation in each genre has tracks of several splits.
+    rows = []
     for genre in gk.GENRES:
-        for split, count in SMALL.items():
-            for _ in range(count):
+        for split, share in {"training": 0.8, "validation": 0.1, "test": 0.1}.items():
+            for _ in range(round(share * per_genre)):
                 track_id = next(broken, None) if split == "training" else None
                 track_id = next(rest) if track_id is None else track_id
-                album = 200_000 + len(rows) // 1000 if len(rows) % 300 == 0 else track_id
+                is_compilation = len(rows) % (3 * per_genre // 10) == 0
+                album = 200_000 + len(rows) // per_genre if is_compilation else track_id
                 rows.append((track_id, genre, split, len(rows) // 5, album))
     write_tracks(folder / "fma_metadata", sorted(rows))
-    assert len(rows) == 8000 and len({row[0] for row in rows}) == 8000
+    assert len(rows) == 8 * per_genre and len({row[0] for row in rows}) == 8 * per_genre
+    period = 2 * per_genre // 5  # one of so many clips has the higher rate
 
     def write(track_id):
         path = folder / "fma_small" / f"{track_id // 1000:03d}" / f"{track_id:06d}.mp3"
@@ -69,33 +91,41 @@ def whole(tmp_path_factory):
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         elif track_id == SILENT:
             write_mp3(path, 1e-5 * clip(track_id))
-        elif track_id % 400 == 3:
+        elif track_id % period == 3:
             write_mp3(path, clip(track_id, rate=22050), rate=22050)
         else:
-            (write_mp3 if kind or track_id % 20 == 3 else write_wav)(path, clip(track_id, kind or 2.2))
+            (write_mp3 if kind or track_id % 20 == 5 else write_wav)(path, clip(track_id, kind or 2.2))
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(write, [row[0] for row in rows]))
-    twins = [row[0] for row in rows if row[0] not in {*BROKEN, SILENT} and row[0] % 400 != 3][:2]
+    readable = [row[0] for row in rows if row[0] not in BROKEN]
+    high = sum(track_id % period == 3 and track_id != SILENT for track_id in readable)
+    twins = [track_id for track_id in readable if track_id != SILENT and track_id % period != 3][:2]
     paths = [folder / "fma_small" / f"{i // 1000:03d}" / f"{i:06d}.mp3" for i in twins]
     paths[1].write_bytes(paths[0].read_bytes())
-    return folder, sorted(twins)
+    return Folder(folder, per_genre, sorted(twins), {8000: len(readable) - high, 22050: high})
 
 
-def test_a_folder_of_8000_clips_with_all_six_broken_kinds(whole):
-    folder, twins = whole
-    found = fma.check(folder)
-    assert found.usable and found.faults == []
-    assert found.clips["state"].value_counts().to_dict() == {"ok": 7994, "broken": 6}
-    assert sorted(found.clips.index[found.clips["state"] == "broken"]) == sorted(BROKEN)
-    assert list(found.silent.index) == [SILENT]
-    assert found.duplicates == [twins]
-    lines = str(found).splitlines()
-    assert lines[0].endswith("7994 of 8000 clips can be read") and lines[-1] == "USABLE."
+def test_a_complete_folder_with_six_kinds_of_broken_clips(small, monkeypatch):
+    count = small.per_genre
+    splits = {"train": 8 * count * 8 // 10, "validation": 8 * count // 10, "test": 8 * count // 10}
+    monkeypatch.setattr(verify, "SMALL_CLIPS", splits)
+    monkeypatch.setattr(verify, "SMALL_CLIPS_PER_GENRE", count)
+    result = fma.check(small.path)
+    assert result.usable and result.problems == []
+    assert result.clips["state"].value_counts().to_dict() == {"ok": 8 * count - 6, "broken": 6}
+    assert sorted(result.clips.index[result.clips["state"] == "broken"]) == sorted(BROKEN)
+    assert list(result.silent.index) == [SILENT]
+    assert result.duplicates == [small.twins]
+    text = str(result)
+    lines = text.splitlines()
+    assert lines[0].endswith(f"{8 * count - 6} of {8 * count} clips can be read") and lines[-1] == "USABLE."
     table = {" ".join(line.split()[:-7]): [int(n) for n in line.split()[-7:]] for line in lines[3:12]}
-    assert table["all"] == [6394, 800, 800, 7994, 0, 0, 6] and table["Hip-Hop"] == [794, 100, 100, 994, 0, 0, 6]
-    assert all(table[genre] == [800, 100, 100, 1000, 0, 0, 0] for genre in gk.GENRES[1:])
-    text = str(found)
+    held_out = [8 * count // 10] * 2
+    assert table["all"] == [splits["train"] - 6, *held_out, 8 * count - 6, 0, 0, 6]
+    held_out = [count // 10] * 2
+    assert table["Hip-Hop"] == [count * 8 // 10 - 6, *held_out, count - 6, 0, 0, 6]
+    assert all(table[genre] == [count * 8 // 10, *held_out, count, 0, 0, 0] for genre in gk.GENRES[1:])
     for reason in (
         "099134  empty: the file has 0 bytes",
         "108925  not audio",
@@ -103,28 +133,28 @@ def test_a_folder_of_8000_clips_with_all_six_broken_kinds(whole):
         "098565  cut short: 1.6 s",
         "098567  cut short: 0.5 s",
         "098569  cut short: 1.",
-        f"{twins[0]:06d} = {twins[1]:06d}",
+        f"{small.twins[0]:06d} = {small.twins[1]:06d}",
+        f"sample_rate: {small.rates[8000]} with 8000 Hz, {small.rates[22050]} with 22050 Hz",
     ):
         assert reason in text, reason
-    rates = found.clips.loc[found.clips["state"] == "ok", "sample_rate"].value_counts()
-    assert f"sample_rate: {rates[8000]} with 8000 Hz, {rates[22050]} with 22050 Hz" in text and rates[22050] > 10
-    assert found.clips.loc[98567, "seconds"] == pytest.approx(0.5, abs=0.1)
+    assert small.rates[22050] > 10
+    assert result.clips.loc[98567, "seconds"] == pytest.approx(0.5, abs=0.1)
 
 
-def test_the_same_folder_as_a_dataset(whole, tmp_path):
-    folder, _ = whole
+def test_the_same_folder_as_a_dataset(small, tmp_path):
+    count = small.per_genre
     with pytest.warns(UserWarning, match="6 cannot be read") as caught:
-        data = gk.datasets.load_fma(folder, prepared_dir=tmp_path)
+        data = gk.datasets.load_fma(small.path, prepared_dir=tmp_path)
     assert len([w for w in caught if "left out" in str(w.message)]) == 1
     assert data.counts == {
-        "tracks": 8000,
+        "tracks": 8 * count,
         "missing": 0,
         "broken": 6,
         "incomplete": 0,
-        "readable": 7994,
-        "train": 6394,
-        "validation": 800,
-        "test": 800,
+        "readable": 8 * count - 6,
+        "train": 8 * count * 8 // 10 - 6,
+        "validation": 8 * count // 10,
+        "test": 8 * count // 10,
     }
     rng = np.random.default_rng(1)
     for split in (data.train, data.validation, data.test):
@@ -138,13 +168,13 @@ def test_the_same_folder_as_a_dataset(whole, tmp_path):
     assert leaks["artists"] == 0 and leaks["albums"] == leaks["clips"] == 3  # compilations
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        whole_groups = gk.datasets.load_fma(folder, prepared_dir=tmp_path, protocol="artist_album")
-    assert (gk.datasets.leakage(whole_groups)[["artists", "albums", "duplicates", "clips"]] == 0).all(axis=None)
-    moved = set(data.test.track_ids) - set(whole_groups.test.track_ids)
-    assert len(moved) == 3 * 5 and moved <= set(whole_groups.train.track_ids)
+        by_artist = gk.datasets.load_fma(small.path, prepared_dir=tmp_path, protocol="artist_album")
+    assert (gk.datasets.leakage(by_artist)[["artists", "albums", "duplicates", "clips"]] == 0).all(axis=None)
+    moved = set(data.test.track_ids) - set(by_artist.test.track_ids)
+    assert len(moved) == 3 * 5 and moved <= set(by_artist.train.track_ids)
 
 
-def test_what_is_missing_or_broken_makes_it_unusable(tmp_path):
+def test_missing_and_broken_clips(tmp_path):
     rows = [(2, "Rock", "training"), (5, "Pop", "training"), (9, "Folk", "test"), (11, "Folk", "test")]
     folder = write_fma(tmp_path / "fma", rows)
     half = write_sine(folder / "fma_small" / "000" / "000011.mp3", 440, seconds=9)
@@ -152,12 +182,11 @@ def test_what_is_missing_or_broken_makes_it_unusable(tmp_path):
     os.remove(folder / "fma_small" / "000" / "000002.mp3")
     (folder / "fma_small" / "000" / "000005.mp3").write_bytes(b"")
     write_sine(folder / "fma_small" / "000" / "000007.mp3", 440)
-    found = fma.check(folder)
-    assert not found.usable and list(found.clips["state"]) == ["missing", "broken", "ok", "incomplete"]
-    text = str(found)
-    assert (
-        "1 clips are missing; 2 clips are broken or incomplete that are complete at the source; its table has" in text
-    )
+    result = fma.check(folder)
+    assert not result.usable and list(result.clips["state"]) == ["missing", "broken", "ok", "incomplete"]
+    text = str(result)
+    problems = "1 clips are missing; 2 clips are broken or incomplete that are complete in the published dataset; "
+    assert f"{problems}its table has" in text
     assert "1 missing:\n  000002" in text and "1 broken:\n  000005  empty" in text
     assert "1 incomplete:\n  000011  cut short: only 4.4 s of 9.0 s can be decoded" in text
     assert "2 of 4 clips can be read" in text
@@ -171,18 +200,18 @@ def test_real_clips(real_clips, tmp_path):
     for path in real_clips.values():
         (folder / "fma_small" / path.name[:3]).mkdir(exist_ok=True)
         os.symlink(path, folder / "fma_small" / path.name[:3] / path.name)
-    found = fma.check(folder)
-    assert (found.clips["state"] == "ok").all() and len(found.silent) == 0 and found.duplicates == []
-    assert (found.clips["seconds"].sub(30).abs() < 0.1).all() and (found.clips["sample_rate"] >= 44100).all()
-    assert not found.usable and "its table has {'train': 8}" in str(found)
+    result = fma.check(folder)
+    assert (result.clips["state"] == "ok").all() and len(result.silent) == 0 and result.duplicates == []
+    assert (result.clips["seconds"].sub(30).abs() < 0.1).all() and (result.clips["sample_rate"] >= 44100).all()
+    assert not result.usable and "its table has {'train': 8}" in str(result)
 
 
-def test_a_folder_without_one_clip_that_is_audio(tmp_path):
+def test_a_folder_without_audio(tmp_path):
     folder = write_fma(tmp_path / "fma", [(2, "Rock", "training"), (5, "Pop", "training")])
     for path in (folder / "fma_small").rglob("*.mp3"):
         path.write_text("version https://git-lfs.github.com/spec/v1")
-    found = fma.check(folder)
-    assert "0 of 2 clips can be read" in str(found) and not found.usable
+    result = fma.check(folder)
+    assert "0 of 2 clips can be read" in str(result) and not result.usable
 
 
 def test_large_may_have_a_few_broken_clips(tmp_path):
@@ -191,7 +220,7 @@ def test_large_may_have_a_few_broken_clips(tmp_path):
     rows = "".join(f"{i},training,large,Rock\n" for i in range(200))
     (tmp_path / "fma_metadata" / "tracks.csv").write_text(header + rows)
     (tmp_path / "fma_large" / "000").mkdir(parents=True)
-    write_sine(tmp_path / "fma_large" / "000" / "000000.mp3", 440)
+    write_sine(tmp_path / "fma_large" / "000" / "000000.mp3", 440, seconds=2.1, rate=8000)
     for i in range(1, 200):
         os.link(tmp_path / "fma_large" / "000" / "000000.mp3", tmp_path / "fma_large" / "000" / f"{i:06d}.mp3")
     for i, usable in ((7, True), (8, True), (9, False)):
@@ -217,11 +246,11 @@ def test_ids_of_mixed_kinds(tmp_path):
         assert list(fma.read_tracks(tmp_path / "tracks.csv").index) == [2, 5]
 
 
-def test_what_looks_like_fma(tmp_path):
+def test_is_fma(tmp_path):
     for name in ("140/song.mp3", "tracks.csv", "jazz/1.mp3"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    assert not fma.is_fma(tmp_path)  # a genre named by its tempo, a playlist
+    assert not fma.is_fma(tmp_path)  # folders of tempos, and a playlist
     (tmp_path / "140" / "140123.mp3").write_bytes(b"")
     assert fma.is_fma(tmp_path) and fma.is_fma(tmp_path / "nowhere")
 
@@ -230,11 +259,11 @@ def test_a_table_with_a_cut_last_line(tmp_path):
     folder = write_fma(tmp_path / "fma", [(2, "Rock", "training"), (5, "Pop", "training")])
     table = folder / "fma_metadata" / "tracks.csv"
     table.write_text(table.read_text() + "7,trai")
-    with pytest.warns(UserWarning, match="does not end with a whole line"):
+    with pytest.warns(UserWarning, match="does not end with a line break"):
         assert list(fma.read_tracks(table).index) == [2, 5]
 
 
-def test_a_table_that_breaks_off_within_quotes(tmp_path):
+def test_a_table_that_ends_within_quotes(tmp_path):
     folder = write_fma(tmp_path / "fma", [(2, "Rock", "training")])
     table = folder / "fma_metadata" / "tracks.csv"
     table.write_text(table.read_text() + '7,training,small,"Old-Time')
@@ -245,9 +274,9 @@ def test_a_table_that_breaks_off_within_quotes(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("track_id,genre\n2,Rock\n5,Pop\n", "third line does not begin with track_id"),
+        ("track_id,genre\n2,Rock\n5,Pop\n", "third line does not start with track_id"),
         (",set,set\n,split,subset\ntrack_id,,\n2,training,small\n", r"no column \('track', 'genre_top'\)"),
-        (",set,set,track\n,split,subset,genre_top\n2,training,small,Rock\n", "third line does not begin with"),
+        (",set,set,track\n,split,subset,genre_top\n2,training,small,Rock\n", "third line does not start with"),
     ],
 )
 def test_a_table_of_another_version(tmp_path, text, message):
@@ -256,7 +285,7 @@ def test_a_table_of_another_version(tmp_path, text, message):
         fma.read_tracks(tmp_path / "tracks.csv")
 
 
-def test_subsets_hold_each_other_and_rows_without_genre_are_counted(tmp_path):
+def test_subsets_contain_smaller_ones_and_rows_without_genre_are_counted(tmp_path):
     rows = [
         "2,training,small,Rock",
         "3,validation,medium,Jazz",

@@ -1,4 +1,4 @@
-"""Does an experiment with a small network behave like those with large networks, in less time?"""
+"""How does an experiment behave with a small network?"""
 
 import genrekeras as gk
 import keras

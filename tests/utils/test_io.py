@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, streams that are written into, and files below a folder."""
+"""Atomic writes, writes to streams, and lists of the files below a folder."""
 
 import os
 import threading
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from genrekeras.cli import main
-from genrekeras.utils.io import atomic_write, files_below
+from genrekeras.utils.io import atomic_write, files_below, format_size
 
 
 def write(path, text="new"):
@@ -38,7 +38,7 @@ def test_names_of_any_legal_length(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["state", "state.old"])
-def test_a_writer_may_add_an_ending(tmp_path, name):
+def test_a_writer_may_append_an_extension(tmp_path, name):
     with atomic_write(tmp_path / name) as temporary:
         np.savez(temporary, a=np.arange(3))
     with pytest.raises(KeyError), atomic_write(tmp_path / name) as temporary:
@@ -71,7 +71,7 @@ def test_a_pipe_is_written_into(tmp_path):
     assert read == ["new"] and pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="there are no names of open files here")
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="/dev/fd does not exist here")
 def test_a_redirected_standard_stream_is_written_into(tmp_path):
     path = tmp_path / "log.txt"
     with open(path, "w") as file:
@@ -82,19 +82,19 @@ def test_a_redirected_standard_stream_is_written_into(tmp_path):
     assert path.read_text() == "before, new" and os.listdir(tmp_path) == ["log.txt"]
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="making a device needs root")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can create devices")
 def test_a_device_is_written_into(tmp_path):
     device = tmp_path / "null"
     try:
         os.mknod(device, 0o600 | 0o020000, os.makedev(1, 3))
         write(device)
     except PermissionError:
-        pytest.skip("devices cannot be made or opened here")
+        pytest.skip("devices cannot be created or opened here")
     assert device.is_char_device()
 
 
 def test_each_folder_is_visited_once(tmp_path):
-    """Folders that link to each other, and a link that is sorted before the folder."""
+    """Folders link to each other, and the links are sorted before the folders."""
     for name in "abcdefg":
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.wav").touch()
@@ -103,7 +103,7 @@ def test_each_folder_is_visited_once(tmp_path):
     assert files_below(str(tmp_path)) == ([f"{name}/1.wav" for name in "abcdefg"], [])
 
 
-def test_of_two_links_to_a_folder_the_first_counts(tmp_path):
+def test_the_first_of_several_links_to_a_folder_is_followed(tmp_path):
     (tmp_path / "elsewhere" / "in").mkdir(parents=True)
     (tmp_path / "elsewhere" / "in" / "2.wav").touch()
     for name in ("b/out", "a/out", "a/z/out"):
@@ -112,13 +112,13 @@ def test_of_two_links_to_a_folder_the_first_counts(tmp_path):
     assert files_below(str(tmp_path / "music")) == (["a/out/in/2.wav"], [])
 
 
-def test_links_that_lead_nowhere(tmp_path):
+def test_broken_links(tmp_path):
     (tmp_path / "self.mp3").symlink_to("self.mp3")
     (tmp_path / "gone.mp3").symlink_to("nowhere")
     (tmp_path / "x.mp3").touch()
-    names, closed = files_below(str(tmp_path))
-    assert names == ["gone.mp3", "x.mp3"]  # that the former has no content is for the reader to say
-    assert len(closed) == 1 and closed[0].startswith(f"{tmp_path}/self.mp3: ")
+    names, unreadable = files_below(str(tmp_path))
+    assert names == ["gone.mp3", "x.mp3"]  # the reader reports that gone.mp3 has no content
+    assert len(unreadable) == 1 and unreadable[0].startswith(f"{tmp_path}/self.mp3: ")
 
 
 def test_a_folder_that_vanishes(tmp_path, monkeypatch):
@@ -127,14 +127,14 @@ def test_a_folder_that_vanishes(tmp_path, monkeypatch):
         (tmp_path / name / "x.wav").touch()
     scandir = os.scandir
 
-    def then_gone(path):
+    def scan_and_remove(path):
         entries = list(scandir(path))
         if path == str(tmp_path):
             os.remove(tmp_path / "a" / "x.wav")
             os.rmdir(tmp_path / "a")
         return entries
 
-    monkeypatch.setattr(os, "scandir", then_gone)
+    monkeypatch.setattr(os, "scandir", scan_and_remove)
     assert files_below(str(tmp_path)) == (["b/x.wav"], [f"{tmp_path}/a: No such file or directory"])
 
 
@@ -147,7 +147,7 @@ def test_folders_as_deep_as_paths_may_be(tmp_path, monkeypatch):
     open("x.wav", "w").close()
     try:
         assert files_below(str(tmp_path)) == (["d/" * depth + "x.wav"], [])
-    finally:  # shutil.rmtree, by which pytest clears up, calls itself
+    finally:  # pytest cannot remove them, because shutil.rmtree is recursive
         os.remove("x.wav")
         for _ in range(depth):
             os.chdir("..")
@@ -156,7 +156,7 @@ def test_folders_as_deep_as_paths_may_be(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
 def test_predict_into_a_pipe(music, tmp_path, one_second_model):
-    """What cannot be opened is a note; no journal is left beside the pipe."""
+    """A note names links that cannot be opened, and no journal is left beside the pipe."""
     (music / "b" / "self").symlink_to("self")
     one_second_model.save(tmp_path / "m.keras")
     pipe, read = tmp_path / "pipe", []
@@ -169,3 +169,7 @@ def test_predict_into_a_pipe(music, tmp_path, one_second_model):
     assert done.exit_code == 0 and len(read[0].splitlines()) == 1 + 3, done.output
     assert "Note: " in done.output and "b/self: Too many levels of symbolic links" in done.output
     assert set(os.listdir(tmp_path)) == {"m.keras", "pipe", music.name}
+
+
+def test_sizes_as_text():
+    assert [format_size(n) for n in (999, 7_679_594, 7_679_594_875)] == ["999 bytes", "7.32 MiB", "7.15 GiB"]

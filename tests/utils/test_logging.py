@@ -1,4 +1,4 @@
-"""What TFDS and grain remark is kept from users; the streams and loggers of the process are left alone."""
+"""Messages of TFDS are hidden without a change of the streams and loggers of the process."""
 
 import logging
 import sys
@@ -19,8 +19,8 @@ def test_building_a_dataset_prints_nothing(tmp_path, capfd):
     assert out == "" and "configuration" not in err and "dataset_info" not in err
 
 
-def test_two_users_at_once_change_nothing_of_the_process(caplog):
-    """The second one begins before the first one ends, and ends after it."""
+def test_overlapping_contexts_in_two_threads(caplog):
+    """The second context starts before the first one ends, and ends after it."""
     stdout, level = sys.stdout, logging.getLogger("absl").level
     first, second = only_absl_errors(), only_absl_errors()
     begun, ended = threading.Event(), threading.Event()
@@ -38,8 +38,8 @@ def test_two_users_at_once_change_nothing_of_the_process(caplog):
             assert begun.wait(10) and sys.stdout is stdout
             absl_logging.warning("hidden")
             absl_logging.error("an error")
-        absl_logging.warning("of another library, while the second one is quiet")
+        absl_logging.warning("from the main thread, after its context")
         ended.set()
         thread.join()
     assert sys.stdout is stdout and logging.getLogger("absl").level == level
-    assert caplog.messages == ["an error", "of another library, while the second one is quiet"]
+    assert caplog.messages == ["an error", "from the main thread, after its context"]

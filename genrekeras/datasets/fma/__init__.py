@@ -1,8 +1,9 @@
-"""FMA: a dataset for music analysis.
+"""Download, verify and load FMA, a dataset for music analysis.
 
-8,000 clips of 30 s (fma_small), 8 genres of 1,000 each, mp3; tracks by their artists under their own licences, most of
-them non-commercial, metadata CC BY 4.0. Official splits of 6,400 / 800 / 800 without a shared artist. Three clips hold
-no audio (99134, 108925, 133297) and three are cut short (98565, 98567, 98569); they are found by decoding.
+fma_small has 8,000 mp3 clips of 30 s, 1,000 for each of 8 genres. The official splits have 6,400 / 800 / 800 clips and
+share no artist, except for compilations. Three clips contain no audio (99134, 108925, 133297), three are cut short
+(98565, 98567, 98569); they are found by decoding. The artists chose the licences of the tracks, most of them
+non-commercial. The licence of the metadata is CC BY 4.0.
 
 Source: Defferrard, Benzi, Vandergheynst, Bresson, "FMA: A Dataset For Music Analysis", ISMIR 2017.
 """

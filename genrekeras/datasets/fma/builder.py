@@ -1,4 +1,4 @@
-"""FMA as TFDS finds it: `tfds.builder("fma/small")`."""
+"""TFDS builder of FMA: `tfds.builder("fma/small")`."""
 
 import tensorflow_datasets as tfds
 from genrekeras.datasets.fma.metadata import SUBSETS, find_tracks
@@ -6,10 +6,10 @@ from genrekeras.datasets.store import Store, StoreConfig
 
 
 class Fma(Store):
-    """The clips of FMA. See `genrekeras.datasets.store.Store` for what an example holds.
+    """TFDS dataset of the clips of FMA. See `genrekeras.datasets.store.Store` for the features of an example.
 
     ```python
-    import genrekeras.datasets  # registers it
+    import genrekeras.datasets  # registers the dataset
     import tensorflow_datasets as tfds
 
     builder = tfds.builder("fma/small")
@@ -17,7 +17,7 @@ class Fma(Store):
     source = builder.as_data_source(split="train")
     ```
 
-    `tfds.load`, which reads with `tf.data`, needs `builder_kwargs={"file_format": "tfrecord"}` and TensorFlow.
+    `tfds.load` reads with `tf.data`, so it needs `builder_kwargs={"file_format": "tfrecord"}` and TensorFlow.
     """
 
     BUILDER_CONFIGS = tuple(
@@ -25,9 +25,9 @@ class Fma(Store):
         for subset, genres in SUBSETS.items()
     )
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "`manual_dir` is a folder with FMA's metadata and clips, such as `genrekeras fma download FOLDER` makes."
+        "`manual_dir` is a folder with FMA's metadata and clips. `genrekeras fma download FOLDER` downloads them."
     )
-    DESCRIPTION = "FMA: a dataset for music analysis. Clips of 30 s with their genre, under their artists' licences."
+    DESCRIPTION = "FMA: a dataset for music analysis. Clips of 30 s with their genres; the artists chose the licences."
     HOMEPAGE = "https://github.com/mdeff/fma"
     CITATION = """@inproceedings{fma_dataset,
       title = {{FMA}: A Dataset for Music Analysis},

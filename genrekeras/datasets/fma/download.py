@@ -1,4 +1,4 @@
-"""FMA's archives: downloaded piece by piece, verified, unpacked; each step goes on where it was broken off."""
+"""Download, verify and unpack the archives of FMA. Each step can be interrupted and resumed."""
 
 import concurrent.futures
 import contextlib
@@ -13,18 +13,19 @@ import time
 import zipfile
 
 import requests
-from genrekeras.utils.io import TEMPORARY, DiskSpaceError, atomic_write, check_disk_space, process_lock, size
+from genrekeras.utils.io import TEMPORARY, DiskSpaceError, atomic_write, check_disk_space, format_size, process_lock
 from genrekeras.utils.progress import bar, print_message
 
 BASE_URL = "https://os.unil.cloud.switch.ch/fma"
 _MIB, _GIB = 1 << 20, 1 << 30
-_BLOCK = 1 << 20
-_PIECE = 1 << 16  # what a connection that breaks may take along
-_TIMEOUT = (10, 60)  # seconds: to connect, and between two pieces of an answer
-_TRIES, _PAUSE = 6, 1.0  # tries in a row that bring nothing; seconds before the second one, doubled each time
-_WEB_PAGE = "a web page, as a portal or proxy may send"
-# Members of an archive may unpack to this many times its size (metadata are tables; clips do not shrink).
-_UNPACKED = {"metadata": 4.0}
+_BLOCK = 1 << 20  # bytes
+_CHUNK = 1 << 16  # bytes; a broken connection loses at most this many received bytes
+_TIMEOUT = (10, 60)  # seconds to connect, and between two chunks of a response
+_TRIES = 6  # consecutive requests without any new bytes
+_PAUSE = 1.0  # seconds before the second of them; doubled for each further one
+_WEB_PAGE = "a web page, perhaps from a login portal or a proxy"
+# Size of the unpacked files relative to the archive. Tables are compressed well, clips are not.
+_EXPANSION = {"metadata": 4.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +33,10 @@ class Archive:
     """An archive of FMA.
 
     Attributes:
-        name: str, of the file without `.zip` and of the folder in it.
-        bytes: int, its size; of all but fma_small to two or three digits.
-        sha1: str.
-        clips: int, how many it holds; 0 for the metadata.
+        name: str, name of the file without `.zip`, and of the folder in it.
+        bytes: int, size; exact for fma_small, to two or three digits for the others.
+        sha1: str, checksum, 40 hexadecimal digits.
+        clips: int, number of clips; 0 for the metadata.
     """
 
     name: str
@@ -58,223 +59,230 @@ ARCHIVES = {
 
 
 class DownloadError(OSError):
-    """An archive that cannot be had, or is not what it should be. What was downloaded and unpacked is kept."""
+    """Exception for an archive that cannot be downloaded, or whose content is not the expected one."""
 
 
 def download(data_dir, subset="small", parts=("metadata", "audio"), base_url=BASE_URL, remove_archives=False):
-    """Download FMA's metadata and clips, verify and unpack them.
+    """Download, verify and unpack the metadata and clips of FMA.
 
-    May be called again after any break: a download goes on at the byte where it stopped, unpacking at the file, and
-    what is whole is left alone. Says first how much room it needs.
+    After an interruption, call it again: a download is resumed at the next byte, unpacking at the next file. Complete
+    files are not changed. The required disk space is printed and checked first.
 
     Args:
-        data_dir: str or path-like, the folder that will hold `fma_metadata/` and `fma_small/`.
+        data_dir: str or path-like, folder for `fma_metadata/` and `fma_small/`.
         subset: `"small"` (7.2 GiB), `"medium"` (22 GiB), `"large"` (93 GiB) or `"full"` (879 GiB).
-        parts: of `"metadata"` (342 MiB) and `"audio"`, which are wanted.
-        base_url: str, where the archives lie.
-        remove_archives: bool, remove each archive when all of it is unpacked.
+        parts: sequence of `"metadata"` (342 MiB), `"audio"` or both.
+        base_url: str, address of the folder of the archives.
+        remove_archives: bool, whether each archive is removed after it is unpacked.
 
     Raises:
-        DownloadError: the server cannot be reached or has not the file; the file is not the one whose checksum is
-            known; it is no whole zip file, or a member of it is damaged or would be written outside of the folder.
-        OSError: too little room (`DiskSpaceError`), or `data_dir` cannot be written.
-        ValueError: an unknown subset or part.
+        DownloadError: the server cannot be reached or does not have the file; the checksum of the file is wrong; it is
+            not a complete zip file; or a member of it is damaged or would be written outside of the folder.
+        OSError: the disk has too little free space (`DiskSpaceError`), or `data_dir` cannot be written.
+        ValueError: the subset or a part is unknown.
     """
     if subset not in ARCHIVES or subset == "metadata":
         raise ValueError(f"`subset` must be one of {tuple(ARCHIVES)[1:]}. Received: subset={subset!r}")
     if not parts or not set(parts) <= {"metadata", "audio"}:
-        raise ValueError(f'`parts` must be of "metadata" and "audio". Received: parts={parts!r}')
+        raise ValueError(f'`parts` must contain only "metadata", "audio" or both. Received: parts={parts!r}')
     try:
-        import bz2  # noqa: F401 - before hours of download
+        import bz2  # noqa: F401 - checked before a download of hours
     except ImportError as error:
-        raise DownloadError("This Python was built without bz2, and FMA's archives cannot be unpacked.") from error
+        raise DownloadError("This Python was built without bz2, which the archives of FMA need.") from error
     data_dir = os.fspath(data_dir)
-    wanted = [key for key in ("metadata", subset) if ("metadata" if key == "metadata" else "audio") in parts]
-    with process_lock(data_dir, "download"), _full_disk_named(data_dir):
-        todo = [key for key in wanted if not _is_unpacked(data_dir, ARCHIVES[key])]
-        for key in wanted:
+    keys = [key for key in ("metadata", subset) if ("metadata" if key == "metadata" else "audio") in parts]
+    with process_lock(data_dir, "download"), _full_disk_errors(data_dir):
+        todo = [key for key in keys if not _is_unpacked(data_dir, ARCHIVES[key])]
+        for key in keys:
             if key not in todo:
-                print_message(f"{os.path.join(data_dir, ARCHIVES[key].name)} is there, whole.")
-        room = sum(_room(data_dir, key) for key in todo)
+                print_message(f"{os.path.join(data_dir, ARCHIVES[key].name)} is complete.")
+        required = sum(_required_bytes(data_dir, key) for key in todo)
         if todo:
             print_message(
-                f"To do: {', '.join(ARCHIVES[key].file for key in todo)}. This needs about {size(room)} of disk."
+                f"Downloading and unpacking {', '.join(ARCHIVES[key].file for key in todo)} needs about "
+                f"{format_size(required)} of disk space."
             )
-            check_disk_space(data_dir, room, "Downloading and unpacking")
+            check_disk_space(data_dir, required, "Downloading and unpacking")
         for key in todo:
             archive = ARCHIVES[key]
             path = os.path.join(data_dir, archive.file)
             fetch(f"{base_url.rstrip('/')}/{archive.file}", path, archive.sha1, archive.bytes)
-            _sweep(data_dir, archive)
+            _remove_temporary_files(data_dir, archive)
             unpack(path, data_dir, archive.name)
-            with atomic_write(_mark(data_dir, archive)) as temporary, open(temporary, "w", encoding="utf-8") as file:
-                file.write(f"{archive.sha1} {sum(1 for _ in _unpacked(data_dir, archive))}\n")
+            with atomic_write(_marker(data_dir, archive)) as temporary, open(temporary, "w", encoding="utf-8") as file:
+                file.write(f"{archive.sha1} {sum(1 for _ in _unpacked_files(data_dir, archive))}\n")
             if remove_archives:
                 os.remove(path)
 
 
-def fetch(url, path, sha1, about=None):
-    """Download a file, by way of `path` + ".part", and verify it.
+def fetch(url, path, sha1, expected_bytes=None):
+    """Download a file and verify it. The incomplete file is called `path` + ".part".
 
     Args:
         url: str.
-        path: str, where the whole file goes. One that is there already is verified only; if it is another one, it is
-            taken for the beginning.
-        sha1: str, the checksum that it must have.
-        about: int, its size in bytes, where the server does not tell it.
+        path: str, path of the complete file. An existing file with the right checksum is kept. Any other existing file
+            is treated as an incomplete download.
+        sha1: str, the expected checksum.
+        expected_bytes: int, approximate size for the progress bar if the server does not send it.
 
     Raises:
-        DownloadError: the server cannot be reached or has not the file, or the file is another one.
+        DownloadError: the server cannot be reached or does not have the file, or the checksum is wrong.
     """
     part = f"{path}.part"
     if os.path.exists(path):
-        found = _sha1(path)
-        if found == sha1:
+        actual = _sha1(path)
+        if actual == sha1:
             return
-        print_message(
-            f"{path} is not whole, or not the right file (its sha1 is {found}): taken for the beginning of it."
-        )
+        print_message(f"{path} is incomplete or another file (its sha1 is {actual}). Trying to complete it.")
         if not os.path.exists(part) or os.path.getsize(part) < os.path.getsize(path):
             os.replace(path, part)
     resumed = os.path.exists(part)
-    _receive(url, part, about)
-    found = _sha1(part)
-    if found != sha1 and resumed:
-        print_message(f"{part} has the sha1 {found}, not {sha1}: its beginning was of another file. Downloading anew.")
+    _receive(url, part, expected_bytes)
+    actual = _sha1(part)
+    if actual != sha1 and resumed:
+        print_message(f"{part} has the sha1 {actual} instead of {sha1}: its start was wrong. Downloading it again.")
         os.remove(part)
-        _receive(url, part, about)
-        found = _sha1(part)
-    if found != sha1:
-        what = _WEB_PAGE if _is_web_page(part) else "another file, or damaged"
+        _receive(url, part, expected_bytes)
+        actual = _sha1(part)
+    if actual != sha1:
+        content = _WEB_PAGE if _is_web_page(part) else "damaged or another file"
         os.remove(part)
-        raise DownloadError(f"{url} is {what}: its sha1 is {found}, and should be {sha1}. It was removed.")
+        raise DownloadError(
+            f"{url} is {content}: its sha1 is {actual} instead of {sha1}. The downloaded file was removed."
+        )
     os.replace(part, path)
 
 
 def unpack(path, folder, name):
-    """Unpack a zip file into a folder; files that are there with their right size are left alone.
+    """Unpack a zip file into a folder. Existing files of the right size are kept.
 
-    Each file is written under another name first, so that one which is there is whole.
+    Each file is written completely or not at all.
 
     Args:
         path: str, the zip file.
         folder: str.
-        name: str, the folder within `folder` that all members must lie in.
+        name: str, name of the folder within `folder` in which all members must be.
 
     Raises:
-        DownloadError: not a whole zip file, a damaged member, or one whose name leads elsewhere or that is a link.
-        OSError: too little room, or a file cannot be written.
+        DownloadError: the zip file is incomplete, a member is damaged, or a member is a link or outside of the folder.
+        OSError: the disk has too little free space, or a file cannot be written.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
-            targets = {_target(path, member, folder, name): member for member in members}  # of two alike, the last
+            # Of several members of the same name, the last one is unpacked.
+            targets = {_target(path, member, folder, name): member for member in members}
             todo = [(member, target) for target, member in targets.items() if not _has_size(target, member.file_size)]
             total = sum(member.file_size for member in targets.values())
-            left = sum(member.file_size for member, _ in todo)
-            if other := sum(os.path.exists(target) for _, target in todo):
-                print_message(
-                    f"{other} files have another size than in {os.path.basename(path)}, and are written anew."
-                )
-            check_disk_space(folder, left, f"Unpacking {os.path.basename(path)}")
-            options = {"initial": total - left, "unit_scale": True, "unit_divisor": 1024}
+            remaining = sum(member.file_size for member, _ in todo)
+            if replaced := sum(os.path.exists(target) for _, target in todo):
+                print_message(f"Replacing {replaced} files whose sizes differ from those in {os.path.basename(path)}.")
+            check_disk_space(folder, remaining, f"Unpacking {os.path.basename(path)}")
+            options = {"initial": total - remaining, "unit_scale": True, "unit_divisor": 1024}
             with bar(total, f"Unpacking {os.path.basename(path)}", "B", **options) as progress:
                 _unpack_members(archive, todo, progress)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:  # the latter two: encrypted, unknown kind
-        what = _WEB_PAGE if _is_web_page(path) else f"damaged, or not a whole zip file ({error})"
-        raise DownloadError(f"{path} is {what}. Remove it and download it again.") from error
+    except (zipfile.BadZipFile, RuntimeError) as error:  # RuntimeError: encrypted, or unknown compression
+        content = _WEB_PAGE if _is_web_page(path) else f"damaged, or not a complete zip file ({error})"
+        raise DownloadError(f"{path} is {content}. Remove it and download it again.") from error
 
 
-def _receive(url, part, about):
-    """Append to `part` what is missing of a file; a broken connection is tried again."""
+def _receive(url, part, expected_bytes):
+    """Download the missing rest of a file and append it to `part`. After a broken connection, try again."""
     failures = 0
     while True:
         start = os.path.getsize(part) if os.path.exists(part) else 0
         try:
-            if _receive_some(url, part, start, about):
+            if _receive_some(url, part, start, expected_bytes):
                 return
             reason = "the connection was closed early"
         except requests.HTTPError as error:
             if error.response.status_code < 500 and error.response.status_code != 429:
-                raise DownloadError(f"{url} cannot be had: {error}") from error
-            reason = f"the server says {error.response.status_code} {error.response.reason}"
+                raise DownloadError(f"{url} cannot be downloaded: {error}") from error
+            reason = f"the server reports {error.response.status_code} {error.response.reason}"
         except (requests.exceptions.SSLError, requests.exceptions.ProxyError, ValueError) as error:
-            # Trying again would not help. A ValueError is that of an address that is none.
-            raise DownloadError(f"{url} cannot be had: {error}") from error
+            # Another try would not help. A ValueError means that the address is invalid.
+            raise DownloadError(f"{url} cannot be downloaded: {error}") from error
         except requests.RequestException as error:
             reason = _reason(error)
-        there = os.path.getsize(part) if os.path.exists(part) else 0
-        failures = 0 if there > start else failures + 1
+        received = os.path.getsize(part) if os.path.exists(part) else 0
+        failures = 0 if received > start else failures + 1
         if failures == _TRIES:
             raise DownloadError(
-                f"{url} cannot be had, after {_TRIES} tries: {reason}. What has come ({size(there)}) is kept in "
-                f"{part}; the same call goes on from there."
+                f"{url} cannot be downloaded after {_TRIES} tries: {reason}. The first {format_size(received)} are "
+                f"kept in {part}; the same call resumes the download."
             )
         pause = _PAUSE * 2**failures / 2
-        print_message(f"{os.path.basename(url)}: {reason}. Trying again in {pause:g} s, from {size(there)} on.")
+        print_message(
+            f"{os.path.basename(url)}: {reason}. Trying again in {pause:g} s, after the first {format_size(received)}."
+        )
         time.sleep(pause)
 
 
 def _reason(error):
+    """Return the reason of an exception of requests as text."""
     if isinstance(error, requests.Timeout):
-        return "no answer in time"
+        return "no response in time"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection broke"
     return "no connection" if isinstance(error, requests.ConnectionError) else str(error)
 
 
-def _receive_some(url, part, start, about):
-    """One request for the bytes behind `start`. Returns whether the file is whole now."""
+def _receive_some(url, part, start, expected_bytes):
+    """Request the bytes from `start` on and save them. Return whether the file is complete."""
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
-    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
-        if answer.status_code == 416:  # nothing lies behind `start`
+    with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+        if response.status_code == 416:  # there are no bytes from `start` on
             return True
-        answer.raise_for_status()
-        length = int(answer.headers.get("Content-Length", -1))
-        if answer.status_code == 206:
-            told = re.match(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
-            if not told or int(told[1]) != start:
-                raise DownloadError(f"{url}: the server sends another part than it was asked for.")
-            total = int(told[2]) if told[2] != "*" else start + length
-            _save(answer, part, start, total)
+        response.raise_for_status()
+        length = int(response.headers.get("Content-Length", -1))
+        if response.status_code == 206:
+            match = re.match(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+            if not match or int(match[1]) != start:
+                raise DownloadError(f"{url}: the server sends another part of the file than the requested one.")
+            total = int(match[2]) if match[2] != "*" else start + length
+            _save(response, part, start, total)
             return os.path.getsize(part) >= total
         if not start:
-            _save(answer, part, 0, length if length >= 0 else about)
-            # Without a length, the next request tells whether more follows.
+            _save(response, part, 0, length if length >= 0 else expected_bytes)
+            # Without a length, only the next request shows whether the file is complete.
             return 0 <= length <= os.path.getsize(part)
-        return _receive_beside(url, answer, part, length, about)
+        return _receive_all(url, response, part, length, expected_bytes)
 
 
-def _receive_beside(url, answer, part, length, about):
-    """All of a file, of a server that knows no ranges, beside what is there; the longer of the two stays."""
+def _receive_all(url, response, part, length, expected_bytes):
+    """Save a complete file beside the incomplete one, for a server without range requests. Keep the longer file.
+
+    Return whether the file is complete.
+    """
     other = f"{part}.new"
     before = os.path.getsize(part)
     try:
-        _save(answer, other, 0, length if length >= 0 else about)
+        _save(response, other, 0, length if length >= 0 else expected_bytes)
     finally:
         after = os.path.getsize(other) if os.path.exists(other) else 0
-        shorter = after < before
-        if shorter:
-            what = _WEB_PAGE if after and _is_web_page(other) else "shorter than that"
+        is_shorter = after < before
+        if is_shorter:
+            content = _WEB_PAGE if after and _is_web_page(other) else "shorter"
             os.remove(other)
         else:
             os.replace(other, part)
-    if shorter and after == length:
+    if is_shorter and after == length:
         raise DownloadError(
-            f"{size(before)} of {url} have come and are kept in {part}; what the server sends now is {what}. "
-            f"If that is right, remove {part}."
+            f"{url}: the server now sends a file that is {content}. The first {format_size(before)}, received before, "
+            f"are kept in {part}. If the new file is the right one, remove {part}."
         )
     return after == length or (length < 0 and after == before)
 
 
-def _save(answer, path, start, total):
+def _save(response, path, start, total):
+    """Write the content of a response to a file, from the byte `start` on, with a progress bar of `total` bytes."""
     with open(path, "r+b" if start else "wb") as file:
         file.seek(start)
         options = {"initial": start, "unit_scale": True, "unit_divisor": 1024}
-        with bar(total, f"Downloading {os.path.basename(answer.url)}", "B", **options) as progress:
-            for piece in answer.iter_content(_PIECE):
-                file.write(piece)
-                progress.update(len(piece))
+        with bar(total, f"Downloading {os.path.basename(response.url)}", "B", **options) as progress:
+            for chunk in response.iter_content(_CHUNK):
+                file.write(chunk)
+                progress.update(len(chunk))
 
 
 def _sha1(path):
@@ -288,13 +296,17 @@ def _sha1(path):
 
 
 def _target(path, member, folder, name):
-    """Where a member goes; a name that leads out of its folder is refused before anything is written."""
+    """Return the path to which a member of a zip file is unpacked.
+
+    Raises:
+        DownloadError: the member is a link, or not in the folder `name`.
+    """
     parts = member.filename.split("/")
     is_link = stat.S_ISLNK(member.external_attr >> 16)
     if parts[0] != name or len(parts) < 2 or {"", ".", ".."} & set(parts) or is_link or "\\" in member.filename:
         raise DownloadError(
-            f"{path} holds {member.filename!r}, {'a link' if is_link else f'which is not a file in {name}/'}. "
-            "It is not FMA's; nothing was unpacked."
+            f"{path} contains {member.filename!r}, {'a link' if is_link else f'which is not a file in {name}/'}. It is "
+            "not an archive of FMA. Nothing was unpacked."
         )
     return os.path.join(folder, *parts)
 
@@ -302,10 +314,10 @@ def _target(path, member, folder, name):
 def _unpack_members(archive, todo, progress):
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            waiting = {pool.submit(_unpack_member, archive, *pair): pair[0].file_size for pair in todo}
-            for done in concurrent.futures.as_completed(waiting):
-                done.result()
-                progress.update(waiting[done])
+            sizes = {pool.submit(_unpack_member, archive, *pair): pair[0].file_size for pair in todo}
+            for future in concurrent.futures.as_completed(sizes):
+                future.result()
+                progress.update(sizes[future])
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -317,7 +329,7 @@ def _unpack_member(archive, member, target):
         with archive.open(member) as source, open(temporary, "wb") as file:
             shutil.copyfileobj(source, file, _BLOCK)
         if not _has_size(temporary, member.file_size):
-            raise zipfile.BadZipFile(f"{member.filename} is shorter than it should be")
+            raise zipfile.BadZipFile(f"{member.filename} is shorter than its header states")
 
 
 def _has_size(path, count):
@@ -329,15 +341,20 @@ def _is_web_page(path):
         return file.read(512).lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml"))
 
 
-def _mark(data_dir, archive):
+def _marker(data_dir, archive):
+    """Return the path of the file that marks an archive as completely unpacked."""
     return os.path.join(data_dir, archive.name, ".unpacked")
 
 
 def _is_unpacked(data_dir, archive):
-    """Whether all is there: by us, or by other hands if neither archive nor part of it is left."""
+    """Return whether an archive is completely unpacked.
+
+    A marker file shows it. If there is neither a marker nor an archive, the user may have unpacked the files, and their
+    number decides.
+    """
     path = os.path.join(data_dir, archive.file)
-    names = [os.path.basename(name) for name in _unpacked(data_dir, archive)]
-    with contextlib.suppress(FileNotFoundError), open(_mark(data_dir, archive), encoding="utf-8") as file:
+    names = [os.path.basename(name) for name in _unpacked_files(data_dir, archive)]
+    with contextlib.suppress(FileNotFoundError), open(_marker(data_dir, archive), encoding="utf-8") as file:
         sha1, count = file.read().split()
         return sha1 == archive.sha1 and len(names) >= int(count)
     if os.path.exists(path) or os.path.exists(f"{path}.part"):
@@ -345,14 +362,14 @@ def _is_unpacked(data_dir, archive):
     return sum(name.endswith(".mp3") for name in names) >= archive.clips if archive.clips else "tracks.csv" in names
 
 
-def _unpacked(data_dir, archive):
-    """The files of an archive that are there, whole."""
+def _unpacked_files(data_dir, archive):
+    """Yield the paths of the complete files of an archive."""
     for parent, _, names in os.walk(os.path.join(data_dir, archive.name)):
         yield from (os.path.join(parent, name) for name in names if not name.startswith("."))
 
 
-def _sweep(data_dir, archive):
-    """Remove what an unpacking that was killed has left."""
+def _remove_temporary_files(data_dir, archive):
+    """Remove temporary files of a process that was killed while it unpacked an archive."""
     for parent, _, names in os.walk(os.path.join(data_dir, archive.name)):
         for name in names:
             if name.startswith(TEMPORARY):
@@ -360,22 +377,23 @@ def _sweep(data_dir, archive):
 
 
 @contextlib.contextmanager
-def _full_disk_named(data_dir):
+def _full_disk_errors(data_dir):
+    """Name the folder in exceptions that are raised because the disk is full."""
     try:
         yield
     except OSError as error:
         if error.errno != errno.ENOSPC or isinstance(error, DiskSpaceError):
             raise
         raise OSError(
-            errno.ENOSPC, f"the disk of {data_dir} is full. What was downloaded and unpacked is kept"
+            errno.ENOSPC, f"The disk of {data_dir} is full. Downloaded and unpacked files are kept."
         ) from error
 
 
-def _room(data_dir, key):
-    """Bytes that downloading and unpacking an archive will still take."""
+def _required_bytes(data_dir, key):
+    """Estimate the disk space that is still needed to download and unpack an archive."""
     archive = ARCHIVES[key]
     path = os.path.join(data_dir, archive.file)
-    there = max((os.path.getsize(name) for name in (path, f"{path}.part") if os.path.exists(name)), default=0)
-    unpacked = sum(map(os.path.getsize, _unpacked(data_dir, archive)))
-    wanted = archive.bytes * (1 + _UNPACKED.get(key, 1.0))
-    return max(0, int(wanted) - there - unpacked)
+    received = max((os.path.getsize(name) for name in (path, f"{path}.part") if os.path.exists(name)), default=0)
+    unpacked = sum(map(os.path.getsize, _unpacked_files(data_dir, archive)))
+    total = archive.bytes * (1 + _EXPANSION.get(key, 1.0))
+    return max(0, int(total) - received - unpacked)

@@ -1,4 +1,4 @@
-"""Where the files of an FMA folder are, and what its tables say of each track."""
+"""Find the tables and clips in a folder of FMA, and read the tables."""
 
 import contextlib
 import csv
@@ -12,7 +12,7 @@ import pandas as pd
 from genrekeras.genres import GENRES
 from genrekeras.utils.io import atomic_write
 
-# Genres of each subset, in the order of their labels; those of fma_small keep theirs.
+# Genres of each subset, in the order of their labels. The genres of fma_small have the same labels in all subsets.
 ALL_GENRES = (
     *GENRES,
     "Blues",
@@ -25,8 +25,9 @@ ALL_GENRES = (
     "Spoken",
 )
 SUBSETS = {"small": GENRES, "medium": ALL_GENRES, "large": ALL_GENRES, "full": ALL_GENRES}
-# Each subset holds those before it; `large` and `full` hold the same tracks, as clips of 30 s and as a whole.
-_ROWS_OF = {"small": ("small",), "medium": ("small", "medium")} | dict.fromkeys(
+# Values of the column `subset` whose rows belong to a subset: each subset contains the smaller ones. `large` and `full`
+# contain the same tracks, as clips of 30 s and in full length.
+_CONTAINED_SUBSETS = {"small": ("small",), "medium": ("small", "medium")} | dict.fromkeys(
     ("large", "full"), ("small", "medium", "large")
 )
 _COLUMNS = {
@@ -40,12 +41,12 @@ _COLUMNS = {
     "album_id": ("album", "id"),
     "license": ("track", "license"),
 }
-_NEEDED = ("subset", "genre", "split")
+_REQUIRED = ("subset", "genre", "split")
 _TFDS_SPLITS = {"training": "train", "validation": "validation", "test": "test"}
 
 
 def is_fma(data_dir):
-    """Return whether a folder has the layout of FMA; also True if it does not exist."""
+    """Return whether a folder has the layout of FMA; also True if the folder does not exist."""
     if not os.path.isdir(data_dir):
         return True
     if set(os.listdir(data_dir)) & {"train_labels.csv", "fma_metadata", *(f"fma_{subset}" for subset in SUBSETS)}:
@@ -55,26 +56,25 @@ def is_fma(data_dir):
 
 
 def find_tracks(data_dir, subset, genres):
-    """The tracks of a subset that an FMA folder should have, and where their files would be.
+    """Return the table of the tracks of a subset, with the paths and sizes of their files.
 
-    Found are, below `data_dir` or (if `data_dir` is the audio folder) beside it: the table `fma_metadata/tracks.csv`,
-    `tracks.csv` or `train_labels.csv`, and the clips as `fma_small/000/000002.mp3` or `000/000002.mp3`; archives that
-    were unpacked into a folder of their own name are found too, and the clips of a subset in the folder of a larger
-    one.
+    The table is `fma_metadata/tracks.csv`, `tracks.csv` or `train_labels.csv`, in `data_dir` or beside it. The clips
+    are `fma_small/000/000002.mp3` etc. or `000/000002.mp3` etc. in `data_dir`. The folder of an archive may be nested
+    in a folder of the same name. The clips of a subset may also be in the folder of a larger subset.
 
     Args:
         data_dir: str or path-like.
-        subset: str, one of `SUBSETS`.
-        genres: sequence of str, in the order of their labels.
+        subset: str, a key of `SUBSETS`.
+        genres: sequence of str, the allowed genres.
 
     Returns:
-        `pandas.DataFrame` indexed by `track_id`, sorted, with `genre` (str), `path` (str), `bytes` (int; -1 for a
-        missing file), `folder` (int, of a thousand ids) and, unless only labels are known, the other columns of
-        `read_tracks`. Files without a row are named in a warning.
+        `pandas.DataFrame` indexed by `track_id`, sorted, with the columns `genre` (str), `path` (str), `bytes` (int, -1
+        for a missing file), `folder` (int, thousands of the id) and, for tracks.csv, the other columns of
+        `read_tracks`. A warning counts files without a row.
 
     Raises:
-        FileNotFoundError: there is no folder, no table, or no clip at all.
-        ValueError: a table is not what it should be, or names an unknown genre.
+        FileNotFoundError: there is no folder, no table, or no clip.
+        ValueError: the table has another format, or contains another genre.
     """
     data_dir = os.fspath(data_dir)
     if not os.path.isdir(data_dir):
@@ -83,7 +83,7 @@ def find_tracks(data_dir, subset, genres):
     tracks = read_labels(table) if os.path.basename(table) == "train_labels.csv" else read_tracks(table, subset)
     unknown = sorted(set(tracks["genre"]) - set(genres))
     if unknown:
-        raise ValueError(f"{table} has genres that are not in {tuple(genres)}: {unknown[:5]}")
+        raise ValueError(f"{table} contains genres that are not in {tuple(genres)}: {unknown[:5]}")
 
     audio_dir = _find_audio(data_dir, subset)
     sizes = _file_sizes(audio_dir)
@@ -92,36 +92,41 @@ def find_tracks(data_dir, subset, genres):
     tracks["bytes"] = [sizes.pop(name, -1) for name in names]
     tracks["folder"] = tracks.index // 1000
     if (tracks["bytes"] < 0).all():
-        raise FileNotFoundError(f"None of the {len(tracks)} tracks of {table} has its clip in {audio_dir}.")
-    strays = sorted(name for name in sizes if name.endswith(".mp3") and "/." not in name)
-    if strays and os.path.basename(audio_dir) == f"fma_{subset}":  # else it may be the folder of a larger subset
+        raise FileNotFoundError(f"{audio_dir} contains no clip of the {len(tracks)} tracks in {table}.")
+    without_row = sorted(name for name in sizes if name.endswith(".mp3") and "/." not in name)
+    if without_row and os.path.basename(audio_dir) == f"fma_{subset}":  # otherwise it may be that of a larger subset
         warnings.warn(
-            f"{audio_dir}: {len(strays)} files have no row with a genre in {os.path.basename(table)} (the first: "
-            f"{strays[0]}). They are left out.",
+            f"{audio_dir}: {len(without_row)} files have no row with a genre in {os.path.basename(table)} (the first: "
+            f"{without_row[0]}). They are left out.",
             stacklevel=2,
         )
     return tracks
 
 
 def read_tracks(path, subset="small"):
-    """FMA's tracks.csv, the rows of a subset.
+    """Read the rows of a subset from FMA's tracks.csv.
 
-    Rows without a genre, a split or an id are left out and counted in a warning: more than half of `large` have no top
-    genre.
+    Rows without a genre, a split or an id are left out, and a warning counts them. More than half of the tracks of
+    `large` have no top genre.
+
+    Args:
+        path: str or path-like.
+        subset: str, a key of `SUBSETS`.
 
     Returns:
-        `pandas.DataFrame` indexed by `track_id`, sorted, with `genre` (str), `split` ("train", "validation", "test")
-        and, as far as the table has them, `title`, `artist`, `artist_id`, `album`, `album_id` (-1: unknown), `license`.
+        `pandas.DataFrame` indexed by `track_id`, sorted, with the columns `genre` (str), `split` ("train", "validation"
+        or "test") and, if the file has them, `title`, `artist`, `artist_id`, `album`, `album_id` (ids are -1 if they
+        are unknown) and `license`.
 
     Raises:
-        ValueError: the file is not FMA's tracks.csv, or holds no track of the subset.
+        ValueError: the file is not FMA's tracks.csv, or contains no track of the subset.
     """
     try:
         table = _read_columns(path)
-    except (KeyError, ValueError, csv.Error) as error:  # pandas' parser errors are ValueErrors
+    except (KeyError, ValueError, csv.Error) as error:  # parser errors of pandas are ValueErrors
         raise ValueError(f"{path} is not FMA's tracks.csv: {error}") from error
     _warn_if_cut(path)
-    table = table[table["subset"].isin(_ROWS_OF[subset])]
+    table = table[table["subset"].isin(_CONTAINED_SUBSETS[subset])]
     unusable = table["genre"].isna() | ~table["split"].isin(_TFDS_SPLITS) | ~_are_ids(table.index)
     if unusable.any():
         warnings.warn(
@@ -131,7 +136,7 @@ def read_tracks(path, subset="small"):
         )
         table = table[~unusable]
     if table.empty:
-        raise ValueError(f"{path} has no track of subset {subset!r}.")
+        raise ValueError(f"{path} contains no track of subset {subset!r}.")
     tracks = table.drop(columns="subset").assign(split=table["split"].map(_TFDS_SPLITS))
     for column in tracks:
         if column.endswith("_id"):
@@ -142,65 +147,89 @@ def read_tracks(path, subset="small"):
 
 
 def read_labels(path):
-    """The 2023 system's train_labels.csv: columns `track_id` and `genre`.
+    """Read a train_labels.csv of the 2023 system, a table with the columns `track_id` and `genre`.
+
+    Args:
+        path: str or path-like.
 
     Returns:
-        `pandas.DataFrame` indexed by `track_id`, sorted, with `genre` (str).
+        `pandas.DataFrame` indexed by `track_id`, sorted, with the column `genre` (str).
+
+    Raises:
+        ValueError: the file is not such a table.
     """
     try:
         table = pd.read_csv(path)
-    except ValueError as error:  # pandas' parser errors are ValueErrors
+    except ValueError as error:  # parser errors of pandas are ValueErrors
         raise ValueError(f"{path} is not a table of track_id and genre: {error}") from error
     if not {"track_id", "genre"} <= set(table.columns) or table.empty:
         raise ValueError(f"{path} must have the columns track_id and genre, and rows. Received: {list(table.columns)}")
     if table[["track_id", "genre"]].isna().any(axis=None) or not _are_ids(table["track_id"]).all():
-        raise ValueError(f"{path} has rows without a genre, or whose track_id is not a number of at most six digits.")
+        raise ValueError(
+            f"{path} contains rows without a genre, or with a track_id that is not an integer of at most six digits."
+        )
     return _indexed(table.set_index("track_id")[["genre"]], path)
 
 
 def write_labels(tracks, path):
-    """Write `track_id` and `genre` of a table from `read_tracks` as train_labels.csv."""
+    """Write a train_labels.csv, see `read_labels`.
+
+    Args:
+        tracks: `pandas.DataFrame` indexed by `track_id`, with the column `genre`, such as `read_tracks` returns.
+        path: str or path-like.
+    """
     with atomic_write(path) as temporary:
         tracks[["genre"]].to_csv(temporary, index_label="track_id")
 
 
 def _read_columns(path):
-    """The columns of interest, as they stand in the file; its three lines of header name them by group and field."""
+    """Read the columns of `_COLUMNS` from tracks.csv. The three lines of its header name columns by group and field."""
     with open(path, newline="", encoding="utf-8") as file:
         lines = csv.reader(file)
         names = list(zip(next(lines, ()), next(lines, ()), strict=False))
         if next(lines, [""])[0] != "track_id":
-            raise ValueError("its third line does not begin with track_id")
-    missing = [_COLUMNS[column] for column in _NEEDED if _COLUMNS[column] not in names]
+            raise ValueError("its third line does not start with track_id")
+    missing = [_COLUMNS[column] for column in _REQUIRED if _COLUMNS[column] not in names]
     if missing:
         raise ValueError(f"it has no column {missing[0]}")
-    places = {names.index(name): column for column, name in _COLUMNS.items() if name in names}
-    table = pd.read_csv(path, skiprows=3, header=None, usecols=[0, *places], index_col=0, low_memory=False)
-    return table.rename(columns=places)[[column for column in _COLUMNS if column in places.values()]]
+    columns = {names.index(name): column for column, name in _COLUMNS.items() if name in names}
+    table = pd.read_csv(path, skiprows=3, header=None, usecols=[0, *columns], index_col=0, low_memory=False)
+    return table.rename(columns=columns)[[column for column in _COLUMNS if column in columns.values()]]
 
 
 def _warn_if_cut(path):
     with open(path, "rb") as file:
         file.seek(-1, os.SEEK_END)
         if file.read(1) != b"\n":
-            warnings.warn(f"{path} does not end with a whole line: it may have been cut short.", stacklevel=3)
+            warnings.warn(f"{path} does not end with a line break: it may be cut short.", stacklevel=3)
 
 
 def _are_ids(ids):
-    """Array of bool: which are whole numbers from 0 to 999,999, as the names of FMA's files hold them."""
+    """Return which values are integers from 0 to 999,999, as in the file names of FMA: `(n,)` bool."""
     numbers = pd.to_numeric(pd.Series(list(ids)), errors="coerce").to_numpy("float64")
     return (numbers >= 0) & (numbers <= 999_999) & (numbers == np.floor(numbers))
 
 
 def _indexed(tracks, path):
+    """Return a table sorted by its index, the track ids. Raise a `ValueError` if an id occurs twice."""
     tracks.index = pd.to_numeric(tracks.index).astype("int64").rename("track_id")
     if tracks.index.has_duplicates:
-        raise ValueError(f"{path} names a track twice: {tracks.index[tracks.index.duplicated()][0]}")
+        raise ValueError(f"{path} contains a track twice: {tracks.index[tracks.index.duplicated()][0]}")
     return tracks.sort_index()
 
 
 def find_table(data_dir):
-    """The path of the table of an FMA folder, or of one that is beside it; `FileNotFoundError` where there is none."""
+    """Return the path of the table in a folder of FMA or beside it.
+
+    Args:
+        data_dir: str or path-like.
+
+    Returns:
+        str, path of a tracks.csv or train_labels.csv.
+
+    Raises:
+        FileNotFoundError: there is no table.
+    """
     beside = os.path.dirname(os.path.abspath(data_dir))
     folders = [
         data_dir,
@@ -214,13 +243,14 @@ def find_table(data_dir):
             if os.path.isfile(os.path.join(folder, name)):
                 return os.path.join(folder, name)
     raise FileNotFoundError(
-        f"There is no tracks.csv (nor train_labels.csv) in {data_dir}, its folder fma_metadata, or beside it. "
-        "It comes with FMA's fma_metadata.zip."
+        f"There is no tracks.csv or train_labels.csv in {data_dir}, in its folder fma_metadata, or beside it. "
+        "FMA's fma_metadata.zip contains tracks.csv."
     )
 
 
 def _find_audio(data_dir, subset):
-    # The clips of a subset are in the larger ones too, but for the whole tracks of `full`.
+    """Return the folder that contains the track folders 000, 001, ... of a subset."""
+    # The clips of a subset are also in larger subsets, except in `full`, which contains tracks in full length.
     larger = ("small", "medium", "large")
     names = [f"fma_{name}" for name in (larger[larger.index(subset) :] if subset in larger else (subset,))]
     nested = [[os.path.join(data_dir, name), os.path.join(data_dir, name, name)] for name in names]
@@ -228,7 +258,7 @@ def _find_audio(data_dir, subset):
     for folder in folders:
         if _track_folders(folder):
             return folder
-    raise FileNotFoundError(f"There are no clips in {data_dir}: looked for folders 000, 001, ... in {folders}.")
+    raise FileNotFoundError(f"There are no clips in {data_dir}: none of {folders} contains folders 000, 001, ...")
 
 
 def _track_folders(folder):
@@ -240,7 +270,7 @@ def _track_folders(folder):
 
 
 def _file_sizes(audio_dir):
-    """Return the size of each file in the track folders: dict, "000/000002.mp3" -> bytes."""
+    """Return the sizes of the files in the track folders: dict, "000/000002.mp3" -> bytes."""
     sizes = {}
     for folder in _track_folders(audio_dir):
         with os.scandir(os.path.join(audio_dir, folder)) as entries:

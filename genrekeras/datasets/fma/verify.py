@@ -1,4 +1,4 @@
-"""Is an FMA folder what it should be? Every clip decoded, and one table of what was found."""
+"""Verify a folder of FMA: decode all clips, and compare them and the table with the published dataset."""
 
 import concurrent.futures
 import dataclasses
@@ -15,50 +15,50 @@ from genrekeras.datasets.store import MIN_SECONDS
 from genrekeras.utils.progress import bar
 
 TRACKS_SHA1 = "e65cfe18cbba4e37921b58ea5293c2510329de75"
-# What fma_small must have, and its clips that are broken at the source: three hold no audio, three are cut short. Of
-# the larger subsets it is not known which are; there, one in a hundred may be.
 SMALL_CLIPS = {"train": 6400, "validation": 800, "test": 800}
-SMALL_CLIPS_A_GENRE = 1000
+SMALL_CLIPS_PER_GENRE = 1000
+# Clips that are broken in the published fma_small: three contain no audio, three are cut short.
 BROKEN_AT_SOURCE = (98565, 98567, 98569, 99134, 108925, 133297)
+MAX_BROKEN = 0.01  # accepted share of broken clips in larger subsets, whose broken clips are not known
+SILENT_DB = -60.0  # maximum RMS level of a silent clip, in dB relative to full scale
 _READABLE = ("ok", "incomplete")
-SILENT_DB = -60.0  # of the root mean square of a clip, against full scale
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What was found in an FMA folder. `str` of it is a table.
+    """Result of `check`. Its `str` is a report.
 
     Attributes:
-        data_dir: str.
+        data_dir: str, the folder.
         subset: str.
-        clips: `pandas.DataFrame` indexed by `track_id`: `genre`, `split`, `path`, `state` ("ok"; "incomplete", damaged
-            or shorter than the header states; "missing"; "broken"), `reason`, `seconds`, `sample_rate` (Hz),
-            `channels`, `level` (root mean square, dB of full scale), and `checksum` of the sound.
-        remarks: list of str, on the folder and its table.
-        faults: list of str, what keeps it from being the subset; empty if it is usable.
+        clips: `pandas.DataFrame` indexed by `track_id`: `genre`, `split`, `path`, `state` ("ok"; "incomplete", which
+            means damaged or shorter than the header states; "missing"; or "broken"), `reason`, `seconds`, `sample_rate`
+            (in Hz), `channels`, `level` (RMS, in dB relative to full scale), and `checksum` of the decoded audio.
+        notes: list of str, remarks about the folder and its table that do not make it unusable.
+        problems: list of str, differences from the published dataset; empty if the folder is usable.
     """
 
     data_dir: str
     subset: str
     clips: pd.DataFrame
-    remarks: list
-    faults: list
+    notes: list
+    problems: list
 
     @property
     def usable(self):
-        """Whether all is there that FMA has, clips that are broken at the source aside."""
-        return not self.faults
+        """Whether the folder contains all clips that are complete in the published dataset."""
+        return not self.problems
 
     @property
     def silent(self):
-        """The readable clips that are all but silent, as rows of `clips`."""
+        """Rows of `clips` whose level is below `SILENT_DB`."""
         return self.clips[self.clips["level"] < SILENT_DB]
 
     @property
     def duplicates(self):
-        """Lists of track ids whose clips are the same sound, sample by sample."""
+        """List of lists of track ids whose clips have exactly the same audio."""
         readable = self.clips[self.clips["state"].isin(_READABLE)]
-        return [list(same) for same in readable.groupby("checksum").groups.values() if len(same) > 1]
+        return [list(ids) for ids in readable.groupby("checksum").groups.values() if len(ids) > 1]
 
     def __str__(self):
         readable = self.clips[self.clips["state"].isin(_READABLE)]
@@ -73,60 +73,67 @@ class Check:
         table = table.reindex(columns=columns).fillna(0).astype(int)
         table.loc["all"] = table.sum()
         lines += [*table.rename_axis(index=None, columns=None).to_string().splitlines(), ""]
-        lines += self._named("missing", lambda row: "")
-        lines += self._named("broken", lambda row: f" {row.reason}")
-        lines += self._named("incomplete", lambda row: f" {row.reason}")
+        lines += self._listed("missing", lambda row: "")
+        lines += self._listed("broken", lambda row: f" {row.reason}")
+        lines += self._listed("incomplete", lambda row: f" {row.reason}")
         silent = [f"  {track_id:06d}  {row.level:.0f} dB" for track_id, row in self.silent.iterrows()]
-        lines += _section(f"{len(silent)} all but silent (below {SILENT_DB:g} dB)", silent)
-        same = ["  " + " = ".join(f"{track_id:06d}" for track_id in ids) for ids in self.duplicates]
-        lines += _section(f"{len(same)} sounds more than once", same)
+        lines += _section(f"{len(silent)} almost silent (below {SILENT_DB:g} dB)", silent)
+        duplicates = ["  " + " = ".join(f"{track_id:06d}" for track_id in ids) for ids in self.duplicates]
+        lines += _section(f"{len(duplicates)} groups of duplicates", duplicates)
         for column, unit in (("sample_rate", "Hz"), ("channels", "channels")):
             counts = readable[column].value_counts()
             lines.append(f"{column}: " + ", ".join(f"{count} with {value:g} {unit}" for value, count in counts.items()))
-        lines += [f"Note: {remark}" for remark in self.remarks]
-        verdict = "USABLE." if self.usable else f"NOT fma_{self.subset} AS IT SHOULD BE: {'; '.join(self.faults)}."
+        lines += [f"Note: {note}" for note in self.notes]
+        verdict = "USABLE." if self.usable else f"NOT A COMPLETE fma_{self.subset}: {'; '.join(self.problems)}."
         return "\n".join([*lines, "", verdict])
 
-    def _named(self, state, describe):
+    def _listed(self, state, describe):
+        """Return the lines that list the clips of a state."""
         rows = self.clips[self.clips["state"] == state]
         return _section(f"{len(rows)} {state}", [f"  {row.Index:06d} {describe(row)}" for row in rows.itertuples()])
 
 
 def check(data_dir, subset="small"):
-    """Decode every clip of an FMA folder and count what is there.
+    """Decode all clips of a folder of FMA and compare the folder with the published dataset.
 
     Args:
-        data_dir: str or path-like, as `load_fma` takes it.
-        subset: `"small"`, `"medium"`, `"large"` or `"full"`. Of fma_small it is known what must be there; of the
-            others, that each track of the table must have a clip, of which one in a hundred may be broken.
+        data_dir: str or path-like, as in `load_fma`.
+        subset: `"small"`, `"medium"`, `"large"` or `"full"`. For fma_small, the numbers of clips and the broken clips
+            are known. For the others, each track of the table must have a clip, and at most 1 % may be broken.
 
     Returns:
         `Check`.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_fma`.
+        FileNotFoundError, ValueError: as in `load_fma`.
     """
     if subset not in SUBSETS:
         raise ValueError(f"`subset` must be one of {tuple(SUBSETS)}. Received: subset={subset!r}")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         tracks = find_tracks(data_dir, subset, SUBSETS[subset])
-    remarks = [str(warning.message) for warning in caught]
+    notes = [str(warning.message) for warning in caught]
     table = find_table(os.fspath(data_dir))
     if os.path.basename(table) == "tracks.csv" and _sha1(table) != TRACKS_SHA1:
-        remarks.append(f"{table} is not the version of 2017 (its sha1 is another one)")
+        notes.append(f"{table} is not the version of 2017: its sha1 differs")
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         rows = pool.map(_examine, tracks["path"], tracks["bytes"])
-        found = list(bar(len(tracks), "Decoding clips", "clip", iterable=rows))
+        rows = list(bar(len(tracks), "Decoding clips", "clip", iterable=rows))
     clips = tracks.assign(split=tracks.get("split", "?"))[["genre", "split", "path"]]
     columns = ("state", "reason", "seconds", "sample_rate", "channels", "level", "checksum")
-    clips = clips.join(pd.DataFrame(found, index=clips.index, columns=columns))
-    return Check(os.fspath(data_dir), subset, clips, remarks, _faults(clips, subset))
+    clips = clips.join(pd.DataFrame(rows, index=clips.index, columns=columns))
+    return Check(os.fspath(data_dir), subset, clips, notes, _problems(clips, subset))
 
 
-def _examine(path, count):
-    if count < 0:
+def _examine(path, size):
+    """Decode a clip. Return the columns of `Check.clips` as a dict.
+
+    Args:
+        path: str.
+        size: int, in bytes; negative for a missing file.
+    """
+    if size < 0:
         return {"state": "missing"}
     row = {}
     try:
@@ -144,28 +151,29 @@ def _examine(path, count):
     return row
 
 
-def _faults(clips, subset):
-    """Why a folder is not the subset."""
-    faults = []
+def _problems(clips, subset):
+    """Return the differences between clips and the published subset, a list of str."""
+    problems = []
     missing = int((clips["state"] == "missing").sum())
     bad = clips.index[clips["state"].isin(["broken", "incomplete"])]
     if missing:
-        faults.append(f"{missing} clips are missing")
-    if subset != "small" and len(bad) > 0.01 * len(clips):
-        faults.append(f"{len(bad)} clips are broken or incomplete, more than one in a hundred")
+        problems.append(f"{missing} clips are missing")
+    if subset != "small" and len(bad) > MAX_BROKEN * len(clips):
+        problems.append(f"{len(bad)} clips are broken or incomplete, more than {MAX_BROKEN:.0%}")
     if subset == "small":
         if new := len(set(bad) - set(BROKEN_AT_SOURCE)):
-            faults.append(f"{new} clips are broken or incomplete that are complete at the source")
+            problems.append(f"{new} clips are broken or incomplete that are complete in the published dataset")
         splits, genres = clips["split"].value_counts().to_dict(), clips["genre"].value_counts().to_dict()
-        if splits not in (SMALL_CLIPS, {"?": sum(SMALL_CLIPS.values())}):  # train_labels.csv knows no splits
-            faults.append(f"its table has {splits}, not {SMALL_CLIPS}")
-        if genres != dict.fromkeys(SUBSETS["small"], SMALL_CLIPS_A_GENRE):
-            faults.append(f"its table has {genres}, not {SMALL_CLIPS_A_GENRE} of each genre")
-    return faults
+        if splits not in (SMALL_CLIPS, {"?": sum(SMALL_CLIPS.values())}):  # train_labels.csv has no splits
+            problems.append(f"its table has {splits}, not {SMALL_CLIPS}")
+        if genres != dict.fromkeys(SUBSETS["small"], SMALL_CLIPS_PER_GENRE):
+            problems.append(f"its table has {genres}, not {SMALL_CLIPS_PER_GENRE} of each genre")
+    return problems
 
 
-def _section(title, lines, most=40):
-    shown = [*lines[:most], *([f"  ... and {len(lines) - most} more"] if len(lines) > most else [])]
+def _section(title, lines, max_lines=40):
+    """Return a title and lines, of which at most `max_lines` are shown."""
+    shown = [*lines[:max_lines], *([f"  ... and {len(lines) - max_lines} more"] if len(lines) > max_lines else [])]
     return [f"{title}{':' if lines else ''}", *shown]
 
 

@@ -1,0 +1,44 @@
+"""The benchmarks run and print times; all of these tests are slow."""
+
+import re
+
+import processes
+import pytest
+from conftest import EXPERIMENTS
+
+pytestmark = [pytest.mark.experiments, pytest.mark.slow]
+
+BENCHMARKS = EXPERIMENTS / "benchmarks"
+
+
+def run(script, *flags):
+    done = processes.run(BENCHMARKS / script, *flags)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_data():
+    done = run("data.py", "--smoke")
+    rates = [line.split("|")[2] for line in done.stdout.splitlines() if line.startswith("| ") and "thread" in line]
+    assert len(rates) == 7 and all(float(rate) > 0 for rate in rates)
+    assert "WARNING" not in done.stderr
+
+
+def test_speed():
+    """All parts, including those that start processes."""
+    done = run("speed.py", "--smoke")
+    tables = dict(re.findall(r"\n\| ([^|]+) \| [^|]+ \|.*\n\|[-|]+\n((?:\|.*\n)+)", done.stdout))
+    for part in ("decode", "waveform to image", "mel_cnn, inference", "mel_kernel, inference", "an epoch after"):
+        assert any(title.startswith(part) for title in tables), part
+    for part in ("start of a process", "from start to prediction", "threads, one process", "memory beyond the model"):
+        assert any(title.startswith(part) for title in tables), part
+    rows = [row.split("|")[2] for table in tables.values() for row in table.splitlines()]
+    assert len(rows) > 20 and all(float(row) >= 0 for row in rows)
+    wrong = processes.run(BENCHMARKS / "speed.py", "decoed")
+    assert wrong.returncode == 2 and "no such part: decoed" in wrong.stderr
+
+
+def test_a_part_of_speed():
+    done = run("speed.py", "decode", "--rounds", "1")
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(rows) == 4 and "`audio.load`" in rows[2] and rows[1].endswith("| 1 [1, 1] |")

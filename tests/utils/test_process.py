@@ -1,0 +1,130 @@
+"""Process settings of programs. tests/test_imports.py tests that importing the library applies none of them."""
+
+import ctypes
+import os
+import platform
+import sys
+import threading
+
+import keras
+import pytest
+from genrekeras.audio import decoders
+from genrekeras.utils import process
+from processes import python
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """`os.environ` without the variables that the module sets or heeds; restored after the test."""
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "WANDB_SILENT", "WANDB_ERROR_REPORTING"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+def test_environment_variables(environment):
+    process.shorten_spinning()
+    process.quiet_wandb()
+    assert os.environ["GOMP_SPINCOUNT"] == "1000" and os.environ["WANDB_SILENT"] == "true"
+    environment.setenv("OMP_WAIT_POLICY", "active")
+    environment.delenv("GOMP_SPINCOUNT")
+    environment.setenv("WANDB_SILENT", "false")
+    process.shorten_spinning()
+    process.quiet_wandb()
+    assert "GOMP_SPINCOUNT" not in os.environ and os.environ["WANDB_SILENT"] == "false"
+
+
+@pytest.mark.skipif(sys.platform not in ("linux", "darwin"), reason="the C library has no such stream")
+def test_messages_of_c_code_are_hidden_while_any_thread_decodes(monkeypatch, capfd):
+    monkeypatch.setattr(decoders, "codec_context", decoders.codec_context)
+    process.hide_codec_messages()
+    context = decoders.codec_context
+    process.hide_codec_messages()
+    assert decoders.codec_context is context  # a second call changes nothing
+    library, name = ctypes.CDLL(None), {"linux": "stderr"}.get(sys.platform, "__stderrp")
+
+    def write(text):
+        stream = ctypes.c_void_p.in_dll(library, name)
+        library.fputs(text.encode(), stream)
+        library.fflush(stream)
+
+    inside, leave = threading.Event(), threading.Event()
+
+    def decode():
+        with context:
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=decode)
+    write("before, ")
+    with context:
+        thread.start()
+        assert inside.wait(10)
+        write("hidden, ")
+        os.write(2, b"of Python, ")
+    write("hidden too, ")
+    leave.set()
+    thread.join()
+    write("after")
+    assert capfd.readouterr().err == "before, of Python, after"
+
+
+MEMORY = """
+import sys
+sys.argv = ["genrekeras"]  # the library then imports no Keras
+import numpy as np
+from genrekeras.utils.process import keep_freed_memory
+
+keep_freed_memory()
+x = np.ones(300_000_000, "uint8")
+del x
+print(int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0]) // 1000)
+"""
+MALLOC = [name for name in os.environ if name.startswith("MALLOC_")]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_freed_memory_is_kept_unless_the_environment_chooses():
+    """An array of 300 MB stays resident after it is freed."""
+    assert python(MEMORY, MALLOC) > 300 > python(MEMORY, MALLOC, MALLOC_ARENA_MAX="4")
+
+
+def test_keras_imports_no_tensorflow_on_torch():
+    pytest.importorskip("tensorflow", reason="tensorflow is not installed")
+    script = (
+        "import json, sys, genrekeras, keras; from genrekeras.utils.process import skip_tensorflow; skip_tensorflow(); "
+        "keras.saving.serialize_keras_object(keras.layers.Dense(1)); keras.utils.set_random_seed(0); "
+        "keras.layers.Rescaling(1.0)(keras.ops.ones((1, 2))); print(json.dumps('tensorflow' in sys.modules))"
+    )
+    assert not python(script, KERAS_BACKEND="torch")
+
+
+@pytest.mark.slow
+def test_keras_imports_tensorflow_by_itself():
+    """Otherwise `skip_tensorflow` would not be needed."""
+    pytest.importorskip("tensorflow", reason="tensorflow is not installed")
+    script = (
+        "import json, sys, keras; keras.saving.serialize_keras_object(keras.layers.Dense(1)); "
+        "print(json.dumps('tensorflow' in sys.modules))"
+    )
+    assert python(script, KERAS_BACKEND="torch")
+
+
+def test_tensorflow_is_left_alone(monkeypatch):
+    """Where it is imported already, and where it is the backend."""
+    monkeypatch.setitem(sys.modules, "tensorflow", "imported by others")
+    process.skip_tensorflow()
+    assert sys.modules["tensorflow"] == "imported by others"
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    monkeypatch.setattr(keras.saving, "serialize_keras_object", lambda what: pytest.fail("called"))
+    process.skip_tensorflow()
+
+
+def test_the_command_line_configures_the_process():
+    script = (
+        "import json, os, sys; sys.argv = ['genrekeras', 'info']; from genrekeras.cli import main; "
+        "main(standalone_mode=False); "
+        "print(json.dumps([os.environ.get('GOMP_SPINCOUNT'), 'tensorflow' in sys.modules]))"
+    )
+    assert python(script, ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"), KERAS_BACKEND="torch") == ["1000", False]
