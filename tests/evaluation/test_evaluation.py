@@ -126,7 +126,7 @@ def test_invalid_arguments(model, report, synthetic):
 def test_the_temperature_is_the_factor_of_scaled_logits(model, synthetic, tmp_path, factor):
     """With labels that are drawn from its probabilities, a model is nearly calibrated; then its logits are scaled."""
     scale_logits(model, 3.0)
-    split = synthetic.train.select(range(0, 128, 4))
+    split = synthetic.train.select(range(0, 128, 2))
     probabilities = evaluate(model, split, crop="even", crops=2).probabilities
     rng = np.random.default_rng(0)
     labels = np.array([rng.choice(8, p=p / p.sum()) for p in probabilities.astype("float64")], "int32")
