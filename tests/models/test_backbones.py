@@ -30,10 +30,12 @@ class RGBNetwork(NamedTuple):
     path: str
 
 
-@pytest.fixture(
-    scope="module",
-    params=["efficientnet_b0", "resnet50", pytest.param("efficientnet_lite0", marks=pytest.mark.slow)],
-)
+LARGE = ["efficientnet_b0"]
+if keras.backend.backend() != "jax":  # which takes minutes to compile the large networks
+    LARGE += ["resnet50", pytest.param("efficientnet_lite0", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=LARGE)
 def rgb(request, tmp_path_factory):
     keras.utils.set_random_seed(20231122)
     network = _rgb_network(request.param, np.random.default_rng(20231122))
