@@ -139,6 +139,10 @@ def test_clip_by_clip_equals_all_at_once(rng, dft):
     np.testing.assert_allclose(at_once, in_turn, atol=1e-6 * in_turn.max(), rtol=0)
 
 
+def test_all_clips_at_once_with_a_dynamic_batch_size():
+    assert not gk.layers.MelSpectrogram(dft="matmul")._clip_by_clip(keras.KerasTensor((None, 5000)))
+
+
 @backends
 def test_all_clips_at_once_on_an_accelerator(rng, monkeypatch):
     waveforms = keras.ops.convert_to_tensor(tones(rng, 2, 5000))

@@ -1,8 +1,10 @@
 """Backbones: folded stems equal the RGB networks on gray images, frozen layers do not change, weights are loaded."""
 
 import contextlib
+import os
 import socket
 import sys
+import tempfile
 import threading
 import warnings
 from typing import NamedTuple
@@ -28,10 +30,12 @@ class RGBNetwork(NamedTuple):
     path: str
 
 
-@pytest.fixture(
-    scope="module",
-    params=["efficientnet_b0", "resnet50", pytest.param("efficientnet_lite0", marks=pytest.mark.slow)],
-)
+LARGE = ["efficientnet_b0"]
+if keras.backend.backend() != "jax":  # which takes minutes to compile the large networks
+    LARGE += ["resnet50", pytest.param("efficientnet_lite0", marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module", params=LARGE)
 def rgb(request, tmp_path_factory):
     keras.utils.set_random_seed(20231122)
     network = _rgb_network(request.param, np.random.default_rng(20231122))
@@ -277,6 +281,14 @@ def test_fused_batch_normalization_equals_keras(rng, trainable):
     assert moved > 0.1 if trainable else moved < 1e-6
 
 
+@pytest.mark.backends
+def test_fused_batch_normalization_of_the_last_axis(rng):
+    images = rng.normal(3, 2, (4, 5, 6, 7)).astype("float32")
+    layers = keras.layers.BatchNormalization(), FusedBatchNormalization()
+    reference, outputs = (numpy(layer(images, training=True)) for layer in layers)
+    np.testing.assert_allclose(outputs, reference, atol=1e-6)
+
+
 def _drop_rates(network):
     return [layer.rate for layer in network.layers if isinstance(layer, keras.layers.Dropout)]
 
@@ -358,6 +370,13 @@ def test_imagenet_weights_that_cannot_be_downloaded(monkeypatch):
         assert part in str(caught.value)
 
 
+def test_the_folder_of_downloaded_weights(monkeypatch, tmp_path):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    assert pretrained._keras_cache() == str(tmp_path / "models")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert pretrained._keras_cache() == os.path.join(tempfile.gettempdir(), ".keras", "models")
+
+
 def test_a_server_that_does_not_answer(monkeypatch, tmp_path):
     """The default timeout of sockets does not change; downloaded weights need no server."""
     with socket.create_server(("127.0.0.1", 0)) as server:  # accepts connections and does not answer
@@ -414,6 +433,10 @@ def test_invalid_options():
         backbones.FeatureExtractor("vgg", SHAPE)
     with pytest.raises(ValueError, match="`stem` must be one of"):
         backbones.FeatureExtractor("resnet50", SHAPE, "middle")
+    with pytest.raises(ValueError, match="`fine_tune` must be one of"):
+        backbones.FeatureExtractor("mel_cnn", SHAPE, fine_tune="some")
+    with pytest.raises(ValueError, match="at most 4096 mels"):
+        backbones.FeatureExtractor("mel_cnn", (5000, 50, 1))
     with pytest.raises(ValueError, match="at least 32 mels and 32 frames"):
         backbones.FeatureExtractor("resnet50", (128, 20, 1))
     with pytest.raises(ValueError, match="`backbone` must be at most 64 names"):

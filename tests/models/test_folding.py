@@ -9,9 +9,10 @@ from conftest import mixed_precision, numpy, small_model
 from genrekeras.models import backbones, folding
 
 SHAPE = (64, 50, 1)
-# The networks differ in their layers; those of EfficientNetB0 contain those of the slow ones.
-NAMES = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "efficientnet_lite0")]
-NAMES = ["efficientnet_b0", "mel_cnn", "mel_resnet", "mel_kernel", *NAMES]
+NAMES = ["mel_cnn", "mel_resnet", "mel_kernel"]
+if keras.backend.backend() != "jax":  # which takes minutes to compile the large networks
+    NAMES += ["efficientnet_b0"]
+    NAMES += [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "efficientnet_lite0")]
 
 
 def random_network(name, rng):

@@ -245,9 +245,11 @@ def test_fit_accepts_the_arguments_of_keras(waveforms):
     model = compiled(small_model(backbone="mel_kernel", genres=("a", "b")))
     epochs = []
     recorder = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: epochs.append(epoch))
+    data = gk.datasets.batches(split, 8, 1.0)
     for callbacks in (recorder, [recorder], keras.callbacks.CallbackList([recorder], model=model)):
-        model.fit(gk.datasets.batches(split, 8, 1.0), callbacks=callbacks, verbose=0)
+        model.fit(data, callbacks=callbacks, validation_data=data, verbose=0)
     assert epochs == [0, 0, 0]
+    assert 0 <= model.evaluate(data, verbose=0, return_dict=True)["accuracy"] <= 1
     class_weight = {0: 1.0, 1: 2.0}
     history = model.fit(waveforms, np.arange(8) % 2, 8, 1, 0, None, 0.0, None, True, class_weight).history
     assert np.isfinite(history["loss"][0])
