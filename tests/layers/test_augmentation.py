@@ -1,4 +1,4 @@
-"""Augmentation: in training only, seeded, anew at each step, each clip on its own."""
+"""Augmentation layers: active in training only, seeded, with parameters for each clip and step."""
 
 import genrekeras as gk
 import keras
@@ -18,6 +18,8 @@ IMAGE_LAYERS = [
     lambda **kw: gk.layers.RandomChannelEffects(**kw),
 ]
 ALL_LAYERS = WAVEFORM_LAYERS + IMAGE_LAYERS
+
+pytestmark = pytest.mark.backends
 
 
 def inputs_for(rng, make, count=16):
@@ -39,7 +41,7 @@ def test_active_in_training_only(rng, make):
 
 
 @pytest.mark.parametrize("make", ALL_LAYERS)
-def test_the_same_seed_gives_the_same_and_each_step_differs(rng, make):
+def test_seeds_are_reproducible_and_steps_differ(rng, make):
     inputs = inputs_for(rng, make)
     first, second = make(seed=7), make(seed=7)
     steps = [numpy(first(inputs, training=True)) for _ in range(3)]
@@ -53,12 +55,12 @@ def test_the_same_seed_gives_the_same_and_each_step_differs(rng, make):
 def test_a_share_of_the_clips(rng, make):
     inputs = np.repeat(inputs_for(rng, make, 4), 100, axis=0)
     changed = numpy(make(seed=3, share=0.3)(inputs, training=True))
-    touched = np.abs(changed - inputs).max(axis=tuple(range(1, inputs.ndim))) > 0
-    assert 0.2 < touched.mean() < 0.4  # 400 clips: 0.3 within four standard deviations
+    is_changed = np.abs(changed - inputs).max(axis=tuple(range(1, inputs.ndim))) > 0
+    assert 0.2 < is_changed.mean() < 0.4  # 400 clips: 0.3 within four standard deviations
 
 
-def test_the_shares_of_2023_exclude_each_other_inside_a_model(rng):
-    """40 % of the clips, half by gain, half by noise, none by both, as `common.augmentation_of_2023` builds them."""
+def test_disjoint_shares_in_a_model():
+    """20 % of the clips are changed by gain, 20 % by noise, none by both: `runner.augmentation_of_2023`."""
     gain = gk.layers.PowerGain(factors=(1.5, 0.5), share=(0.0, 0.2), seed=5)
     noise = gk.layers.ImageNoise(sigma=0.1, share=(0.2, 0.4), seed=5)
     waveform = keras.Input((400,))
@@ -74,16 +76,16 @@ def test_the_shares_of_2023_exclude_each_other_inside_a_model(rng):
         assert 0.13 < gained.mean() < 0.27 and 0.13 < noisy.mean() < 0.27
 
 
-def test_gain(rng):
+def test_gain():
     inputs = np.ones((50, 1000), "float32")
     moving = 20 * np.log10(numpy(gk.layers.RandomGain(max_db=6.0, seed=1)(inputs, training=True)))
     assert np.abs(moving).max() <= 6.001 and np.ptp(moving, axis=1).max() > 4
-    np.testing.assert_allclose(np.diff(moving, 2, axis=1), 0, atol=1e-3)  # a straight line in decibels
-    still = 20 * np.log10(numpy(gk.layers.RandomGain(max_db=6.0, moving=False, seed=1)(inputs, training=True)))
-    assert np.ptp(still, axis=1).max() < 1e-3 and still.std() > 2
+    np.testing.assert_allclose(np.diff(moving, 2, axis=1), 0, atol=1e-3)  # linear in decibels
+    constant = 20 * np.log10(numpy(gk.layers.RandomGain(max_db=6.0, moving=False, seed=1)(inputs, training=True)))
+    assert np.ptp(constant, axis=1).max() < 1e-3 and constant.std() > 2
 
 
-def test_noise_has_the_ratio_it_says(rng):
+def test_signal_to_noise_ratio(rng):
     inputs = tones(rng, 8, 40000)
     noise = numpy(gk.layers.RandomNoise(20.0, 20.0, seed=1)(inputs, training=True)) - inputs
     ratio = 10 * np.log10((inputs**2).mean(axis=1) / (noise**2).mean(axis=1))
@@ -91,26 +93,26 @@ def test_noise_has_the_ratio_it_says(rng):
     assert (numpy(gk.layers.RandomNoise(seed=1)(np.zeros((2, 100), "float32"), training=True)) == 0).all()
 
 
-def test_time_shift_turns_the_clip(rng):
+def test_time_shift_is_circular(rng):
     inputs = tones(rng, 6, 1000)
     shifted = numpy(gk.layers.RandomTimeShift(0.3, seed=2)(inputs, training=True))
     shifts = []
     for before, after in zip(inputs, shifted, strict=True):
-        found = [shift for shift in range(-300, 301) if np.array_equal(np.roll(before, shift), after)]
-        assert len(found) == 1
-        shifts += found
+        matches = [shift for shift in range(-300, 301) if np.array_equal(np.roll(before, shift), after)]
+        assert len(matches) == 1
+        shifts += matches
     assert len(set(shifts)) > 1
 
 
-def test_power_gain_takes_its_factors():
+def test_power_gain_draws_from_its_factors():
     inputs = np.ones((200, 10), "float32")
     power = numpy(gk.layers.PowerGain(seed=1)(inputs, training=True)) ** 2
     assert np.isclose(power, 1.5).all(axis=1).sum() + np.isclose(power, 0.5).all(axis=1).sum() == 200
     assert 60 < np.isclose(power[:, 0], 1.5).sum() < 140
 
 
-def test_the_front_end_takes_the_gain_of_2023_out_again(rng):
-    """The finding of 2023 that augmentation does not help says little: half of it cannot be seen by the network."""
+def test_the_front_end_removes_a_constant_gain(rng):
+    """Half of the augmentation of 2023 has no effect on images."""
     waveforms = tones(rng, 4, 22050)
     layers = [gk.layers.MelSpectrogram(), gk.layers.PowerToDecibels(), gk.layers.SpectrogramToImage()]
 
@@ -123,7 +125,7 @@ def test_the_front_end_takes_the_gain_of_2023_out_again(rng):
     np.testing.assert_allclose(image(gained), image(waveforms), atol=0.01)
 
 
-def test_spec_augment_paints_spans_with_the_mean(rng):
+def test_spec_augment_masks_ranges_with_the_mean(rng):
     images = rng.uniform(0, 255, (30, 32, 40, 1)).astype("float32")
     bands = numpy(gk.layers.SpecAugment(1, 8, 0, 8, seed=1)(images, training=True))
     widths = []
@@ -131,7 +133,7 @@ def test_spec_augment_paints_spans_with_the_mean(rng):
         rows = np.flatnonzero((before != after).any(axis=1))
         widths.append(len(rows))
         if len(rows):
-            assert rows[-1] - rows[0] + 1 == len(rows)  # one span
+            assert rows[-1] - rows[0] + 1 == len(rows)  # contiguous
             np.testing.assert_allclose(after[rows], before.mean(), rtol=1e-4)
     assert max(widths) == 8 and min(widths) == 0  # 30 draws of 0..8
     spans = numpy(gk.layers.SpecAugment(0, 8, 1, 8, seed=1)(images, training=True))
@@ -139,8 +141,8 @@ def test_spec_augment_paints_spans_with_the_mean(rng):
 
 
 @pytest.mark.parametrize("highest_first", [True, False])
-def test_another_recording_one_change_at_a_time(highest_first):
-    """Of 400 images of a slope over mels: what each option does, and that it does it alone."""
+def test_each_channel_effect_alone(highest_first):
+    """Effects of the options, one at a time, on 400 images whose gray values are linear over mels."""
     mels, nothing = 64, {"dynamic_range": 0.0, "equalizer_db": 0.0, "noise_db": 0.0, "shift": 0, "low_pass": 0.0}
     slope = np.linspace(60, 200, mels, dtype="float32")[:: -1 if highest_first else 1]
     images = np.broadcast_to(slope[None, :, None, None], (400, mels, 20, 1))
@@ -157,15 +159,15 @@ def test_another_recording_one_change_at_a_time(highest_first):
     equalized = (changed(equalizer_db=2.0) - images) * 80 / 255  # dB
     assert (np.abs(equalized).max(axis=(1, 2, 3)) > 1e-3).mean() == pytest.approx(0.8, abs=0.07)
     assert np.abs(equalized - equalized[:, :, :1]).max() < 1e-3  # the same at all times
-    touched = equalized[np.abs(equalized).max(axis=(1, 2, 3)) > 1e-3]
-    expected = 2.0 * np.sqrt(0.25 + 6 / 2)  # of the constant half, of six cosines their mean square
-    assert touched.std() == pytest.approx(expected, rel=0.1)
+    selected = equalized[np.abs(equalized).max(axis=(1, 2, 3)) > 1e-3]
+    expected = 2.0 * np.sqrt(0.25 + 6 / 2)  # half of the constant, and the mean square of six cosines
+    assert selected.std() == pytest.approx(expected, rel=0.1)
 
     noise = ((changed(noise_db=3.0) - images) * 80 / 255).std(axis=(1, 2, 3))
     assert noise.min() < 0.1 and 2.8 < noise.max() < 3.2 and noise.mean() == pytest.approx(1.5, abs=0.15)
 
-    moved = (changed(shift=3)[:, 20, 0, 0] - slope[20]) / (slope[21] - slope[20])
-    assert set(np.round(moved)) == {-3, -2, -1, 0, 1, 2, 3} and np.abs(moved - np.round(moved)).max() < 1e-2
+    shifts = (changed(shift=3)[:, 20, 0, 0] - slope[20]) / (slope[21] - slope[20])
+    assert set(np.round(shifts)) == {-3, -2, -1, 0, 1, 2, 3} and np.abs(shifts - np.round(shifts)).max() < 1e-2
     assert changed(shift=3).min() > 59 and changed(shift=3).max() < 201  # the edge is repeated
 
     silent = (changed(low_pass=0.25)[:, :, 0, 0] == 0)[:, :: 1 if highest_first else -1]  # the highest first
@@ -174,12 +176,12 @@ def test_another_recording_one_change_at_a_time(highest_first):
     np.testing.assert_array_equal(silent, np.arange(mels)[None] < counts[:, None])
 
 
-def test_layers_with_consecutive_seeds_are_not_related():
-    """Whether a clip gets noise tells nothing about its gain."""
+def test_layers_with_consecutive_seeds_are_independent():
+    """The selection of clips for noise is not correlated with their gains."""
     inputs = np.ones((400, 8), "float32")
     gains = np.log(numpy(gk.layers.RandomGain(moving=False, seed=1)(inputs, training=True))[:, 0])
-    touched = numpy(gk.layers.RandomNoise(share=0.5, seed=2)(inputs, training=True))[:, 0] != 1
-    assert abs(np.corrcoef(gains, touched)[0, 1]) < 0.2  # four standard deviations
+    is_noisy = numpy(gk.layers.RandomNoise(share=0.5, seed=2)(inputs, training=True))[:, 0] != 1
+    assert abs(np.corrcoef(gains, is_noisy)[0, 1]) < 0.2  # four standard deviations
 
 
 @pytest.mark.parametrize("make", ALL_LAYERS)
@@ -207,6 +209,6 @@ def test_config_round_trip(make):
         (lambda: gk.layers.SpecAugment(time_width=50)(np.zeros((1, 32, 40, 1), "float32")), "time_width"),
     ],
 )
-def test_bad_options_are_named(make, argument):
+def test_invalid_options(make, argument):
     with pytest.raises(ValueError, match=f"`{argument}`.*Received"):
         make()

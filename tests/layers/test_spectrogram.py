@@ -1,4 +1,4 @@
-"""The front end against librosa. Tolerances: power to 1e-5 of its maximum, decibels to 0.01 dB."""
+"""Layers of the front end, compared with librosa: power within 1e-5 of its maximum, decibels within 0.01 dB."""
 
 import genrekeras as gk
 import keras
@@ -20,9 +20,11 @@ GRID = [
     {"n_fft": 512, "hop_length": 128, "n_mels": 40, "sample_rate": 16000},
     {"n_fft": 1000, "hop_length": 300, "n_mels": 20},  # not a power of two
     {"n_fft": 46, "hop_length": 23, "n_mels": 4},  # 2 x 23
-    {"n_fft": 256, "hop_length": 700, "n_mels": 33},  # samples that no frame hears, a band beyond 32
+    {"n_fft": 256, "hop_length": 700, "n_mels": 33},  # samples in no frame; two blocks of bands
 ]
 LENGTHS = [1, 2, 511, 512, 513, 22016, 22017, 22527, 22050]  # samples % hop: 0, 1, hop - 1, and others
+
+backends = pytest.mark.backends
 
 
 def librosa_power(waveforms, mel_scale="slaney", norm="slaney", **options):
@@ -45,6 +47,7 @@ def librosa_power(waveforms, mel_scale="slaney", norm="slaney", **options):
     )
 
 
+@backends
 @pytest.mark.filterwarnings("ignore:n_fft=.* is too large for input signal")
 @pytest.mark.parametrize("dft", ["fft", "matmul"])
 @pytest.mark.parametrize("options", GRID)
@@ -52,12 +55,13 @@ def test_power_equals_librosa(rng, options, dft):
     layer = gk.layers.MelSpectrogram(dft=dft, **options)
     for samples in LENGTHS if options == {} else LENGTHS[-2:]:
         waveforms = tones(rng, 2, samples)
-        ours, theirs = numpy(layer(waveforms)), librosa_power(waveforms, **options)
-        assert ours.shape == theirs.shape == layer.compute_output_shape(waveforms.shape)
-        for mine, reference in zip(ours, theirs, strict=True):  # relative to the clip's own maximum
-            np.testing.assert_allclose(mine, reference, atol=1e-5 * reference.max(), rtol=0)
+        power, references = numpy(layer(waveforms)), librosa_power(waveforms, **options)
+        assert power.shape == references.shape == layer.compute_output_shape(waveforms.shape)
+        for clip, reference in zip(power, references, strict=True):
+            np.testing.assert_allclose(clip, reference, atol=1e-5 * reference.max(), rtol=0)
 
 
+@backends
 @pytest.mark.parametrize("dft", ["fft", "matmul"])
 def test_silence(dft):
     power = numpy(gk.layers.MelSpectrogram(dft=dft)(np.zeros((1, 5000), "float32")))
@@ -67,20 +71,20 @@ def test_silence(dft):
     assert (numpy(gk.layers.SpectrogramToImage()(decibels)) == 0).all()
 
 
+@backends
 @pytest.mark.parametrize("options", [{}, {"ref": 1.0}, {"top_db": None}, {"top_db": 40.0, "amin": 1e-5}, {"ref": 0.02}])
 def test_decibels_equal_librosa(rng, options):
     power = librosa_power(tones(rng, 3, 22050) * [[1], [0.01], [1e-4]])
-    ours = numpy(gk.layers.PowerToDecibels(**options)(power))
-    reference = {"ref": np.max if options.get("ref", "max") == "max" else options["ref"]}
-    theirs = np.stack(
-        [librosa.power_to_db(clip, **{"amin": 1e-10, "top_db": 80.0, **options, **reference}) for clip in power]
-    )
-    np.testing.assert_allclose(ours, theirs, atol=0.01)
+    decibels = numpy(gk.layers.PowerToDecibels(**options)(power))
+    arguments = {"amin": 1e-10, "top_db": 80.0, **options}
+    arguments["ref"] = np.max if options.get("ref", "max") == "max" else options["ref"]
+    references = np.stack([librosa.power_to_db(clip, **arguments) for clip in power])
+    np.testing.assert_allclose(decibels, references, atol=0.01)
 
 
-@pytest.mark.parametrize("source", ["synthetic", pytest.param("real", marks=pytest.mark.once)])
-def test_the_recipe_of_2023(rng, request, source):
-    """Against a plain re-implementation in librosa, to one gray level."""
+@pytest.mark.parametrize("source", [pytest.param("synthetic", marks=backends), "real"])
+def test_images_of_2023(rng, request, source):
+    """Equal to the images of the system of 2023, re-implemented with librosa, within one gray level."""
     if source == "real":
         clips = [gk.audio.load(path, duration=10) for path in list(request.getfixturevalue("real_clips").values())[:3]]
     else:
@@ -90,10 +94,10 @@ def test_the_recipe_of_2023(rng, request, source):
         gk.layers.PowerToDecibels(top_db=40.0, amin=1e-5),
         gk.layers.SpectrogramToImage(),
     ]
-    ours = np.stack(clips)
+    images = np.stack(clips)
     for layer in layers:
-        ours = layer(ours)
-    for image, clip in zip(numpy(ours), clips, strict=True):
+        images = layer(images)
+    for image, clip in zip(numpy(images), clips, strict=True):
         power = librosa.feature.melspectrogram(y=clip, sr=22050, n_fft=2048, hop_length=512, n_mels=128)
         decibels = librosa.amplitude_to_db(power, top_db=80)
         standardized = (decibels - decibels.mean()) / (decibels.std() + 1e-6)
@@ -103,6 +107,7 @@ def test_the_recipe_of_2023(rng, request, source):
         assert np.abs(image[..., 0].astype("uint8").astype(int) - gray).max() <= 1
 
 
+@backends
 @pytest.mark.parametrize("dft", ["fft", "matmul"])
 def test_a_clip_alone_equals_the_clip_in_a_batch(rng, dft):
     waveforms = tones(rng, 4, 11025) * np.float32([[1], [1e-3], [10], [0.3]])
@@ -123,9 +128,10 @@ def test_a_clip_alone_equals_the_clip_in_a_batch(rng, dft):
     )
 
 
+@backends
 @pytest.mark.parametrize("dft", ["fft", "matmul"])
 def test_clip_by_clip_equals_all_at_once(rng, dft):
-    """A GPU, and an exported model whose batch may have any size, take the other way."""
+    """All clips are processed at once on a GPU, and in an exported model with a dynamic batch size."""
     layer = gk.layers.MelSpectrogram(dft=dft)
     waveforms = keras.ops.convert_to_tensor(tones(rng, 3, 11025))
     assert layer._clip_by_clip(waveforms)
@@ -133,6 +139,7 @@ def test_clip_by_clip_equals_all_at_once(rng, dft):
     np.testing.assert_allclose(at_once, in_turn, atol=1e-6 * in_turn.max(), rtol=0)
 
 
+@backends
 def test_all_clips_at_once_on_an_accelerator(rng, monkeypatch):
     waveforms = keras.ops.convert_to_tensor(tones(rng, 2, 5000))
     layer = gk.layers.MelSpectrogram()
@@ -147,7 +154,6 @@ def test_all_clips_at_once_on_an_accelerator(rng, monkeypatch):
     base.runs_on_cpu.cache_clear()
 
 
-@pytest.mark.once
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="the backend is not torch")
 @pytest.mark.parametrize(
     "layer, shape, constants",
@@ -162,14 +168,14 @@ def test_constants_follow_the_device_on_torch(layer, shape, constants):
     inputs = keras.ops.zeros((2, *shape))
     layer(inputs)
     assert not layer.weights and not layer.state_dict()
-    with keras.device("meta"):  # of a model, `to` reaches the weights and not the layers
+    with keras.device("meta"):  # `to` of a model moves its weights, but not the constants of its layers
         assert layer(inputs.to("meta")).device.type == "meta"
     assert layer(inputs).device.type == "cpu"
     layer.to("meta")
     assert [buffer.device.type for buffer in layer.buffers()] == constants * ["meta"]
 
 
-@pytest.mark.slow_on_jax
+@backends
 def test_float32_inside_under_mixed_precision(rng):
     waveforms = 1e-4 * tones(rng, 1, 5000)  # squares are far below the smallest float16
     reference = numpy(gk.layers.MelSpectrogram()(waveforms))
@@ -182,17 +188,19 @@ def test_float32_inside_under_mixed_precision(rng):
         gk.layers.MelSpectrogram(dtype="mixed_float16")
 
 
+@backends
 @pytest.mark.parametrize("frames", [1, 5, 7, 128, 431, 2584])
-@pytest.mark.parametrize("k", [1, 7, 128])
-def test_sampled_frames(frames, k):
+@pytest.mark.parametrize("num_samples", [1, 7, 128])
+def test_subsampled_frames(frames, num_samples):
     spectrogram = np.arange(frames, dtype="float32")[None, None] * np.ones((2, 3, 1), "float32")
-    layer = gk.layers.UniformTemporalSubsample(k)
+    layer = gk.layers.UniformTemporalSubsample(num_samples)
     sampled = numpy(layer(spectrogram))
     assert sampled.shape == layer.compute_output_shape(spectrogram.shape)
-    exact = [(2 * i + 1) * frames // (2 * k) for i in range(k)]  # int((i + 0.5) / k * frames), without rounding
+    exact = [(2 * i + 1) * frames // (2 * num_samples) for i in range(num_samples)]
     np.testing.assert_array_equal(sampled[1, 2], exact)
 
 
+@backends
 def test_image_scales(rng):
     decibels = rng.uniform(-100, 0, (2, 8, 9)).astype("float32")
     clip = numpy(gk.layers.SpectrogramToImage()(decibels))
@@ -207,18 +215,18 @@ def test_image_scales(rng):
 
 def test_filterbank_equals_librosa():
     for scale in ("slaney", "htk"):
-        ours = mel_filterbank(44100, 2048, 128, 20.0, 16000.0, scale, "slaney")
-        theirs = librosa.filters.mel(sr=44100, n_fft=2048, n_mels=128, fmin=20.0, fmax=16000.0, htk=scale == "htk")
-        np.testing.assert_allclose(ours.T, theirs, atol=1e-8)
+        filters = mel_filterbank(44100, 2048, 128, 20.0, 16000.0, scale, "slaney")
+        reference = librosa.filters.mel(sr=44100, n_fft=2048, n_mels=128, fmin=20.0, fmax=16000.0, htk=scale == "htk")
+        np.testing.assert_allclose(filters.T, reference, atol=1e-8)
 
 
-def test_empty_bands_are_warned_of():
-    with pytest.warns(UserWarning, match="mel bands hold no frequency bin"):
+def test_a_warning_for_empty_bands():
+    with pytest.warns(UserWarning, match="mel bands contain no frequency bin"):
         gk.layers.MelSpectrogram(n_fft=256, n_mels=128)
 
 
 @pytest.mark.parametrize("n_fft", [2, 6, 46, 512, 1000, 2048])
-def test_each_bin_of_the_real_transform_comes_out_once(n_fft):
+def test_the_factorized_transform_has_each_bin_once(n_fft):
     inner, outer, bins = windowed_dft_factors(np.hanning(n_fft))
     assert sorted(bins[bins >= 0]) == list(range(n_fft // 2 + 1))
     assert inner.shape[0] * inner.shape[2] == n_fft and outer.shape == 2 * (2 * inner.shape[0],)
@@ -252,19 +260,20 @@ def test_config_round_trip(layer):
         (lambda: gk.layers.PowerToDecibels(ref="min"), "ref"),
         (lambda: gk.layers.PowerToDecibels(amin=0), "amin"),
         (lambda: gk.layers.PowerToDecibels(top_db=-1), "top_db"),
-        (lambda: gk.layers.UniformTemporalSubsample(0), "k"),
+        (lambda: gk.layers.UniformTemporalSubsample(0), "num_samples"),
         (lambda: gk.layers.SpectrogramToImage(scale="log"), "scale"),
         (lambda: gk.layers.SpectrogramToImage(scale="decibels", top_db=0.0), "top_db"),
         (lambda: gk.layers.MelSpectrogram(n_fft=1 << 17), "n_fft"),
         (lambda: gk.layers.MelSpectrogram(n_fft=1 << 16, n_mels=1025), "n_mels"),
     ],
 )
-def test_bad_options_are_named_at_construction(make, argument):
+def test_invalid_options(make, argument):
     with pytest.raises(ValueError, match=f"`{argument}`.*Received"):
         make()
 
 
-def test_bad_waveforms():
+@backends
+def test_invalid_waveforms():
     with pytest.raises(ValueError, match="expected ndim=2"):
         gk.layers.MelSpectrogram()(np.zeros(100, "float32"))
     with pytest.raises(ValueError, match="at least one sample"):
@@ -272,8 +281,8 @@ def test_bad_waveforms():
 
 
 @pytest.mark.parametrize("options", [{}, {"mel_scale": "htk", "n_mels": 40, "f_min": 50.0, "f_max": 8000.0}])
-def test_band_frequencies_are_where_the_filters_peak(options):
+def test_band_frequencies_equal_librosa(options):
     layer = gk.layers.MelSpectrogram(**options)
     f_max = layer.f_max or 11025.0
-    ours = librosa.mel_frequencies(layer.n_mels + 2, fmin=layer.f_min, fmax=f_max, htk=layer.mel_scale == "htk")
-    np.testing.assert_allclose(layer.band_frequencies, ours[1:-1], rtol=1e-9)
+    edges = librosa.mel_frequencies(layer.n_mels + 2, fmin=layer.f_min, fmax=f_max, htk=layer.mel_scale == "htk")
+    np.testing.assert_allclose(layer.band_frequencies, edges[1:-1], rtol=1e-9)
