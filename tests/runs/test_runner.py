@@ -218,7 +218,7 @@ def test_output_folder_in_use(experiment, tmp_path):
         with pytest.raises(SystemExit, match="Another process is using the run in r"):
             experiment(nothing, "--smoke", "--output", "r")
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(SystemExit, match="The output folder cannot be used: .*file"):
+    with pytest.raises(SystemExit, match=r"The output folder cannot be used: .*file"):
         experiment(nothing, "--smoke", "--output", "file/r")
 
 
