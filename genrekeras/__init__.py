@@ -1,4 +1,4 @@
-"""Music genre classification with Keras 3: from waveforms to probabilities.
+"""Music genre classification with Keras 3: from waveforms to probabilities of genres.
 
 ```python
 import genrekeras as gk
@@ -6,8 +6,9 @@ import genrekeras as gk
 model = gk.GenreClassifier(backbone="efficientnet_b0")
 ```
 
-The backend is the one of `KERAS_BACKEND` or of an already imported Keras; then the one of Keras' config file, unless
-that says tensorflow (Keras writes this by itself on its first import, so nobody chose it); else PyTorch.
+The Keras backend is that of the environment variable `KERAS_BACKEND` or of an already imported Keras. If neither is
+set, it is that of Keras' config file, unless this is tensorflow, which Keras writes by default on its first import; and
+else PyTorch.
 """
 
 import importlib
@@ -17,14 +18,14 @@ import sys
 
 
 def _choose_backend():
-    """Set `KERAS_BACKEND` where nobody chose; must run before Keras is imported."""
+    """Set `KERAS_BACKEND` if no backend was chosen; must be called before Keras is imported."""
     if "keras" in sys.modules or os.environ.get("KERAS_BACKEND"):
         return
     home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
     try:
         with open(os.path.join(home, "keras.json"), encoding="utf-8") as file:
             configured = json.load(file).get("backend", "tensorflow")
-    except (OSError, ValueError, AttributeError):  # no file, or one that Keras ignores too
+    except (OSError, ValueError, AttributeError):  # no file, or an invalid file, which Keras ignores too
         configured = "tensorflow"
     if configured == "tensorflow":
         os.environ["KERAS_BACKEND"] = "torch"
@@ -33,7 +34,7 @@ def _choose_backend():
 def _runs_as_command():
     """Return whether this process is the command `genrekeras` or `python -m genrekeras`."""
     arguments = getattr(sys, "argv", None) or [""]
-    if arguments[0] == "-m":  # the value while Python imports the package of a module that it runs
+    if arguments[0] == "-m":  # while Python imports the package of the module that it runs
         return sys.orig_argv[-len(arguments)] == "genrekeras"
     return os.path.basename(arguments[0]) in ("genrekeras", "genrekeras.exe")
 
@@ -70,7 +71,7 @@ _MODULE_OF = {
 
 
 def __getattr__(name):
-    """Import a public name when it is first used."""
+    """Import a public name on first use."""
     if name not in __all__:
         raise AttributeError(f"module 'genrekeras' has no attribute {name!r}")
     module = importlib.import_module(f"genrekeras.{_MODULE_OF.get(name, name)}")
@@ -81,8 +82,8 @@ def __dir__():
     return sorted(set(globals()) | set(__all__))
 
 
-# `keras.saving.load_model` finds only registered classes, so importing the library imports Keras and these classes. The
-# command line imports Keras only where it is needed, so that help and usage errors appear at once.
+# `keras.saving.load_model` finds registered classes only, so importing the library imports Keras and these classes. The
+# command line imports Keras where it is needed only, since that takes seconds: help and usage errors appear at once.
 if not _runs_as_command():
     from genrekeras import callbacks, layers, models
     from genrekeras.genres import GENRES

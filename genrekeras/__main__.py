@@ -1,4 +1,4 @@
-"""`python -m genrekeras`, and `genrekeras` itself."""
+"""Entry point of the command `genrekeras` and of `python -m genrekeras`."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from genrekeras.cli import main
 def run():
     """Run the command line."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by the caller; the next opened file would get its descriptor
+        if getattr(sys, name) is None:  # closed by the caller; the next file to be opened would get its descriptor
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
     main(prog_name="genrekeras")
 

@@ -1,4 +1,4 @@
-"""Callbacks: the learning rate in steps, the best model kept, the run logged."""
+"""Callbacks: step decay of the learning rate, checkpoint of the best epoch, and logging to Weights & Biases."""
 
 import math
 import netrc
@@ -12,19 +12,22 @@ from genrekeras.utils.io import atomic_write
 
 
 class StepDecay(keras.callbacks.LearningRateScheduler):
-    """Multiplies the learning rate by `factor` every `every` epochs; the optimizer keeps its state.
+    """Multiply the learning rate by a factor every few epochs.
 
-    A pure function of the epoch, `initial_learning_rate * factor ** (epoch // every)`: a run that is resumed goes on
-    with the rate that it had.
+    The rate is a function of the epoch only, `initial_learning_rate * factor ** (epoch // every)`, so resumed training
+    continues with the right rate. The state of the optimizer does not change.
 
     Args:
-        initial_learning_rate: float > 0, of the first epoch.
+        initial_learning_rate: float > 0, learning rate of the first epoch.
         factor: float in (0, 1].
         every: int > 0, in epochs.
-        verbose: int, 1 says each epoch's rate.
+        verbose: int, 1 to print the learning rate of each epoch.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
-    compared_attributes = ("initial_learning_rate", "factor", "every")  # by `genrekeras.training.fit`
+    compared_attributes = ("initial_learning_rate", "factor", "every")  # used by `genrekeras.training.fit`
 
     def __init__(self, initial_learning_rate, factor=0.1, every=10, verbose=0):
         if not initial_learning_rate > 0:
@@ -34,14 +37,14 @@ class StepDecay(keras.callbacks.LearningRateScheduler):
         if not 0 < factor <= 1:
             raise ValueError(f"`factor` must lie in (0, 1]. Received: factor={factor}")
         if int(every) != every or every <= 0:
-            raise ValueError(f"`every` must be a positive integer, in epochs. Received: every={every}")
+            raise ValueError(f"`every` must be a positive integer, a number of epochs. Received: every={every}")
         super().__init__(self.rate, verbose)
         self.initial_learning_rate = initial_learning_rate
         self.factor = factor
         self.every = every
 
     def rate(self, epoch, learning_rate=None):
-        """The rate of an epoch (from 0); the rate so far does not matter."""
+        """Return the learning rate of an epoch, counted from 0. The current `learning_rate` is not used."""
         return float(self.initial_learning_rate * self.factor ** (epoch // self.every))
 
 
@@ -50,12 +53,12 @@ class BestCheckpoint(keras.callbacks.Callback):
 
     The file is written under a temporary name and then moved, so that the previous file stays until the new one is
     complete. (`keras.callbacks.ModelCheckpoint` overwrites the previous file.) If it cannot be written, a warning is
-    given and training continues. If no epoch runs, nothing is written.
+    issued and training continues. If no epoch runs, nothing is written.
 
     Args:
         path: str or path-like, ends in `.keras`.
         monitor: str, name of the metric to compare, from the logs of the epoch.
-        mode: `"max"` or `"min"`; `None` is "min" for a loss or an error and "max" for all others.
+        mode: `"max"` or `"min"`; `None` for "min" if the name ends in "loss" or "error", and else "max".
         model: the model to save if the trained model is only a part of it, such as the head of a `GenreClassifier`.
 
     Attributes:
@@ -63,11 +66,12 @@ class BestCheckpoint(keras.callbacks.Callback):
         best_epoch: int, epoch of `best`, counted from 0.
 
     Raises:
-        ValueError: at the end of training, if epochs ran and none had `monitor` in its logs. The last epoch is saved.
+        ValueError: an argument is invalid; or, at the end of training, epochs ran and none had `monitor` in its logs.
+            Then the last epoch is saved.
     """
 
-    compared_attributes = ("monitor", "mode")  # by `genrekeras.training.fit`
-    state_attributes = ("best", "best_epoch")  # by `genrekeras.training.fit`
+    compared_attributes = ("monitor", "mode")  # used by `genrekeras.training.fit`
+    state_attributes = ("best", "best_epoch")  # used by `genrekeras.training.fit`
 
     def __init__(self, path, monitor="val_accuracy", mode=None, model=None):
         super().__init__()
@@ -78,23 +82,25 @@ class BestCheckpoint(keras.callbacks.Callback):
             raise ValueError(f'`mode` must be "max", "min" or None. Received: mode={mode!r}')
         self.path = path
         self.monitor = monitor
-        self._whole_model = model
+        self._model_to_save = model
         self.mode = mode or ("min" if monitor.endswith(("loss", "error")) else "max")
         self.best = None
         self.best_epoch = None
-        self._seen = None  # whether `monitor` was in the logs of an epoch; None before the first epoch
+        self._is_monitor_logged = None  # whether `monitor` was in the logs of an epoch; None before the first epoch
 
     def on_train_begin(self, logs=None):
         os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
-        self._seen = None
+        self._is_monitor_logged = None
 
     def on_epoch_end(self, epoch, logs=None):
         if self.monitor not in (logs or {}):
-            self._seen = self._seen or False
-            return  # there may be epochs without validation
-        self._seen = True
+            self._is_monitor_logged = self._is_monitor_logged or False
+            return  # some epochs may have no validation
+        self._is_monitor_logged = True
         if self.best is not None and not os.path.exists(self.path):
-            warnings.warn(f"{self.path} is gone: what follows is compared with what follows only.", stacklevel=2)
+            warnings.warn(
+                f"{self.path} does not exist any more. The best epoch is determined from this epoch on.", stacklevel=2
+            )
             self.best = self.best_epoch = None
         value = float(logs[self.monitor])
         if math.isnan(value) or (self.best is not None and not self._is_better(value)):
@@ -103,10 +109,10 @@ class BestCheckpoint(keras.callbacks.Callback):
             self.best, self.best_epoch = value, epoch
 
     def on_train_end(self, logs=None):
-        if self._seen is False:
-            self._save()  # so that the training is not lost
+        if self._is_monitor_logged is False:
+            self._save()
             raise ValueError(
-                f"`monitor` must be one of {sorted(logs or {})}; the last epoch was saved instead of the best. "
+                f"`monitor` must be one of {sorted(logs or {})}. The last epoch was saved instead of the best. "
                 f"Received: monitor={self.monitor!r}"
             )
 
@@ -116,17 +122,17 @@ class BestCheckpoint(keras.callbacks.Callback):
     def _save(self):
         try:
             with atomic_write(self.path) as temporary:
-                (self._whole_model or self.model).save(temporary)
+                (self._model_to_save or self.model).save(temporary)
         except OSError as error:
-            warnings.warn(f"The model could not be saved as {self.path}: {error}. Training goes on.", stacklevel=2)
+            warnings.warn(f"The model could not be saved as {self.path}: {error}. Training continues.", stacklevel=2)
             return False
         return True
 
 
-# In seconds: how long W&B may keep a training waiting as it begins and as it ends.
-_BOUNDS = {"init_timeout": 5, "finish_timeout": 5, "finish_timeout_raises": False}
-# W&B would send names of the host, the user, the script and its arguments, packages, git's state and the hardware.
-_NOTHING_OF_THE_MACHINE = {
+# In seconds: limits of the time that W&B may delay training at its start and its end.
+_TIMEOUTS = {"init_timeout": 5, "finish_timeout": 5, "finish_timeout_raises": False}
+# By default W&B sends the names of host, user and script, its arguments, packages, the state of git and the hardware.
+_NO_METADATA = {
     **dict.fromkeys(("x_disable_meta", "x_disable_stats", "x_disable_machine_info"), True),
     **dict.fromkeys(("disable_git", "disable_code", "disable_job_creation"), True),
     **dict.fromkeys(("x_save_requirements", "save_code"), False),
@@ -135,27 +141,28 @@ _NOTHING_OF_THE_MACHINE = {
 
 
 class WandbLogger(keras.callbacks.Callback):
-    """Logs a run to Weights & Biases: config, each epoch's figures, the learning rate, a confusion matrix.
+    """Log a run to Weights & Biases: config, metrics of each epoch, learning rate, and confusion matrix.
 
-    Online where the environment sets WANDB_API_KEY or the netrc file has a key, and WANDB_MODE does not say otherwise;
-    else offline, into `folder`, from where `wandb sync` uploads it. It never asks, and goes on offline if the
-    server does not answer within 5 s; as the run is closed it waits 5 s at the most. Only the config and what is logged
-    are sent: nothing of the machine, the script or the environment.
+    The run is online if the environment variable WANDB_API_KEY or the netrc file contains a key, and WANDB_MODE is not
+    "offline" or "disabled". Otherwise it is written to `folder`, from which `wandb sync` uploads it. The user is never
+    prompted for a key. If the server does not answer within 5 s, the run is logged offline; closing a run takes at most
+    5 s. Only the config and the logged values are sent, no data about the machine, the script or the environment.
 
-    wandb's own Keras callbacks import TensorFlow.
+    No environment variable is set. Programs can turn off messages and error reports of W&B by
+    `genrekeras.utils.process.quiet_wandb`. The Keras callbacks of W&B are not used because they import TensorFlow.
 
     Args:
         project: str.
-        config: dict, what to remember of the run.
-        name: str, of the run, or `None` for one that wandb makes up.
-        folder: str or path-like, where the run's files go, in a folder `wandb`.
+        config: dict, configuration of the run.
+        name: str, name of the run, or `None` for a random name.
+        folder: str or path-like; the files of the run are written into its subfolder `wandb`.
 
     Attributes:
-        run: the wandb run, from the first use on.
-        run_id: str, its id; a run that has one when it starts goes on with it.
+        run: the W&B run; `None` before the first use.
+        run_id: str, id of the run. If it is set before the start, that run is resumed.
     """
 
-    state_attributes = ("run_id",)
+    state_attributes = ("run_id",)  # used by `genrekeras.training.fit`
 
     def __init__(self, project="genrekeras", config=None, name=None, folder="."):
         super().__init__()
@@ -167,12 +174,12 @@ class WandbLogger(keras.callbacks.Callback):
         self.run_id = None
 
     def start(self):
-        """Open the run, if it is not open."""
+        """Start the run, unless it is started already."""
         if self.run is None:
             import wandb
 
             def init(mode):
-                settings = wandb.Settings(silent=True, console="off", **_BOUNDS, **_NOTHING_OF_THE_MACHINE)
+                settings = wandb.Settings(silent=True, console="off", **_TIMEOUTS, **_NO_METADATA)
                 return wandb.init(
                     project=self.project,
                     config=self.config,
@@ -187,7 +194,7 @@ class WandbLogger(keras.callbacks.Callback):
             try:
                 self.run = init(_wandb_mode())
             except wandb.Error as error:
-                warnings.warn(f"W&B cannot be reached, the run is logged offline: {error}", stacklevel=2)
+                warnings.warn(f"W&B cannot be reached ({error}). The run is logged offline.", stacklevel=2)
                 self.run = init("offline")
             self.run_id = self.run.id
 
@@ -195,24 +202,20 @@ class WandbLogger(keras.callbacks.Callback):
         self.start()
 
     def on_epoch_end(self, epoch, logs=None):
-        figures = {key: np.asarray(value).tolist() for key, value in (logs or {}).items()}
-        figures.setdefault("learning_rate", float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)))
-        self.run.log({"epoch": epoch + 1, **figures})
+        metrics = {key: np.asarray(value).tolist() for key, value in (logs or {}).items()}
+        metrics.setdefault("learning_rate", float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)))
+        self.run.log({"epoch": epoch + 1, **metrics})
 
     def log_report(self, report):
-        """Log a `genrekeras.evaluation.Report`: its figures and its confusion matrix.
-
-        Args:
-            report: `Report`.
-        """
+        """Log accuracy, macro F1, log-loss and confusion matrix of a `genrekeras.evaluation.Report`."""
         import wandb
 
         self.start()
         prefix = report.split
-        figures = {"accuracy": report.accuracy, "macro_f1": report.macro_f1, "log_loss": report.log_loss}
+        metrics = {"accuracy": report.accuracy, "macro_f1": report.macro_f1, "log_loss": report.log_loss}
         self.run.log(
             {
-                **{f"{prefix}/{key}": value for key, value in figures.items()},
+                **{f"{prefix}/{key}": value for key, value in metrics.items()},
                 f"{prefix}/confusion_matrix": wandb.plot.confusion_matrix(
                     y_true=np.asarray(report.labels).tolist(),
                     preds=np.asarray(report.predictions).tolist(),
@@ -222,20 +225,24 @@ class WandbLogger(keras.callbacks.Callback):
         )
 
     def finish(self):
-        """Close the run; wandb does it when the program ends if nobody calls this."""
+        """Close the run. Otherwise W&B closes it at the end of the program."""
         if self.run is not None:
             self.run.finish()
             self.run = None
 
 
 def _wandb_mode():
-    """Offline or disabled as WANDB_MODE says; else online if a key is there: without one, wandb would ask for it."""
+    """Return the value of WANDB_MODE if it is "offline" or "disabled"; else "online" if there is a key, or "offline".
+
+    Online without a key, W&B would prompt for it.
+    """
     if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
         return os.environ["WANDB_MODE"]
     return "online" if os.environ.get("WANDB_API_KEY") or _netrc_has_key() else "offline"
 
 
 def _netrc_has_key():
+    """Return whether the netrc file contains a key for the W&B server."""
     host = urllib.parse.urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
     try:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None

@@ -1,6 +1,7 @@
-"""The eight genres of fma_small, in the order of their labels."""
+"""The eight genres of fma_small, and the columns of genres in tables of predictions."""
 
-# Defferrard et al., "FMA: A Dataset For Music Analysis", ISMIR 2017; the order is the one of the 2023 system.
+# In the order of the labels, which is that of the system of 2023.
+# Source: Defferrard et al., "FMA: A Dataset For Music Analysis", ISMIR 2017.
 GENRES = (
     "Hip-Hop",
     "Pop",
@@ -12,7 +13,7 @@ GENRES = (
     "Instrumental",
 )
 
-PROBABILITY_PREFIX = "probability_"  # prefix of the columns of genres, against collisions with other columns
+PROBABILITY_PREFIX = "probability_"  # of the columns of genres, so that a genre cannot have the name of another column
 
 
 def genres_of(table):

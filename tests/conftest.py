@@ -309,9 +309,10 @@ def read_only():
     return closed
 
 
-@pytest.fixture
-def images(rng):
-    """`(6, 64, 40, 1)`, 0..255: smooth spectra that move, of very unequal spread."""
+@pytest.fixture(scope="session")
+def images():
+    """`(6, 64, 40, 1)`, 0..255: smooth spectra that move, of very unequal spread; read-only for tests."""
+    rng = np.random.default_rng(20231122)
     shapes = np.cumsum(rng.normal(0, 8, (6, 64, 1)), axis=1) + 128
     moves = rng.normal(0, 1, (6, 64, 40)) * np.array([0.01, 1, 5, 20, 40, 80])[:, None, None]
     return np.clip(shapes + moves, 0, 255).astype("float32")[..., None]

@@ -59,6 +59,7 @@ def test_front_end_is_finite_and_in_range(waveform):
 
 
 @pytest.mark.backends
+@hypothesis.settings(max_examples=20)
 @hypothesis.given(st.lists(waves, min_size=2, max_size=4), st.integers(0, 3))
 def test_front_end_processes_each_clip_independently(waveforms, which):
     x = np.stack(waveforms)

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import pickle
 import stat
 import struct
 import zlib
@@ -400,3 +401,9 @@ def test_a_read_only_file_is_refused(tmp_path, monkeypatch):
         monkeypatch.setattr(os, "access", lambda name, mode: False)
     with refused(path, "read-only"):
         tags.write_genre(path, "Rock")
+
+
+def test_errors_can_be_pickled():
+    error = pickle.loads(pickle.dumps(tags.TagError("a.mp3", "damaged")))
+    assert type(error) is tags.TagError and (error.path, error.reason) == ("a.mp3", "damaged")
+    assert str(error) == "a.mp3: damaged" and isinstance(error, ValueError)

@@ -14,7 +14,7 @@ from genrekeras.utils.progress import printable
 
 SUBSETS = ("small", "medium", "large", "full")  # copy of `datasets.fma.SUBSETS`
 PROTOCOLS = ("official", "random", "artist_album")  # copy of `datasets.PROTOCOLS`
-DEFAULT_MODEL = "fma_small"
+PRESETS = ("fma_small",)  # copy of `models.presets.PRESETS`
 PICTURES = (".png", ".pdf", ".svg")
 
 
@@ -26,15 +26,16 @@ class OrderedGroup(click.Group):
 
 
 class _SavedModel(click.ParamType):
-    """A preset, a `.keras` file, or the output folder of an experiment. The value is the path of the `.keras` file."""
+    """A preset, a `.keras` file, or the output folder of an experiment.
+
+    The value is the name of the preset, or the path of the `.keras` file.
+    """
 
     name = "model"
 
     def convert(self, value, parameter, context):
-        from genrekeras.models.presets import PRESETS, preset_file
-
         if value in PRESETS:
-            return preset_file(value)
+            return value
         path = os.path.join(value, "model.keras") if os.path.isdir(value) else value
         if not os.path.isfile(path):
             self.fail(
@@ -51,11 +52,11 @@ MODEL = click.option(
     "--model",
     "path",
     type=_SavedModel(),
-    default=DEFAULT_MODEL,
+    default=PRESETS[0],
     show_default=True,
     help="A preset, a .keras file, or the output folder of an experiment.",
 )
-MODEL_FILE = click.argument("path", metavar="[MODEL]", type=_SavedModel(), default=DEFAULT_MODEL)
+MODEL_FILE = click.argument("path", metavar="[MODEL]", type=_SavedModel(), default=PRESETS[0])
 FILE = click.argument("file", type=click.Path())
 FILES = click.argument("files", nargs=-1, required=True, type=click.Path())
 FOLDER = click.argument("folder", type=click.Path(file_okay=False))
@@ -134,6 +135,8 @@ def error_handling():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = lambda message, *arguments, **options: echo(f"Note: {message}", err=True)
             yield
+    except BrokenPipeError:  # the reader of the output has ended; click exits quietly
+        raise
     except (OSError, ValueError, ImportError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt as error:
@@ -145,11 +148,18 @@ def echo(text, err=False):
     click.echo(printable(text, keep="\n"), err=err)
 
 
-def load_model(path):
-    """Load the `GenreClassifier` of a file."""
+def model_file(model):
+    """Return the path of the `.keras` file of a preset or a path."""
+    from genrekeras.models.presets import preset_file
+
+    return preset_file(model) if model in PRESETS else model
+
+
+def load_model(model):
+    """Load the `GenreClassifier` of a preset or a path."""
     from genrekeras.models import saving
 
-    return saving.load_model(path)
+    return saving.load_model(model_file(model))
 
 
 def load_data(folder, subset, protocol, model, split):

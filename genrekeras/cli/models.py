@@ -19,6 +19,7 @@ from genrekeras.cli.common import (
     file_to_write,
     load_data,
     load_model,
+    model_file,
 )
 from genrekeras.utils.io import atomic_write, format_size
 from genrekeras.utils.progress import printable
@@ -40,6 +41,7 @@ def info(path, card):
     with error_handling():
         from genrekeras import reports
 
+        path = model_file(path)
         model = load_model(path)
         echo(f"{path}: {format_size(os.path.getsize(path))}")
         summary = reports.describe(model)
@@ -167,15 +169,12 @@ def export(path, target, quantize, output, clips):
         check_ending(output, [EXPORTS[target]])
     with error_handling():
         from genrekeras import export as exports
-        from genrekeras.models.presets import preset_file
 
         model = load_model(path)
         if clips is not None:
             clips = _clips(model, clips)
         if output is None:
-            # A preset is exported to the working directory, not into the package.
-            default = os.path.basename(path) if path == preset_file("fma_small") else path
-            output = os.path.splitext(default)[0] + (EXPORTS[target] or "_saved_model")
+            output = os.path.splitext(path)[0] + (EXPORTS[target] or "_saved_model")
         difference = exports.export(model, output, target, clips, quantize=quantize)
         click.echo(f"{output}: probabilities equal those of {path} within {difference:.1g}")
 

@@ -37,7 +37,7 @@ def batches(
     Clips are read from disk batch by batch, so memory does not grow with their number.
 
     Args:
-        split: `Split`, or another sequence of such elements with the attributes `sample_rate` and `genres`.
+        split: `Split`, or another sequence of elements of this form with the attributes `sample_rate` and `genres`.
         batch_size: int > 0; the last batch of an epoch may be smaller.
         clip_seconds: float > 0, length of the clips. Longer clips are cropped, shorter clips are padded by
             `genrekeras.audio.to_length`.
@@ -46,7 +46,7 @@ def batches(
         crops: int > 0, how many crops of each clip an epoch contains. The crops of a clip are consecutive unless they
             are shuffled. With `"start"` and `"center"` they are equal, and only augmentation makes them differ.
         shuffle: bool, whether each epoch has a new random order.
-        seed: int >= 0. The same seed gives the same batches in each epoch; different epochs have different batches.
+        seed: int >= 0. Equal seeds give equal batches, epoch by epoch. The epochs of a seed differ.
         mixup_alpha: float >= 0. If positive, each clip of a batch is mixed with another clip of the batch,
             `m * clip + (1 - m) * other` with m drawn from Beta(mixup_alpha, mixup_alpha). Labels are one-hot rows that
             are mixed in the same way (train with `categorical_crossentropy`).

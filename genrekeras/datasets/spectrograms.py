@@ -290,7 +290,7 @@ def image_batches(
         split: `SpectrogramSplit`.
         batch_size: int > 0; the last batch of an epoch may be smaller.
         shuffle: bool, whether each epoch has a new random order.
-        seed: int >= 0. The same seed gives the same batches in each epoch; different epochs have different batches.
+        seed: int >= 0. Equal seeds give equal batches, epoch by epoch. The epochs of a seed differ.
         repeats: int > 0, how often an epoch contains each image. The repetitions of an image are consecutive unless
             they are shuffled.
         variants: int > 0, number of consecutive images of each track in the split (the argument `crops` of

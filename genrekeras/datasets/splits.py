@@ -33,15 +33,13 @@ class Split:
         fingerprint: str that identifies the content of `source`.
 
     Attributes:
-        name: str, such as "validation".
+        name, sample_rate, protocol: the arguments.
         tracks: `pandas.DataFrame` with a row for each clip, indexed by `track_id`: `label`, `genre`, `artist_id` and
             `album_id` (-1 if unknown), `checksum` (of the decoded audio) and, if they are known, `path`, `title`,
             `artist`, `album` and `license`.
         labels: `(n,)` int32, indices in `genres`.
         track_ids: `(n,)` int64.
-        sample_rate: int, in Hz.
         genres: tuple of str.
-        protocol: str, protocol by which clips were assigned to splits.
         fingerprint: str that identifies the clips, their labels, their order and the sample rate.
         groups: `(n,)` int array, group of each track, see `group_tracks`.
         inputs: `"waveform"`, the kind of inputs in the batches, see `GenreClassifier.for_inference`.

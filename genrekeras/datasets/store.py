@@ -98,13 +98,17 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
             self.info.read_from_directory(self.data_dir)  # another process may have built the dataset
 
     def _log_download_bytes(self):
-        """Suppress the message of TFDS that the size is unknown; a progress bar shows it."""
+        """Suppress the message of TFDS that the size is unknown."""
 
     def _log_download_done(self):
         """Suppress the message of TFDS that names the folder."""
 
     def find_tracks(self, manual_dir):
-        """Return the table of tracks of a folder, `manual_dir` of `tfds.download.DownloadConfig`; for subclasses."""
+        """Return the table of tracks of a folder; for subclasses.
+
+        Args:
+            manual_dir: path-like, the argument of `tfds.download.DownloadConfig`.
+        """
         raise ValueError(f"{type(self).__name__} needs the argument `tracks`. Received: tracks=None")
 
     def _info(self):

@@ -1,4 +1,4 @@
-"""Scores of models on labelled music, with calibration and comparison."""
+"""Evaluation of models on labelled music: scores, calibration and comparison."""
 
 from genrekeras.evaluation.calibration import Calibration, calibrate
 from genrekeras.evaluation.comparison import compare

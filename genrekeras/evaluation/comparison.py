@@ -1,4 +1,4 @@
-"""Runs beside each other: who is better, and whether that is more than chance."""
+"""Comparison of models on the same clips: differences of accuracy with their intervals."""
 
 import numpy as np
 import pandas as pd
@@ -16,26 +16,27 @@ def compare(reports, draws=10_000, seed=0):
 
     Args:
         reports: dict, name -> `genrekeras.evaluation.Report`, two or more. All others are compared with the first.
-        draws: int > 0, of the bootstrap.
-        seed: int, of the bootstrap.
+        draws: int > 0, number of bootstrap samples.
+        seed: int, seed of the bootstrap.
 
     Returns:
-        `pandas.DataFrame`, a row a report: `clips`, `heard`, `accuracy`, its 95 % interval `low` and `high`,
-        `macro_f1`, `log_loss`, `calibration_error`, and `difference` (of accuracies, from the first) with its 95 %
-        interval `difference_low`, `difference_high`. If it contains 0, the difference may be chance.
+        `pandas.DataFrame` with one row per report, indexed by name: `clips`, `input_coverage`, `accuracy`, its 95 %
+        interval `low` and `high`, `macro_f1`, `log_loss`, `calibration_error`, and `difference` (accuracy minus that of
+        the first report) with its 95 % interval `difference_low`, `difference_high`. If this interval contains 0, the
+        difference may be due to chance.
 
     Raises:
-        ValueError: fewer than two reports, or reports of other clips, labels or genres than the first's.
+        ValueError: there are fewer than two reports, or their clips, labels or genres differ.
     """
     if len(reports) < 2:
-        raise ValueError(f"`reports` must be two or more. Received: reports={list(reports)}")
+        raise ValueError(f"`reports` must contain two or more reports. Received: reports={list(reports)}")
     rng = np.random.default_rng(seed)
-    (name, first), *_ = reports.items()
+    (reference_name, reference), *_ = reports.items()
     rows = {}
-    for other, report in reports.items():
-        order = _as_in(name, first, other, report)
+    for name, report in reports.items():
+        order = _matching_order(reference_name, reference, name, report)
         low, high = report.accuracy_interval
-        rows[other] = {
+        rows[name] = {
             "clips": len(report.labels),
             "input_coverage": printable(report.input_coverage),
             "accuracy": report.accuracy,
@@ -45,30 +46,30 @@ def compare(reports, draws=10_000, seed=0):
             "log_loss": report.log_loss,
             "calibration_error": report.calibration_error,
         }
-        if other == name:
+        if name == reference_name:
             continue
-        better = (report.predictions == report.labels)[order].astype(int) - (first.predictions == first.labels)
-        # A sample of n clips with replacement holds so many on which the first, neither or the other alone is right.
-        shares = [(better == which).mean() for which in (-1, 0, 1)]
-        drawn = rng.multinomial(len(better), shares, size=draws) @ [-1, 0, 1] / len(better)
-        interval = np.quantile(drawn, [0.025, 0.975])
-        rows[other] |= dict(
-            zip(("difference", "difference_low", "difference_high"), (better.mean(), *interval), strict=True)
-        )
-    # Of type object: pandas' strings cannot hold a name that is not UTF-8.
+        is_correct = (report.predictions == report.labels)[order].astype(int)
+        differences = is_correct - (reference.predictions == reference.labels)
+        # A bootstrap sample is a multinomial draw of the numbers of clips with each of the three differences.
+        shares = [(differences == value).mean() for value in (-1, 0, 1)]
+        samples = rng.multinomial(len(differences), shares, size=draws) @ [-1, 0, 1] / len(differences)
+        low, high = np.quantile(samples, [0.025, 0.975])
+        rows[name] |= {"difference": differences.mean(), "difference_low": low, "difference_high": high}
+    # dtype object, because strings of pandas cannot contain a name that is not UTF-8.
     return pd.DataFrame(list(rows.values()), pd.Index(list(rows), dtype=object))
 
 
-def _as_in(name, first, other, report):
-    """The order in which the clips of a report are those of the first."""
-    if report.genres != first.genres:
-        raise ValueError(f"{other} has other genres than {name}.")
-    ours, theirs = np.argsort(first.track_ids, kind="stable"), np.argsort(report.track_ids, kind="stable")
-    same = len(ours) == len(theirs) and (first.track_ids[ours] == report.track_ids[theirs]).all()
-    if not same or (first.labels[ours] != report.labels[theirs]).any():
+def _matching_order(reference_name, reference, name, report):
+    """Return the order in which the clips of a report match those of the reference."""
+    if report.genres != reference.genres:
+        raise ValueError(f"The genres of {name} differ from those of {reference_name}.")
+    rows, reference_rows = (np.argsort(scores.track_ids, kind="stable") for scores in (report, reference))
+    is_same = np.array_equal(report.track_ids[rows], reference.track_ids[reference_rows])
+    if not is_same or (report.labels[rows] != reference.labels[reference_rows]).any():
         raise ValueError(
-            f"{other} was scored on other clips than {name}, and only the same ones can be compared: {report} / {first}"
+            f"The clips of {name} differ from those of {reference_name}, and only scores on the same clips can be "
+            f"compared. Received: {report} / {reference}"
         )
-    order = np.empty(len(ours), int)
-    order[ours] = theirs
+    order = np.empty(len(rows), int)
+    order[reference_rows] = rows
     return order

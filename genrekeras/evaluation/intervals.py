@@ -4,9 +4,17 @@ import math
 
 
 def wilson_interval(hits, count, z=1.959964):
-    """Interval of a share of `hits` among `count` trials, by default of 95 %: `(low, high)`.
+    """Return the Wilson score interval of a proportion.
 
     Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 1927.
+
+    Args:
+        hits: int >= 0, number of successes.
+        count: int > 0, number of trials.
+        z: float > 0, quantile of the normal distribution; the default gives a 95 % interval.
+
+    Returns:
+        tuple of two floats in [0, 1], the lower and the upper bound.
     """
     share = hits / count
     center = share + z * z / (2 * count)

@@ -1,4 +1,4 @@
-"""Report: the labels and predicted probabilities of a split, and the scores computed from them."""
+"""Report: labels and predicted probabilities of a split, and the scores that are computed from them."""
 
 import dataclasses
 import json
@@ -6,21 +6,25 @@ import json
 import numpy as np
 from genrekeras.evaluation.intervals import wilson_interval
 from genrekeras.utils.io import atomic_write
+from genrekeras.visualization.metrics import confusion_matrix
 from sklearn import metrics
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Labels and probabilities of a split, and the figures that follow from them.
+    """Labels and predicted probabilities of a split, and scores.
 
     Attributes:
         genres: tuple of str.
-        split: str, such as "validation".
-        protocol: str, how clips were dealt to splits.
+        split: str, name of the split, such as "validation".
+        protocol: str, the protocol by which clips were assigned to splits.
         track_ids: `(n,)` int64.
-        labels: `(n,)` int32.
+        labels: `(n,)` int32, indices in `genres`.
         probabilities: `(n, len(genres))` float.
-        input_coverage: str, what was heard of each clip, such as "first 10 s".
+        input_coverage: str, the part of each clip that was processed, such as "first 10 s".
+
+    Raises:
+        ValueError: there are no clips, the shapes differ, a label is out of range, or a probability is not finite.
     """
 
     genres: tuple
@@ -34,7 +38,7 @@ class Report:
     def __post_init__(self):
         count, genres = len(self.labels), len(self.genres)
         if count == 0:
-            raise ValueError("A report needs at least one clip. Received: labels=[]")
+            raise ValueError("`labels` must contain at least one clip. Received: labels=[]")
         if self.probabilities.shape != (count, genres) or not self.track_ids.shape == self.labels.shape == (count,):
             raise ValueError(
                 f"`probabilities` must have the shape ({count}, {genres}), `labels` and `track_ids` ({count},). "
@@ -49,73 +53,71 @@ class Report:
 
     @property
     def predictions(self):
-        """`(n,)`, the most probable label of each clip."""
+        """`(n,)` int, the most probable label of each clip."""
         return self.probabilities.argmax(axis=1)
 
     @property
     def accuracy(self):
-        """Share of the clips whose genre was found."""
+        """float, share of the clips whose prediction is correct."""
         return float((self.predictions == self.labels).mean())
 
     @property
     def accuracy_interval(self):
-        """95 % interval of `accuracy` (Wilson's), as if clips were independent of each other: `(low, high)`."""
+        """`(low, high)`, 95 % Wilson interval of `accuracy`; it assumes that clips are independent of each other."""
         return wilson_interval(int((self.predictions == self.labels).sum()), len(self.labels))
 
     @property
     def macro_f1(self):
-        """Mean F1 of the genres that occur, among labels or predictions."""
+        """float, mean F1 score of the genres that occur in the labels or the predictions."""
         return float(metrics.f1_score(self.labels, self.predictions, average="macro"))
 
     @property
     def genre_recall(self):
-        """dict, genre -> share of its clips that were found; `None` for a genre without clips."""
-        return {
-            genre: float((self.predictions[own] == label).mean()) if own.any() else None
-            for label, genre, own in self._clips_by_genre()
-        }
+        """dict, genre -> recall, the share of its clips that are predicted correctly; `None` for one without clips."""
+        is_correct = self.predictions == self.labels
+        return {genre: float(is_correct[mask].mean()) if mask.any() else None for genre, mask in self._masks_by_genre()}
 
     @property
     def genre_recall_interval(self):
-        """dict, genre -> 95 % interval of its accuracy; `None` for a genre without clips."""
+        """dict, genre -> `(low, high)`, 95 % Wilson interval of its recall; `None` for a genre without clips."""
+        is_correct = self.predictions == self.labels
         return {
-            genre: wilson_interval(int((self.predictions[own] == label).sum()), int(own.sum())) if own.any() else None
-            for label, genre, own in self._clips_by_genre()
+            genre: wilson_interval(int(is_correct[mask].sum()), int(mask.sum())) if mask.any() else None
+            for genre, mask in self._masks_by_genre()
         }
 
     @property
     def confusion_matrix(self):
-        """`(genres, genres)` int: rows are the true genre, columns the predicted one."""
+        """`(genres, genres)` int, numbers of clips; rows are true genres, columns are predicted genres."""
         return metrics.confusion_matrix(self.labels, self.predictions, labels=range(len(self.genres)))
 
     @property
     def log_loss(self):
-        """Mean of -log of the probability of the true genre, in nats."""
-        rows = self.probabilities.astype("float64")
-        shares = rows / rows.sum(axis=1, keepdims=True)  # of float32, they add up to 1 only nearly
-        return float(metrics.log_loss(self.labels, shares, labels=range(len(self.genres))))
+        """float, mean of the negative log-probability of the true genre, in nats."""
+        probabilities = self.probabilities.astype("float64")
+        probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)  # the sum of float32 is not exactly 1
+        return float(metrics.log_loss(self.labels, probabilities, labels=range(len(self.genres))))
 
     @property
     def calibration_error(self):
-        """Expected calibration error: how far confidence is from accuracy, over 15 bins of confidence.
+        """float, expected calibration error: mean difference of confidence and accuracy over 15 bins of confidence.
 
         Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
         """
-        return float(
-            sum(abs(hits - confidence) * clips / len(self.labels) for confidence, hits, clips in self.reliability)
-        )
+        errors = [abs(accuracy - confidence) * clips for confidence, accuracy, clips in self.reliability]
+        return float(sum(error / len(self.labels) for error in errors))
 
     @property
     def reliability(self):
-        """Of each of 15 bins of confidence that holds clips: (mean confidence, share that was right, clips)."""
+        """list of (mean confidence, accuracy, number of clips), one for each of 15 bins of confidence with clips."""
         confidence = self.probabilities.max(axis=1)
-        hit = self.predictions == self.labels
+        is_correct = self.predictions == self.labels
         bins = np.minimum((confidence * 15).astype(int), 14)
-        owns = [bins == own for own in np.unique(bins)]
-        return [(float(confidence[own].mean()), float(hit[own].mean()), int(own.sum())) for own in owns]
+        masks = [bins == index for index in np.unique(bins)]
+        return [(float(confidence[mask].mean()), float(is_correct[mask].mean()), int(mask.sum())) for mask in masks]
 
     def figures(self):
-        """dict of all figures, of plain Python types."""
+        """Return all scores as a JSON-serializable dict."""
         return {
             "split": self.split,
             "protocol": self.protocol,
@@ -132,7 +134,7 @@ class Report:
         }
 
     def to_dict(self):
-        """`figures`, and each clip's truth and probabilities, of plain Python types."""
+        """Return `figures` and the labels and probabilities of each clip as a JSON-serializable dict."""
         return {
             **self.figures(),
             "genres": list(self.genres),
@@ -143,16 +145,16 @@ class Report:
         }
 
     def to_json(self, path):
-        """Write `to_dict` as a JSON file, whole or not at all."""
+        """Write `to_dict` to a JSON file, atomically."""
         with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             json.dump(self.to_dict(), file, indent=1)
 
     @classmethod
     def from_dict(cls, content):
-        """The report that `to_dict` wrote.
+        """Return the report that `to_dict` describes.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: `content` is not the dict of a report.
         """
         try:
             return cls(
@@ -165,22 +167,24 @@ class Report:
                 str(content.get("input_coverage", "")),
             )
         except (KeyError, TypeError, OverflowError) as error:
-            raise ValueError(f"This is no report: {type(error).__name__} {error}") from error
+            raise ValueError(
+                f"`content` must be the dict of a report, as `to_dict` returns it: {type(error).__name__} {error}"
+            ) from error
 
     def plot(self, path=None):
-        """The confusion matrix as a `matplotlib.figure.Figure`, saved if `path` is given."""
-        from genrekeras.visualization.metrics import confusion_matrix
-
+        """Draw the confusion matrix; see `genrekeras.visualization.confusion_matrix`."""
         return confusion_matrix(self, path)
 
     def __str__(self):
         low, high = self.accuracy_interval
+        coverage = f", {self.input_coverage}" if self.input_coverage else ""
         return (
-            f"{self.split} ({self.protocol} protocol, {len(self.labels)} clips{self.input_coverage and ', '}{self.input_coverage}): "
+            f"{self.split} ({self.protocol} protocol, {len(self.labels)} clips{coverage}): "
             f"accuracy {100 * self.accuracy:.1f} % "
             f"[{100 * low:.1f}, {100 * high:.1f}], macro-F1 {self.macro_f1:.3f}, log-loss {self.log_loss:.3f}, "
             f"calibration error {self.calibration_error:.3f}"
         )
 
-    def _clips_by_genre(self):
-        return [(label, genre, self.labels == label) for label, genre in enumerate(self.genres)]
+    def _masks_by_genre(self):
+        """Return (genre, mask of its clips) for each genre."""
+        return [(genre, self.labels == label) for label, genre in enumerate(self.genres)]

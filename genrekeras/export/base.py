@@ -1,8 +1,8 @@
-"""What the formats of exported models have in common."""
+"""What all formats of exported models share."""
 
 from typing import NamedTuple
 
-CARD = "genrekeras.json"  # what the file carries of genres, sample rate and clip length
+CARD = "genrekeras.json"  # name of the card: genres, sample rate and clip length in the exported file
 
 
 class ExportError(ValueError):
@@ -10,15 +10,16 @@ class ExportError(ValueError):
 
 
 class Format(NamedTuple):
-    """A row of the table.
+    """A format of exported models.
 
     Attributes:
-        ending: str, of the file; empty for a folder.
-        backends: tuple of str, from which it can be made.
-        write: function of (functional model, path, card, clips), and of `quantize` where there are such.
-        run: function of a path; gives a function, `(batch, samples)` -> `(batch, genres)` by the format's own runtime.
-        read_card: function of a path; gives the card.
-        quantize: tuple of str, how else than in 32 bits it can keep weights.
+        ending: str, ending of the file name; empty for a folder.
+        backends: tuple of str, the Keras backends that can write the format.
+        write: function of (functional model, path, card, clips), and of `quantize` if there are such options.
+        run: function of a path that returns a function, `(batch, samples)` -> `(batch, genres)`, which runs the model
+            in the runtime of the format.
+        read_card: function of a path that returns the card.
+        quantize: tuple of str, number types other than float32 in which weights can be stored.
     """
 
     ending: str

@@ -1,4 +1,4 @@
-"""LiteRT (TensorFlow Lite)."""
+"""LiteRT (TensorFlow Lite): `.tflite` files."""
 
 import json
 import zipfile
@@ -10,15 +10,15 @@ def write(model, path, card, clips, quantize=None):
     model.export(path, format="litert", verbose=False)
     if quantize:
         _quantize_litert(path, quantize)
-    with zipfile.ZipFile(path, "a") as file:  # behind the model, as LiteRT's own associated files
+    with zipfile.ZipFile(path, "a") as file:  # appended to the model, as LiteRT's associated files are
         file.writestr(CARD, json.dumps(card))
 
 
 def _quantize_litert(path, quantize):
-    """Kernels of the backbone's convolutions in fewer bits.
+    """Store the kernels of the backbone's convolutions as `"float16"` or `"int8"`.
 
-    TensorFlow's own converter quantizes the last layer and, to 16 bits, the matrices of the spectrogram as well; its 8
-    bits hold for activations too, made anew at each call, with which LiteRT took three times as long as with 32.
+    TensorFlow's own converter also quantizes the last layer and, with 16 bits, the matrices of the spectrogram. With 8
+    bits it also quantizes activations at each call, which took LiteRT three times as long as 32 bits.
     """
     from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
 
@@ -29,10 +29,10 @@ def _quantize_litert(path, quantize):
         algorithm, options = algorithm_manager.AlgorithmName.MIN_MAX_UNIFORM_QUANT, {"min_weight_elements": 1024}
         weights = qtyping.TensorQuantizationConfig(8, granularity=qtyping.QuantGranularity.CHANNELWISE)
     config = qtyping.OpQuantizationConfig(weight_tensor_config=weights, explicit_dequantize=True, **options)
-    work = quantizer.Quantizer(path)
+    model_quantizer = quantizer.Quantizer(path)
     for operation in (qtyping.TFLOperationName.CONV_2D, qtyping.TFLOperationName.DEPTHWISE_CONV_2D):
-        work.update_quantization_recipe("feature_extractor", operation, config, algorithm)
-    result = work.quantize(enable_progress_bar=False, enable_progress_report=False)
+        model_quantizer.update_quantization_recipe("feature_extractor", operation, config, algorithm)
+    result = model_quantizer.quantize(enable_progress_bar=False, enable_progress_report=False)
     with open(path, "wb") as file:
         file.write(result.quantized_model)
 
@@ -41,16 +41,16 @@ def run(path):
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(path)
-    [given], [result] = interpreter.get_input_details(), interpreter.get_output_details()
+    [model_input], [model_output] = interpreter.get_input_details(), interpreter.get_output_details()
 
-    def run(waveforms):
-        interpreter.resize_tensor_input(given["index"], waveforms.shape)
+    def predict(waveforms):
+        interpreter.resize_tensor_input(model_input["index"], waveforms.shape)
         interpreter.allocate_tensors()
-        interpreter.set_tensor(given["index"], waveforms)
+        interpreter.set_tensor(model_input["index"], waveforms)
         interpreter.invoke()
-        return interpreter.get_tensor(result["index"])
+        return interpreter.get_tensor(model_output["index"])
 
-    return run
+    return predict
 
 
 def read_card(path):

@@ -1,4 +1,4 @@
-"""ONNX, run by ONNX Runtime."""
+"""ONNX: `.onnx` files, run by ONNX Runtime."""
 
 import json
 
@@ -18,8 +18,8 @@ def run(path):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    [given] = session.get_inputs()
-    return lambda waveforms: session.run(None, {given.name: waveforms})[0]
+    [model_input] = session.get_inputs()
+    return lambda waveforms: session.run(None, {model_input.name: waveforms})[0]
 
 
 def read_card(path):

@@ -1,4 +1,4 @@
-"""Predictions and embeddings of whole audio files."""
+"""Inference: predictions and embeddings of audio files of any length."""
 
 from genrekeras.genres import genres_of
 from genrekeras.inference.clips import clip_starts, find_files, load_clips

@@ -1,8 +1,8 @@
-"""Whole files and folders: clips over a track, batches across files, what a model makes of each.
+"""Predictions for audio files, waveforms and the positions along a track.
 
-The probabilities of a track are the mean of those of its clips. The mean of their logarithms (a product) would let one
-clip that is sure of itself overrule all others, and be the surer the longer the track is, clips of one track being
-anything but independent.
+The probabilities of a track are the arithmetic mean of those of its clips. With the mean of their logarithms, a single
+confident clip would outweigh all others. With their product, confidence would also grow with the length of the track,
+although clips of a track are not independent.
 """
 
 import collections
@@ -25,53 +25,55 @@ from genrekeras.inference.clips import clip_starts, cut, find_files, load_clips
 from genrekeras.inference.journal import Journal
 from genrekeras.utils.progress import bar
 
-_LEAST_SECONDS, _LEAST_HOP_SECONDS = 1.0, 0.01
+_MIN_SECONDS, _MIN_HOP_SECONDS = 1.0, 0.01
 
 
 def predict_each(model, paths, max_clips=30, batch_size=16, workers=2):
     """Yield the rows of `predict_files` one by one, each as soon as its file is processed.
 
     Args:
+        model, max_clips, batch_size, workers: as in `predict_files`.
         paths: iterable of str, files.
 
     Yields:
         dict, column -> value.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
     check_counts(max_clips=max_clips, batch_size=batch_size, workers=workers)
     network = model.for_inference("probabilities", "ood_score")
-    for track in run_through(network, tracks_of(model, paths, max_clips, workers), batch_size):
-        yield row_of(model, track.path, track.means(), track.seconds, track.error, track.warning)
+    for track in predict_tracks(network, decode_tracks(model, paths, max_clips, workers), batch_size):
+        yield to_row(model, track.path, track.means(), track.seconds, track.error, track.warning)
 
 
 def predict_files(model, paths, max_clips=30, batch_size=16, workers=2, journal=None):
-    """Predict the genre of whole files.
+    """Predict the genre of audio files.
 
     Args:
-        model: `GenreClassifier`; sample rate, clip length and genres are its own.
+        model: `GenreClassifier`. It defines the sample rate, the clip length and the genres.
         paths: files and folders, as in `find_files`.
-        max_clips: int > 0, maximum clips of a track. As many clips of `model.clip_seconds` are taken as fit side by
-            side, at even distances. The probabilities of a track are the mean of those of its clips.
-        batch_size: int > 0, clips at once, of several files.
-        workers: int > 0, threads that decode.
-        journal: str or path-like, a file in which each finished row is stored. A later call with the same journal
-            processes only files that are new, that have changed, or that could not be read. Rows of another model, of
-            other limits or of another `max_clips`, and damaged rows, are removed from it, with a warning. `None` keeps
-            nothing.
+        max_clips: int > 0, maximum number of clips of a track. Clips of `model.clip_seconds` are evenly spaced, as many
+            as fit without overlap. The probabilities of a track are the mean of those of its clips.
+        batch_size: int > 0, number of clips in a batch, which may be from several files.
+        workers: int > 0, number of threads that decode files.
+        journal: str or path-like, a file in which each finished row is stored; `None` for no journal. A later call with
+            the same journal processes only files that are new, have changed, or could not be read. Rows that belong to
+            another model, other thresholds or another `max_clips`, and damaged rows, are removed, with a warning.
 
     Returns:
-        `pandas.DataFrame`, a row a file:
+        `pandas.DataFrame` with one row per file:
 
         - `path`: str.
         - `genre`: str, the most probable genre, and `probability`: float, its probability.
-        - `low_confidence`: bool, whether the track is beyond one of the limits in the model's card; missing where the
-          card has none.
+        - `low_confidence`: bool, whether the track is beyond one of the limits in `model.thresholds`; missing without
+          limits.
         - `reason`: str, why the confidence is low, or `None`: "between genres", "unlike the training data", or both,
           joined by "; "; or "model not better than chance".
-        - `ood_score`: float, the out-of-distribution score, 1 on average; missing where the card has no limit for it.
+        - `ood_score`: float, the out-of-distribution score, 1 on average; missing without a limit for it.
         - `seconds`: float, the length that was processed.
-        - `warning`: str, what is wrong with a file that could still be processed, or `None`.
-        - `error`: str, why the file could not be read, or `None`. All columns but `path` and `error` are
-          missing then.
+        - `warning`: str, the problem of a damaged file that could still be processed, or `None`.
+        - `error`: str, why the file could not be read, or `None`. All columns but `path` and `error` are missing then.
         - `probability_GENRE`: float, for each genre, in the order of `model.genres`; see `genres_of`.
 
     Raises:
@@ -80,13 +82,13 @@ def predict_files(model, paths, max_clips=30, batch_size=16, workers=2, journal=
     """
     check_counts(max_clips=max_clips, batch_size=batch_size, workers=workers)
     paths = find_files(paths)
-    with _journal(journal, model, max_clips) as known:
-        missing = [path for path in paths if path not in known.rows]
+    with _open_journal(journal, model, max_clips) as finished:
+        missing = [path for path in paths if path not in finished.rows]
         with bar(len(paths), "Predicting", "file", initial=len(paths) - len(missing)) as progress:
             for row in predict_each(model, missing, max_clips, batch_size, workers):
-                known.add(row)
+                finished.add(row)
                 progress.update()
-        return as_table(model, [known.rows[path] for path in paths])
+        return to_table(model, [finished.rows[path] for path in paths])
 
 
 def predict_waveform(model, y, sample_rate, max_clips=30):
@@ -95,33 +97,34 @@ def predict_waveform(model, y, sample_rate, max_clips=30):
     Args:
         model: `GenreClassifier`.
         y: `(samples,)` array, mono, in [-1, 1].
-        sample_rate: int > 0, in Hz, of `y`.
+        sample_rate: int > 0, sample rate of `y` in Hz.
         max_clips: int > 0, as in `predict_files`.
 
     Returns:
-        `pandas.Series`, as a row of `predict_files`.
+        `pandas.Series` with the columns of `predict_files`.
 
     Raises:
-        ValueError: an argument is out of range; `y` has another shape, is too short or contains numbers that are not
+        ValueError: an argument is out of range, or `y` has another shape, is too short, or contains values that are not
             finite or exceed 1e9 in magnitude.
     """
     check_counts(sample_rate=sample_rate, max_clips=max_clips)
     y = np.asarray(y)
     if y.ndim != 1 or y.dtype.kind not in "fiub" or not audio.is_sane(y := y.astype("float32")):
         raise ValueError(
-            f"`y` must be a vector of finite numbers, at most 1e9. Received: shape={y.shape}, dtype={y.dtype}"
+            f"`y` must be a vector of finite numbers of at most 1e9 in magnitude. Received: shape={y.shape}, "
+            f"dtype={y.dtype}"
         )
     seconds = len(y) / sample_rate
     if too_short := _too_short(seconds, model):
-        raise ValueError(f"`y` is {too_short}")
+        raise ValueError(f"`y` is {too_short}.")
     y = soxr.resample(y, sample_rate, model.sample_rate)
     starts = clip_starts(seconds, model.clip_seconds, max_clips)
     clips = list(cut(y, model.sample_rate, model.clip_seconds, starts))
-    # Part by part: these are compiled once, a model for inference would be made and compiled at each call.
+    # The parts of the model are compiled once; `for_inference` would build and compile a new model at each call.
     features = model.feature_extractor.predict(model.front_end.predict(np.stack(clips), verbose=0), verbose=0)
     outputs = model.head.predict(features, verbose=0), keras.ops.convert_to_numpy(model.ood_score(features))
-    row = row_of(model, None, [output.mean(axis=0) for output in outputs], _processed_seconds(seconds, clips, model))
-    return pd.Series(row, columns(model))
+    means = [output.mean(axis=0) for output in outputs]
+    return pd.Series(to_row(model, None, means, _processed_seconds(seconds, clips, model)), columns(model))
 
 
 def predict_timeline(model, path, hop_seconds=None, batch_size=16):
@@ -129,13 +132,13 @@ def predict_timeline(model, path, hop_seconds=None, batch_size=16):
 
     Args:
         model: `GenreClassifier`.
-        path: str or path-like, of any length: some minutes of it are in memory at a time.
-        hop_seconds: float >= 0.01, largest distance between the starts of two clips; `None` is half of
-            `model.clip_seconds`.
+        path: str or path-like, a file of any length. At most some minutes of it are in memory at once.
+        hop_seconds: float >= 0.01, maximum distance between the starts of two consecutive clips, in s; `None` is half
+            of `model.clip_seconds`.
         batch_size: int > 0.
 
     Returns:
-        `pandas.DataFrame`, a row a clip: `start`, `end` (in s), and `probability_GENRE` for each genre.
+        `pandas.DataFrame` with one row per clip: `start` and `end` in s, and `probability_GENRE` for each genre.
 
     Raises:
         audio.AudioError: the file cannot be read or is too short.
@@ -143,9 +146,9 @@ def predict_timeline(model, path, hop_seconds=None, batch_size=16):
     """
     check_counts(batch_size=batch_size)
     hop_seconds = model.clip_seconds / 2 if hop_seconds is None else hop_seconds
-    if not (isinstance(hop_seconds, numbers.Real) and _LEAST_HOP_SECONDS <= hop_seconds < math.inf):
+    if not (isinstance(hop_seconds, numbers.Real) and _MIN_HOP_SECONDS <= hop_seconds < math.inf):
         raise ValueError(
-            f"`hop_seconds` must be at least {_LEAST_HOP_SECONDS}, and finite. Received: hop_seconds={hop_seconds!r}"
+            f"`hop_seconds` must be at least {_MIN_HOP_SECONDS}, and finite. Received: hop_seconds={hop_seconds!r}"
         )
     network, probabilities = model.for_inference(), []
     with audio.AudioFile(path, model.sample_rate) as file:
@@ -180,18 +183,26 @@ def columns(model):
     return ["path", *about, *_probability_columns(model)]
 
 
-def as_table(model, rows):
-    """Rows of `row_of` as a `pandas.DataFrame`."""
-    # Of type object: pandas' strings cannot hold a name that is not UTF-8.
+def to_table(model, rows):
+    """Return a `pandas.DataFrame` with rows of `to_row`."""
+    # dtype object, because strings of pandas cannot contain a name that is not UTF-8.
     table = pd.DataFrame(rows, columns=columns(model), dtype=object)
     return table.astype(dict.fromkeys(["probability", "ood_score", "seconds", *_probability_columns(model)], "float64"))
 
 
-def row_of(model, path, means, seconds, error=None, warning=None):
-    """Return the row of a file: dict, column -> value.
+def to_row(model, path, means, seconds, error=None, warning=None):
+    """Return the row of a file in the table of `predict_files`.
 
     Args:
-        means: the mean probabilities and OOD score of its clips; `[]` where the file could not be read.
+        model: `GenreClassifier`.
+        path: str, or `None` for a waveform.
+        means: list of the mean probabilities, `(genres,)`, and the mean OOD score of the clips; empty if the file could
+            not be read.
+        seconds: float, the length that was processed.
+        error, warning: str or `None`.
+
+    Returns:
+        dict, column -> value.
     """
     row = dict.fromkeys(columns(model)) | {"path": path, "warning": warning, "error": error}
     if means:
@@ -209,8 +220,8 @@ def _probability_columns(model):
     return [PROBABILITY_PREFIX + genre for genre in model.genres]
 
 
-def _journal(path, model, max_clips):
-    """Return a `Journal` of rows that depend on the model, its limits and `max_clips`."""
+def _open_journal(path, model, max_clips):
+    """Return a `Journal` of rows that depend on the model, its thresholds and `max_clips`."""
     content = hashlib.sha256()
     if path is not None:
         for layer in model.front_end.layers:
@@ -224,7 +235,7 @@ def _journal(path, model, max_clips):
 
 @dataclasses.dataclass
 class _Track:
-    """A file that is being worked on: its clips, and for each of them what each output of a network gave."""
+    """A decoded file: its clips, and for each processed clip a list with one array per output of the network."""
 
     path: str
     clips: list
@@ -234,24 +245,24 @@ class _Track:
     results: list = dataclasses.field(default_factory=list)
 
     @property
-    def done(self):
+    def is_done(self):
         return len(self.results) == len(self.clips)
 
     def means(self):
-        """The mean over the clips, of each output."""
+        """Return the mean of each output over the clips."""
         return [np.mean(values, axis=0) for values in zip(*self.results, strict=True)]
 
 
-def tracks_of(model, paths, max_clips, workers):
-    """Decode files in threads, some files ahead; a `_Track` for each, in order."""
+def decode_tracks(model, paths, max_clips, workers):
+    """Yield a `_Track` for each file, in order; threads decode some files ahead."""
 
-    def decoded(path):
+    def decode(path):
         try:
             with audio.AudioFile(path, model.sample_rate) as file:
                 _check_long_enough(file, model)
                 starts = clip_starts(file.seconds, model.clip_seconds, max_clips)
                 clips = list(load_clips(file, model.clip_seconds, starts))
-                _check_long_enough(file, model)  # the length by the header may have been too large
+                _check_long_enough(file, model)  # the header may state more than the file contains
         except (audio.AudioError, OSError) as error:
             return _Track(path, [], error=getattr(error, "reason", str(error)))
         return _Track(path, clips, _processed_seconds(file.seconds, clips, model), warning=file.warning)
@@ -259,32 +270,41 @@ def tracks_of(model, paths, max_clips, workers):
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         ahead = collections.deque()
         for path in paths:
-            ahead.append(pool.submit(decoded, path))
+            ahead.append(pool.submit(decode, path))
             if len(ahead) > workers:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
 
 
-def run_through(network, tracks, batch_size):
-    """Give each track its results, in batches that go across tracks; yields the tracks in order, when they are done."""
-    begun, waiting = collections.deque(), []  # tracks; (track, clip)
-    whole_batches = False
+def predict_tracks(network, tracks, batch_size):
+    """Apply a network to the clips of tracks, in batches across tracks, and yield each track when it is done.
+
+    Args:
+        network: `keras.Model`, clips -> one or several outputs.
+        tracks: iterable of `_Track` without results.
+        batch_size: int > 0.
+
+    Yields:
+        `_Track` with results, in the order of `tracks`.
+    """
+    unfinished, waiting = collections.deque(), []  # tracks; (track, clip)
+    has_full_batch = False
     for track in itertools.chain(tracks, [None]):
         if track is not None:
-            begun.append(track)
+            unfinished.append(track)
             waiting += [(track, clip) for clip in track.clips]
         while len(waiting) >= batch_size or (waiting and track is None):
             batch, waiting = waiting[:batch_size], waiting[batch_size:]
             clips = np.stack([clip for _, clip in batch])
-            if whole_batches:  # the network may be compiled for these
+            if has_full_batch:  # the network may be compiled for this batch size
                 clips = np.pad(clips, ((0, batch_size - len(clips)), (0, 0)))
-            whole_batches |= len(clips) == batch_size
+            has_full_batch |= len(clips) == batch_size
             outputs = keras.tree.flatten(network.predict_on_batch(clips))
-            for (owner, _), *results in zip(batch, *outputs, strict=False):
+            for (owner, _), *results in zip(batch, *outputs, strict=False):  # without results of padding
                 owner.results.append(results)
-        while begun and begun[0].done:
-            yield begun.popleft()
+        while unfinished and unfinished[0].is_done:
+            yield unfinished.popleft()
 
 
 def _check_long_enough(file, model):
@@ -293,8 +313,9 @@ def _check_long_enough(file, model):
 
 
 def _too_short(seconds, model):
-    least = min(_LEAST_SECONDS, model.clip_seconds)
-    return f"too short: {seconds:.3g} s, and {least:g} s are needed" if seconds < least else None
+    """Return a message if a track is too short for a model, else `None`."""
+    minimum = min(_MIN_SECONDS, model.clip_seconds)
+    return f"too short: {seconds:.3g} s, and at least {minimum:g} s are needed" if seconds < minimum else None
 
 
 def _processed_seconds(seconds, clips, model):

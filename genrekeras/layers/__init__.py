@@ -1,4 +1,4 @@
-"""Keras layers: the front end, augmentation, and other layers of the models."""
+"""Keras layers of the front end, augmentation layers, and layers of the networks."""
 
 from genrekeras.layers.augmentation import (
     ImageNoise,

@@ -1,54 +1,56 @@
-"""Augmentation: changes that a clip's genre survives, made in training only, anew at each step.
+"""Augmentation layers: random changes of clips that keep the genre; active in training only.
 
-Layers for `waveform_augmentation` take `(batch, samples)`, those for `image_augmentation` `(batch, mels, frames, 1)`.
-Which of the two is said first in each docstring. Each draws for every clip on its own, from a seed.
+Layers for `waveform_augmentation` take waveforms `(batch, samples)`, layers for `image_augmentation` take images
+`(batch, mels, frames, 1)`. Random parameters are drawn for each clip and each step.
 """
 
 import math
 
 import keras
 import numpy as np
-from genrekeras.layers.spectrogram import Float32Layer
+from genrekeras.layers.base import Float32Layer
 from keras import ops
 
 
 class RandomLayer(Float32Layer):
-    """Changes a share of the clips in training and none otherwise; subclasses say how in `augment`.
+    """Base class of layers that change a random share of the clips in training; subclasses implement `augment`.
 
     Args:
-        share: float in [0, 1], share of the clips that are changed; each clip draws a number in [0, 1) and is changed
-            if it is below `share`. Or a pair `(start, stop)`: it is changed if its number lies in [start, stop). Layers
-            that are called equally often and have the same seed draw the same numbers, so that with shares (0, 0.2) and
-            (0.2, 0.4) no clip is changed by both.
-        seed: int, or `None` for another one each time.
+        share: float in [0, 1], share of the clips to change. A number in [0, 1) is drawn for each clip, and the clip is
+            changed if its number is below `share`. Or a pair `(start, stop)`: a clip is changed if its number lies in
+            [start, stop). Layers with the same seed that are called equally often draw the same numbers. With shares
+            (0, 0.2) and (0.2, 0.4), for example, no clip is changed by both.
+        seed: int, or `None` for a random seed.
     """
 
     def __init__(self, share=1.0, seed=None, **kwargs):
         super().__init__(**kwargs)
         start, stop = share if isinstance(share, (tuple, list)) else (0.0, share)
         if not 0 <= start <= stop <= 1:
-            raise ValueError(f"`share` must lie in [0, 1] or be an interval in it. Received: share={share}")
+            raise ValueError(
+                f"`share` must be a number or an interval (start, stop) in [0, 1]. Received: share={share}"
+            )
         self.share = share
         self.seed = seed
         self._interval = (start, stop)
-        self._choice = keras.random.SeedGenerator(seed)
-        self._draws = keras.random.SeedGenerator(None if seed is None else _unrelated_seed(seed))
+        self._selection_seeds = keras.random.SeedGenerator(seed)
+        self._parameter_seeds = keras.random.SeedGenerator(None if seed is None else _unrelated_seed(seed))
 
     def call(self, inputs, training=False):
         if not training:
             return inputs
         start, stop = self._interval
-        number = self._per_clip(inputs, seed=self._choice)
+        number = self._per_clip(inputs, seed=self._selection_seeds)
         return ops.where(ops.logical_and(number >= start, number < stop), self.augment(inputs), inputs)
 
     def augment(self, inputs):
-        """`inputs`, all of them changed; same shape."""
+        """Return all clips of `inputs` changed, in the same shape."""
         raise NotImplementedError  # pragma: no cover - abstract
 
     def _per_clip(self, inputs, low=0.0, high=1.0, seed=None):
-        """A number for each clip, of shape `(batch, 1, ...)` with the rank of `inputs`."""
+        """Draw one uniform number for each clip; its shape is `(batch, 1, ...)` with the rank of `inputs`."""
         shape = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
-        return keras.random.uniform(shape, low, high, seed=seed or self._draws)
+        return keras.random.uniform(shape, low, high, seed=seed or self._parameter_seeds)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -59,14 +61,14 @@ class RandomLayer(Float32Layer):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class RandomGain(RandomLayer):
-    """Waveform: a fader that moves. In decibels the gain goes in a straight line from one drawn value to another.
+    """Apply a random gain to waveforms, by default a fade that is linear in dB between two random gains.
 
-    A gain that stands still is taken out again by a front end that scales each clip (`PowerToDecibels(ref="max")`,
-    `SpectrogramToImage(scale="clip")`); `moving=False` gives one, for front ends that do not.
+    A front end that normalizes each clip (`PowerToDecibels(ref="max")`, `SpectrogramToImage(scale="clip")`) removes a
+    constant gain, so `moving=False` has an effect with other front ends only.
 
     Args:
-        max_db: float > 0, in dB: gains are drawn evenly from [-max_db, max_db].
-        moving: bool, draw one gain for the start and one for the end, or one for the whole clip.
+        max_db: float > 0, in dB; gains are drawn uniformly from [-max_db, max_db].
+        moving: bool; true draws a gain for the start and another for the end of the clip, false a constant gain.
         share, seed: as in `RandomLayer`.
     """
 
@@ -82,8 +84,8 @@ class RandomGain(RandomLayer):
         if self.moving:
             end = self._per_clip(waveform, -self.max_db, self.max_db)
             samples = ops.shape(waveform)[1]
-            way = ops.cast(ops.arange(samples), "float32") / ops.cast(samples, "float32")
-            decibels = decibels + (end - decibels) * way
+            position = ops.cast(ops.arange(samples), "float32") / ops.cast(samples, "float32")
+            decibels = decibels + (end - decibels) * position
         return waveform * ops.exp(decibels * (math.log(10.0) / 20.0))
 
     def get_config(self):
@@ -92,11 +94,11 @@ class RandomGain(RandomLayer):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class RandomNoise(RandomLayer):
-    """Waveform: white noise at a signal-to-noise ratio drawn for each clip. Silence stays silent.
+    """Add white Gaussian noise to waveforms, at a random signal-to-noise ratio. Silent clips do not change.
 
     Args:
-        min_snr_db, max_snr_db: float, in dB, ratio of the clip's mean power to that of the noise, drawn evenly between
-            them.
+        min_snr_db, max_snr_db: float, in dB, bounds between which the ratio of the mean powers of clip and noise is
+            drawn uniformly.
         share, seed: as in `RandomLayer`.
     """
 
@@ -115,7 +117,7 @@ class RandomNoise(RandomLayer):
         snr_db = self._per_clip(waveform, self.min_snr_db, self.max_snr_db)
         power = ops.mean(ops.square(waveform), axis=1, keepdims=True)
         sigma = ops.sqrt(power * ops.exp(snr_db * (-math.log(10.0) / 10.0)))
-        return waveform + sigma * keras.random.normal(ops.shape(waveform), seed=self._draws)
+        return waveform + sigma * keras.random.normal(ops.shape(waveform), seed=self._parameter_seeds)
 
     def get_config(self):
         return {**super().get_config(), "min_snr_db": self.min_snr_db, "max_snr_db": self.max_snr_db}
@@ -123,10 +125,10 @@ class RandomNoise(RandomLayer):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class RandomTimeShift(RandomLayer):
-    """Waveform: turned in time, what leaves at one end enters at the other.
+    """Shift waveforms in time by a random number of samples, circularly.
 
     Args:
-        max_shift: float in (0, 1], the furthest shift to either side, as a part of the clip.
+        max_shift: float in (0, 1], largest shift in either direction, as a fraction of the clip.
         share, seed: as in `RandomLayer`.
     """
 
@@ -139,8 +141,8 @@ class RandomTimeShift(RandomLayer):
 
     def augment(self, waveform):
         samples = ops.shape(waveform)[1]
-        part = self._per_clip(waveform, -self.max_shift, self.max_shift)
-        shift = ops.cast(ops.floor(part * ops.cast(samples, "float32")), "int32")
+        fraction = self._per_clip(waveform, -self.max_shift, self.max_shift)
+        shift = ops.cast(ops.floor(fraction * ops.cast(samples, "float32")), "int32")
         index = ops.mod(ops.expand_dims(ops.arange(samples, dtype="int32"), 0) - shift, samples)  # (batch, samples)
         return ops.take_along_axis(waveform, index, axis=1)
 
@@ -150,13 +152,13 @@ class RandomTimeShift(RandomLayer):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class PowerGain(RandomLayer):
-    """Waveform: the gain of the 2023 system, its power times a factor drawn from a few.
+    """Multiply the power of waveforms by a factor that is drawn from a list, as the system of 2023 did.
 
-    Kept to repeat that system's experiments. A front end that scales each clip to its own range, as that system's did,
-    takes the gain out again.
+    This layer reproduces the experiments of that system. A front end that normalizes each clip, such as that of the
+    system, removes the gain.
 
     Args:
-        factors: tuple of floats > 0, factors of the power; the amplitude changes by their square roots.
+        factors: tuple of floats > 0, factors of the power; amplitudes are multiplied by their square roots.
         share, seed: as in `RandomLayer`.
     """
 
@@ -169,8 +171,8 @@ class PowerGain(RandomLayer):
 
     def augment(self, waveform):
         amplitudes = np.sqrt(np.asarray(self.factors, "float32"))
-        drawn = ops.cast(ops.floor(self._per_clip(waveform) * len(amplitudes)), "int32")
-        return waveform * ops.take(amplitudes, drawn)
+        index = ops.cast(ops.floor(self._per_clip(waveform) * len(amplitudes)), "int32")
+        return waveform * ops.take(amplitudes, index)
 
     def get_config(self):
         return {**super().get_config(), "factors": self.factors}
@@ -178,10 +180,11 @@ class PowerGain(RandomLayer):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class ImageNoise(RandomLayer):
-    """Image: Gaussian noise on the gray values, not cut to [0, 255].
+    """Add Gaussian noise to the gray values of images, without clipping to [0, 255].
 
     Args:
-        sigma: float > 0, in gray values. The 2023 system took 0.1, of 255: too little to matter.
+        sigma: float > 0, standard deviation in gray values. The system of 2023 used 0.1, which is invisible in a range
+            of 255.
         share, seed: as in `RandomLayer`.
     """
 
@@ -192,7 +195,7 @@ class ImageNoise(RandomLayer):
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def augment(self, image):
-        return image + self.sigma * keras.random.normal(ops.shape(image), seed=self._draws)
+        return image + self.sigma * keras.random.normal(ops.shape(image), seed=self._parameter_seeds)
 
     def get_config(self):
         return {**super().get_config(), "sigma": self.sigma}
@@ -200,15 +203,16 @@ class ImageNoise(RandomLayer):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class SpecAugment(RandomLayer):
-    """Image: bands of mels and spans of frames are painted over with the clip's mean.
+    """Replace random ranges of mels and of frames of images by the mean of the image.
 
     Source: Park et al., "SpecAugment", Interspeech 2019 (without time warping).
 
     Args:
-        frequency_masks: int >= 0, number of masked bands.
-        frequency_width: int > 0, in mels: each band's width is drawn evenly from 0..frequency_width.
-        time_masks: int >= 0, number of masked spans.
-        time_width: int > 0, in frames, likewise.
+        frequency_masks: int >= 0, number of frequency masks.
+        frequency_width: int > 0, in mels; the width of each frequency mask is drawn uniformly from
+            0..frequency_width.
+        time_masks: int >= 0, number of time masks.
+        time_width: int > 0, in frames; the width of each time mask is drawn uniformly from 0..time_width.
         share, seed: as in `RandomLayer`.
 
     Raises:
@@ -236,7 +240,7 @@ class SpecAugment(RandomLayer):
             ("time_width", self.time_width, input_shape[2]),
         ):
             if size is not None and width > size:
-                raise ValueError(f"`{name}` must not exceed the image's {size}. Received: {name}={width}")
+                raise ValueError(f"`{name}` must be at most {size}, the size of the image. Received: {name}={width}")
 
     def augment(self, image):
         mean = ops.mean(image, axis=(1, 2, 3), keepdims=True)
@@ -247,14 +251,14 @@ class SpecAugment(RandomLayer):
         return image
 
     def _mask(self, image, axis, width):
-        """True in a span of 0..width places along `axis`, drawn for each clip."""
+        """Return a boolean mask that is true in a random range of 0..width rows or columns along `axis`."""
         size = ops.cast(ops.shape(image)[axis], "float32")
-        span = ops.floor(self._per_clip(image) * (width + 1))
-        start = ops.floor(self._per_clip(image) * (size - span + 1))
+        masked = ops.floor(self._per_clip(image) * (width + 1))
+        start = ops.floor(self._per_clip(image) * (size - masked + 1))
         shape = [1, 1, 1, 1]
         shape[axis] = -1
-        place = ops.reshape(ops.cast(ops.arange(ops.shape(image)[axis]), "float32"), shape)
-        return ops.logical_and(place >= start, place < start + span)
+        index = ops.reshape(ops.cast(ops.arange(ops.shape(image)[axis]), "float32"), shape)
+        return ops.logical_and(index >= start, index < start + masked)
 
     def get_config(self):
         return {
@@ -268,20 +272,21 @@ class SpecAugment(RandomLayer):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class RandomChannelEffects(RandomLayer):
-    """Image: the same music as another recording has it, with another dynamic range, equalizer, noise, pitch and limit
-    of its band.
+    """Simulate another recording of the same music: dynamic range, equalizer, noise, pitch and bandwidth of images.
 
-    For images on which 0..255 are `top_db` decibels below the peak (`SpectrogramToImage(scale="decibels")`).
+    Images must represent decibels: 255 is the peak of the clip, and 0 is `top_db` below it
+    (`SpectrogramToImage(scale="decibels")`).
 
     Args:
-        dynamic_range: float in [0, 1): distances from the peak are stretched by a factor drawn evenly from
+        dynamic_range: float in [0, 1); distances from the peak are multiplied by a factor that is drawn uniformly from
             `1 - dynamic_range` to `1 + dynamic_range`.
-        equalizer_db: float >= 0, in dB, deviation of each of seven cosines over the mel axis that are added to four of
-            five clips; of the constant one half of it.
-        noise_db: float >= 0, in dB: the deviation of Gaussian noise is drawn evenly from 0 to this.
-        shift: int >= 0, in mels: the spectrum moves by as many at the most, up or down; its edge is repeated.
-        low_pass: float in [0, 1], share of the clips that lose what is above a band, drawn from the upper 30 %.
-        top_db: float > 0.
+        equalizer_db: float >= 0, in dB. Four of five clips get a random equalizer curve: the sum of seven cosines over
+            the mel axis, whose weights have this standard deviation (half of it for the constant).
+        noise_db: float >= 0, in dB; the standard deviation of Gaussian noise is drawn uniformly from 0 to this value.
+        shift: int >= 0, in mels, largest shift of the spectrum up or down; the row at the edge is repeated.
+        low_pass: float in [0, 1], share of the clips that are low-pass filtered. The cutoff is drawn uniformly from the
+            upper 30 % of the mels.
+        top_db: float > 0, in dB, the range that the image represents.
         highest_first: bool, whether row 0 is the highest band (`SpectrogramToImage(flip=True)`).
         share, seed: as in `RandomLayer`.
 
@@ -329,15 +334,16 @@ class RandomChannelEffects(RandomLayer):
         x = 1 - (1 - x) * self._per_clip(x, 1 - self.dynamic_range, 1 + self.dynamic_range)
         x = x + self._equalizer(x, mels)
         x = x + self._normal(ops.shape(x)) * self._per_clip(x, 0.0, self.noise_db / self.top_db)
-        moved = ops.floor(self._per_clip(x, -self.shift, self.shift + 1))
-        rows = ops.clip(self._rows(mels) + ops.cast(moved, "int32"), 0, mels - 1)  # (batch, mels, 1, 1)
+        shift = ops.floor(self._per_clip(x, -self.shift, self.shift + 1))
+        rows = ops.clip(self._rows(mels) + ops.cast(shift, "int32"), 0, mels - 1)  # (batch, mels, 1, 1)
         x = ops.clip(ops.take_along_axis(x, rows, axis=1), 0.0, 1.1)
-        limit = ops.floor(self._per_clip(x, 0.7 * mels, mels))
-        limit = ops.where(self._per_clip(x) < self.low_pass, limit, float(mels))
+        cutoff = ops.floor(self._per_clip(x, 0.7 * mels, mels))
+        cutoff = ops.where(self._per_clip(x) < self.low_pass, cutoff, float(mels))
         band = mels - 1 - self._rows(mels) if self.highest_first else self._rows(mels)
-        return 255.0 * ops.where(ops.cast(band, "float32") < limit, x, 0.0)
+        return 255.0 * ops.where(ops.cast(band, "float32") < cutoff, x, 0.0)
 
     def _equalizer(self, x, mels):
+        """Draw an equalizer curve for each clip, `(batch, mels, 1, 1)`; it is 0 for one of five clips."""
         curves = np.cos(np.pi * (np.arange(mels) + 0.5) * np.arange(7)[:, None] / mels)  # (7, mels)
         curves[0] /= 2
         weights = self._normal((ops.shape(x)[0], 7)) * (self.equalizer_db / self.top_db)
@@ -345,7 +351,7 @@ class RandomChannelEffects(RandomLayer):
         return ops.where(self._per_clip(x) < 0.8, curve, 0.0)
 
     def _normal(self, shape):
-        return keras.random.normal(shape, seed=self._draws)
+        return keras.random.normal(shape, seed=self._parameter_seeds)
 
     @staticmethod
     def _rows(mels):
@@ -357,7 +363,7 @@ class RandomChannelEffects(RandomLayer):
 
 
 def _unrelated_seed(seed):
-    """Another seed, which is not that of a layer whose seed is the next number."""
+    """Return a seed that is a hash of `seed`, and so differs from the seeds of layers with neighbouring numbers."""
     return int(np.random.SeedSequence([abs(seed), 1]).generate_state(1)[0] >> 1)
 
 

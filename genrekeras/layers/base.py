@@ -1,4 +1,4 @@
-"""Parts that layers share: computation in float32, constants that are not weights, and the kind of device."""
+"""Common parts of the layers: computation in float32, constants that are not weights, and detection of the device."""
 
 import functools
 
@@ -8,9 +8,9 @@ from keras import ops
 
 if keras.backend.backend() == "openvino":
     raise ImportError(
-        "genrekeras does not run on the Keras backend openvino, which cannot compute its spectrogram. Set the "
-        'environment variable KERAS_BACKEND to "torch", "jax", "tensorflow" or "numpy". A model exported with '
-        'genrekeras.export.export(..., format="openvino") runs on OpenVINO itself.'
+        "genrekeras does not support the Keras backend openvino, which cannot compute the spectrogram. Set the "
+        'environment variable KERAS_BACKEND to "torch", "jax", "tensorflow" or "numpy". To run a model on OpenVINO, '
+        'export it with genrekeras.export.export(..., format="openvino").'
     )
 
 
@@ -26,29 +26,30 @@ class Float32Layer(keras.layers.Layer):
             )
 
     def add_constant(self, name, array):
-        """Set an attribute to an array that is not saved. On PyTorch it is a buffer, which `to(device)` moves."""
+        """Add an array as an attribute that is not saved. On PyTorch it is a buffer, which `to(device)` moves."""
         if keras.backend.backend() == "torch":
             self.register_buffer(name, ops.convert_to_tensor(array), persistent=False)
         else:
             setattr(self, name, array)
 
 
-def beside(constant, tensor):
+def to_device_of(constant, tensor):
     """Return a constant as a tensor on the device of another tensor: on PyTorch, `model.to` does not move layers."""
     return constant.to(tensor.device) if keras.backend.backend() == "torch" else ops.convert_to_tensor(constant)
 
 
-def multiply(constant, tensor):
+def matmul(constant, tensor):
     """Return the matrix product of a constant and a tensor."""
-    return ops.matmul(beside(constant, tensor), tensor)
+    return ops.matmul(to_device_of(constant, tensor), tensor)
 
 
 @functools.cache
 def runs_on_cpu():
-    """Return whether the backend has no accelerator; not for PyTorch, where each tensor has its own device."""
+    """Return whether the backend has no accelerator. Not for PyTorch, where each tensor has its own device."""
     return keras.backend.backend() == "numpy" or keras.distribution.list_devices()[0].startswith("cpu")
 
 
 def check_positive_integer(name, value):
+    """Raise `ValueError` if the value of an argument is not a positive integer."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value <= 0:
         raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")

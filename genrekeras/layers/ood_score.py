@@ -1,9 +1,9 @@
 """Out-of-distribution score of a clip: the Mahalanobis distance of its features under probabilistic PCA.
 
-Speech, noise and tones get a genre too, often with a high probability, so the probabilities alone do not show that a
-clip is unlike the training data. The features of held-out clips are modelled by a normal distribution, whose covariance
-has some principal directions and the same variance in all other directions. The score is high for features that are
-improbable under this distribution.
+A model assigns a genre to speech, noise and tones as well, often with a high probability, so probabilities alone do not
+show that a clip differs from the training data. The features of held-out clips are modelled by a normal distribution,
+whose covariance has some principal directions and the same variance in all other directions. The score is high for
+features that are improbable under this distribution.
 
 Sources: Tipping and Bishop, "Probabilistic Principal Component Analysis", JRSS B 1999; Lee et al., "A Simple Unified
 Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018 (Mahalanobis distance of
@@ -14,17 +14,19 @@ import keras
 import numpy as np
 from keras import ops
 
-_DIRECTIONS = 20
+_DIRECTIONS = 20  # number of principal directions
 _FOLDS = 20
 
 
 @keras.saving.register_keras_serializable("genrekeras")
 class OODScore(keras.layers.Layer):
-    """Squared Mahalanobis distance of features from those of the clips that it was fitted on; their mean is about 1.
+    """Compute the squared Mahalanobis distance of features from the features that the layer was fitted on.
 
-    Before `fit` the score of all features is 0.
+    The distances are scaled such that their mean over the fitted features is about 1. Before `fit`, all scores are 0.
 
-    Input shape: `(batch, features)`. Output shape: `(batch,)`.
+    Input shape: `(batch, features)`.
+
+    Output shape: `(batch,)`.
     """
 
     def __init__(self, **kwargs):
@@ -37,8 +39,8 @@ class OODScore(keras.layers.Layer):
 
     def call(self, features):
         whitened = (features - self.mean) * self.scale
-        along = ops.matmul(whitened, self.directions)
-        return ops.sum(ops.square(whitened), axis=-1) - ops.sum(ops.square(along), axis=-1)
+        projected = ops.matmul(whitened, self.directions)
+        return ops.sum(ops.square(whitened), axis=-1) - ops.sum(ops.square(projected), axis=-1)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0],)
@@ -47,9 +49,9 @@ class OODScore(keras.layers.Layer):
         """Fit the distribution.
 
         Args:
-            features: `(tracks, clips, size)` array.
-            groups: `(tracks,)` int array, number of the group of each track, such as its artist; `None` if each track
-                is a group.
+            features: `(tracks, clips, size)` array of finite numbers.
+            groups: `(tracks,)` int array, index of the group of each track, such as its artist; `None` for one group
+                per track.
 
         Returns:
             `(tracks,)` array, the mean score of the clips of each track, by 20-fold cross-validation over groups.
@@ -85,20 +87,18 @@ def _fit_normal(features, count):
     typical = np.median(deviation[deviation > 0]) if deviation.any() else 1.0
     deviation = np.maximum(deviation, 0.1 * typical)  # a constant feature would have an infinite weight
     standard = (features - mean) / deviation
-    size, known = standard.shape[1], min(count, len(features) // 4)
-    _, values, vectors = randomized_svd(
-        standard, known, n_iter=7, random_state=0
-    )  # the directions of the largest variances
+    size, estimated = standard.shape[1], min(count, len(features) // 4)
+    # Directions of the largest variances, and the mean variance in all other directions.
+    _, values, vectors = randomized_svd(standard, estimated, n_iter=7, random_state=0)
     variances = values**2 / len(features)
-    rest = ((standard**2).sum() / len(features) - variances.sum()) / max(
-        1, size - known
-    )  # mean variance in the other directions
-    rest = max(rest, 1e-3)
+    noise = ((standard**2).sum() / len(features) - variances.sum()) / max(1, size - estimated)
+    noise = max(noise, 1e-3)
     directions = np.zeros((size, count))
-    directions[:, :known] = vectors.T * np.sqrt(1 - rest / np.maximum(variances, rest))
-    return [mean, 1 / (deviation * np.sqrt(rest * size)), directions]
+    directions[:, :estimated] = vectors.T * np.sqrt(1 - noise / np.maximum(variances, noise))
+    return [mean, 1 / (deviation * np.sqrt(noise * size)), directions]
 
 
 def _distances(features, mean, scale, directions):
+    """Return the scores of features, as `OODScore.call` computes them, in float64."""
     whitened = (features - mean) * scale
     return (whitened**2).sum(axis=1) - ((whitened @ directions) ** 2).sum(axis=1)

@@ -6,16 +6,22 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("genrekeras")
 class AttentiveStatisticsPooling(keras.layers.Layer):
-    """What is typical over time: mean, deviation, and a mean that weighs by attention; also the maximum.
+    """Pool frames by their mean, standard deviation, attention-weighted mean and, optionally, maximum.
+
+    Source: Okabe et al., "Attentive Statistics Pooling for Deep Speaker Embedding", Interspeech 2018. Unlike there, the
+    standard deviation is not weighted, and each head weights the frames of a part of the channels.
 
     Args:
-        heads: int > 0; each weighs its own share of the channels.
-        units: int > 0, of the attention's hidden layer.
-        maximum: bool, the maximum too.
+        heads: int > 0, number of attention heads.
+        units: int > 0, size of the hidden layer that computes the attention.
+        maximum: bool, whether to add the maximum.
 
-    Input shape: `(batch, frames, channels)`, channels a multiple of `heads`.
+    Input shape: `(batch, frames, channels)`; the number of channels is a multiple of `heads`.
 
-    Output shape: `(batch, 3 * channels)`, or 4 with the maximum.
+    Output shape: `(batch, 3 * channels)`; with the maximum `(batch, 4 * channels)`.
+
+    Raises:
+        ValueError: the number of channels is not a multiple of `heads`.
     """
 
     def __init__(self, heads=4, units=64, maximum=False, **kwargs):
@@ -28,7 +34,10 @@ class AttentiveStatisticsPooling(keras.layers.Layer):
 
     def build(self, input_shape):
         if input_shape[-1] % self.heads:
-            raise ValueError(f"Channels must be a multiple of `heads`, {self.heads}. Received: {input_shape}")
+            raise ValueError(
+                f"The number of channels must be a multiple of `heads`, {self.heads}. "
+                f"Received: input_shape={input_shape}"
+            )
         self.hidden.build(input_shape)
         self.scores.build((*input_shape[:-1], self.units))
 

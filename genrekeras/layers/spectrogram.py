@@ -1,8 +1,7 @@
-"""The front end: waveform -> mel power -> decibels -> image.
+"""Layers of the front end: waveform -> mel power -> decibels -> image.
 
-Each clip is processed by itself: no statistic is taken over the batch, so that an image does not depend on the other
-clips. Everything is computed in float32, also under mixed precision: the squares of a quiet spectrum are below the
-smallest float16.
+No statistic is computed over the batch, so the image of a clip does not depend on the other clips. All layers compute
+in float32, also under mixed precision: the power of a quiet spectrum is below the smallest float16.
 """
 
 import math
@@ -10,41 +9,42 @@ import warnings
 
 import keras
 import numpy as np
-from genrekeras.layers.base import Float32Layer, beside, check_positive_integer, multiply, runs_on_cpu
+from genrekeras.layers.base import Float32Layer, check_positive_integer, matmul, runs_on_cpu, to_device_of
 from keras import ops
 
-_MOST_SAMPLES, _MOST_WEIGHTS = 1 << 16, 1 << 26  # of a frame, of the mel filters
+_MAX_N_FFT = 1 << 16
+_MAX_FILTER_SIZE = 1 << 26  # of `n_fft * n_mels`
 
 
 @keras.saving.register_keras_serializable("genrekeras")
 class MelSpectrogram(Float32Layer):
-    """Mel power spectrogram, equal to `librosa.feature.melspectrogram` with its defaults.
+    """Compute mel power spectrograms, equal to `librosa.feature.melspectrogram` with its defaults.
 
-    The waveform is padded with `n_fft // 2` zeros at both ends, cut into frames of `n_fft` samples, weighted with a
-    periodic Hann window and transformed; the squared magnitudes are summed in triangular mel bands.
+    The waveform is padded with `n_fft // 2` zeros at both ends and split into frames of `n_fft` samples. The frames are
+    multiplied by a periodic Hann window and Fourier-transformed, and their power is summed in triangular mel bands.
 
-    `keras.layers.MelSpectrogram` is not used because its decibels depend on the other clips of the batch, it knows the
-    HTK scale only and its filterbank is built anew at each call.
+    `keras.layers.MelSpectrogram` is not used: its decibels depend on the other clips of the batch, it supports the HTK
+    scale only, and it rebuilds its filterbank at each call.
 
     Args:
-        sample_rate: int > 0, in Hz, of the waveform.
-        n_fft: int > 0 and even, at most 65,536, in samples, length of a frame.
-        hop_length: int > 0, in samples, from a frame to the next.
-        n_mels: int > 0, number of mel bands; `n_fft` times `n_mels` is at most 2^26.
+        sample_rate: int > 0, in Hz, sample rate of the waveform.
+        n_fft: even int > 0, at most 65,536, in samples, length of a frame.
+        hop_length: int > 0, in samples, step from one frame to the next.
+        n_mels: int > 0, number of mel bands; `n_fft * n_mels` is at most 2^26.
         f_min: float >= 0, in Hz, lower edge of the lowest band.
-        f_max: float > `f_min` and <= `sample_rate / 2`, in Hz, upper edge of the highest band; `None` is `sample_rate /
-            2`.
+        f_max: float > `f_min` and <= `sample_rate / 2`, in Hz, upper edge of the highest band; `None` for
+            `sample_rate / 2`.
         mel_scale: `"slaney"` (linear below 1 kHz, logarithmic above) or `"htk"` (logarithmic).
-        norm: `"slaney"` (each band has the same area) or `None` (each band has the peak 1).
-        dft: `"fft"`, or `"matmul"`: the same transform from matrix products of real numbers, which formats without
-            complex numbers (ONNX, OpenVINO, LiteRT) can hold.
+        norm: `"slaney"` (all bands have the same area) or `None` (all bands have a peak of 1).
+        dft: `"fft"`; or `"matmul"`, which computes the same transform by real matrix products, for export to formats
+            without complex numbers (ONNX, OpenVINO, LiteRT).
 
     Input shape: `(batch, samples)`, at least one sample.
 
     Output shape: `(batch, n_mels, frames)`, >= 0, with `frames = 1 + samples // hop_length`.
 
     Raises:
-        ValueError: an option is out of range; a waveform has no samples or another rank.
+        ValueError: an argument is out of range; a waveform has no samples or is not of rank 2.
 
     Example:
 
@@ -70,9 +70,9 @@ class MelSpectrogram(Float32Layer):
         integers = {"sample_rate": sample_rate, "n_fft": n_fft, "hop_length": hop_length, "n_mels": n_mels}
         for name, value in integers.items():
             check_positive_integer(name, value)
-        if n_fft > _MOST_SAMPLES or n_fft * n_mels > _MOST_WEIGHTS:  # a config may come from anywhere
+        if n_fft > _MAX_N_FFT or n_fft * n_mels > _MAX_FILTER_SIZE:  # a config may come from an untrusted file
             raise ValueError(
-                f"`n_fft` must be at most {_MOST_SAMPLES}, and `n_fft` times `n_mels` at most {_MOST_WEIGHTS}. "
+                f"`n_fft` must be at most {_MAX_N_FFT}, and `n_fft` times `n_mels` at most {_MAX_FILTER_SIZE}. "
                 f"Received: n_fft={n_fft}, n_mels={n_mels}"
             )
         if n_fft % 2:
@@ -114,7 +114,7 @@ class MelSpectrogram(Float32Layer):
 
     @property
     def band_frequencies(self):
-        """`(n_mels,)` array, in Hz: where each band has its peak."""
+        """`(n_mels,)` array, in Hz: peak frequency of each band."""
         f_max = self.sample_rate / 2 if self.f_max is None else self.f_max
         return _band_edges(self.n_mels, self.f_min, f_max, self.mel_scale)[1:-1]
 
@@ -125,44 +125,44 @@ class MelSpectrogram(Float32Layer):
         return self._power(waveform)
 
     def _clip_by_clip(self, waveform):
-        """Return whether clips are processed one by one, so that intermediates fit in the cache of a CPU."""
+        """Return whether to process clips one by one, so that intermediates fit in the cache of a CPU."""
         if self.dft == "matmul" and not isinstance(waveform.shape[0], int):
-            return False  # a model is being exported, for a batch of any size; not all formats have loops
+            return False  # during export with a dynamic batch size: not all formats support loops
         return waveform.device.type == "cpu" if keras.backend.backend() == "torch" else runs_on_cpu()
 
     def _power(self, waveform):
         padded = ops.pad(waveform, [[0, 0], [self.n_fft // 2, self.n_fft // 2]])
         squares = self._squares_fft(padded) if self.dft == "fft" else self._squares_matmul(padded)
-        bands = [multiply(getattr(self, name), squares[:, first:last]) for first, last, name in self._blocks]
+        bands = [matmul(getattr(self, name), squares[:, first:last]) for first, last, name in self._blocks]
         return ops.concatenate(bands, axis=1)  # (batch, mels, frames)
 
     def _squares_fft(self, padded):
-        window = beside(self._window, padded)
+        window = to_device_of(self._window, padded)
         real, imaginary = ops.stft(padded, self.n_fft, self.hop_length, self.n_fft, window=window, center=False)
         return ops.transpose(ops.square(real) + ops.square(imaginary), (0, 2, 1))  # (batch, bins, frames)
 
     def _squares_matmul(self, padded):
         frames = self._frames(padded)  # (batch, columns, rows, frames)
         batch, columns, _, count = ops.shape(frames)
-        inner = multiply(self._inner, frames)  # (batch, columns, real and imaginary x half_rows, frames)
+        inner = matmul(self._inner, frames)  # (batch, columns, real and imaginary x half_rows, frames)
         inner = ops.reshape(inner, (batch, 2 * columns, self._inner.shape[1] // 2 * count))
-        outer = multiply(self._outer, inner)  # (batch, real and imaginary x columns, half_rows x frames)
+        outer = matmul(self._outer, inner)  # (batch, real and imaginary x columns, half_rows x frames)
         squares = ops.square(outer)
         return ops.reshape(squares[:, :columns] + squares[:, columns:], (batch, -1, count))  # (batch, bins, frames)
 
     def _frames(self, padded):
-        """`(batch, samples)` -> `(batch, columns, rows, frames)`: sample `columns * row + column` of each frame."""
+        """Split `(batch, samples)` into `(batch, columns, rows, frames)`; see `windowed_dft_factors`."""
         columns, _, rows = self._inner.shape
         batch, hop = ops.shape(padded)[0], self.hop_length
         count = 1 + (ops.shape(padded)[1] - self.n_fft) // hop
         if self.n_fft % hop or hop % columns:
-            place = ops.arange(columns)[:, None] + ops.arange(rows) * columns
-            return ops.take(padded, place[..., None] + ops.arange(count) * hop, axis=1)
-        # A frame is a row of whole hops: slices of the hops beside each other, which costs no gathering.
+            index = ops.arange(columns)[:, None] + ops.arange(rows) * columns
+            return ops.take(padded, index[..., None] + ops.arange(count) * hop, axis=1)
+        # A frame consists of complete hops, so slices of the sequence of hops replace the slower `ops.take`.
         hops_in_frame = self.n_fft // hop
         hops = count + hops_in_frame - 1
         x = ops.reshape(padded[:, : hops * hop], (batch, hops, hop // columns, columns))
-        # One hop more, which nobody reads, has them copied into the new order once and not for each slice.
+        # Padding by one unused hop makes the transposed array contiguous once; otherwise each slice would be copied.
         x = ops.pad(ops.transpose(x, (0, 3, 2, 1)), [[0, 0], [0, 0], [0, 0], [0, 1]])
         return ops.concatenate([x[..., i : i + count] for i in range(hops_in_frame)], axis=2)
 
@@ -189,22 +189,23 @@ class MelSpectrogram(Float32Layer):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class PowerToDecibels(Float32Layer):
-    """Decibels of a power spectrogram, equal to `librosa.power_to_db` of each clip.
+    """Convert power spectrograms to decibels, equal to `librosa.power_to_db` of each clip.
+
+    The system of 2023 applied `amplitude_to_db(..., top_db=80)` to power spectrograms. In decibels of power this is
+    `top_db=40, amin=1e-5`.
 
     Args:
-        ref: `"max"`, decibels below the clip's own maximum, or a float > 0, the power that is 0 dB.
-        amin: float > 0, the smallest power that is told apart.
-        top_db: float > 0, in dB: what lies further below the clip's maximum is lifted to there; `None` lifts nothing.
+        ref: float > 0, the power at 0 dB; or `"max"`, the maximum of the clip.
+        amin: float > 0, lower bound of the power.
+        top_db: float > 0, in dB; values that are further below the maximum of the clip are raised to this distance.
+            `None` for no limit.
 
     Input shape: `(batch, mels, frames)`, >= 0.
 
     Output shape: the same.
 
     Raises:
-        ValueError: an option is out of range.
-
-    The system of 2023 took `amplitude_to_db(..., top_db=80)` of a power spectrogram; in true decibels this is
-    `top_db=40, amin=1e-5`.
+        ValueError: an argument is out of range.
     """
 
     def __init__(self, ref="max", amin=1e-10, top_db=80.0, **kwargs):
@@ -239,20 +240,20 @@ class PowerToDecibels(Float32Layer):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class SpectrogramToImage(Float32Layer):
-    """A spectrogram as a gray image with values in [0, 255].
+    """Convert spectrograms to gray images with values in [0, 255].
 
     Args:
-        scale: `"clip"`, the clip's own minimum..maximum becomes 0..255, and a clip of one value (silence) becomes
-            zeros; or `"decibels"`, `-top_db`..0 becomes 0..255 and what lies outside is cut.
+        scale: `"clip"` maps the minimum and maximum of each clip to 0 and 255, and constant clips (silence) to 0;
+            `"decibels"` maps `-top_db` and 0 to 0 and 255, and clips values outside.
         top_db: float > 0, in dB, for `scale="decibels"`.
-        flip: bool, put the highest band into the first row.
+        flip: bool, whether the highest band is the first row.
 
     Input shape: `(batch, mels, frames)`.
 
     Output shape: `(batch, mels, frames, 1)`.
 
     Raises:
-        ValueError: an option is unknown or out of range.
+        ValueError: an argument is unknown or out of range.
     """
 
     def __init__(self, scale="clip", top_db=80.0, flip=False, **kwargs):
@@ -287,17 +288,23 @@ class SpectrogramToImage(Float32Layer):
 
 
 def default_front_end():
-    """The front end of a model that was given none: a list of layers, waveform -> image, at 22,050 Hz."""
+    """Return the default front end of `GenreClassifier`: list of layers, waveform at 22,050 Hz -> image."""
     return [MelSpectrogram(), PowerToDecibels(), SpectrogramToImage()]
 
 
 def mel_filterbank(sample_rate, n_fft, n_mels, f_min, f_max, mel_scale, norm):
-    """Triangular mel filters, as `librosa.filters.mel` makes them.
+    """Compute triangular mel filters, equal to those of `librosa.filters.mel`.
 
-    Source: Slaney, "Auditory Toolbox", 1998; Young et al., "The HTK Book", 2006.
+    Sources: Slaney, "Auditory Toolbox", 1998; Young et al., "The HTK Book", 2006.
+
+    Args:
+        sample_rate, n_fft, n_mels, f_min, f_max, mel_scale, norm: as in `MelSpectrogram`; `f_max` is a number.
 
     Returns:
-        `(n_fft // 2 + 1, n_mels)` float32, >= 0; warns where a band holds no bin.
+        `(n_fft // 2 + 1, n_mels)` float32 array, >= 0.
+
+    Warns:
+        UserWarning: a band contains no frequency bin.
     """
     edges = _band_edges(n_mels, f_min, f_max, mel_scale)
     bins = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
@@ -307,8 +314,8 @@ def mel_filterbank(sample_rate, n_fft, n_mels, f_min, f_max, mel_scale, norm):
     empty = np.flatnonzero(~filters.any(axis=0) & (edges[:-2] > 0))
     if len(empty):
         warnings.warn(
-            f"{len(empty)} of {n_mels} mel bands hold no frequency bin and are always 0, the first one is {empty[0]}: "
-            f"take a larger n_fft ({n_fft}) or a smaller n_mels.",
+            f"{len(empty)} of {n_mels} mel bands contain no frequency bin and are always 0; the first one is band "
+            f"{empty[0]}. Use a larger `n_fft` ({n_fft}) or a smaller `n_mels`.",
             stacklevel=4,
         )
     if norm == "slaney":
@@ -317,27 +324,30 @@ def mel_filterbank(sample_rate, n_fft, n_mels, f_min, f_max, mel_scale, norm):
 
 
 def _band_edges(n_mels, f_min, f_max, mel_scale):
-    """`(n_mels + 2,)` in Hz: band i rises from edge i to its peak at edge i + 1 and falls to edge i + 2."""
+    """Return `(n_mels + 2,)` edges in Hz: band i extends from edge i to edge i + 2, with its peak at edge i + 1."""
     return _mel_to_hz(np.linspace(*_hz_to_mel(np.array([f_min, f_max]), mel_scale), n_mels + 2), mel_scale)
 
 
 def windowed_dft_factors(window):
-    """The Fourier transform of a weighted frame of real samples, as two matrix products.
+    """Factorize the discrete Fourier transform of a windowed real frame into two matrix products.
 
-    Source: Cooley and Tukey, 1965. With `n_fft = rows * columns`, sample `columns * r + c` in row r and column c, the
-    transform at `k = p + rows * q` is the sum over c of `turn(c * q / columns)` times the sum over r of
-    `turn((columns * r + c) * p / n_fft) * window * sample`, where `turn(x) = exp(-2j * pi * x)`. Samples are real, so p
-    runs to `rows // 2` only: what lies above mirrors what lies below.
+    With `n_fft = rows * columns`, sample `columns * r + c` is in row r and column c. The transform at bin
+    `k = p + rows * q` is the sum over c of `turn(c * q / columns)` times the sum over r of
+    `turn((columns * r + c) * p / n_fft) * window * sample`, where `turn(x) = exp(-2j * pi * x)`. Samples are real, so
+    the transform is symmetric, and only p from 0 to `rows // 2` are needed.
+
+    Source: Cooley and Tukey, "An Algorithm for the Machine Calculation of Complex Fourier Series", 1965.
 
     Args:
         window: `(n_fft,)` array, `n_fft` even.
 
     Returns:
-        inner: `(columns, 2 * half_rows, rows)` float32: real parts above imaginary parts, for each column.
-        outer: `(2 * columns, 2 * columns)` float32: real parts above imaginary parts, of q in the order of frequency;
-            from real part and imaginary part of each column.
-        bins: `(columns * half_rows,)` int, which of the bins 0..n_fft // 2 comes out where, by q and then p; -1 where
-            one comes a second time.
+        inner: `(columns, 2 * half_rows, rows)` float32, the matrix over r for each column, where `half_rows` is
+            `rows // 2 + 1`; rows of real parts, then of imaginary parts.
+        outer: `(2 * columns, 2 * columns)` float32, the matrix over c; rows of real parts, then of imaginary parts,
+            both sorted by frequency. Its columns are the real and the imaginary part of each c in turn.
+        bins: `(columns * half_rows,)` int, frequency bin in 0..n_fft // 2 of each output, in the order of q, then p; -1
+            for a bin that occurs before.
     """
     n_fft = len(window)
     rows = min((d for d in range(2, n_fft + 1, 2) if n_fft % d == 0), key=lambda d: (d + n_fft // d, -d))
@@ -363,20 +373,20 @@ def windowed_dft_factors(window):
 
 
 def _filter_blocks(filterbank, bands=32):
-    """`(bins, mels)` filters as blocks of some bands with the bins that these hear, since most of them is zeros.
+    """Split `(bins, mels)` filters into blocks of bands, each without the bins whose weights are all 0.
 
     Yields:
-        first, last: int, the bins.
+        first, last: int, range of the bins.
         filters: `(bands, last - first)` float32.
     """
     for band in range(0, filterbank.shape[1], bands):
         block = filterbank[:, band : band + bands]
-        heard = np.flatnonzero(block.any(axis=1))
-        first, last = (int(heard[0]), int(heard[-1]) + 1) if len(heard) else (0, 1)
+        used = np.flatnonzero(block.any(axis=1))
+        first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
         yield first, last, np.ascontiguousarray(block[first:last].T, "float32")
 
 
-# Slaney's scale: 3 mel for 200 Hz up to 1 kHz, then 27 mel for each factor of 6.4.
+# Slaney's mel scale: 3 mels per 200 Hz up to 1 kHz, then 27 mels per factor of 6.4.
 _LINEAR_HZ, _LINEAR_MEL, _LOG_STEP = 1000.0, 15.0, math.log(6.4) / 27.0
 
 

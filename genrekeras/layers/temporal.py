@@ -1,4 +1,4 @@
-"""Layers that select frames: evenly spaced ones, and in training random ones or a random excerpt."""
+"""Layers that select frames: evenly spaced frames, and in training random frames or a random crop."""
 
 import keras
 from genrekeras.layers.base import Float32Layer, check_positive_integer
@@ -7,12 +7,12 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("genrekeras")
 class UniformTemporalSubsample(Float32Layer):
-    """Keep evenly spaced frames: those at `int((i + 0.5) / num_samples * frames)` for i from 0 to `num_samples - 1`.
+    """Select evenly spaced frames: those at `int((i + 0.5) / num_samples * frames)` for i from 0 to `num_samples - 1`.
 
-    A clip with fewer frames repeats some of them.
+    Frames of clips with fewer than `num_samples` frames are repeated.
 
     Args:
-        num_samples: int > 0, number of frames to keep.
+        num_samples: int > 0, number of frames to select.
 
     Input shape: `(batch, mels, frames)`.
 
@@ -26,10 +26,10 @@ class UniformTemporalSubsample(Float32Layer):
         self.input_spec = keras.layers.InputSpec(ndim=3)
 
     def call(self, spectrogram):
-        # In integers, so that the result is exact on each backend.
+        # Integer arithmetic, for the same result on each backend.
         count = self.num_samples
         index = (2 * ops.arange(count, dtype="int32") + 1) * ops.shape(spectrogram)[2] // (2 * count)
-        if keras.backend.backend() == "torch":  # where `take` cannot be exported
+        if keras.backend.backend() == "torch":  # `ops.take` of PyTorch cannot be exported
             return spectrogram[:, :, index]
         return ops.take(spectrogram, index, axis=2)
 
@@ -41,7 +41,7 @@ class UniformTemporalSubsample(Float32Layer):
 
 
 class _RandomFrames(keras.layers.Layer):
-    """Base class of layers that keep some frames of an image in training.
+    """Base class of layers that select some frames of images in training; subclasses implement `draw_frames`.
 
     In inference, if the layer is frozen, and for images with no more frames than `count`, all frames are kept.
     """
@@ -64,8 +64,12 @@ class _RandomFrames(keras.layers.Layer):
         frames = self.draw_frames(ops.shape(image)[0], total, count)  # (batch, count)
         return ops.take_along_axis(image, frames[:, None, :, None], axis=2)
 
+    def draw_frames(self, batch, total, count):
+        """Return the indices of the selected frames, `(batch, count)`."""
+        raise NotImplementedError  # pragma: no cover - abstract
+
     def compute_output_shape(self, input_shape):
-        return input_shape  # that of inference
+        return input_shape  # in inference
 
     def get_config(self):
         return {**super().get_config(), "count": self.count, "seed": self.seed}
@@ -73,13 +77,15 @@ class _RandomFrames(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class RandomTemporalSubsample(_RandomFrames):
-    """Keep random frames of an image, in their order, drawn for each image; active in training only.
+    """Select random frames of each image, in their order; active in training only.
 
     Args:
-        count: int > 0, number of frames to keep; or float in (0, 1], their share.
-        seed: int or `None`.
+        count: int > 0, number of frames to select; or float in (0, 1], share of the frames.
+        seed: int, or `None` for a random seed.
 
-    Input shape: `(batch, mels, frames, 1)`. Output shape: the same, with `count` frames in training.
+    Input shape: `(batch, mels, frames, 1)`.
+
+    Output shape: the same, with `count` frames in training.
     """
 
     def draw_frames(self, batch, total, count):
@@ -89,13 +95,15 @@ class RandomTemporalSubsample(_RandomFrames):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class RandomTemporalCrop(_RandomFrames):
-    """Keep consecutive frames of an image from a random position, drawn for each image; active in training only.
+    """Select consecutive frames of each image, from a random position; active in training only.
 
     Args:
-        count: int > 0, number of frames to keep; or float in (0, 1], their share.
-        seed: int or `None`.
+        count: int > 0, number of frames to select; or float in (0, 1], share of the frames.
+        seed: int, or `None` for a random seed.
 
-    Input shape: `(batch, mels, frames, 1)`. Output shape: the same, with `count` frames in training.
+    Input shape: `(batch, mels, frames, 1)`.
+
+    Output shape: the same, with `count` frames in training.
     """
 
     def draw_frames(self, batch, total, count):

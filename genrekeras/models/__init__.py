@@ -1,4 +1,4 @@
-"""Models: `GenreClassifier` and its backbones, averages of models, and their files."""
+"""Models: `GenreClassifier`, its backbones, averages of models, and model files."""
 
 from genrekeras.models.ensemble import average
 from genrekeras.models.genre_classifier import GenreClassifier

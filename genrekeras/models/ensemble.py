@@ -8,8 +8,8 @@ from genrekeras.models.genre_classifier import GenreClassifier
 def average(models, weights=None):
     """Average the logits of several models in one model, optionally weighted.
 
-    Networks that were trained from different random weights make different errors, and their mean makes fewer. The
-    logits of each model are linear in its features, so their mean is one dense layer over all features.
+    Networks that were trained from different random weights make different errors, and their average makes fewer. The
+    logits of each model are linear in its features, so their average is one dense layer over all features.
 
     Args:
         models: sequence of at least one `GenreClassifier`, each with one of the `"mel_..."` backbones, and all with the
@@ -25,11 +25,13 @@ def average(models, weights=None):
     models = list(models)
     weights = np.ones(len(models)) if weights is None else np.asarray(weights, "float64")
     if not models:
-        raise ValueError("`models` must hold at least one model. Received: models=[]")
+        raise ValueError("`models` must contain at least one model. Received: models=[]")
     if not all(isinstance(model.backbone, str) for model in models):
-        raise ValueError("An average cannot be averaged again: average all members at once.")
+        raise ValueError("`models` must not contain averages of models. Average all models at once.")
     if weights.shape != (len(models),) or not (np.isfinite(weights) & (weights > 0)).all():
-        raise ValueError(f"`weights` must be a number > 0 for each of {len(models)} models. Received: {weights}")
+        raise ValueError(
+            f"`weights` must be a number > 0 for each of {len(models)} models. Received: weights={weights}"
+        )
     weights = weights / weights.sum()
     shared = ("genres", "clip_seconds", "front_end")
     configs = [{key: model.get_config()[key] for key in shared} for model in models]
@@ -47,8 +49,8 @@ def average(models, weights=None):
     for model, (name, prefix) in zip(models, backbones.members(ensemble.backbone), strict=True):
         for layer in model.feature_extractor.layers:
             if layer.weights:
-                twin = ensemble.feature_extractor.get_layer(layer.name.replace(name, prefix, 1))
-                twin.set_weights(layer.get_weights())
+                target = ensemble.feature_extractor.get_layer(layer.name.replace(name, prefix, 1))
+                target.set_weights(layer.get_weights())
     kernels, biases = zip(*(model.output_layer.get_weights() for model in models), strict=True)
     kernels = [weight * kernel for weight, kernel in zip(weights, kernels, strict=True)]
     ensemble.output_layer.set_weights([np.concatenate(kernels), weights @ np.stack(biases)])
@@ -56,6 +58,6 @@ def average(models, weights=None):
 
 
 def _without_names(config):
-    """Return a config without names of layers, which Keras numbers."""
+    """Return a config without the names of layers, which Keras numbers automatically."""
     layers = [(layer["class_name"], {**layer["config"], "name": None}) for layer in config["front_end"]]
     return {**config, "front_end": layers}

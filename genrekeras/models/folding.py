@@ -1,11 +1,12 @@
-"""A copy of a backbone for inference: the same features, less to do.
+"""Batch-norm folding: copies of backbones that compute the same features faster, for inference only.
 
-In inference BatchNorm is a factor and an offset for each channel, which go into the convolution before it, as the
-activation does; Dropout does nothing. What is left runs step by step, without what Keras does around each layer of a
-network. On torch the convolutions keep their kernels in torch's order, and an activation overwrites what it reads.
+In inference, batch normalization multiplies each channel by a factor and adds an offset. Both are folded into the
+weights of the convolution before it, which also applies the activation. Dropout layers are omitted. The remaining
+layers are called one after the other, without the overhead of Keras' functional models. On PyTorch, kernels are stored
+in the order of PyTorch, and activations are computed in place.
 
 Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
-    CVPR 2018, section 3.2.
+CVPR 2018, section 3.2.
 """
 
 import functools
@@ -17,29 +18,29 @@ CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
 
 def for_inference(network):
-    """A copy of a network that computes the same and is faster, for inference only.
+    """Return a faster copy of a backbone with folded batch normalization, for inference only.
 
     Args:
         network: `backbones.FeatureExtractor`.
 
     Returns:
-        A `keras.Model` with weights of its own, not trainable; the same features to rounding. It does not follow when
-        the network is trained, and it is not for saving.
+        `keras.Model`, not trainable, that computes the same features up to rounding. It has its own weights, so later
+        training of `network` does not change it. It cannot be saved.
     """
-    readers = _readers(network)
+    consumers = _consumers(network)
     steps = []
-    same_as = {}  # by the output of a layer that is left out: the one that takes its place
+    replacements = {}  # key of the output of an omitted layer -> key of the tensor that replaces it
     for layer in network.layers:
-        if isinstance(layer, keras.layers.InputLayer) or id(layer.output) in same_as:
+        if isinstance(layer, keras.layers.InputLayer) or id(layer.output) in replacements:
             continue
-        sources = [same_as.get(id(tensor), id(tensor)) for tensor in keras.tree.flatten(layer.input)]
+        inputs = [replacements.get(id(tensor), id(tensor)) for tensor in keras.tree.flatten(layer.input)]
         if isinstance(layer, keras.layers.Dropout):
-            [same_as[id(layer.output)]] = sources
+            [replacements[id(layer.output)]] = inputs
             continue
-        norm, activation = _taken_in(layer, readers)
-        same_as |= {id(follower.output): id(layer.output) for follower in (norm, activation) if follower}
-        steps.append((_copy(layer, norm, activation), sources, id(layer.output)))
-    features = same_as.get(id(network.output), id(network.output))
+        norm, activation = _foldable_layers(layer, consumers)
+        replacements |= {id(folded.output): id(layer.output) for folded in (norm, activation) if folded}
+        steps.append((_folded_copy(layer, norm, activation), inputs, id(layer.output)))
+    features = replacements.get(id(network.output), id(network.output))
     image = keras.Input(network.input_shape[1:], name="image")
     copy = keras.Model(image, FoldedModel(steps, id(network.input), features, network.output)(image))
     copy.trainable = False
@@ -47,77 +48,82 @@ def for_inference(network):
 
 
 class FoldedModel(keras.layers.Layer):
-    """Layers one after the other. What none of the later ones reads is forgotten at once.
+    """Layers that are called one after the other. Each tensor is released after its last use.
 
     Args:
-        steps: list of (layer, keys of the tensors that it reads, key of the one that it gives).
-        image, features: keys of the first tensor and of the last.
-        like: symbolic tensor of the shape and type of the features.
+        steps: list of tuples: layer, keys of its input tensors, key of its output tensor.
+        image, features: keys of the input and the output tensor.
+        features_spec: symbolic tensor with the shape and dtype of the features.
     """
 
-    def __init__(self, steps, image, features, like):
-        super().__init__(dtype=like.dtype, autocast=False)
-        self.image, self.features, self._features_shape = image, features, like.shape
-        self.called = [layer for layer, _, _ in steps]
-        self.casts = {layer.compute_dtype for layer in self.called} != {"float32"}  # 16 bits, or some layers of both
-        last = {key: place for place, (_, sources, _) in enumerate(steps) for key in sources}
-        self.wiring = [
-            (sources, target, [key for key in last if last[key] == place])
-            for place, (_, sources, target) in enumerate(steps)
+    def __init__(self, steps, image, features, features_spec):
+        super().__init__(dtype=features_spec.dtype, autocast=False)
+        self.image, self.features, self._features_shape = image, features, features_spec.shape
+        self.sublayers = [layer for layer, _, _ in steps]
+        # `__call__` of a layer casts its inputs; with mixed precision or 16 bits this is needed, else it costs time.
+        self.needs_casts = {layer.compute_dtype for layer in self.sublayers} != {"float32"}
+        last_use = {key: index for index, (_, inputs, _) in enumerate(steps) for key in inputs}
+        self.connections = [
+            (inputs, output, [key for key in last_use if last_use[key] == index])
+            for index, (_, inputs, output) in enumerate(steps)
         ]
 
     def call(self, image):
         tensors = {self.image: image}
-        for layer, (sources, target, read_last) in zip(self.called, self.wiring, strict=True):
-            read = [tensors[key] for key in sources]
-            run = layer if self.casts else layer.call
-            tensors[target] = run(read[0] if len(read) == 1 else read)
-            for key in read_last:
+        for layer, (inputs, output, unused) in zip(self.sublayers, self.connections, strict=True):
+            values = [tensors[key] for key in inputs]
+            function = layer if self.needs_casts else layer.call
+            tensors[output] = function(values[0] if len(values) == 1 else values)
+            for key in unused:
                 del tensors[key]
         features = tensors[self.features]
-        return keras.ops.cast(features, self.compute_dtype) if self.casts else features
+        return keras.ops.cast(features, self.compute_dtype) if self.needs_casts else features
 
     def compute_output_shape(self, image_shape):
         return (image_shape[0], *self._features_shape[1:])
 
 
 class LayerChain(keras.layers.Layer):
-    """Layers and models one after the other, and some beside each other behind the last.
+    """Layers and models that are called one after the other, and output layers that are called on the last result.
 
-    Keras notes each call on a symbolic tensor in the layer that is called, with all that made the tensor, for as long
-    as the layer lives. So a model over parts of another one would never be forgotten; a model over this is.
+    It returns the output of the output layer, or the list of the outputs of several.
+
+    A functional model over parts of another model would never be released: Keras stores each call on a symbolic tensor
+    in the called layer, together with the layers that produced the tensor. A functional model over a `LayerChain` can
+    be released.
 
     Args:
         steps: list of layers.
-        ends: list of layers, or `None` for what the last step gives; of several it gives a list.
+        output_layers: list of layers; `None` stands for the result of the last step.
     """
 
-    def __init__(self, steps, ends=(None,)):
+    def __init__(self, steps, output_layers=(None,)):
         super().__init__(dtype="float32", autocast=False)
-        self.steps, self.ends = list(steps), [keras.layers.Identity() if end is None else end for end in ends]
+        self.steps = list(steps)
+        self.output_layers = [keras.layers.Identity() if layer is None else layer for layer in output_layers]
         self.built = True
 
     def call(self, x):
         for step in self.steps:
             x = step(x)
-        found = [end(x) for end in self.ends]
-        return found if len(found) > 1 else found[0]
+        outputs = [layer(x) for layer in self.output_layers]
+        return outputs if len(outputs) > 1 else outputs[0]
 
     def compute_output_spec(self, x):
         for step in self.steps:
             x = step.compute_output_spec(x)
-        found = [end.compute_output_spec(x) for end in self.ends]
-        return found if len(found) > 1 else found[0]
+        outputs = [layer.compute_output_spec(x) for layer in self.output_layers]
+        return outputs if len(outputs) > 1 else outputs[0]
 
 
-class ConvolutionOnTorch(keras.layers.Layer):
-    """torch's own convolution, which adds the bias by itself; Keras turns the kernel at each call and adds it after.
+class TorchConvolution(keras.layers.Layer):
+    """Convolution by one call of PyTorch, bias included; Keras permutes the kernel and adds the bias at each call.
 
     Args:
-        layer: `keras.layers.Conv2D` or `DepthwiseConv2D` of channels_first that pads the same on all sides.
-        kernel: array in Keras' order.
-        bias: `(filters,)`.
-        activation: function.
+        layer: `keras.layers.Conv2D` or `DepthwiseConv2D` in channels_first that pads alike on all sides.
+        kernel: array in the order of Keras.
+        bias: `(filters,)` array.
+        activation: function that is applied to the output.
     """
 
     def __init__(self, layer, kernel, bias, activation):
@@ -133,21 +139,22 @@ class ConvolutionOnTorch(keras.layers.Layer):
         self._kernel = self.add_weight(shape=kernel.shape, name="kernel")
         self._bias = self.add_weight(shape=bias.shape, name="bias")
         self.set_weights([kernel, bias])
-        self._activation = _in_place_on_torch().get(activation, activation)
+        self._activation = _torch_in_place_activations().get(activation, activation)
         self.built = True
 
     def call(self, x):
-        return self._activation(_convolve_on_torch(self, x))
+        return self._activation(_torch_convolve(self, x))
 
 
-def _convolve_on_torch(layer, x):
+def _torch_convolve(layer, x):
     import torch
 
     weights = layer._kernel.value, layer._bias.value
     return torch.nn.functional.conv2d(x, *weights, layer._strides, layer._padding, layer._dilation, layer._groups)
 
 
-def _in_place_on_torch():
+def _torch_in_place_activations():
+    """Return PyTorch functions that overwrite their input, by the Keras activations that they replace."""
     import torch
 
     return {
@@ -157,35 +164,39 @@ def _in_place_on_torch():
     }
 
 
-def _readers(network):
-    """What reads each tensor of a network, by the tensor; the caller of the network is one."""
-    readers = {id(network.output): [None]}
+def _consumers(network):
+    """Return the layers that take each tensor of a network, by key; `None` stands for the caller of the network."""
+    consumers = {id(network.output): [None]}
     for layer in network.layers:
         for tensor in keras.tree.flatten(layer.input):
-            readers.setdefault(id(tensor), []).append(layer)
-    return readers
+            consumers.setdefault(id(tensor), []).append(layer)
+    return consumers
 
 
-def _taken_in(layer, readers):
-    """The BatchNorm and the activation that go into a convolution: each the only one to read what comes before it."""
-    taken = []
-    linear = isinstance(layer, CONVOLUTIONS) and layer.activation is keras.activations.linear
-    for kind in (keras.layers.BatchNormalization, keras.layers.Activation):
-        [reader, *others] = readers.get(id(layer.output), [None]) if linear else [None]
-        fits = isinstance(reader, kind) and not others
-        taken.append(reader if fits else None)
-        layer = reader if fits else layer
-    return taken
+def _foldable_layers(layer, consumers):
+    """Return the batch normalization and the activation that can be folded into a convolution, `None` for none.
+
+    Each must be the only consumer of the tensor before it.
+    """
+    foldable = []
+    is_linear = isinstance(layer, CONVOLUTIONS) and layer.activation is keras.activations.linear
+    for layer_class in (keras.layers.BatchNormalization, keras.layers.Activation):
+        [consumer, *others] = consumers.get(id(layer.output), [None]) if is_linear else [None]
+        is_foldable = isinstance(consumer, layer_class) and not others
+        foldable.append(consumer if is_foldable else None)
+        layer = consumer if is_foldable else layer
+    return foldable
 
 
-def _copy(layer, norm, activation):
+def _folded_copy(layer, norm, activation):
+    """Return a copy of a layer that includes the batch normalization and the activation, if any."""
     weights = layer.get_weights()
     config = {**layer.get_config(), "dtype": layer.compute_dtype}
     if isinstance(layer, CONVOLUTIONS):
-        kernel, bias = _folded(weights, layer, norm)
+        kernel, bias = _folded_weights(weights, layer, norm)
         function = activation.activation if activation else layer.activation
-        if _torch_can(layer):
-            return ConvolutionOnTorch(layer, kernel, bias, function)
+        if _torch_pads_alike(layer):
+            return TorchConvolution(layer, kernel, bias, function)
         config |= {"use_bias": True, "activation": function}
         weights = [kernel, bias]
     copy = type(layer).from_config(config)
@@ -194,14 +205,15 @@ def _copy(layer, norm, activation):
     return copy
 
 
-def _torch_can(layer):
-    """Whether torch pads as Keras does: the same on all sides."""
-    even = layer.padding == "valid" or (set(layer.strides) == {1} and all(size % 2 for size in layer.kernel_size))
-    return keras.backend.backend() == "torch" and layer.data_format == "channels_first" and even
+def _torch_pads_alike(layer):
+    """Return whether the backend is PyTorch and pads as Keras does for this convolution: alike on all sides."""
+    odd_sizes = all(size % 2 for size in layer.kernel_size)
+    is_symmetric = layer.padding == "valid" or (set(layer.strides) == {1} and odd_sizes)
+    return keras.backend.backend() == "torch" and layer.data_format == "channels_first" and is_symmetric
 
 
-def _folded(weights, convolution, norm):
-    """Kernel and bias of a convolution with the BatchNorm behind it, if there is one."""
+def _folded_weights(weights, convolution, norm):
+    """Return kernel and bias of a convolution with the batch normalization after it, if any."""
     kernel, *bias = (weight.astype("float64") for weight in weights)
     depthwise = isinstance(convolution, keras.layers.DepthwiseConv2D)
     filters = np.prod(kernel.shape[2:] if depthwise else kernel.shape[3:], dtype=int)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import operator
 import os
 import types
 import warnings
@@ -20,11 +21,11 @@ from keras import ops
 
 # With Keras' 0.99, moving statistics of a network that is trained from random weights lag hundreds of steps behind it.
 _MOMENTUM_FROM_SCRATCH = 0.9
-_MOST_GENRES = 10_000
+_MAX_GENRES = 10_000
 
 
 class _Restored(NamedTuple):
-    """Argument `pretrained` of a saved model: it stays in the config, and no weights are loaded by it."""
+    """Argument `pretrained` of a saved model: the value stays in the config, but the weights are not loaded."""
 
     pretrained: object
 
@@ -45,16 +46,16 @@ class GenreClassifier(keras.Model):
         backbone: str, `"efficientnet_b0"`, `"resnet50"` or `"efficientnet_lite0"` (smaller and faster); or a small
             network for spectrograms without pretrained weights, `"mel_cnn"` or `"mel_resnet"`; or `"mel_kernel"`, which
             is fitted in one step (`genrekeras.training.fit_kernel_ridge`); or a list of `"mel_..."` names (see
-            `genrekeras.models.ensemble.average`).
+            `genrekeras.models.average`).
         genres: list or tuple of distinct str, at least two; the label of a genre is its index.
         clip_seconds: float > 0, length of a clip.
         front_end: sequence of layers (or a `keras.Sequential`), waveform `(batch, samples)` -> image
-            `(batch, mels, frames, 1)` in [0, 255]. One of them is a `MelSpectrogram`, which defines the sample rate.
+            `(batch, mels, frames, 1)` in [0, 255]. One layer is a `MelSpectrogram`, which defines the sample rate.
             `None` is `genrekeras.layers.default_front_end()`: `MelSpectrogram`, `PowerToDecibels`,
             `SpectrogramToImage`.
-        stem: `"fold"`, the first convolution of the backbone folded to one channel, which is equivalent to feeding it
-            the gray image as three equal channels; or `"new"`, a new convolution with random weights.
-        fine_tune: what is trained: `"head"`, the last layer; `"stem"`, the first convolution and the last layer;
+        stem: `"fold"` folds the first convolution of the backbone to one channel, which is equivalent to passing the
+            gray image as three equal channels; `"new"` is a new convolution with random weights.
+        fine_tune: trainable layers: `"head"`, the last layer; `"stem"`, the first convolution and the last layer;
             `"all"`. It can be changed later by assigning `model.fine_tune`, and is saved with the model.
         pretrained: `"imagenet"`, `None` (random weights), or the path of a `.weights.h5` file that was saved from the
             RGB network (`genrekeras.models.backbones`) built with `weights=None, include_top=False`.
@@ -188,7 +189,7 @@ class GenreClassifier(keras.Model):
 
     @property
     def fine_tune(self):
-        """What is trained. After a change, for example from "head" to "all", compile the model again."""
+        """Trainable layers: "head", "stem" or "all". Compile the model again after a change."""
         return self.feature_extractor.fine_tune
 
     @fine_tune.setter
@@ -223,7 +224,7 @@ class GenreClassifier(keras.Model):
 
     @property
     def card(self):
-        """A read-only dict; a new one can be assigned."""
+        """Read-only dict; a new one can be assigned."""
         return self._card
 
     @card.setter
@@ -235,12 +236,12 @@ class GenreClassifier(keras.Model):
         self._card = types.MappingProxyType(copy)
 
     def reset_card(self):
-        """Remove card and thresholds; they describe the weights before a training."""
+        """Remove card and thresholds, which describe the weights before further training."""
         self.card = self.thresholds = None
 
     @property
     def input_spec(self):
-        """None: the message of `call` about a wrong shape is clearer than that of Keras."""
+        """None: `call` checks the shape itself, with a clearer message than that of Keras."""
         return None
 
     def call(self, waveform, training=None, mask=None):
@@ -258,6 +259,7 @@ class GenreClassifier(keras.Model):
         validation_split=0.0,
         validation_data=None,
         shuffle=True,
+        *args,
         **kwargs,
     ):
         """Call `keras.Model.fit`, after a check that the data belongs to this model.
@@ -270,11 +272,11 @@ class GenreClassifier(keras.Model):
         elif validation_data is not None:
             self.check_data(validation_data, None)
         self.reset_card()
-        options = {"callbacks": callbacks, "shuffle": shuffle}
         if hasattr(x, "fit_options"):
-            options = x.fit_options(callbacks)
-        options |= {"validation_split": validation_split, "validation_data": validation_data}
-        return super().fit(x, y, batch_size, epochs, verbose, **options, **kwargs)
+            callbacks, shuffle = operator.itemgetter("callbacks", "shuffle")(x.fit_options(callbacks))
+        return super().fit(
+            x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle, *args, **kwargs
+        )
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """Call `keras.Model.evaluate`, after a check that the data belongs to this model."""
@@ -412,23 +414,20 @@ class GenreClassifier(keras.Model):
         """Raise `ValueError` if data does not belong to this model: sample rate, genres, length, labels."""
         if isinstance(x, keras.utils.PyDataset):
             for name in ("sample_rate", "genres", "clip_seconds"):
-                theirs, ours = getattr(x, name, None), getattr(self, name)
-                if theirs is not None and (tuple(theirs) if name == "genres" else theirs) != ours:
-                    raise ValueError(f"The data's `{name}` is not the model's {ours}. Received: {name}={theirs}")
+                value, expected = getattr(x, name, None), getattr(self, name)
+                if value is not None and (tuple(value) if name == "genres" else value) != expected:
+                    raise ValueError(f"The data's `{name}` is not the model's {expected}. Received: {name}={value}")
         if isinstance(x, np.ndarray):
             self._check_waveform_shape(x.shape)
-        # Integer labels only, not one-hot rows. On jax a label out of range trains silently.
+        # One-hot rows are not checked. JAX accepts integer labels that are out of range without an error.
         labels = np.zeros(0) if y is None else np.asarray(ops.convert_to_numpy(y) if ops.is_tensor(y) else y)
         if labels.size and isinstance(labels.flat[0], str):
-            raise ValueError(
-                f"Labels must be integers, each the index of a genre in `genres`. Received: {labels.flat[0]!r}"
-            )
+            raise ValueError(f"Labels must be integers, indices into `genres`. Received: label {labels.flat[0]!r}")
         if labels.size and labels.dtype.kind in "iuf" and labels.shape[1:] in ((), (1,)):
-            wrong = labels[(labels < 0) | (labels >= len(self.genres))]
-            if len(wrong):
+            invalid = labels[(labels < 0) | (labels >= len(self.genres))]
+            if len(invalid):
                 raise ValueError(
-                    f"Labels must lie in 0..{len(self.genres) - 1}, one for each of `genres`. "
-                    f"Received: a label {wrong[0]}"
+                    f"Labels must be indices into `genres`, 0..{len(self.genres) - 1}. Received: label {invalid[0]}"
                 )
 
 
@@ -437,6 +436,7 @@ def _is_number(value):
 
 
 def _as_layers(name, layers):
+    """Return the value of an argument as a list of layers."""
     if isinstance(layers, keras.Sequential):
         return list(layers.layers)
     layers = [layers] if isinstance(layers, keras.layers.Layer) else layers
@@ -446,10 +446,12 @@ def _as_layers(name, layers):
 
 
 def _sample_rate(front_end):
+    """Return the sample rate of the layer of a front end that has one."""
     rates = {layer.sample_rate for layer in front_end if hasattr(layer, "sample_rate")}
     if len(rates) != 1:
         raise ValueError(
-            f"`front_end` must hold one MelSpectrogram, which defines the sample rate. Received: {front_end}"
+            "`front_end` must contain one MelSpectrogram, which defines the sample rate. "
+            f"Received: front_end={front_end}"
         )
     return rates.pop()
 
@@ -458,12 +460,13 @@ def _checked_genres(genres):
     names = tuple(genres) if isinstance(genres, (list, tuple)) else ()
     if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"`genres` must be at least two distinct names. Received: genres={genres!r}")
-    if len(names) > _MOST_GENRES:
-        raise ValueError(f"`genres` must be at most {_MOST_GENRES} names. Received: {len(names)}")
+    if len(names) > _MAX_GENRES:
+        raise ValueError(f"`genres` must be at most {_MAX_GENRES} names. Received: {len(names)} names")
     return names
 
 
 def _chain(x, layers, name):
+    """Return a functional model that calls layers one after the other on the Keras tensor `x`."""
     inputs = x
     for layer in layers:
         x = layer(x)
@@ -471,6 +474,7 @@ def _chain(x, layers, name):
 
 
 def _with_public_optimizers(config):
+    """Replace the backend's modules of optimizers in a config by `keras.optimizers`."""
     if isinstance(config, list):
         return [_with_public_optimizers(value) for value in config]
     if not isinstance(config, dict):

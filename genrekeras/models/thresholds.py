@@ -9,7 +9,7 @@ class Thresholds:
     """Result of a calibration, by which predictions are marked as low confidence.
 
     Attributes:
-        temperature: float > 0, by which the logits were divided; the weights of the last layer contain it.
+        temperature: float > 0, by which the logits are divided; already applied to the weights of the last layer.
         min_confidence: float, the probability below which a prediction has low confidence; `None` for no limit.
         max_ood_score: float, the out-of-distribution score above which a prediction has low confidence; `None` for no
             limit.

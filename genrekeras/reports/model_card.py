@@ -1,4 +1,4 @@
-"""What there is to know of a saved model: as lines, and as a card that model hubs read."""
+"""Model card: a summary of a saved model as lines, and as Markdown for model hubs."""
 
 import json
 import os
@@ -10,8 +10,8 @@ from genrekeras.models import backbones
 from genrekeras.utils.io import atomic_write
 from genrekeras.utils.progress import printable
 
-# Errors that a malformed card or file of a run may raise, also for numbers that are too large or nesting too deep.
-OTHER_FORM = (
+# Errors that a malformed card or file of a run may raise, including numbers that are too large and too deep nesting.
+MALFORMED = (
     KeyError,
     IndexError,
     TypeError,
@@ -21,16 +21,16 @@ OTHER_FORM = (
     RecursionError,
     jinja2.TemplateError,
 )
-_MARKDOWN = re.compile(r"[\\`*\[\]|#~$]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word is no markup
-_LONGEST = 1000
+_MARKDOWN = re.compile(r"[\\`*\[\]|#~$]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word is not markup
+_MAX_QUOTED = 1000  # characters
 
 
 def templates(escape, **options):
-    """Return the Jinja environment of the templates, in which each value is escaped.
+    """Return a Jinja environment for the templates of this package, which escapes each value.
 
     Args:
         escape: function, str -> str; it is not applied to values that are marked as `safe`.
-        options: of `jinja2.Environment`.
+        options: arguments of `jinja2.Environment`.
     """
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(os.path.join(os.path.dirname(__file__), "templates")),
@@ -42,21 +42,21 @@ def templates(escape, **options):
     )
 
 
-def _without_html(text):
+def _escape_html(text):
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _markdown(text):
-    """Escape what Markdown, HTML or a terminal would interpret."""
-    return _MARKDOWN.sub(r"\\\g<0>", _without_html(printable(text)))
+def _escape_markdown(text):
+    """Escape all that Markdown, HTML or a terminal would interpret."""
+    return _MARKDOWN.sub(r"\\\g<0>", _escape_html(printable(text)))
 
 
-_TEMPLATES = templates(_markdown)
-_TEMPLATES.filters["prose"] = lambda text: _without_html(printable(str(text), keep="\n"))
+_TEMPLATES = templates(_escape_markdown)
+_TEMPLATES.filters["prose"] = lambda text: _escape_html(printable(str(text), keep="\n"))
 
 
 def describe(model):
-    """Return a summary of a model: its parts, training data, scores and calibration.
+    """Return a summary of a model: its parts, training data, scores, calibration and thresholds.
 
     Args:
         model: `GenreClassifier`.
@@ -65,33 +65,48 @@ def describe(model):
         list of (str, str), a name and a text; the name is empty if the text continues the previous line.
     """
     trained = {"all": "all", "stem": "stem and last layer", "head": "last layer"}[model.fine_tune]
+    backbone, stem = _describe_backbone(model), _describe_stem(model)
     lines = [
-        (
-            "backbone",
-            f"{backbone(model)}, {stem(model)}{weights(model):,} weights, dropout {model.dropout:g}",
-        ),
+        ("backbone", f"{backbone}, {stem}{_count_weights(model):,} weights, dropout {model.dropout:g}"),
         ("trained", f"{trained}, from {model.pretrained or 'random'} weights"),
         ("input", f"{model.clip_seconds:g} s at {model.sample_rate} Hz"),
-        *_named("front end", front_end(model)),
+        *_name_first("front end", _describe_front_end(model)),
         ("genres", ", ".join(model.genres)),
     ]
+    limits = describe_limits(model.thresholds)
+    if limits:
+        lines.append(("thresholds", f"low confidence {limits}"))
     if not model.card:
-        return [*lines, ("card", "none: what it was trained on and how good it is was not saved with it")]
+        return [*lines, ("card", "none: training data and scores were not saved with the model")]
     try:
-        return lines + _lines_of_card(model.card)
-    except OTHER_FORM:
-        return [*lines, ("card", _of_another_form(model.card))]
+        return lines + _describe_card(model.card, model.thresholds)
+    except MALFORMED:
+        return [*lines, ("card", _quote_malformed(model.card))]
 
 
-def _of_another_form(card):
+def describe_limits(thresholds):
+    """Return when a prediction has low confidence; an empty text without limits."""
+    if thresholds.better_than_chance is False:
+        return "in all cases, because the model is not better than chance on the calibration clips"
+    limits = []
+    if thresholds.min_confidence is not None:
+        limits.append(f"below a probability of {thresholds.min_confidence:.3f}")
+    if thresholds.max_ood_score is not None:
+        limits.append(f"with an OOD score above {thresholds.max_ood_score:.2f}")
+    return ", or ".join(limits)
+
+
+def _quote_malformed(card):
+    """Return the beginning of a card that does not have the expected form, as JSON."""
     try:
         text = json.dumps(dict(card))
     except (ValueError, RecursionError) as error:
-        return f"not of the form that experiments give it, and cannot be shown: {error}"
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+        return f"does not have the form that experiments write, and cannot be shown: {error}"
+    return text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}..."
 
 
-def _lines_of_card(card):
+def _describe_card(card, thresholds):
+    """Return the lines of a card: data, training, scores and calibration."""
     lines = []
     if data := card.get("data"):
         counts = data["counts"]
@@ -99,97 +114,96 @@ def _lines_of_card(card):
         lines.append(("data", f"{data['name']}, {data['protocol']} protocol: {clips} clips"))
     if training := card.get("training"):
         lines.append(("training", ", ".join(f"{key} {value}" for key, value in training.items() if _is_short(value))))
-    lines += _named("scores", [_score(figures) for figures in card.get("scores", [])])
+    lines += _name_first("scores", [_describe_scores(figures) for figures in card.get("scores", [])])
     if calibration := card.get("calibration"):
-        lines.append(("calibrated", f"temperature {calibration['temperature']:.3f}, on {_on(calibration['on'])}"))
-        limits = (("below a probability of %.3f", "min_confidence"), ("with an OOD score above %.2f", "max_ood_score"))
-        told = [text % calibration[key] for text, key in limits if calibration.get(key) is not None]
-        if calibration.get("better_than_chance") is False:
-            told = ["always: the model is not better than chance on these clips"]
-        if told:
-            lines.append(("low confidence", ", or ".join(told)))
+        clips = _describe_clips(calibration["on"])
+        lines.append(("calibrated", f"temperature {thresholds.temperature:.3f}, fitted on {clips}"))
     return lines
 
 
-def backbone(model):
-    """Its name; of several, how many of each."""
+def _describe_backbone(model):
+    """Return the name of the backbone; for an ensemble, the number of models for each name."""
     if isinstance(model.backbone, str):
         return model.backbone
     return " and ".join(f"{model.backbone.count(name)} {name}" for name in dict.fromkeys(model.backbone))
 
 
-def stem(model):
-    """Its kind, with a comma; nothing of networks that were made for gray images."""
-    of_its_own = isinstance(backbones.get(model.backbone), backbones.MelBackbone)
-    return "" if of_its_own else f"stem {model.stem}, "
+def _describe_stem(model):
+    """Return the kind of the stem and a comma; an empty text for networks with one input channel by design."""
+    has_gray_input = isinstance(backbones.get(model.backbone), backbones.MelBackbone)
+    return "" if has_gray_input else f"stem {model.stem}, "
 
 
-def weights(model):
-    """How many numbers were learnt: those of backbone and last layer."""
+def _count_weights(model):
+    """Return the number of weights of backbone and last layer."""
     return model.feature_extractor.count_params() + model.head.count_params()
 
 
-def front_end(model):
-    """A line for each layer between the waveform and the image."""
-    hidden = ("name", "dtype", "trainable")
+def _describe_front_end(model):
+    """Return a line for each layer between the waveform and the image."""
+    omitted = ("name", "dtype", "trainable")
     return [
-        f"{type(layer).__name__}({', '.join(f'{k}={v!r}' for k, v in layer.get_config().items() if k not in hidden)})"
+        f"{type(layer).__name__}({', '.join(f'{k}={v!r}' for k, v in layer.get_config().items() if k not in omitted)})"
         for layer in model.front_end.layers
         if not isinstance(layer, keras.layers.InputLayer)
     ]
 
 
-def _score(figures):
-    """A line of `Report.figures()`."""
+def _describe_scores(figures):
+    """Return a line with the scores of `Report.figures()`."""
     low, high = figures["accuracy_interval_95"]
     return (
-        f"{figures['split']} ({figures['protocol']} protocol, {figures['clips']:,} clips, {figures['input_coverage']}): "
-        f"{100 * figures['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}], macro-F1 {figures['macro_f1']:.3f}, "
-        f"calibration error {figures['calibration_error']:.3f}"
+        f"{figures['split']} ({figures['protocol']} protocol, {figures['clips']:,} clips, "
+        f"{figures['input_coverage']}): {100 * figures['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}], "
+        f"macro-F1 {figures['macro_f1']:.3f}, calibration error {figures['calibration_error']:.3f}"
     )
 
 
 def model_card(model, path):
-    """Write a model card in Markdown, with the front matter that model hubs read.
+    """Write a model card in Markdown, with front matter for model hubs.
 
     All text of the model and its card is escaped, such as names of genres. Only `card["about"]` may contain Markdown,
-    but no HTML.
+    but not HTML.
 
     Args:
-        model: `GenreClassifier`; what its `card` lacks is left out.
+        model: `GenreClassifier`. Sections for which its `card` has no entry are omitted or marked as unknown.
         path: str or path-like, such as "model_card.md".
 
     Raises:
-        ValueError: the card is not of the form that experiments give it.
-        OSError: it cannot be written.
+        ValueError: `model.card` does not have the form that experiments write.
+        OSError: the file cannot be written.
     """
     try:
-        text = _rendered(model, model.card)
-    except OTHER_FORM as error:
+        text = _render(model, model.card)
+    except MALFORMED as error:
         raise ValueError(
-            f"The card in the model is not of the form that experiments give it: {type(error).__name__}: {error}"
+            f"`model.card` does not have the form that experiments write: {type(error).__name__}: {error}"
         ) from error
     with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
 
 
-def _rendered(model, card):
+def _render(model, card):
+    """Return the Markdown text of a model card."""
     scores = card.get("scores", [])
     main = next((figures for figures in scores if figures["split"] == "test"), scores[0] if scores else None)
     return _TEMPLATES.get_template("model_card.md.jinja").render(
         model=model,
-        front_end=front_end(model),
-        backbone=backbone(model),
-        stem=stem(model),
-        weights=weights(model),
+        front_end=_describe_front_end(model),
+        backbone=_describe_backbone(model),
+        stem=_describe_stem(model),
+        num_weights=_count_weights(model),
         front_matter=_front_matter(card),
         card=card,
+        thresholds=model.thresholds,
+        limits=describe_limits(model.thresholds),
         main=main,
-        confusions=_confusions(main, model.genres) if main else [],
+        errors=_frequent_errors(main, model.genres) if main else [],
     )
 
 
 def _front_matter(card):
+    """Return the front matter of a model card for model hubs: dict, key -> JSON-serializable value."""
     results = [
         {
             "task": {"type": "audio-classification"},
@@ -206,21 +220,21 @@ def _front_matter(card):
         for figures in card.get("scores", [])
         if "data" in card
     ]
-    head = {
+    front_matter = {
         "library_name": "keras",
         "pipeline_tag": "audio-classification",
         "tags": ["genrekeras", "music", "music-genre-classification"],
     }
     if "license" in card:
-        head["license"] = card["license"]
+        front_matter["license"] = card["license"]
     if results:
-        head["metrics"] = ["accuracy", "f1"]
-        head["model-index"] = [{"name": "genrekeras", "results": results}]
-    return head
+        front_matter["metrics"] = ["accuracy", "f1"]
+        front_matter["model-index"] = [{"name": "genrekeras", "results": results}]
+    return front_matter
 
 
-def _confusions(figures, genres):
-    """The five most frequent errors: (true genre, predicted genre, clips, clips of the true genre)."""
+def _frequent_errors(figures, genres):
+    """Return the five most frequent errors: (true genre, predicted genre, clips, clips of the true genre)."""
     matrix = figures["confusion_matrix"]
     errors = [
         (genres[row], genres[column], count, sum(matrix[row]))
@@ -231,13 +245,14 @@ def _confusions(figures, genres):
     return sorted(errors, key=lambda error: -error[2])[:5]
 
 
-def _named(name, lines):
-    return [(name if place == 0 else "", line) for place, line in enumerate(lines)]
+def _name_first(name, lines):
+    """Return (name, line) for the first line, and ("", line) for all others."""
+    return [(name if index == 0 else "", line) for index, line in enumerate(lines)]
 
 
 def _is_short(value):
     return isinstance(value, (int, float, str)) and len(str(value)) < 40
 
 
-def _on(what):
-    return f"{what['clips']:,} clips of {what['split']} ({what['protocol']} protocol, {what['input_coverage']})"
+def _describe_clips(clips):
+    return f"{clips['clips']:,} {clips['split']} clips ({clips['protocol']} protocol, {clips['input_coverage']})"

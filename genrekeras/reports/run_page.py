@@ -1,6 +1,7 @@
-"""A run's folder, read again, and the page that tells all of it."""
+"""HTML report of a training run, from the files in its folder."""
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -9,29 +10,31 @@ from typing import NamedTuple
 import jinja2
 import matplotlib
 from genrekeras.evaluation import Report
-from genrekeras.reports.model_card import OTHER_FORM, templates
+from genrekeras.models.thresholds import Thresholds
+from genrekeras.reports.model_card import MALFORMED, describe_limits, templates
 from genrekeras.utils.io import atomic_write
 from genrekeras.utils.progress import printable
 from genrekeras.visualization.metrics import learning_curves, reliability
 
 SPLITS = ("validation", "test")
-# Many values are undefined for a run that was killed early.
+# Undefined values are allowed, because an interrupted run has not written all of them.
 _TEMPLATES = templates(printable, autoescape=True, undefined=jinja2.ChainableUndefined)
-# What pictures are drawn in, and what the page's own light and dark colors call it.
-_COLORS = {"#000000": "currentColor", "#1f5fa8": "var(--accent)", "#8a8f98": "var(--muted)"}
+# Colors of the figures, and the CSS colors of the page, which follow the light or dark scheme of the reader.
+_CSS_COLORS = {"#000000": "currentColor", "#1f5fa8": "var(--accent)", "#8a8f98": "var(--muted)"}
 
 
 class Run(NamedTuple):
-    """What an experiment left in its folder.
+    """The results of a training run.
 
     Attributes:
-        name: str, of the folder.
-        config: dict, of `config.json`.
-        history: dict of lists, empty where nothing was trained by epochs.
-        reports: dict, name -> `Report`: "validation" and "test" (the first clip of each track), "validation_tracks"
-            and "test_tracks" (several clips of each, calibrated), "..._tracks_uncalibrated"; those that are there.
-        card: dict, of the model; empty where there is none.
-        misclassified: list of dict, of `misclassified.csv`, the most confident first.
+        name: str, name of the folder.
+        config: dict, content of `config.json`.
+        history: dict of lists, columns of `history.csv`; empty if there was no training by epochs.
+        reports: dict, name -> `Report`, of those that exist: "validation" and "test" (the first clip of each track),
+            "validation_tracks" and "test_tracks" (several clips of each track, calibrated),
+            "validation_tracks_uncalibrated" and "test_tracks_uncalibrated".
+        card: dict, card of the model; empty if there is none.
+        misclassified: list of dict, rows of `misclassified.csv`, the most confident first.
     """
 
     name: str
@@ -43,7 +46,7 @@ class Run(NamedTuple):
 
 
 def load_run(folder):
-    """Read the folder of a run, finished or killed; missing files are left out.
+    """Read the folder of a finished or interrupted run; missing files are skipped.
 
     Args:
         folder: str or path-like.
@@ -52,105 +55,112 @@ def load_run(folder):
         `Run`.
 
     Raises:
-        ValueError: it is not the folder of a run, or a file in it is damaged.
-        OSError: it cannot be read.
+        ValueError: the folder contains no `config.json`, or a file is damaged.
+        OSError: a file cannot be read.
     """
     folder = os.fspath(folder)
     if not os.path.isfile(os.path.join(folder, "config.json")):
-        raise ValueError(f"{folder} is not the folder of a run: it has no config.json")
+        raise ValueError(f"{folder} is not the folder of a run: it contains no config.json.")
     reports = {}
     for kind in ("_tracks", "", "_tracks_uncalibrated"):
         for split in SPLITS:
-            if (content := _read(folder, f"{split}{kind}.json", json.load)) is not None:
-                reports[f"{split}{kind}"] = _named(
-                    os.path.join(folder, f"{split}{kind}.json"), Report.from_dict, content
-                )
+            report = _read(folder, f"{split}{kind}.json", lambda file: Report.from_dict(json.load(file)))
+            if report is not None:
+                reports[f"{split}{kind}"] = report
     return Run(
         os.path.basename(os.path.abspath(folder)),
-        _read(folder, "config.json", _dict),
-        _read(folder, "history.csv", _columns) or {},
+        _read(folder, "config.json", _read_dict),
+        _read(folder, "history.csv", _read_columns) or {},
         reports,
-        _read(folder, "card.json", _dict) or {},
+        _read(folder, "card.json", _read_dict) or {},
         _read(folder, "misclassified.csv", lambda file: list(csv.DictReader(file))) or [],
     )
 
 
 def html(run, path):
-    """Write a self-contained HTML report of a run: data, curves, errors, calibration, versions.
+    """Write a self-contained HTML report of a run: scores, data, learning curves, errors, calibration, versions.
 
     Args:
         run: `Run`, from `load_run`.
-        path: str or path-like, such as "reports.html".
+        path: str or path-like, such as "report.html".
 
     Raises:
-        ValueError: a file of the run is not of the form that experiments write.
-        OSError: it cannot be written.
+        ValueError: a file of the run does not have the form that experiments write.
+        OSError: the report cannot be written.
     """
     try:
-        text = _rendered(run)
-    except OTHER_FORM as error:
+        text = _render(run)
+    except MALFORMED as error:
         raise ValueError(
-            f"The files of the run {run.name} are not of the form that experiments write: {type(error).__name__}: "
+            f"The files of the run {run.name} do not have the form that experiments write: {type(error).__name__}: "
             f"{error}"
         ) from error
     with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
 
 
-def _rendered(run):
-    best = [f"{split}{kind}" for split in ("test", "validation") for kind in ("_tracks", "")]
-    shown = next((run.reports[name] for name in best if name in run.reports), None)
+def _render(run):
+    """Return the HTML text of a report."""
+    names = [f"{split}{kind}" for split in ("test", "validation") for kind in ("_tracks", "")]
+    main = next((run.reports[name] for name in names if name in run.reports), None)
     curves = [key for key in ("loss", "accuracy", "learning_rate") if "loss" in run.history and key in run.history]
     calibration = {}
-    if shown and f"{shown.split}_tracks_uncalibrated" in run.reports:
-        calibration = {"before": run.reports[f"{shown.split}_tracks_uncalibrated"], "after": shown}
+    if main and f"{main.split}_tracks_uncalibrated" in run.reports:
+        calibration = {"before": run.reports[f"{main.split}_tracks_uncalibrated"], "after": main}
     return _TEMPLATES.get_template("run.html.jinja").render(
         run=run,
-        shown=shown,
-        rows=list(zip(shown.genres, shown.confusion_matrix.tolist(), strict=True)) if shown else [],
+        main=main,
+        rows=list(zip(main.genres, main.confusion_matrix.tolist(), strict=True)) if main else [],
         curves=[_svg(learning_curves(run.history, keys=[key])) for key in curves],
         calibration=[_svg(reliability({name: report})) for name, report in calibration.items()],
+        limits=_limits(run.card.get("calibration") or {}),
         command=" ".join(run.config.get("command", [])),
     )
 
 
-def _read(folder, name, reader):
-    """What a file holds, `None` if it is not there."""
+def _read(folder, name, read):
+    """Return `read(file)` for a file of a run, and `None` if there is no such file.
+
+    Raises:
+        ValueError: `read` fails; the message has the name of the file.
+    """
     path = os.path.join(folder, name)
     if not os.path.exists(path):
         return None
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        return _named(path, reader, file)
+        try:
+            return read(file)
+        except (ValueError, TypeError, OverflowError, RecursionError, csv.Error) as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def _dict(file):
+def _read_dict(file):
     content = json.load(file)
     if not isinstance(content, dict):
-        raise ValueError(f"it must hold a JSON object, not {type(content).__name__}")
+        raise ValueError(f"it must contain a JSON object, not {type(content).__name__}")
     return content
 
 
-def _columns(file):
-    """The columns of a table of epochs, as numbers; without those that are empty."""
+def _read_columns(file):
+    """Return the columns of a table of epochs as lists of numbers, without empty columns."""
     rows = list(csv.DictReader(file))
     names = [name for name in (rows[0] if rows else ()) if name != "epoch"]
     columns = {name: [float(row[name]) for row in rows if row[name]] for name in names}
     return {name: values for name, values in columns.items() if values}
 
 
-def _named(path, reader, *arguments):
-    try:
-        return reader(*arguments)
-    except (ValueError, TypeError, OverflowError, RecursionError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+def _limits(calibration):
+    """Return when a prediction has low confidence, by the calibration in a card."""
+    names = {field.name for field in dataclasses.fields(Thresholds)}
+    return describe_limits(Thresholds(**{name: value for name, value in calibration.items() if name in names}))
 
 
 def _svg(figure):
-    """A figure as SVG text in the page's own colors."""
+    """Return a figure as SVG text in the colors of the page."""
     text = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     text = text.getvalue()
-    for color, name in _COLORS.items():
+    for color, name in _CSS_COLORS.items():
         text = text.replace(color, name)
     return text[text.index("<svg") :]

@@ -1,4 +1,4 @@
-"""Features of a frozen backbone: made once for each clip, kept on disk, so that the head trains in seconds."""
+"""Cached features of a frozen backbone: each clip is processed once, and the head trains on the features in seconds."""
 
 import hashlib
 import json
@@ -19,10 +19,10 @@ from genrekeras.version import __version__
 
 
 class Features(NamedTuple):
-    """What a frozen backbone makes of a split; unpacks as `features, labels, track_ids`.
+    """Features of a split from a frozen backbone; unpacks as `features, labels, track_ids`.
 
     Attributes:
-        features: `(clips * variants, feature_dim)` float32; the variants of a clip follow each other.
+        features: `(clips * variants, feature_dim)` float32; the variants (crops) of a clip are consecutive rows.
         labels: `(clips * variants,)` int32.
         track_ids: `(clips * variants,)` int64.
     """
@@ -50,7 +50,7 @@ def extract_features(
         crop, crops: position of the crop of `model.clip_seconds`, and number of crops of each clip, as in
             `genrekeras.datasets.batches`.
         augment: bool, whether the model's augmentation is applied, with new random numbers for each crop.
-        seed: int, of random crops.
+        seed: int, seed of random crops.
         batch_size: int > 0.
         workers: int > 0, number of threads that read ahead.
 
@@ -59,25 +59,25 @@ def extract_features(
 
     Raises:
         ValueError: the backbone is not frozen, or the split does not fit the model.
-        OSError: `cache_dir` cannot be written.
+        OSError: no file can be written in `cache_dir`.
     """
     if model.fine_tune != "head":
         raise ValueError(
-            'Features can be kept where the backbone stands still: `model.fine_tune` must be "head". '
+            'Only features of a frozen backbone can be cached: `model.fine_tune` must be "head". '
             f"Received: fine_tune={model.fine_tune!r}"
         )
     data = split.batches(batch_size, model.clip_seconds, crop, crops, seed, workers)
     model.check_data(data)
     cache_dir = os.path.join(io.cache_dir(), "features") if cache_dir is None else os.fspath(cache_dir)
-    steps = _steps(model, augment, split.inputs)
-    path = os.path.join(cache_dir, f"{_key(steps, (split.fingerprint, crop, crops, seed, augment))}.npz")
+    layers = _layers_up_to_features(model, augment, split.inputs)
+    path = os.path.join(cache_dir, f"{_cache_key(layers, (split.fingerprint, crop, crops, seed, augment))}.npz")
     shape = (len(split) * crops, *model.feature_extractor.output_shape[1:])
     with io.process_lock(cache_dir, f"features {os.path.basename(path)[:8]}"):
-        features = _read(path, shape)
+        features = _read_entry(path, shape)
         if features is None:
             features = np.empty(shape, "float32")
-            inputs = keras.Input(steps[0].input_shape[1:])
-            fill(features, data, _way(inputs, steps, augment).predict_on_batch, f"Features of {split.name}")
+            network = _inference_model(model, layers, augment, split.inputs)
+            fill(features, data, network.predict_on_batch, f"Features of {split.name}")
             with io.atomic_write(path) as temporary:
                 np.savez(temporary, features=features)
     rows = np.repeat(np.arange(len(split)), crops)
@@ -87,17 +87,17 @@ def extract_features(
 def fit_head(model, train, validation=None, batch_size=16, epochs=1, seed=0, class_weight=None, **options):
     """Train the head of a compiled model on features; the other parts of the model do not change.
 
-    The order of the batches is that of `model.fit` on `datasets.batches(..., shuffle=True)` with the same seed. An
-    epoch takes one random variant of each clip. The head is trained by the model's own optimizer, so that training
-    can be continued after the model was saved.
+    The order of the batches is that of `model.fit` on `datasets.batches(..., shuffle=True)` with the same seed. Each
+    epoch uses one random variant of each clip. The head is trained by the optimizer of the model, so that training can
+    be continued after the model is saved.
 
     Args:
         model: compiled `GenreClassifier` with `fine_tune="head"`.
         train, validation: `Features`, or `None` for no validation.
         batch_size: int > 0.
         epochs: int > 0.
-        seed: int, of the order.
-        class_weight: as in `genrekeras.datasets.batches`: `None`, `"balanced"`, or a sequence of floats, one a genre.
+        seed: int, seed of the order of the clips and of the choice of variants.
+        class_weight: as in `genrekeras.datasets.batches`: `None`, `"balanced"`, or a sequence of one float per genre.
         options: other arguments of `genrekeras.training.fit`, such as `callbacks` (`BestCheckpoint(..., model=model)`),
             `state`, `initial_epoch`, `verbose`.
 
@@ -105,15 +105,15 @@ def fit_head(model, train, validation=None, batch_size=16, epochs=1, seed=0, cla
         `keras.callbacks.History`.
 
     Raises:
-        ValueError: the model is not compiled or its backbone not frozen, or an argument is out of range.
+        ValueError: the model is not compiled, its backbone is not frozen, or an argument is out of range.
     """
     if model.fine_tune != "head" or not model.compiled:
         raise ValueError(
             '`model` must be compiled and have fine_tune="head". '
             f"Received: fine_tune={model.fine_tune!r}, compiled={model.compiled}"
         )
-    # A model of its own over the same layers: Keras would save an optimizer that two parts of a model share as the
-    # part's, and lose it for the whole.
+    # A separate model with the same layers: if the head itself were compiled, Keras would save the shared optimizer
+    # with the head and omit it from the whole model.
     trainer = keras.Model(model.head.inputs, model.head.outputs)
     trainer.compile_from_config(model.get_compile_config())
     trainer.optimizer, trainer.jit_compile = model.optimizer, model.jit_compile
@@ -121,28 +121,32 @@ def fit_head(model, train, validation=None, batch_size=16, epochs=1, seed=0, cla
     if not model.optimizer.built:
         model.optimizer.build(trainer.trainable_variables)
     data = _batches(model, train, batch_size, seed, class_weight)
-    held_out = None if validation is None else (validation.features, validation.labels)
-    return fit(trainer, data, epochs, validation_data=held_out, **options)
+    validation_data = None if validation is None else (validation.features, validation.labels)
+    return fit(trainer, data, epochs, validation_data=validation_data, **options)
 
 
 def _batches(model, features, batch_size, seed, class_weight):
-    clips = len(np.unique(features.track_ids))
-    if clips == 0 or len(features.labels) % clips:
-        raise ValueError("`train` must hold at least one clip, and as many variants of each.")
-    variants = len(features.labels) // clips
+    """Return `Batches` of (features, labels) with one random variant of each clip per epoch."""
+    num_clips = len(np.unique(features.track_ids))
+    if num_clips == 0 or len(features.labels) % num_clips:
+        raise ValueError(
+            "`train` must contain at least one clip, and the same number of variants of each clip. "
+            f"Received: {len(features.labels)} rows of {num_clips} clips"
+        )
+    variants = len(features.labels) // num_clips
     weights = checked_weights(class_weight, types.SimpleNamespace(labels=features.labels, genres=model.genres))
 
-    def of_rows(rows):
+    def select(rows):
         labels = features.labels[rows]
         batch = features.features[rows], labels
         return batch if weights is None else (*batch, weights[labels])
 
-    clips = grain.MapDataset.source(range(clips)).seed(seed).shuffle()
+    clips = grain.MapDataset.source(range(num_clips)).seed(seed).shuffle()
     rows = clips
     if variants > 1:
         rows = rows.random_map(lambda clip, rng: clip * variants + int(rng.integers(variants)))
     track_ids = clips.map(lambda clip: features.track_ids[clip * variants]).batch(batch_size)
-    data = rows.batch(batch_size).map(of_rows)
+    data = rows.batch(batch_size).map(select)
     fingerprint = {
         "features": identity.digest(*features),
         "batch_size": batch_size,
@@ -152,8 +156,8 @@ def _batches(model, features, batch_size, seed, class_weight):
     return Batches(data, model.sample_rate, model.genres, model.clip_seconds, track_ids, fingerprint)
 
 
-class _AsInTraining(keras.layers.Layer):
-    """A layer that augments in `predict` too: Keras tells all layers that say `training` that there is none."""
+class _AlwaysTraining(keras.layers.Layer):
+    """Call a layer with `training=True` even in `predict`, so that it augments its inputs."""
 
     def __init__(self, layer):
         super().__init__()
@@ -166,48 +170,53 @@ class _AsInTraining(keras.layers.Layer):
         return self.layer.compute_output_shape(input_shape)
 
 
-def _steps(model, augment, inputs):
-    """Return the models and layers from the inputs, `"waveform"` or `"image"`, to the features."""
+def _layers_up_to_features(model, augment, inputs):
+    """Return the layers and models from the inputs, `"waveform"` or `"image"`, to the features."""
     front_end = [model.front_end] if inputs == "waveform" else []
     return [*front_end, *(_image_augmentation(model) if augment else []), model.feature_extractor]
 
 
-def _way(inputs, steps, augment):
-    """Return a model of these steps, for inference."""
-    *upstream, feature_extractor = steps
-    upstream = [_AsInTraining(step) for step in upstream] if augment else upstream
+def _inference_model(model, layers, augment, inputs):
+    """Return a model that applies the layers in order; with `augment`, all but the last one in training mode."""
+    part = model if inputs == "waveform" else model.image_model
+    inputs = keras.Input(part.input_shape[1:])
+    *upstream, feature_extractor = layers
+    upstream = [_AlwaysTraining(layer) for layer in upstream] if augment else upstream
     return keras.Model(inputs, folding.LayerChain([*upstream, folding.for_inference(feature_extractor)])(inputs))
 
 
 def _image_augmentation(model):
-    parts = (model.feature_extractor, model.head)
+    """Return the augmentation layers of `model.image_model`."""
     return [
         layer
         for layer in model.image_model.layers
-        if layer not in parts and not isinstance(layer, keras.layers.InputLayer)
+        if layer not in (model.feature_extractor, model.head) and not isinstance(layer, keras.layers.InputLayer)
     ]
 
 
-def _key(steps, options):
-    """Return a cache key, a hash of everything that the features depend on.
+def _cache_key(layers, options):
+    """Return a hash of everything that the features depend on.
 
     The attribute `weights` of a layer excludes the states of random layers, which change at each call.
     """
-    about = [options, [identity.config_of(step) for step in steps], keras.backend.backend(), __version__]
-    weights = [keras.ops.convert_to_numpy(weight) for step in steps for weight in step.weights]
-    return hashlib.sha256(f"{json.dumps(about)}{identity.digest(*weights)}".encode()).hexdigest()[:32]
+    description = [options, [identity.config_of(layer) for layer in layers], keras.backend.backend(), __version__]
+    weights = [keras.ops.convert_to_numpy(weight) for layer in layers for weight in layer.weights]
+    return hashlib.sha256(f"{json.dumps(description)}{identity.digest(*weights)}".encode()).hexdigest()[:32]
 
 
-def _read(path, shape):
-    """The features in an entry, or `None` if there is none that is whole."""
+def _read_entry(path, shape):
+    """Return the features in a cache entry; `None` if it is missing, damaged or of another shape."""
     try:
         features = io.read_arrays(path)["features"]
     except FileNotFoundError:
         return None
     except (ValueError, KeyError) as error:
-        print_message(f"{path} cannot be read ({error}): made anew.")
+        print_message(f"The features in {path} are computed again, because the file cannot be read: {error}")
         return None
     if features.shape != shape or features.dtype != np.float32:
-        print_message(f"{path} holds something else: made anew.")
+        print_message(
+            f"The features in {path} are computed again: expected shape {shape} and float32, "
+            f"found {features.shape} and {features.dtype}."
+        )
         return None
     return features

@@ -1,4 +1,4 @@
-"""Identity of a training run: what must be equal for a saved state to belong to the run."""
+"""Identity of a training run: the description by which a saved state is matched with a run."""
 
 import collections
 import hashlib
@@ -8,21 +8,21 @@ import re
 import keras
 import numpy as np
 
-# Settings of Keras' callbacks that change the training. Other callbacks list theirs in an attribute `compared`.
-_SETTINGS = {
+# Settings of Keras' callbacks that change the training. Other callbacks list theirs in `compared_attributes`.
+_CALLBACK_SETTINGS = {
     keras.callbacks.EarlyStopping: ("monitor", "mode", "min_delta", "patience", "baseline", "start_from_epoch"),
     keras.callbacks.ReduceLROnPlateau: ("monitor", "mode", "min_delta", "patience", "factor", "cooldown", "min_lr"),
     keras.callbacks.LearningRateScheduler: ("schedule",),
 }
-_COMPILE = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
+_COMPILE_ARGUMENTS = ("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics")
 # Parts of a serialized object that depend on the backend or the process.
 _NOT_COMPARED = ("module", "registered_name", "build_config", "shared_object_id")
 
 
-def of_run(model, data, validation_data, callbacks, initial_epoch):
+def describe_run(model, data, validation_data, callbacks, initial_epoch):
     """Describe a run before its first epoch.
 
-    The description holds no path, object id or automatic counter, so that it is the same in a later process.
+    The description contains no path, object id or automatic counter, so that it is the same in a later process.
 
     Args:
         model, data, validation_data, initial_epoch: as in `genrekeras.training.fit`.
@@ -39,9 +39,9 @@ def of_run(model, data, validation_data, callbacks, initial_epoch):
         "model": _config_of_model(model),
         "seeds": seeds,
         "initial_weights": weights,
-        "compile": _comparable({key: compiled.get(key) for key in _COMPILE}),
+        "compile": _comparable({key: compiled.get(key) for key in _COMPILE_ARGUMENTS}),
         "data": {**(data.fingerprint or {}), "batches": len(data), "first_tracks": data.track_ids(0, 0)[:8]},
-        "validation_data": _of_validation(validation_data),
+        "validation_data": _describe_validation_data(validation_data),
         "callbacks": [
             {"class": type(callback).__name__, **settings, "saved": saved}
             for callback, saved in callbacks
@@ -53,13 +53,13 @@ def of_run(model, data, validation_data, callbacks, initial_epoch):
 
 
 def differences(old, new):
-    """Compare two descriptions of `of_run`.
+    """Compare two descriptions from `describe_run`.
 
     If the backend differs, the config, seeds and initial weights of the model are not compared. If the device differs,
     the initial weights are not compared. The same code produces other values there.
 
     Returns:
-        dict, name of what differs -> (old value, new value); initial weights come last.
+        dict, name of a differing entry -> (old value, new value); initial weights come last.
     """
     skipped = {"backend", "device"}
     if old.get("backend") != new["backend"]:
@@ -104,7 +104,10 @@ def _config_of_model(model):
 
 
 def _comparable(config, code=False):
-    """Return a config without the parts that differ between equal objects; bytecode of lambdas only with `code`."""
+    """Return a serialized config without the parts that differ between equal objects.
+
+    Automatic names are numbered again from the first. The bytecode of lambdas is included only with `code`.
+    """
     names, counts = {}, collections.Counter()
 
     def collect(value):
@@ -135,16 +138,18 @@ def _comparable(config, code=False):
 
 
 def _settings(callback):
+    """Return the settings of a callback that change the training: dict, attribute -> value."""
     names = getattr(callback, "compared_attributes", None)
     if names is None:
-        names = next((names for kind, names in _SETTINGS.items() if isinstance(callback, kind)), ())
+        names = next((names for kind, names in _CALLBACK_SETTINGS.items() if isinstance(callback, kind)), ())
     settings = {name: getattr(callback, name) for name in names}
     if "min_delta" in settings:
         settings["min_delta"] = abs(settings["min_delta"])  # Keras changes its sign when the training begins
     return settings
 
 
-def _of_validation(data):
+def _describe_validation_data(data):
+    """Return the fingerprint of batches, the hash of arrays, or the class name of other validation data."""
     if hasattr(data, "fingerprint"):
         return data.fingerprint
     if isinstance(data, (tuple, list)):
@@ -153,7 +158,7 @@ def _of_validation(data):
 
 
 def _seeds_and_norms(model):
-    """Return the seeds of random layers, and the norms of all other variables."""
+    """Return the seeds of random layers, and the norms of all other variables, as two lists."""
     seeds, norms = [], []
     for variable in model.variables:
         array = keras.ops.convert_to_numpy(variable)
@@ -165,7 +170,7 @@ def _seeds_and_norms(model):
 
 
 def _are_close(old, new):
-    """Return whether norms are equal up to the rounding of another processor."""
+    """Return whether norms are equal up to the rounding differences between processors."""
     if old is None or new is None or len(old) != len(new):
         return False
     return np.allclose(old, new, rtol=1e-5, atol=1e-12)
@@ -184,4 +189,5 @@ def _is_seeded_on_torch():
 
 
 def _plain(value):
+    """Return a JSON-serializable value for a NumPy scalar, a function or another object."""
     return value.item() if isinstance(value, np.generic) else getattr(value, "__qualname__", type(value).__name__)

@@ -1,4 +1,4 @@
-"""Confusion matrix, reliability, learning curves and comparison, as figures for a paper."""
+"""Figures of metrics: confusion matrix, reliability diagram, learning curves, and comparison of models."""
 
 import numpy as np
 from genrekeras.utils.io import atomic_write
@@ -10,42 +10,45 @@ _TRAINING, _VALIDATION = "#8a8f98", "#1f5fa8"
 
 
 def plain_text(text):
-    """Escape text so that Matplotlib draws it literally: names of genres, files and runs may contain any character.
+    """Escape text so that Matplotlib draws it literally.
 
-    Matplotlib interprets text between two `$` as a formula, leaves names that begin with an underscore out of legends,
-    and fails on bytes that are not UTF-8.
+    Names of genres, files and runs may contain any character. Matplotlib interprets text between two `$` as a formula,
+    omits names that begin with an underscore from legends, and fails on bytes that are not UTF-8.
     """
     text = printable(text).replace("$", r"\$")
     return f"\u200b{text}" if text.startswith("_") else text  # a zero-width space
 
 
 def confusion_matrix(report, path=None):
-    """Rows are the true genres, each in percent of its clips; the number of clips stands below the percentage.
+    """Draw the confusion matrix of a report.
+
+    Rows are true genres, columns are predicted genres. Each cell shows the percentage of the clips of the true genre
+    and, below it, the number of clips.
 
     Args:
         report: `genrekeras.evaluation.Report`.
-        path: str or path-like, where to save it (png, pdf or svg), or `None`.
+        path: str or path-like, file to save the figure to (png, pdf or svg), or `None`.
 
     Returns:
         `matplotlib.figure.Figure`.
     """
     counts = report.confusion_matrix
     clips = counts.sum(axis=1, keepdims=True)
-    shares = np.where(clips > 0, 100 * counts / np.maximum(clips, 1), np.nan)
+    percentages = np.where(clips > 0, 100 * counts / np.maximum(clips, 1), np.nan)
     size = 2.6 + 0.62 * len(report.genres)
     figure = Figure(figsize=(size + 0.5, size), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    image = axes.imshow(percentages, cmap="Blues", vmin=0, vmax=100)
     for (row, column), count in np.ndenumerate(counts):
         if count:
-            share = shares[row, column]
-            color = "white" if share > 55 else "black"
-            axes.text(column, row - 0.12, f"{share:.0f}", ha="center", va="center", color=color, fontsize=10)
+            percentage = percentages[row, column]
+            color = "white" if percentage > 55 else "black"
+            axes.text(column, row - 0.12, f"{percentage:.0f}", ha="center", va="center", color=color, fontsize=10)
             axes.text(column, row + 0.24, f"{count}", ha="center", va="center", color=color, fontsize=6.5, alpha=0.75)
-    names = range(len(report.genres))
+    ticks = range(len(report.genres))
     genres = [plain_text(genre) for genre in report.genres]
-    axes.set_xticks(names, genres, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(names, [f"{genre}  ({n})" for genre, n in zip(genres, clips[:, 0], strict=True)])
+    axes.set_xticks(ticks, genres, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(ticks, [f"{genre}  ({n})" for genre, n in zip(genres, clips[:, 0], strict=True)])
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (clips)")
     low, high = report.accuracy_interval
@@ -61,23 +64,26 @@ def confusion_matrix(report, path=None):
     for spine in axes.spines.values():
         spine.set_visible(False)
     figure.colorbar(image, ax=axes, label="% of the true genre's clips", fraction=0.046).outline.set_visible(False)
-    return saved(figure, path)
+    return save(figure, path)
 
 
 def learning_curves(history, path=None, title=None, keys=("loss", "accuracy", "learning_rate")):
-    """Loss, accuracy and learning rate over the epochs, training and validation.
+    """Draw loss, accuracy and learning rate of training and validation over the epochs.
 
     Args:
-        history: dict of lists, as `model.fit(...).history`.
-        path: str or path-like, where to save it, or `None`.
+        history: dict of lists, such as `model.fit(...).history`.
+        path: str or path-like, file to save the figure to, or `None`.
         title: str or `None`.
-        keys: which of them, where the history has them.
+        keys: sequence of str, the keys of `history` to draw; keys that it lacks are skipped.
 
     Returns:
         `matplotlib.figure.Figure`.
+
+    Raises:
+        ValueError: `history` contains no loss.
     """
     if not history.get("loss"):
-        raise ValueError(f"`history` must hold the loss of an epoch at least. Received: {list(history)}")
+        raise ValueError(f"`history` must contain the loss of at least one epoch. Received: keys={list(history)}")
     panels = [key for key in keys if key in history]
     figure = Figure(figsize=(4.0 * len(panels), 3.2), layout="constrained")
     for axes, key in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
@@ -90,7 +96,7 @@ def learning_curves(history, path=None, title=None, keys=("loss", "accuracy", "l
             axes.plot(epochs, percent * np.asarray(history[key]), color=_TRAINING, label="training", marker=".")
         if history.get(f"val_{key}"):
             validation = percent * np.asarray(history[f"val_{key}"])[: len(epochs)]
-            every = len(epochs) // len(validation)  # validation need not come with each epoch
+            every = len(epochs) // len(validation)  # `validation_freq` of `fit`
             validated = epochs[every - 1 :: every][: len(validation)]
             axes.plot(validated, validation, color=_VALIDATION, label="validation", marker=".")
             best = validation.argmin() if key == "loss" else validation.argmax()
@@ -113,75 +119,83 @@ def learning_curves(history, path=None, title=None, keys=("loss", "accuracy", "l
             axes.set_ylim(0, 105)
     if title:
         figure.suptitle(plain_text(title), fontsize=10)
-    return saved(figure, path)
+    return save(figure, path)
 
 
 def reliability(reports, path=None):
-    """How often a model is right where it is so and so sure: on the diagonal, as often as it says.
+    """Draw reliability diagrams: accuracy against confidence. A calibrated model lies on the diagonal.
 
     Args:
         reports: dict, name -> `genrekeras.evaluation.Report`, such as before and after `calibrate`.
-        path: str or path-like, where to save it, or `None`.
+        path: str or path-like, file to save the figure to, or `None`.
 
     Returns:
         `matplotlib.figure.Figure`.
     """
     figure = Figure(figsize=(4.2 * len(reports), 4.4), layout="constrained")
     for axes, (name, report) in zip(np.atleast_1d(figure.subplots(1, len(reports))), reports.items(), strict=True):
-        confidence, hits, clips = (100 * np.array(column) for column in zip(*report.reliability, strict=True))
+        confidence, accuracy, clips = (100 * np.array(column) for column in zip(*report.reliability, strict=True))
         axes.plot([0, 100], [0, 100], color=_TRAINING, linewidth=0.8, linestyle="--")
-        axes.vlines(confidence, confidence, hits, color=_VALIDATION, alpha=0.35)
-        axes.scatter(
-            confidence, hits, s=8 + 4 * clips / clips.sum() * len(clips) * 8, color=_VALIDATION, zorder=3, clip_on=False
-        )
+        axes.vlines(confidence, confidence, accuracy, color=_VALIDATION, alpha=0.35)
+        sizes = 8 + 4 * clips / clips.sum() * len(clips) * 8
+        axes.scatter(confidence, accuracy, s=sizes, color=_VALIDATION, zorder=3, clip_on=False)
         axes.set_xlim(0, 102)
         axes.set_ylim(0, 102)
         axes.set_aspect("equal")
         axes.set_xlabel("confidence in %")
-        axes.set_ylabel("right in %")
+        axes.set_ylabel("accuracy in %")
         axes.set_title(
             f"{plain_text(name)}: calibration error {report.calibration_error:.3f}\n{len(report.labels)} clips",
             fontsize=10,
         )
         axes.spines[["top", "right"]].set_visible(False)
-    return saved(figure, path)
+    return save(figure, path)
 
 
 def comparison(table, path=None):
-    """The accuracy of runs with its interval, and how far each is from the first.
+    """Draw the accuracies of several models, and their differences from the first, with 95 % intervals.
+
+    Differences whose interval contains 0 are gray.
 
     Args:
-        table: `pandas.DataFrame` of `genrekeras.evaluation.comparison.compare`.
-        path: str or path-like, where to save it, or `None`.
+        table: `pandas.DataFrame` of `genrekeras.evaluation.compare`.
+        path: str or path-like, file to save the figure to, or `None`.
 
     Returns:
         `matplotlib.figure.Figure`.
     """
     figure = Figure(figsize=(9.5, 1.4 + 0.38 * len(table)), layout="constrained")
-    ours, theirs = figure.subplots(1, 2, sharey=True)
+    accuracy_axes, difference_axes = figure.subplots(1, 2, sharey=True)
     rows = np.arange(len(table))
     for axes, columns, title in (
-        (ours, ("accuracy", "low", "high"), f"accuracy in % of {table['clips'].iloc[0]} clips"),
-        (theirs, ("difference", "difference_low", "difference_high"), "difference from the first, in points"),
+        (accuracy_axes, ("accuracy", "low", "high"), f"accuracy in % of {table['clips'].iloc[0]} clips"),
+        (
+            difference_axes,
+            ("difference", "difference_low", "difference_high"),
+            "difference from the first,\nin percentage points",
+        ),
     ):
-        middle, low, high = (100 * table[column].to_numpy("float64") for column in columns)
-        sure = np.nan_to_num(low) * np.nan_to_num(high) > 0 if axes is theirs else np.ones(len(rows), bool)
-        for own, color in ((sure, _VALIDATION), (~sure, _TRAINING)):
-            axes.hlines(rows[own], low[own], high[own], color=color, linewidth=2, alpha=0.5)
-            axes.scatter(middle[own], rows[own], color=color, s=28, zorder=3)
+        values, low, high = (100 * table[column].to_numpy("float64") for column in columns)
+        is_significant = np.ones(len(rows), bool)
+        if axes is difference_axes:
+            is_significant = np.nan_to_num(low) * np.nan_to_num(high) > 0
+        for mask, color in ((is_significant, _VALIDATION), (~is_significant, _TRAINING)):
+            axes.hlines(rows[mask], low[mask], high[mask], color=color, linewidth=2, alpha=0.5)
+            axes.scatter(values[mask], rows[mask], color=color, s=28, zorder=3)
         axes.set_title(title, fontsize=10)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", color="#d8dce2", linewidth=0.6)
         axes.set_axisbelow(True)
-    theirs.axvline(0, color=_TRAINING, linewidth=0.8, linestyle="--")
-    ours.set_yticks(rows, [plain_text(name) for name in table.index])
-    ours.invert_yaxis()
-    ours.margins(y=0.5 / len(table) + 0.1)
-    return saved(figure, path)
+    difference_axes.axvline(0, color=_TRAINING, linewidth=0.8, linestyle="--")
+    accuracy_axes.set_yticks(rows, [plain_text(name) for name in table.index])
+    accuracy_axes.invert_yaxis()
+    accuracy_axes.margins(y=0.5 / len(table) + 0.1)
+    return save(figure, path)
 
 
-def saved(figure, path):
+def save(figure, path):
+    """Save a figure if `path` is not `None`, and return it."""
     if path is not None:
         with atomic_write(path) as temporary:
             figure.savefig(temporary, dpi=160)

@@ -45,7 +45,11 @@ def assert_read(path, tolerance=0.1, **options):
 @pytest.mark.parametrize("xing", [0, 1])
 @pytest.mark.parametrize("quality", [("-b:a", "64k"), ("-q:a", "5")], ids=["cbr", "vbr"])
 @pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000])  # MPEG 2.5, 2 and 1
+# MPEG 2.5, 2 and 1
+@pytest.mark.parametrize(
+    "rate",
+    [8000, 22050, 44100, pytest.param(11025, marks=pytest.mark.slow), pytest.param(48000, marks=pytest.mark.slow)],
+)
 def test_mp3(ffmpeg, source, tmp_path, rate, channels, quality, xing):
     path = tmp_path / "x.mp3"
     ffmpeg("-i", source, "-ar", rate, "-ac", channels, *quality, "-write_xing", xing, path)
@@ -118,32 +122,37 @@ def test_a_damaged_xing_header(ffmpeg, source, tmp_path):
     assert audio.info(path).seconds == pytest.approx(SECONDS, abs=0.15)
 
 
+FORMATS = {
+    "aac.mp3": ("-c:a", "aac", "-f", "adts"),
+    "m4a.wav": ("-c:a", "alac", "-f", "mp4"),
+    "mp3.m4a": ("-f", "mp3"),
+    "flac.mp3": ("-f", "flac"),
+    "vorbis.mp3": ("-c:a", "libvorbis", "-f", "ogg"),
+    "song": ("-f", "matroska"),
+    "video.mp4": ("-f", "lavfi", "-i", "color=size=16x16:rate=5:duration=8", "-c:v", "mpeg4"),
+    "x.wma": (),
+    "x.opus": (),
+    "x.wav": ("-c:a", "adpcm_ms"),
+}
+MORE_FORMATS = {
+    "m4a.mp3": ("-c:a", "aac", "-f", "mp4"),
+    "mp3.flac": ("-f", "mp3"),
+    "wav.ogg": ("-f", "wav"),
+    "song.txt": ("-f", "mp3"),
+    "cover.ogg": ("-f", "lavfi", "-i", "color=size=16x16:rate=1:duration=8", "-c:v", "libtheora"),
+    "x.m4b": ("-f", "mp4"),
+    "x.aac": (),
+    "x.wv": (),
+    "x.mka": ("-c:a", "flac"),
+    "x.mp2": (),
+    "x.ac3": (),
+    "mp3.wav": ("-c:a", "libmp3lame"),
+}
+
+
 @pytest.mark.parametrize(
     "name, options",
-    [
-        ("aac.mp3", ("-c:a", "aac", "-f", "adts")),
-        ("m4a.mp3", ("-c:a", "aac", "-f", "mp4")),
-        ("m4a.wav", ("-c:a", "alac", "-f", "mp4")),
-        ("mp3.m4a", ("-f", "mp3")),
-        ("flac.mp3", ("-f", "flac")),
-        ("mp3.flac", ("-f", "mp3")),
-        ("vorbis.mp3", ("-c:a", "libvorbis", "-f", "ogg")),
-        ("wav.ogg", ("-f", "wav")),
-        ("song.txt", ("-f", "mp3")),
-        ("song", ("-f", "matroska")),
-        ("video.mp4", ("-f", "lavfi", "-i", "color=size=16x16:rate=5:duration=8", "-c:v", "mpeg4")),
-        ("cover.ogg", ("-f", "lavfi", "-i", "color=size=16x16:rate=1:duration=8", "-c:v", "libtheora")),
-        ("x.m4b", ("-f", "mp4")),
-        ("x.aac", ()),
-        ("x.wma", ()),
-        ("x.wv", ()),
-        ("x.mka", ("-c:a", "flac")),
-        ("x.mp2", ()),
-        ("x.ac3", ()),
-        ("x.opus", ()),
-        ("x.wav", ("-c:a", "adpcm_ms")),
-        ("mp3.wav", ("-c:a", "libmp3lame")),
-    ],
+    [*FORMATS.items(), *(pytest.param(*item, marks=pytest.mark.slow) for item in MORE_FORMATS.items())],
 )
 def test_the_extension_does_not_matter(ffmpeg, source, tmp_path, name, options):
     path = tmp_path / "-a b'ü"
@@ -172,6 +181,7 @@ def test_flac_from_a_pipe_does_not_state_its_length(ffmpeg, source, tmp_path):
     np.testing.assert_allclose(audio.load(path, offset=4.5, duration=1.0), waveform[99225:121275], atol=2e-6)
 
 
+@pytest.mark.slow
 def test_songs_are_read_to_the_end_without_a_warning(ffmpeg):
     if not SONGS.is_dir():
         pytest.skip("the songs (shared/data/songs beside this checkout) are not here")

@@ -200,17 +200,18 @@ def test_fit_uses_class_weights():
     assert not all(np.array_equal(numpy(w), b) for w, b in zip(model.trainable_variables, before, strict=True))
 
 
-def test_worker_processes_give_the_same_batches(synthetic):
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_worker_processes_give_the_same_batches(synthetic, workers):
     """They read a split from disk."""
     options = {"crop": "random", "crops": 2, "shuffle": True, "seed": 3, "mixup_alpha": 0.4}
     options["class_weight"] = np.arange(1, 9).tolist()
     alone = batches(synthetic.train, 8, 1.0, **options)
-    ahead = batches(synthetic.train, 8, 1.0, **options, workers=2, processes=True)
+    ahead = batches(synthetic.train, 8, 1.0, **options, workers=workers, processes=True)
     for epoch, index in ((0, 0), (0, 1), (1, 0), (0, 0), (5, 31)):
         alone.epoch = ahead.epoch = epoch
         for one, other in zip(alone[index], ahead[index], strict=True):
             np.testing.assert_array_equal(one, other)
-    assert len(ahead._pool._processes) == 2
+    assert len(ahead._pool._processes) == workers
 
 
 READER = """

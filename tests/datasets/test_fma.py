@@ -7,7 +7,7 @@ import genrekeras as gk
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REAL_CLIPS, write_fma, write_sine
+from conftest import REAL_CLIPS, SHARED_CLIPS, write_fma, write_sine
 from genrekeras.datasets import fma, store
 
 TRACKS = [
@@ -233,8 +233,8 @@ def test_real_clips(real_clips, tmp_path):
 
 def test_the_shared_table_of_fma_small(tmp_path):
     """Counts of fma_small as its table has them: 8,000 tracks, 8 x 1,000, 6,400 / 800 / 800."""
-    path = os.path.join(os.path.dirname(__file__), "..", "..", "shared", "data", "fma_small_tracks.csv")
-    if not os.path.isfile(path):
+    path = SHARED_CLIPS.parent / "fma_small_tracks.csv"
+    if not path.is_file():
         pytest.skip("the table of fma_small (shared/data/fma_small_tracks.csv beside this checkout) is not here")
     table = pd.read_csv(path)
     write_fma(tmp_path / "fma", table[["track_id", "genre_top", "split"]].itertuples(index=False), audio=False)

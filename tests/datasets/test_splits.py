@@ -112,8 +112,8 @@ def test_leakage_counts_what_is_shared():
 
     train = split_of([1, 2, 3, -1], [10, 11, 12, -1], list("abcd"))
     test = split_of([1, 1, 4, -1, 5], [13, 10, 12, -1, -1], list("efgad"))
-    table = leakage({"train": train, "test": test})
-    assert table.loc[("train", "test")].to_dict() == {"artists": 1, "albums": 2, "duplicates": 2, "clips": 5, "of": 5}
+    result = leakage({"train": train, "test": test})
+    assert result.loc[("train", "test")].to_dict() == {"artists": 1, "albums": 2, "duplicates": 2, "clips": 5, "of": 5}
     assert leakage({"train": train, "test": test.select([2])}).loc[("train", "test"), "clips"] == 1
     unknown = split_of([-1, -1], [-1, -1], list("xy"))
     row = leakage({"a": unknown, "b": unknown}).loc[("a", "b")]

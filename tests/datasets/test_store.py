@@ -105,9 +105,11 @@ def test_files_of_a_build(reference):
     assert not [name for name in reference if "parts-" in name or "incomplete" in name]
 
 
-def test_beam_workers_write_the_same_bytes(folder, tmp_path, reference, capsys):
+@pytest.mark.parametrize("mode", ["in_memory", pytest.param("multi_processing", marks=pytest.mark.slow)])
+def test_beam_workers_write_the_same_bytes(folder, tmp_path, reference, capsys, mode):
     pytest.importorskip("apache_beam", reason="apache-beam (extra `beam`) is not installed")
-    options = ["--runner=DirectRunner", "--direct_num_workers=3", "--direct_running_mode=multi_processing"]
+    workers = 3 if mode == "multi_processing" else 1
+    options = ["--runner=DirectRunner", f"--direct_num_workers={workers}", f"--direct_running_mode={mode}"]
     data = build(folder, tmp_path / "beam", beam_options=options)
     assert "Decoding 20 clips in 10 parts, with Beam." in capsys.readouterr().err
     assert digests(tmp_path / "beam") == reference

@@ -1,4 +1,4 @@
-"""Runs beside each other: differences with their intervals, by hand and by drawing clips."""
+"""Comparison of models: differences and their intervals, against an explicit bootstrap."""
 
 import numpy as np
 import pytest
@@ -9,12 +9,12 @@ from genrekeras.visualization import comparison
 GENRES = ("x", "y", "z")
 
 
-def report(hits, rng, order=None, name="test"):
-    """A report of clips of which those in `hits` are right."""
-    count = len(hits)
+def report(is_correct, rng, order=None, name="test"):
+    """A report with correct predictions for some clips."""
+    count = len(is_correct)
     labels = np.arange(count) % 3
     probabilities = rng.uniform(0.1, 0.2, (count, 3))
-    probabilities[np.arange(count), np.where(hits, labels, (labels + 1) % 3)] = 0.7
+    probabilities[np.arange(count), np.where(is_correct, labels, (labels + 1) % 3)] = 0.7
     order = np.arange(count) if order is None else order
     return Report(GENRES, name, "official", (100 + np.arange(count))[order], labels[order], probabilities[order], "all")
 
@@ -22,51 +22,49 @@ def report(hits, rng, order=None, name="test"):
 def test_differences(rng):
     count = 200
     first = rng.uniform(size=count) < 0.5
-    second = np.where(rng.uniform(size=count) < 0.2, True, first)  # better, on the same clips
+    second = np.where(rng.uniform(size=count) < 0.2, True, first)  # better on the same clips
     reports = {"a": report(first, rng), "b": report(second, rng, order=rng.permutation(count)), "c": report(first, rng)}
     table = compare(reports)
     assert list(table.index) == ["a", "b", "c"] and table["clips"].tolist() == [count] * 3
     assert table["accuracy"].tolist() == [first.mean(), second.mean(), first.mean()]
     assert np.isnan(table.loc["a", "difference"])
     assert table.loc["c", ["difference", "difference_low", "difference_high"]].tolist() == [0, 0, 0]
-    better = second.astype(int) - first
-    drawn = better[np.random.default_rng(5).integers(count, size=(20_000, count))].mean(axis=1)
-    expected = [better.mean(), *np.quantile(drawn, [0.025, 0.975])]
-    found = table.loc["b", ["difference", "difference_low", "difference_high"]].tolist()
-    np.testing.assert_allclose(found, expected, atol=1 / count)
-    assert found[1] > 0  # paired, it is more than chance; the two intervals overlap
+    differences = second.astype(int) - first
+    samples = differences[np.random.default_rng(5).integers(count, size=(20_000, count))].mean(axis=1)
+    expected = [differences.mean(), *np.quantile(samples, [0.025, 0.975])]
+    row = table.loc["b", ["difference", "difference_low", "difference_high"]].tolist()
+    np.testing.assert_allclose(row, expected, atol=1 / count)
+    assert row[1] > 0  # the paired difference is significant, although the two intervals overlap
     assert table.loc["a", "high"] > table.loc["b", "low"]
-    same = compare({"a": reports["a"], "again": reports["a"]})
-    assert same.loc["again", ["difference", "difference_low", "difference_high"]].tolist() == [0, 0, 0]
 
 
-def test_the_picture(rng, tmp_path):
-    first = "a run with a name that says all that was changed"
+def test_figure(rng, tmp_path):
+    first = "a run with a long name that lists all of its settings"
     shares = {first: 0.3, "b": 0.9, "c": 0.35}
     table = compare({name: report(rng.uniform(size=60) < share, rng) for name, share in shares.items()})
-    ours, theirs = comparison(table, tmp_path / "c.png").axes
-    assert [label.get_text() for label in ours.get_yticklabels()] == [first, "b", "c"]
-    assert "60 clips" in ours.get_title() and "from the first" in theirs.get_title()
-    ours.figure.draw_without_rendering()
-    for axes in (ours, theirs):  # the titles fit, whatever the runs are called
+    accuracies, differences = comparison(table, tmp_path / "c.png").axes
+    assert [label.get_text() for label in accuracies.get_yticklabels()] == [first, "b", "c"]
+    assert "60 clips" in accuracies.get_title() and "from the first" in differences.get_title()
+    accuracies.figure.draw_without_rendering()
+    for axes in (accuracies, differences):  # the titles fit into the figure
         title, figure = axes.title.get_window_extent(), axes.figure.bbox
         assert figure.x0 <= title.x0 and title.x1 <= figure.x1
-    drawn = np.concatenate([points.get_offsets() for points in theirs.collections if hasattr(points, "get_sizes")])
+    drawn = np.concatenate([points.get_offsets() for points in differences.collections if hasattr(points, "get_sizes")])
     assert 100 * table.loc["b", "difference"] in drawn[:, 0]
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_what_cannot_be_compared(rng):
-    hits = np.ones(9, bool)
-    one = report(hits, rng)
+def test_invalid_arguments(rng):
+    is_correct = np.ones(9, bool)
+    one = report(is_correct, rng)
     with pytest.raises(ValueError, match="two or more"):
         compare({"a": one})
-    with pytest.raises(ValueError, match="b was scored on other clips than a"):
-        compare({"a": one, "b": report(hits[:6], rng)})
+    with pytest.raises(ValueError, match="The clips of b differ from those of a"):
+        compare({"a": one, "b": report(is_correct[:6], rng)})
     other = Report(GENRES, "test", "official", one.track_ids, one.labels[::-1], one.probabilities)
-    with pytest.raises(ValueError, match="other clips"):
+    with pytest.raises(ValueError, match="only scores on the same clips can be compared"):
         compare({"a": one, "b": other})
-    with pytest.raises(ValueError, match="b has other genres"):
+    with pytest.raises(ValueError, match="The genres of b differ from those of a"):
         compare(
             {"a": one, "b": Report(("x", "y", "w"), "test", "official", one.track_ids, one.labels, one.probabilities)}
         )

@@ -1,4 +1,4 @@
-"""Report against scikit-learn, and evaluate."""
+"""Scores against scikit-learn, evaluation of models, and calibration."""
 
 import copy
 import dataclasses
@@ -11,21 +11,32 @@ import numpy as np
 import pytest
 from conftest import calibrate, small_model
 from genrekeras import evaluation
-from genrekeras.evaluation import Report, evaluate, wilson_interval
+from genrekeras.evaluation import Report, calibration, evaluate, wilson_interval
 from genrekeras.visualization import reliability
 from sklearn import metrics
 
 
 @pytest.fixture
+def model(synthetic):
+    """A model with random weights whose probabilities differ between clips."""
+    model = small_model(genres=synthetic.genres)
+    return calibrate(model, np.stack([synthetic.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
+
+
+def scale_logits(model, factor):
+    model.output_layer.set_weights([factor * weight for weight in model.output_layer.get_weights()])
+
+
+@pytest.fixture
 def report(rng):
-    labels = rng.integers(0, 7, 60)  # the eighth genre has no clip
+    labels = rng.integers(0, 7, 60)  # the eighth genre has no clips
     probabilities = rng.dirichlet(np.ones(8), 60)
     probabilities[np.arange(60), labels] += 0.3
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     return Report(gk.GENRES, "test", "official", np.arange(60) * 10, labels, probabilities)
 
 
-def test_figures_equal_scikit_learn(report):
+def test_scores_equal_scikit_learn(report):
     predictions = report.probabilities.argmax(axis=1)
     assert 0.2 < report.accuracy < 0.95
     assert report.accuracy == pytest.approx(metrics.accuracy_score(report.labels, predictions))
@@ -50,14 +61,13 @@ def test_wilson_interval():
 
 
 def test_calibration_error():
-    """Ten clips said with 0.9, of which six are right: 0.3 off. And a sure one that is right: not off."""
+    """Ten predictions with confidence 0.9, of which six are correct; and two correct ones with confidence 1."""
     probabilities = np.array([[0.9, 0.1]] * 10)
     labels = np.array([0] * 6 + [1] * 4)
-    assert Report(
-        ("a", "b"), "test", "official", np.arange(10), labels, probabilities
-    ).calibration_error == pytest.approx(0.3)
-    sure = Report(("a", "b"), "test", "official", np.arange(2), np.array([0, 1]), np.eye(2))
-    assert sure.calibration_error == 0
+    overconfident = Report(("a", "b"), "test", "official", np.arange(10), labels, probabilities)
+    assert overconfident.calibration_error == pytest.approx(0.3)
+    certain = Report(("a", "b"), "test", "official", np.arange(2), np.array([0, 1]), np.eye(2))
+    assert certain.calibration_error == 0
 
 
 def test_json(report, tmp_path):
@@ -66,11 +76,11 @@ def test_json(report, tmp_path):
     assert content["accuracy"] == report.accuracy and content["clips"] == 60
     assert content["genre_recall"]["Instrumental"] is None
     np.testing.assert_allclose(content["probabilities"], report.probabilities)
+    assert Report.from_dict(content).figures() == report.figures()
     assert "official protocol, 60 clips" in str(report)
 
 
-def test_evaluate(synthetic):
-    model = small_model(genres=synthetic.genres)
+def test_evaluate(model, synthetic):
     report = evaluate(model, synthetic.validation)
     assert report.split == "validation" and report.protocol == "official" and report.genres == synthetic.genres
     np.testing.assert_array_equal(report.track_ids, synthetic.validation.track_ids)
@@ -79,28 +89,28 @@ def test_evaluate(synthetic):
     np.testing.assert_allclose(report.probabilities[3], model.predict(clip[None], verbose=0)[0], atol=1e-5)
 
 
-def test_evaluate_by_many_crops(synthetic):
-    model = small_model(genres=synthetic.genres)
-    calibrate(model, np.stack([synthetic.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
+def test_evaluate_several_crops(model, synthetic):
     split = synthetic.validation.select(range(5))
     report = evaluate(model, split, batch_size=2, crop="even", crops=3)
     for i in range(5):
         waveform = split[i]["audio"]
         starts = [(len(waveform) - 22050) * crop // 2 for crop in range(3)]
-        alone = model.predict(np.stack([waveform[start : start + 22050] for start in starts]), verbose=0)
-        np.testing.assert_allclose(report.probabilities[i], alone.mean(axis=0), atol=1e-5)
-        assert np.ptp(alone, axis=0).max() > 1e-3  # the crops differ
+        crops = model.predict(np.stack([waveform[start : start + 22050] for start in starts]), verbose=0)
+        np.testing.assert_allclose(report.probabilities[i], crops.mean(axis=0), atol=1e-5)
+        assert np.ptp(crops, axis=0).max() > 1e-3  # the crops differ
 
 
-def test_bad_input(report, synthetic):
+def test_invalid_arguments(model, report, synthetic):
     with pytest.raises(ValueError, match=r"genres that the model does not have: 'Synthetic Pulse', .* are 'Hip-Hop'"):
         evaluate(small_model(), synthetic.validation)
     with pytest.raises(ValueError, match=r"must be a split, such as `data\.test`. Received: Dataset"):
-        evaluate(small_model(genres=synthetic.genres), synthetic)
-    with pytest.raises(ValueError, match=r"must be a split, such as `data\.train`. Received: Dataset"):
+        evaluate(model, synthetic)
+    with pytest.raises(ValueError, match=r"must be a split, such as `data\.train`"):
         gk.datasets.batches(synthetic, 4, 1.0)
     with pytest.raises(ValueError, match="has no clips"):
-        evaluate(small_model(genres=synthetic.genres), synthetic.validation.select([]))
+        evaluate(model, synthetic.validation.select([]))
+    with pytest.raises(ValueError, match="must contain each track once"):
+        evaluate(model, gk.datasets.compute_spectrograms(synthetic.test.select([0, 1]), model, "even", crops=2))
     arguments = (gk.GENRES, "test", "official", report.track_ids, report.labels)
     with pytest.raises(ValueError, match="must be finite"):
         Report(*arguments, np.full((60, 8), np.nan))
@@ -113,44 +123,45 @@ def test_bad_input(report, synthetic):
 
 
 @pytest.mark.parametrize("factor", [4.0, 0.3])
-def test_calibrate_finds_the_temperature_that_was_hidden(synthetic, tmp_path, factor):
-    """A model whose labels are drawn from its own probabilities is about calibrated; then its logits are stretched."""
-    model = small_model(genres=synthetic.genres)
-    calibrate(model, np.stack([synthetic.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
-    layer = model.head.layers[-1]
-    layer.set_weights([3.0 * weight for weight in layer.get_weights()])
-    split = synthetic.train
+def test_the_temperature_is_the_factor_of_scaled_logits(model, synthetic, tmp_path, factor):
+    """With labels that are drawn from its probabilities, a model is nearly calibrated; then its logits are scaled."""
+    scale_logits(model, 3.0)
+    split = synthetic.train.select(range(0, 128, 4))
     probabilities = evaluate(model, split, crop="even", crops=2).probabilities
     rng = np.random.default_rng(0)
     labels = np.array([rng.choice(8, p=p / p.sum()) for p in probabilities.astype("float64")], "int32")
     split = copy.copy(split)
     split.labels = labels
-    assert 0.5 < evaluation.calibrate(model, split, crops=2).temperature < 2  # it is small, and labels are by lot
-    layer.set_weights([factor * weight for weight in layer.get_weights()])
-    model.card = {"scores": [], "data": "mini"}
-    found = evaluation.calibrate(model, split, crops=2, rejection_rate=0.3)
-    assert found.temperature == pytest.approx(factor, rel=0.02)
-    assert found.after.log_loss < found.before.log_loss
-    assert found.after.calibration_error < found.before.calibration_error
+    assert 0.5 < evaluation.calibrate(model, split, crops=2).temperature < 2
+    first_temperature = model.thresholds.temperature
+    scale_logits(model, factor)
+    model.card = {"scores": [], "data": "synthetic"}
+    result = evaluation.calibrate(model, split, crops=2, rejection_rate=0.3)
+    assert result.temperature == pytest.approx(factor, rel=0.02)
+    assert result.after.log_loss < result.before.log_loss
+    assert result.after.calibration_error < result.before.calibration_error
     if factor > 1:
-        assert found.before.calibration_error > 0.1
-    # inside the model, and inside its file
+        assert result.before.calibration_error > 0.1
+    # The temperature is part of the model and of its file.
     again = evaluate(model, split, crop="even", crops=2)
-    np.testing.assert_allclose(again.probabilities, found.after.probabilities, atol=1e-4)
+    np.testing.assert_allclose(again.probabilities, result.after.probabilities, atol=1e-4)
     model.save(tmp_path / "m.keras")
-    loaded = evaluate(keras.saving.load_model(tmp_path / "m.keras"), split, crop="even", crops=2)
-    np.testing.assert_allclose(loaded.probabilities, found.after.probabilities, atol=1e-4)
-    _check_card(model, found)
-    evaluation.calibrate(model, split, crops=2)  # what is calibrated already
-    assert model.card["calibration"]["temperature"] == pytest.approx(found.temperature, rel=0.02)
-    with pytest.raises(ValueError, match="`unsure` must lie in"):
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert loaded.thresholds == model.thresholds == result.thresholds
+    loaded_report = evaluate(loaded, split, crop="even", crops=2)
+    np.testing.assert_allclose(loaded_report.probabilities, result.after.probabilities, atol=1e-4)
+    check_card(model, result)
+    assert result.thresholds.temperature == pytest.approx(first_temperature * result.temperature)
+    evaluation.calibrate(model, split, crops=2)  # a calibrated model
+    assert model.thresholds.temperature == pytest.approx(result.thresholds.temperature, rel=0.02)
+    with pytest.raises(ValueError, match="`rejection_rate` must lie in"):
         evaluation.calibrate(model, split, rejection_rate=1.0)
-    figure = reliability({"before": found.before, "after": found.after}, tmp_path / "r.png")
-    assert f"{found.before.calibration_error:.3f}" in figure.axes[0].get_title()
+    figure = reliability({"before": result.before, "after": result.after}, tmp_path / "r.png")
+    assert f"{result.before.calibration_error:.3f}" in figure.axes[0].get_title()
 
 
 def test_genres_are_matched_by_name(synthetic):
-    """Those of the split are some of the model's, in another order and spelling."""
+    """The genres of the split are some of those of the model, in another order and spelling."""
     names = [f" {genre.upper()}" for genre in synthetic.genres]
     model = small_model(genres=["Polka", *reversed(names), "Waltz"])
     report = evaluate(model, synthetic.validation)
@@ -159,27 +170,26 @@ def test_genres_are_matched_by_name(synthetic):
     assert [report.genres[label] for label in report.labels] == expected
     clip = synthetic.validation[3]["audio"][:22050]
     np.testing.assert_allclose(report.probabilities[3], model.predict(clip[None], verbose=0)[0], atol=1e-5)
-    found = evaluation.calibrate(model, synthetic.validation, crops=1)
-    np.testing.assert_array_equal(found.after.labels, report.labels)
+    result = evaluation.calibrate(model, synthetic.validation, crops=1)
+    np.testing.assert_array_equal(result.after.labels, report.labels)
     assert report.genre_recall["Polka"] is None
     model.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match="The data's `genres` is not the model's"):  # training needs the same order
         model.fit(gk.datasets.batches(synthetic.validation, 4, 1.0))
 
 
-def test_a_model_at_chance(synthetic):
-    """It is not trained: no temperature fits, no probability is a limit, and the card says so."""
-    model = small_model(genres=synthetic.genres)
-    calibrate(model, np.stack([synthetic.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
+def test_a_model_at_chance(model, synthetic):
+    """An untrained model: no temperature fits, no probability is a limit, and all predictions have low confidence."""
     with pytest.warns(UserWarning) as caught:
-        found = evaluation.calibrate(model, synthetic.validation, crops=1)
+        result = evaluation.calibrate(model, synthetic.validation, crops=1)
     texts = [str(warning.message) for warning in caught if warning.filename == __file__]
     assert len(texts) == 2 and "at a bound of the search, 0.05 to 10000" in texts[0]
     assert "not better than chance (12.5 %): validation" in texts[1]
-    assert found.min_confidence is None and found.better_than_chance is False
-    told = model.card["calibration"]
-    assert told["better_than_chance"] is False and told["min_confidence"] is None
-    assert told["low_confidence_share"] == {"correct": 1.0, "wrong": 1.0}
+    assert result.thresholds.min_confidence is None and result.thresholds.better_than_chance is False
+    assert model.thresholds == result.thresholds
+    card = model.card["calibration"]
+    assert card["better_than_chance"] is False and card["min_confidence"] is None
+    assert card["low_confidence_share"] == {"correct": 1.0, "wrong": 1.0} == result.low_confidence_share
 
 
 @pytest.mark.parametrize(
@@ -187,80 +197,73 @@ def test_a_model_at_chance(synthetic):
     [
         ([0] * 90 + [1] * 10, [0] * 100, False),  # the most frequent genre is always predicted
         ([0] * 50 + [1] * 50, [0, 1] * 50, False),
-        ([0] * 50 + [1] * 50, [0] * 30 + [2] * 50 + [1] * 20, True),  # some of many genres: half right is a lot
+        ([0] * 50 + [1] * 50, [0] * 30 + [2] * 50 + [1] * 20, True),
         ([0] * 90 + [1] * 10, [0] * 85 + [1] * 15, True),
-        ([0, 1], [0, 1], False),  # too few clips to tell
+        ([0, 1], [0, 1], False),  # too few clips
     ],
 )
 def test_better_than_chance(labels, predictions, better, recwarn):
     count = len(labels)
     report = Report(gk.GENRES, "test", "official", np.arange(count), np.array(labels), np.eye(8)[predictions])
-    assert evaluation._is_better_than_chance(report) == better
+    assert calibration._is_better_than_chance(report) == better
     assert len(recwarn) == (not better)
 
 
-def test_mistakes(synthetic):
+def test_misclassified(synthetic):
     split = synthetic.test.select([0, 5, 10, 15])
     split.tracks = split.tracks.assign(artist=["A", None, "", "B"], title=["x", "y", None, "z"])
     labels = split.labels
     probabilities = np.full((4, 8), 0.05)
-    sure = np.array([0.5, 0.6, 0.7, 0.9])
-    taken = np.array([labels[0], *(labels[1:] + 1) % 8])  # the first is right
-    probabilities[np.arange(4), taken] = sure
+    predictions = np.array([labels[0], *(labels[1:] + 1) % 8])  # the first is correct
+    probabilities[np.arange(4), predictions] = [0.5, 0.6, 0.7, 0.9]
     report = Report(synthetic.genres, "test", "official", split.track_ids, labels, probabilities)
     table = evaluation.misclassified(report, split)
     assert table["probability"].tolist() == [0.9, 0.7, 0.6]
     assert table["track_id"].tolist() == [split.track_ids[i] for i in (3, 2, 1)]
-    assert table["what"].tolist() == ["B: z", os.path.basename(split.tracks["path"].iloc[2]), "y"]
+    assert table["title"].tolist() == ["B: z", os.path.basename(split.tracks["path"].iloc[2]), "y"]
     assert table["genre"].tolist() == [synthetic.genres[labels[i]] for i in (3, 2, 1)]
-    assert table["predicted"].tolist() == [synthetic.genres[taken[i]] for i in (3, 2, 1)]
-    assert evaluation.misclassified(dataclasses.replace(report, labels=taken), split).empty
+    assert table["predicted"].tolist() == [synthetic.genres[predictions[i]] for i in (3, 2, 1)]
+    assert evaluation.misclassified(dataclasses.replace(report, labels=predictions), split).empty
 
 
-def test_few_clips_that_are_all_right_do_not_make_a_model_infinitely_sure(synthetic):
-    model = small_model(genres=synthetic.genres)
-    calibrate(model, np.stack([synthetic.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
-    layer = model.head.layers[-1]
-    layer.set_weights([10.0 * weight for weight in layer.get_weights()])
+def test_the_temperature_of_correct_predictions_is_above_0(model, synthetic):
+    scale_logits(model, 10.0)
     split = copy.copy(synthetic.validation)
     split.labels = evaluate(model, split).predictions.astype("int32")
-    found = evaluation.calibrate(model, split, crop="start", crops=1)
-    assert found.after.accuracy == 1 and found.temperature > 0.2  # the least that is tried is 0.05
-    assert found.better_than_chance and model.card["calibration"]["better_than_chance"] is True
-    assert found.after.probabilities.max(axis=1).mean() < 41 / 42
+    result = evaluation.calibrate(model, split, crop="start", crops=1)
+    assert result.after.accuracy == 1 and result.temperature > 0.2  # the lower bound of the search is 0.05
+    assert result.thresholds.better_than_chance and model.card["calibration"]["better_than_chance"] is True
+    assert result.after.probabilities.max(axis=1).mean() < 41 / 42
 
 
-def test_a_model_that_is_sure_beyond_all_measure(synthetic):
-    """Its probabilities are 0 and 1 in 32 bits, and the temperature is that of its logits."""
-    model = small_model(genres=synthetic.genres)
-    calibrate(model, np.stack([synthetic.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
-    layer = model.head.layers[-1]
-    layer.set_weights([3000.0 * weight for weight in layer.get_weights()])
-    found = evaluation.calibrate(model, synthetic.validation, crop="start", crops=1)
-    assert found.before.probabilities.max(axis=1).mean() > 0.99 and found.temperature > 500
-    assert found.after.log_loss < 2.2 and found.after.calibration_error < 0.2
+def test_extreme_logits(model, synthetic):
+    """In 32 bits, the probabilities are 0 and 1; the temperature is computed from the logits."""
+    scale_logits(model, 3000.0)
+    result = evaluation.calibrate(model, synthetic.validation, crop="start", crops=1)
+    assert result.before.probabilities.max(axis=1).mean() > 0.99 and result.temperature > 500
+    assert result.after.log_loss < 2.2 and result.after.calibration_error < 0.2
     again = evaluate(model, synthetic.validation)
-    np.testing.assert_allclose(again.probabilities, found.after.probabilities, atol=1e-4)
+    np.testing.assert_allclose(again.probabilities, result.after.probabilities, atol=1e-4)
 
 
-def _check_card(model, found):
-    """What `calibrate(..., rejection_rate=0.3)` leaves there."""
-    told = model.card["calibration"]
-    assert "scores" not in model.card and model.card["data"] == "mini"  # those are no longer true
-    assert told["min_confidence"] == found.min_confidence and told["temperature"] == found.temperature
-    assert told["on"]["clips"] == len(found.after.labels)
-    assert told["calibration_error"]["after"] == found.after.calibration_error
-    sure, right = found.after.probabilities.max(axis=1), found.after.predictions == found.after.labels
-    assert told["max_ood_score"] == found.max_ood_score > 0
-    assert 0.2 < (sure[right] < found.min_confidence).mean() <= 0.3
-    assert (sure[right] < found.min_confidence).mean() <= told["low_confidence_share"]["correct"] <= 0.6
-    assert told["low_confidence_share"]["wrong"] >= (sure[~right] < found.min_confidence).mean()
+def check_card(model, result):
+    """Check the card after `calibrate(..., rejection_rate=0.3)`."""
+    card = model.card["calibration"]
+    assert "scores" not in model.card and model.card["data"] == "synthetic"  # the scores no longer apply
+    assert {name: card[name] for name in dataclasses.asdict(result.thresholds)} == dataclasses.asdict(result.thresholds)
+    assert card["on"]["clips"] == len(result.after.labels)
+    assert card["calibration_error"]["after"] == result.after.calibration_error
+    confidence, is_correct = result.after.probabilities.max(axis=1), result.after.predictions == result.after.labels
+    is_improbable = confidence < result.thresholds.min_confidence
+    assert result.thresholds.max_ood_score > 0
+    assert 0.2 < is_improbable[is_correct].mean() <= 0.3
+    assert card["low_confidence_share"] == result.low_confidence_share
+    assert is_improbable[is_correct].mean() <= result.low_confidence_share["correct"] <= 0.6
+    assert is_improbable[~is_correct].mean() <= result.low_confidence_share["wrong"]
 
 
-def test_calibration_keeps_the_order_of_genres_of_a_crop(synthetic):
-    model = small_model(genres=synthetic.genres)
-    calibrate(model, np.stack([synthetic.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
+def test_calibration_keeps_the_predictions_of_a_crop(model, synthetic):
     before = evaluate(model, synthetic.validation)
-    found = evaluation.calibrate(model, synthetic.validation, crop="start", crops=1)
-    assert (found.after.predictions == before.predictions).all() and found.temperature > 1  # it knows nothing yet
-    assert found.after.accuracy == before.accuracy
+    result = evaluation.calibrate(model, synthetic.validation, crop="start", crops=1)
+    assert (result.after.predictions == before.predictions).all() and result.temperature > 1  # it is untrained
+    assert result.after.accuracy == before.accuracy

@@ -1,4 +1,4 @@
-"""Whole files: where clips lie, what is averaged, what becomes of files that cannot be read."""
+"""Predictions for files: positions of clips, means over clips, unreadable files, journals, timelines."""
 
 import os
 
@@ -9,6 +9,7 @@ import pytest
 import soundfile
 from conftest import small_model, tones, write_sine
 from genrekeras import audio, inference
+from genrekeras.inference import clips, predict
 from genrekeras.inference.journal import Journal
 
 RATE = 22050
@@ -26,12 +27,12 @@ PROBABILITIES = [f"probability_{genre}" for genre in gk.GENRES]
         (10800.0, 3, [0, 5395, 10790]),
     ],
 )
-def test_where_clips_begin(seconds, most, expected):
+def test_clip_starts(seconds, most, expected):
     np.testing.assert_allclose(inference.clip_starts(seconds, 10.0, most), expected, atol=1e-9)
 
 
-def test_clips_of_a_file_equal_those_of_the_whole(tmp_path, rng, monkeypatch):
-    """Whether it is decoded in one piece, in blocks, or clip by clip."""
+def test_clips_equal_parts_of_the_decoded_file(tmp_path, rng, monkeypatch):
+    """Whether the file is decoded as a whole, in blocks, or clip by clip."""
     path = tmp_path / "x.wav"
     soundfile.write(path, rng.uniform(-0.5, 0.5, 20 * 8000), 8000, subtype="FLOAT")
     whole = audio.load(path, RATE)
@@ -44,11 +45,11 @@ def test_clips_of_a_file_equal_those_of_the_whole(tmp_path, rng, monkeypatch):
         ([2.25, 9, 18.9, 19], 300.0, 3),
     ):
         reads.clear()
-        monkeypatch.setattr(inference, "_BLOCK_SECONDS", block)
+        monkeypatch.setattr(clips, "_BLOCK_SECONDS", block)
         with audio.AudioFile(path, RATE) as file:
-            clips = list(inference.load_clips(file, 1.0, starts))
+            loaded = list(inference.load_clips(file, 1.0, starts))
         assert len(reads) == calls
-        for clip, start in zip(clips, starts, strict=True):
+        for clip, start in zip(loaded, starts, strict=True):
             np.testing.assert_allclose(clip, whole[round(start * RATE) :][:RATE], atol=1e-5)
 
 
@@ -76,43 +77,45 @@ def test_files_of_a_folder(one_second_model, music):
     for path, row in zip(table["path"], probabilities, strict=True):
         waveform = audio.load(path, RATE)
         starts = np.linspace(0, len(waveform) - RATE, len(waveform) // RATE).round().astype(int)
-        clips = one_second_model.predict(np.stack([waveform[start : start + RATE] for start in starts]), verbose=0)
-        np.testing.assert_allclose(row, clips.mean(axis=0), atol=1e-4)
-        alone = one_second_model.predict_waveform(waveform, RATE)
-        np.testing.assert_allclose(alone[PROBABILITIES].astype(float), row, atol=1e-4)
-        assert list(alone.index) == list(table.columns) and alone["error"] is None
+        of_clips = one_second_model.predict(np.stack([waveform[start : start + RATE] for start in starts]), verbose=0)
+        np.testing.assert_allclose(row, of_clips.mean(axis=0), atol=1e-4)
+        of_waveform = one_second_model.predict_waveform(waveform, RATE)
+        np.testing.assert_allclose(of_waveform[PROBABILITIES].astype(float), row, atol=1e-4)
+        assert list(of_waveform.index) == list(table.columns) and of_waveform["error"] is None
     assert np.ptp(probabilities, axis=0).max() > 1e-2  # the tracks differ
-    for missing in ("low_confidence", "reason", "ood_score", "warning"):  # it was not calibrated
+    for missing in ("low_confidence", "reason", "ood_score", "warning"):  # the model is not calibrated
         assert table[missing].isna().all()
 
 
-def test_low_confidence_names_its_reason(music):
-    """In files and in waveforms, by the limits in the model's card."""
-    model = small_model(card={"calibration": {"min_confidence": 0.126}})
-    sure = model.predict_files(music)
-    assert sure["low_confidence"].tolist() == [False] * 3 and sure["reason"].isna().all()
-    least = sure["probability"].sort_values().iloc[1]
-    model.card = {"calibration": {"min_confidence": float(least)}}
+def test_low_confidence_has_a_reason(music):
+    """For files and for waveforms, by the thresholds of the model."""
+    model = small_model(thresholds={"min_confidence": 0.126})
+    table = model.predict_files(music)
+    assert table["low_confidence"].tolist() == [False] * 3 and table["reason"].isna().all()
+    limit = float(table["probability"].sort_values().iloc[1])
+    is_low = (table["probability"] < limit).tolist()
+    assert any(is_low)
+    model.thresholds = {"min_confidence": limit}
     table = model.predict_files([*inference.find_files(music), "missing.ogg"])
-    improbable = (sure["probability"] < least).tolist()
-    assert table["low_confidence"].tolist()[:3] == improbable and any(improbable)
-    assert table["reason"].tolist()[:3] == ["between genres" if low else None for low in improbable]
+    assert table["low_confidence"].tolist()[:3] == is_low
+    assert table["reason"].tolist()[:3] == ["between genres" if low else None for low in is_low]
     assert table["low_confidence"].isna().tolist() == [False, False, False, True]
-    for card, reason in (
+    for thresholds, reason in (
         ({"min_confidence": 0.999, "max_ood_score": -1.0}, "between genres; unlike the training data"),
         ({"min_confidence": None, "max_ood_score": -1.0}, "unlike the training data"),
         ({"min_confidence": None, "better_than_chance": False}, "model not better than chance"),
         ({"min_confidence": 0.2, "better_than_chance": True}, None),
     ):
-        model.card = {"calibration": card}
+        model.thresholds = thresholds
         row = model.predict_waveform(np.zeros(RATE), RATE)
         assert (row["low_confidence"], row["reason"]) == (reason is not None, reason)
-    model.card = {"calibration": {"min_confidence": 0.125}}  # no best probability of 8 genres is below that
+        assert (row["ood_score"] is None) == (thresholds.get("max_ood_score") is None)
+    model.thresholds = None
     assert model.predict_waveform(np.zeros(RATE), RATE)["low_confidence"] is None
 
 
 def test_genres_may_have_any_name(music, tmp_path):
-    """Also those of the columns."""
+    """Including names of other columns."""
     genres = ("path", "error", "seconds", "genre", "probability", "start", "end", "low_confidence", "probability_", "")
     model = small_model(genres=genres)
     for table in (
@@ -128,22 +131,20 @@ def test_genres_may_have_any_name(music, tmp_path):
 
 @pytest.mark.parametrize("name", ["max_clips", "batch_size", "workers"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, float("nan"), None])
-def test_counts_that_are_none(one_second_model, music, name, value):
+def test_invalid_counts(one_second_model, music, name, value):
     for method in (one_second_model.predict_files, one_second_model.embed_files):
         with pytest.raises(ValueError, match=f"`{name}` must be an integer > 0. Received: {name}="):
             method(music, **{name: value})
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 5, "workers": 1}, {"batch_size": 64}])
-def test_batches_change_nothing(one_second_model, music, options):
-    table, other = (
-        one_second_model.predict_files(music),
-        one_second_model.predict_files([music / "b", music / "a.ogg"], **options),
-    )
+def test_predictions_do_not_depend_on_batches(one_second_model, music, options):
+    table = one_second_model.predict_files(music)
+    other = one_second_model.predict_files([music / "b", music / "a.ogg"], **options)
     np.testing.assert_allclose(other[PROBABILITIES].to_numpy(), table[PROBABILITIES].to_numpy()[[1, 2, 0]], atol=1e-5)
 
 
-def test_bad_files_are_named_and_the_others_go_on(one_second_model, music, tmp_path):
+def test_unreadable_files_are_named(one_second_model, music, tmp_path):
     samples = tones(np.random.default_rng(0), 1, RATE)[0]
     (tmp_path / "text.mp3").write_text("no music")
     (tmp_path / "empty.wav").touch()
@@ -153,7 +154,7 @@ def test_bad_files_are_named_and_the_others_go_on(one_second_model, music, tmp_p
     paths = [tmp_path / name for name in bad]
     table = one_second_model.predict_files([music / "a.ogg", *paths, music / "b" / "two.flac"])
     assert table["error"].notna().tolist() == [False, *[True] * len(bad), False]
-    reasons = ["not audio", "0 bytes", "no such file", "0.00998 s, and 1 s", "finite"]
+    reasons = ["not audio", "0 bytes", "no such file", "0.00998 s, and at least 1 s", "finite"]
     wrong = table[1:-1]
     assert all(reason in error for error, reason in zip(wrong["error"], reasons, strict=True))
     assert wrong["genre"].isna().all() and wrong["probability"].isna().all()
@@ -162,14 +163,14 @@ def test_bad_files_are_named_and_the_others_go_on(one_second_model, music, tmp_p
     assert len(only) == 1 and only["genre"].isna().all()
 
 
-def test_a_file_that_is_cut_short_is_heard_as_far_as_it_goes(one_second_model, music, tmp_path):
+def test_a_truncated_file_is_processed_up_to_its_end(one_second_model, music, tmp_path):
     (tmp_path / "half.wav").write_bytes((music / "b" / "c" / "one.wav").read_bytes()[:150_000])
     table = one_second_model.predict_files([tmp_path / "half.wav", music / "b" / "c" / "one.wav"])
     assert table["error"].isna().all() and table["seconds"].tolist() == [1.0, 2.0]
 
 
 def test_channels_and_rates(one_second_model, tmp_path, rng):
-    """A silent channel changes nothing, nor does a rate that can hold the same sound."""
+    """A silent second channel does not change probabilities; files of all sample rates can be processed."""
     mono = tones(rng, 1, 3 * RATE)[0] / 4
     soundfile.write(tmp_path / "mono.wav", mono, RATE, subtype="FLOAT")
     soundfile.write(tmp_path / "left.wav", np.stack([mono, 0 * mono], axis=1), RATE, subtype="FLOAT")
@@ -181,23 +182,28 @@ def test_channels_and_rates(one_second_model, tmp_path, rng):
     np.testing.assert_allclose(probabilities[1], probabilities[0], atol=1e-4)
 
 
-def test_a_long_file_is_heard_in_places(one_second_model, tmp_path, monkeypatch):
-    """Three hours: never more than some minutes of it in memory."""
+def test_clips_of_a_long_file(one_second_model, tmp_path, monkeypatch):
+    """Of half an hour, only the clips are decoded."""
     path = tmp_path / "long.wav"
     with soundfile.SoundFile(path, "w", 8000, 1) as file:
-        for _ in range(180):
+        for _ in range(30):
             file.write(0.1 * np.sin(np.arange(60 * 8000) / 5))
-    longest = []
+    lengths = []
     read = audio.AudioFile.read
-    monkeypatch.setattr(audio.AudioFile, "read", lambda self, *a: longest.append(a[1]) or read(self, *a))
+    monkeypatch.setattr(audio.AudioFile, "read", lambda self, *a: lengths.append(a[1]) or read(self, *a))
     table = one_second_model.predict_files(path)
-    assert table["seconds"].tolist() == [30.0] and max(longest) <= 1.0 and len(longest) == 30
+    assert table["seconds"].tolist() == [30.0] and max(lengths) <= 1.0 and len(lengths) == 30
 
 
-def test_rows_come_as_they_are_known(one_second_model, music, monkeypatch):
-    """A break loses no track that was finished."""
-    original, decoded = inference.load_clips, []
-    monkeypatch.setattr(inference, "load_clips", lambda path, *args: decoded.append(path) or original(path, *args))
+@pytest.fixture
+def decoded(monkeypatch):
+    """List of the paths of files that were decoded."""
+    paths, load_clips = [], predict.load_clips
+    monkeypatch.setattr(predict, "load_clips", lambda file, *args: paths.append(file.path) or load_clips(file, *args))
+    return paths
+
+
+def test_rows_are_yielded_before_all_files_are_decoded(one_second_model, music, decoded):
     many = [music / "a.ogg"] * 20
     rows = inference.predict_each(one_second_model, many, batch_size=4, workers=1)
     first = next(rows)
@@ -212,9 +218,9 @@ def test_find_files(music, tmp_path):
     assert inference.find_files([music / "b", music / "nowhere.mp3"]) == [*found[1:], str(music / "nowhere.mp3")]
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").touch()
-    with pytest.raises(ValueError, match=r"texts holds no audio files \(1 others\)"):
+    with pytest.raises(ValueError, match=r"texts contains no audio files \(1 other files\)"):
         inference.find_files([music, tmp_path / "texts"])
-    with pytest.raises(ValueError, match="must name a file at least"):
+    with pytest.raises(ValueError, match="must contain at least one file or folder"):
         inference.find_files([])
 
 
@@ -222,13 +228,13 @@ def test_folders_that_cannot_be_opened_are_skipped_and_named(music, close_folder
     close_folder("c")
     with pytest.warns(UserWarning, match=r"1 folders or links cannot be opened \(the first: .*/b/c: Permission denied"):
         assert [os.path.basename(path) for path in inference.find_files(music)] == ["a.ogg", "two.flac"]
-    with pytest.warns(UserWarning), pytest.raises(OSError, match=r"No audio file is left: .*/b/c: Permission denied"):
+    with pytest.warns(UserWarning), pytest.raises(OSError, match=r"There is no audio file, .*/b/c: Permission denied"):
         inference.find_files(music / "b" / "c")
 
 
-def test_bad_waveforms(one_second_model):
+def test_invalid_waveforms(one_second_model):
     with pytest.raises(
-        ValueError, match=r"must be a vector of finite numbers, at most 1e9. Received: shape=\(2, 22050\)"
+        ValueError, match=r"must be a vector of finite numbers of at most 1e9 .* Received: shape=\(2, 22050\)"
     ):
         one_second_model.predict_waveform(np.zeros((2, RATE)), RATE)
     with pytest.raises(ValueError, match="finite"):
@@ -245,35 +251,32 @@ def test_bad_waveforms(one_second_model):
     assert np.isfinite(silence["probability"]) and silence["seconds"] == 3.0
 
 
-def test_a_broken_off_call_goes_on(one_second_model, music, tmp_path, monkeypatch):
-    """Nothing that was finished is heard again, unless its file has changed or could not be read."""
-    heard = []
-    original = inference.load_clips
-    monkeypatch.setattr(inference, "load_clips", lambda file, *args: heard.append(file.path) or original(file, *args))
+def test_an_interrupted_call_is_resumed(one_second_model, music, tmp_path, decoded):
+    """Finished files are not processed again, unless they have changed or could not be read."""
     journal, late = tmp_path / "journal", tmp_path / "late.ogg"
     paths = [*inference.find_files(music), str(late)]
     one_second_model.predict_files(paths[:1], journal=journal)
     with open(journal, "ab") as file:
-        file.write(b'00000000 [{"path": "half a li')  # killed while it wrote
-    heard.clear()
+        file.write(b'00000000 [{"path": "half a li')  # killed while writing
+    decoded.clear()
     table = one_second_model.predict_files(paths, journal=journal)
-    assert sorted(heard) == paths[1:3] and table["error"].isna().tolist() == [True, True, True, False]
+    assert sorted(decoded) == paths[1:3] and table["error"].isna().tolist() == [True, True, True, False]
 
-    heard.clear()
+    decoded.clear()
     late.write_bytes((music / "a.ogg").read_bytes())
     soundfile.write(paths[1], tones(np.random.default_rng(1), 1, 2 * RATE)[0] / 4, RATE)
     again = one_second_model.predict_files(paths, journal=journal)
-    assert sorted(heard) == sorted([paths[1], paths[3]]) and again["error"].isna().all()
+    assert sorted(decoded) == sorted([paths[1], paths[3]]) and again["error"].isna().all()
     assert again["seconds"].tolist()[1] == 2.0 and again.loc[0].equals(table.loc[0])
-    twice = again.loc[[0, 3], PROBABILITIES].to_numpy()
-    np.testing.assert_allclose(twice[1], twice[0], atol=1e-5)
+    equal_files = again.loc[[0, 3], PROBABILITIES].to_numpy()
+    np.testing.assert_allclose(equal_files[1], equal_files[0], atol=1e-5)
 
-    heard.clear()
-    assert one_second_model.predict_files(paths, journal=journal).equals(again) and not heard
+    decoded.clear()
+    assert one_second_model.predict_files(paths, journal=journal).equals(again) and not decoded
 
 
-def test_a_journal_of_something_else(one_second_model, music, tmp_path):
-    """Another file is refused and stays; rows that depend on something else are dropped, with a warning."""
+def test_a_journal_of_another_call(one_second_model, music, tmp_path):
+    """Files that are not journals are refused and kept; rows of another model are removed, with a warning."""
     for content in (b"Dear Ann,\n", b"[1, 2]\n{}\n", bytes(100), np.random.default_rng(0).bytes(300)):
         other = tmp_path / "letter.txt"
         other.write_bytes(content)
@@ -288,25 +291,25 @@ def test_a_journal_of_something_else(one_second_model, music, tmp_path):
     front_end = [gk.layers.MelSpectrogram(), gk.layers.PowerToDecibels(top_db=60.0), gk.layers.SpectrogramToImage()]
     other_front_end = small_model(front_end=front_end)
     other_front_end.set_weights(one_second_model.get_weights())
-    other_card = small_model(card={"calibration": {"min_confidence": 0.5}})
-    other_card.set_weights(one_second_model.get_weights())
+    other_thresholds = small_model(thresholds={"min_confidence": 0.5})
+    other_thresholds.set_weights(one_second_model.get_weights())
     for model, options in (
         (one_second_model, {"max_clips": 2}),
         (small_model(), {}),
         (other_front_end, {}),
-        (other_card, {}),
+        (other_thresholds, {}),
     ):
         journal.unlink(missing_ok=True)
         one_second_model.predict_files(music, journal=journal)
-        with pytest.warns(UserWarning, match="is of another model, of other limits or of another `max_clips`"):
+        with pytest.warns(UserWarning, match="belongs to another model, other thresholds or another `max_clips`"):
             table = model.predict_files(music, journal=journal, **options)
         np.testing.assert_allclose(table["probability"], model.predict_files(music, **options)["probability"])
-        assert model.predict_files(music, journal=journal, **options).equals(table)  # no warning any more
+        assert model.predict_files(music, journal=journal, **options).equals(table)  # without a warning
 
 
 @pytest.mark.parametrize("damage", ["flip", "garbage", "cut", "head", "zeros", "text"])
 def test_a_damaged_journal(one_second_model, music, tmp_path, damage):
-    """What is damaged is computed again, with a warning."""
+    """Damaged rows are computed again, with a warning."""
     journal = tmp_path / "journal"
     table = one_second_model.predict_files(music, journal=journal)
     head, first, *rest = journal.read_bytes().splitlines(keepends=True)
@@ -320,7 +323,7 @@ def test_a_damaged_journal(one_second_model, music, tmp_path, damage):
         "text": [head, b"[" * 100_000 + b"\n", b"5\n", *rest],
     }[damage]
     journal.write_bytes(b"".join(content))
-    with pytest.warns(UserWarning, match="journal is .*damaged"):
+    with pytest.warns(UserWarning, match=r"journal .*is damaged"):
         again = one_second_model.predict_files(music, journal=journal)
     pd.testing.assert_frame_equal(again, table, atol=1e-5)
     pd.testing.assert_frame_equal(one_second_model.predict_files(music, journal=journal), table, atol=1e-5)
@@ -335,7 +338,7 @@ def test_one_process_uses_a_journal_at_a_time(one_second_model, music, tmp_path)
         first.add({"path": "a.mp3", "error": "missing"})
     with pytest.raises(KeyError), Journal(journal, {}):
         raise KeyError
-    with pytest.warns(UserWarning, match="it is started anew"):
+    with pytest.warns(UserWarning, match="All of its rows are removed"):
         one_second_model.predict_files(music, journal=journal)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["journal", music.name]
 
@@ -360,11 +363,13 @@ def test_timeline(one_second_model, tmp_path, rng, hop, starts):
     np.testing.assert_allclose(table["start"], starts)
     np.testing.assert_allclose(table["end"], np.asarray(starts) + 1)
     waveform = audio.load(path, RATE)
-    clips = np.stack([waveform[round(start * RATE) :][:RATE] for start in starts])
-    np.testing.assert_allclose(table[PROBABILITIES], one_second_model.predict(clips, verbose=0), atol=1e-4)
+    expected = one_second_model.predict(
+        np.stack([waveform[round(start * RATE) :][:RATE] for start in starts]), verbose=0
+    )
+    np.testing.assert_allclose(table[PROBABILITIES], expected, atol=1e-4)
 
 
-def test_timeline_of_bad_files(one_second_model, tmp_path):
+def test_timeline_of_unreadable_files(one_second_model, tmp_path):
     soundfile.write(tmp_path / "short.wav", np.zeros(100), 8000)
     with pytest.raises(audio.AudioError, match="too short"):
         one_second_model.predict_timeline(tmp_path / "short.wav")
@@ -377,7 +382,7 @@ def test_timeline_of_bad_files(one_second_model, tmp_path):
         one_second_model.predict_timeline(tmp_path / "short.wav", batch_size=0)
 
 
-def test_a_file_of_which_nothing_can_be_decoded(one_second_model, tmp_path, monkeypatch):
+def test_a_file_without_decodable_samples(one_second_model, tmp_path, monkeypatch):
     """Its header states 100 s, and seeking in it succeeds, as in a damaged mp3 file."""
 
     def fail(self, count):
@@ -387,4 +392,4 @@ def test_a_file_of_which_nothing_can_be_decoded(one_second_model, tmp_path, monk
     soundfile.write(tmp_path / "x.wav", np.zeros(100 * RATE), RATE)
     monkeypatch.setattr(audio.decoders.SndfileDecoder, "_read", fail)
     [row] = one_second_model.predict_files(tmp_path / "x.wav").to_dict("records")
-    assert row["error"] == "too short: 0 s, and 1 s are needed" and np.isnan(row["probability"])
+    assert row["error"] == "too short: 0 s, and at least 1 s are needed" and np.isnan(row["probability"])

@@ -189,18 +189,6 @@ def test_float32_inside_under_mixed_precision(rng):
 
 
 @backends
-@pytest.mark.parametrize("frames", [1, 5, 7, 128, 431, 2584])
-@pytest.mark.parametrize("num_samples", [1, 7, 128])
-def test_subsampled_frames(frames, num_samples):
-    spectrogram = np.arange(frames, dtype="float32")[None, None] * np.ones((2, 3, 1), "float32")
-    layer = gk.layers.UniformTemporalSubsample(num_samples)
-    sampled = numpy(layer(spectrogram))
-    assert sampled.shape == layer.compute_output_shape(spectrogram.shape)
-    exact = [(2 * i + 1) * frames // (2 * num_samples) for i in range(num_samples)]
-    np.testing.assert_array_equal(sampled[1, 2], exact)
-
-
-@backends
 def test_image_scales(rng):
     decibels = rng.uniform(-100, 0, (2, 8, 9)).astype("float32")
     clip = numpy(gk.layers.SpectrogramToImage()(decibels))

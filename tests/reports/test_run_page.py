@@ -1,4 +1,4 @@
-"""The page of a run: what stands there, that it needs nothing else, that names are no markup."""
+"""The HTML report of a run: its content, no external resources, escaped names."""
 
 import csv
 import json
@@ -38,13 +38,13 @@ CARD = {
 
 
 def scores(rng, split, count):
-    labels = np.arange(count) % 2  # of the third genre there is none
+    labels = np.arange(count) % 2  # the third genre has no clips
     return Report(GENRES, split, "official", np.arange(count), labels, rng.dirichlet([2, 1, 1], count), "3 crops")
 
 
 @pytest.fixture
 def folder(tmp_path, rng):
-    """What an experiment leaves."""
+    """The folder of a finished run."""
     run = tmp_path / "a run"
     run.mkdir()
     (run / "config.json").write_text(json.dumps(CONFIG))
@@ -55,21 +55,22 @@ def folder(tmp_path, rng):
             scores(rng, split, count).to_json(run / f"{split}{kind}.json")
     with open(run / "misclassified.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["track_id", "what", "genre", "predicted", "probability"])
+        writer.writerow(["track_id", "title", "genre", "predicted", "probability"])
         writer.writerow([7, 'A "band": <i>song</i>', GENRES[0], GENRES[1], 0.987])
     return run
 
 
-def test_what_the_page_tells(folder, tmp_path):
+def test_content(folder, tmp_path):
     run = reports.load_run(folder)
     assert run.name == "a run" and list(run.history) == ["loss", "val_loss", "accuracy"] and len(run.reports) == 6
-    reports.html(run, tmp_path / "reports.html")
-    page = (tmp_path / "reports.html").read_text()
+    reports.html(run, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
     shown = run.reports["test_tracks"]
     assert f'<span class="big">{100 * shown.accuracy:.1f} %</span> of 15 test clips' in page
     low, high = shown.accuracy_interval
     assert f"(95 %: {100 * low:.1f} to {100 * high:.1f}; 3 crops)" in page
-    for text in ("2 broken clips were left out", "unknown", "5 of 15", "divided by 1.750", "less probable than 0.410"):
+    limit = "low confidence below a probability of 0.410. On these clips, 5.0 % of the correct predictions have"
+    for text in ("2 broken clips were excluded", "unknown", "5 of 15", "divided by a temperature of 1.750", limit):
         assert text in page
     for name, other in run.reports.items():
         assert f"<td>{other.calibration_error:.3f}</td>" in page, name
@@ -77,9 +78,9 @@ def test_what_the_page_tells(folder, tmp_path):
     assert ">7</td>" in page and "99 %" in page and '"seconds": 120.0' in page
 
 
-def test_the_page_needs_nothing_else_and_names_are_no_markup(folder, tmp_path):
-    reports.html(reports.load_run(folder), tmp_path / "reports.html")
-    page = (tmp_path / "reports.html").read_text()
+def test_no_external_resources_and_escaped_names(folder, tmp_path):
+    reports.html(reports.load_run(folder), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
     assert "default-src 'none'" in page and "<script" not in page
     assert not re.search(r"""(src|href)\s*=\s*["'](?!#)""", re.sub(r'xmlns(:\w+)?="[^"]*"', "", page))
     for text in ("<b>Pop", "<i>song", "empty <file", "<script>.py"):
@@ -94,20 +95,24 @@ def test_a_run_without_training_or_scores(folder, tmp_path):
             path.unlink()
     config = {key: value for key, value in CONFIG.items() if key not in ("model", "seconds")}
     (folder / "config.json").write_text(json.dumps(config))
-    reports.html(reports.load_run(folder), tmp_path / "reports.html")
-    page = (tmp_path / "reports.html").read_text()
-    assert "Nothing was scored" in page and "<svg" not in page
+    reports.html(reports.load_run(folder), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "There are no scores" in page and "<svg" not in page
 
 
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("config.json", None, "is not the folder of a run: it has no config.json"),
+        ("config.json", None, "is not the folder of a run: it contains no config.json"),
         ("config.json", "{half", r"config.json cannot be read"),
-        ("test.json", '{"genres": ["x"]}', r"test.json cannot be read: This is no report: KeyError 'split'"),
-        ("test.json", "[]", r"test.json cannot be read: This is no report"),
+        (
+            "test.json",
+            '{"genres": ["x"]}',
+            r"test.json cannot be read: `content` must be .*KeyError 'split'",
+        ),
+        ("test.json", "[]", r"test.json cannot be read: `content` must be"),
         ("history.csv", "epoch,loss\n1,many\n", r"history.csv cannot be read"),
-        ("config.json", "[]", r"config.json cannot be read: it must hold a JSON object, not list"),
+        ("config.json", "[]", r"config.json cannot be read: it must contain a JSON object, not list"),
         ("card.json", "null", r"card.json cannot be read"),
         ("config.json", "[" * 100_000, r"config.json cannot be read"),
         ("test.json", '{"genres": ["x", "y"], "split": "", "protocol": "", "track_ids": [1e400]', "cannot be read"),
@@ -121,19 +126,19 @@ def test_a_damaged_folder(folder, name, content, message):
         reports.load_run(folder)
 
 
-def test_a_run_that_was_killed_early(folder, tmp_path):
-    """Only its settings are there, without data, which was being loaded."""
+def test_a_run_that_was_killed_while_loading_data(folder, tmp_path):
+    """Its folder contains only the settings, without those of the data."""
     for path in folder.iterdir():
         path.unlink()
     for config in ({"command": ["x.py"], "flags": {"seed": 3}, "backend": "torch", "versions": {"keras": "3"}}, {}):
         (folder / "config.json").write_text(json.dumps(config))
-        reports.html(reports.load_run(folder), tmp_path / "reports.html")
-        page = (tmp_path / "reports.html").read_text()
-        assert "ended before its data was loaded" in page and "Nothing was scored" in page and "<svg" not in page
+        reports.html(reports.load_run(folder), tmp_path / "report.html")
+        page = (tmp_path / "report.html").read_text()
+        assert "ended before its data was loaded" in page and "There are no scores" in page and "<svg" not in page
 
 
 @pytest.mark.parametrize(
-    "history, pictures",
+    "history, figures",
     [
         ("", 0),
         ("epoch\n1\n", 0),
@@ -144,27 +149,29 @@ def test_a_run_that_was_killed_early(folder, tmp_path):
         ("epoch,loss,accuracy\n1,nan,0.1\n2,1.", 2),
     ],
 )
-def test_a_history_that_ends_early(folder, history, pictures, tmp_path):
+def test_an_incomplete_history(folder, history, figures, tmp_path):
     for path in folder.iterdir():
         if path.suffix == ".json" and path.name != "config.json":
             path.unlink()
     (folder / "history.csv").write_text(history)
-    reports.html(reports.load_run(folder), tmp_path / "reports.html")
-    assert (tmp_path / "reports.html").read_text().count("<svg") == pictures
+    reports.html(reports.load_run(folder), tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text().count("<svg") == figures
 
 
-def test_a_run_without_its_card_or_of_another_form(folder, tmp_path):
+def test_a_missing_card_and_malformed_settings(folder, tmp_path):
     (folder / "card.json").unlink()
-    reports.html(reports.load_run(folder), tmp_path / "reports.html")
-    assert (tmp_path / "reports.html").read_text().count("<svg") == 4
+    reports.html(reports.load_run(folder), tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text().count("<svg") == 4
+    (folder / "history.csv").unlink()  # figures take time
+    (folder / "test_tracks_uncalibrated.json").unlink()
     for change in ({"command": 5}, {"versions": [1]}, {"seconds": "long"}):
         (folder / "config.json").write_text(json.dumps({**CONFIG, **change}))
-        with pytest.raises(ValueError, match="The files of the run a run are not of the form that experiments write"):
+        with pytest.raises(ValueError, match="The files of the run a run do not have the form that experiments write"):
             reports.html(reports.load_run(folder), tmp_path / "other.html")
     assert not (tmp_path / "other.html").exists()
 
 
-def test_names_that_are_no_text(folder, tmp_path, rng):
+def test_names_with_control_characters_and_invalid_bytes(folder, tmp_path, rng):
     name = "a\r\x1b[31m\udce9 <i>"
     config = {**CONFIG, "command": [name], "data": {**CONFIG["data"], "name": name}}
     (folder / "config.json").write_text(json.dumps(config))
@@ -173,7 +180,7 @@ def test_names_that_are_no_text(folder, tmp_path, rng):
     for kind in ("", "_tracks", "_tracks_uncalibrated"):
         scores = Report(genres, "test", "official", np.arange(12), labels, rng.dirichlet([1, 1, 1], 12), name)
         scores.to_json(folder / f"test{kind}.json")
-    reports.html(reports.load_run(folder), tmp_path / "reports.html")
-    page = (tmp_path / "reports.html").read_bytes().decode("utf-8")
+    reports.html(reports.load_run(folder), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_bytes().decode("utf-8")
     assert "\x1b" not in page and "\r" not in page and "<i>" not in page
     assert page.count(r"a\r\x1b[31m\xe9 &lt;i&gt;") >= 5 and ">$x^$<" in page

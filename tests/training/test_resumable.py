@@ -1,4 +1,4 @@
-"""Training that is broken off goes on as if it had not been; here in one process, killed in tests/test_resuming.py."""
+"""Resumed training equals uninterrupted training, here within one process; test_interrupted_runs.py kills processes."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ OPTIONS = {"batch_size": 8, "clip_seconds": 0.5, "crop": "random", "seed": 5}
 
 
 class Clips:
-    """40 clips of 64 samples; those of odd number are louder."""
+    """40 clips of 64 samples; those with odd numbers are louder."""
 
     sample_rate, genres, track_ids = 64, ("soft", "loud"), np.arange(100, 140)
 
@@ -38,7 +38,7 @@ def batches(shuffle=True, wrong=None, **options):
 
 @keras.saving.register_keras_serializable("tests")
 class Quieter(keras.layers.Layer):
-    """An augmentation with a generator of its own."""
+    """An augmentation with a random generator."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -49,7 +49,7 @@ class Quieter(keras.layers.Layer):
 
 
 def network(average=True, seed=3, dropout=0.5, rate=1e-2, loss="sparse_categorical_crossentropy", **options):
-    """Everything that has a state: BatchNorm, dropout, a layer with a generator, an average of the weights."""
+    """A model with all kinds of state: BatchNorm, dropout, a layer with a generator, an average of the weights."""
     keras.utils.set_random_seed(seed)
     layers = [Quieter(), keras.layers.Dense(16), keras.layers.BatchNormalization(), keras.layers.ReLU()]
     layers += [keras.layers.Dropout(dropout), keras.layers.Dense(2, activation="softmax")]
@@ -59,22 +59,22 @@ def network(average=True, seed=3, dropout=0.5, rate=1e-2, loss="sparse_categoric
     return model
 
 
-class BrokenOff(Exception):
+class Failure(Exception):
     pass
 
 
-class Break(keras.callbacks.Callback):
-    """Breaks a training off behind so many batches, by an exception or by a signal."""
+class Interrupt(keras.callbacks.Callback):
+    """Interrupts a training at the start of a batch, counted from 1, by an exception or by a signal."""
 
-    def __init__(self, batches, number=None):
+    def __init__(self, batch, number=None):
         super().__init__()
-        self.left, self.number = batches, number
+        self.remaining, self.number = batch, number
 
     def on_train_batch_begin(self, batch, logs=None):
-        self.left -= 1
-        if self.left == 0 and self.number is None:
-            raise BrokenOff
-        if self.left == 0:
+        self.remaining -= 1
+        if self.remaining == 0 and self.number is None:
+            raise Failure
+        if self.remaining == 0:
             os.kill(os.getpid(), self.number)
 
 
@@ -90,72 +90,66 @@ def train(folder, *others, **options):
     return model, history
 
 
-@pytest.fixture
-def through(tmp_path):
-    """(weights, history) of a training by `fit` that ran through."""
-    folder = tmp_path / "through"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """(weights, history, weights of the best model) of a training by `model.fit`."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
     model = network()
     data, validation = batches(), batches(False)
-    follow = [training.FollowEpoch(data), training.FollowEpoch(validation)]
-    options = {"validation_data": validation, "callbacks": [*callbacks(folder), *follow]}
-    history = model.fit(data, epochs=4, shuffle=False, verbose=0, **options)
+    options = validation.fit_options(data.fit_options(callbacks(folder))["callbacks"])
+    history = model.fit(data, epochs=4, validation_data=validation, verbose=0, **options)
     return model.get_weights(), history.history, keras.saving.load_model(folder / "best.keras").get_weights()
 
 
-def assert_same(found, wanted, folder):
-    (model, history), (weights, told, best) = found, wanted
-    same = np.testing.assert_array_equal
-    if keras.backend.backend() != "torch":
-
-        def same(a, b):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-
-    assert list(history.history) == list(told) and history.epoch == [0, 1, 2, 3]
-    for key, values in told.items():
-        same(history.history[key], values)
+def assert_same(model, history, expected, folder):
+    """Bit for bit on torch, up to rounding on other backends."""
+    weights, expected_history, best_weights = expected
+    tolerance = {"rtol": 0, "atol": 0} if keras.backend.backend() == "torch" else {"rtol": 1e-5, "atol": 1e-6}
+    assert list(history.history) == list(expected_history) and history.epoch == [0, 1, 2, 3]
+    for key, values in expected_history.items():
+        np.testing.assert_allclose(history.history[key], values, **tolerance)
     for a, b in zip(model.get_weights(), weights, strict=True):
-        same(a, b)
-    for a, b in zip(keras.saving.load_model(folder / "best.keras").get_weights(), best, strict=True):
-        same(a, b)
+        np.testing.assert_allclose(a, b, **tolerance)
+    for a, b in zip(keras.saving.load_model(folder / "best.keras").get_weights(), best_weights, strict=True):
+        np.testing.assert_allclose(a, b, **tolerance)
 
 
-def test_broken_off_again_and_again(through, tmp_path):
+@pytest.mark.backends
+def test_many_interruptions(uninterrupted, tmp_path):
     """In the first batch, within epochs, in the last batch of one, in the first of the next."""
-    for behind in (1, 3, 4, 2, 5, 6):
-        with pytest.raises(BrokenOff):
-            train(tmp_path, Break(behind), every_seconds=0)
-    assert_same(train(tmp_path, every_seconds=0), through, tmp_path)
-    assert_same(train(tmp_path), through, tmp_path)  # nothing is left to be done
+    for batch in (1, 3, 4, 2, 5, 6):
+        with pytest.raises(Failure):
+            train(tmp_path, Interrupt(batch), every_seconds=0)
+    assert_same(*train(tmp_path, every_seconds=0), uninterrupted, tmp_path)
+    assert_same(*train(tmp_path), uninterrupted, tmp_path)  # all epochs are done
 
 
-@pytest.mark.once
-def test_it_is_saved_as_epochs_end_whatever_the_time(through, tmp_path):
-    with pytest.raises(BrokenOff):
-        train(tmp_path, Break(13), every_seconds=1e9)
+def test_the_state_is_saved_after_each_epoch(uninterrupted, tmp_path):
+    with pytest.raises(Failure):
+        train(tmp_path, Interrupt(13), every_seconds=1e9)
     with np.load(tmp_path / "state.npz") as file:
         assert b'"epoch": 2, "batch": 0' in file["about"].tobytes()
-    assert_same(train(tmp_path), through, tmp_path)
+    assert_same(*train(tmp_path), uninterrupted, tmp_path)
 
 
-@pytest.mark.parametrize("name", [pytest.param("SIGINT", marks=pytest.mark.once), "SIGTERM"])
-def test_a_signal_saves_the_state_first(name, through, tmp_path):
+@pytest.mark.backends
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_saves_the_state(name, uninterrupted, tmp_path):
     number = getattr(signal, name)
     before = signal.signal(number, signal.default_int_handler)  # it may be ignored, as in the background of a shell
     try:
         with pytest.raises(training.Interrupted, match=name) as caught:
-            train(tmp_path, Break(8, number), every_seconds=1e9)
+            train(tmp_path, Interrupt(8, number), every_seconds=1e9)
         assert isinstance(caught.value, KeyboardInterrupt)
         assert signal.getsignal(number) is signal.default_int_handler
     finally:
         signal.signal(number, before)
     with np.load(tmp_path / "state.npz") as file:
         assert b'"epoch": 1, "batch": 3' in file["about"].tobytes()
-    assert_same(train(tmp_path), through, tmp_path)
+    assert_same(*train(tmp_path), uninterrupted, tmp_path)
 
 
-@pytest.mark.once
-def test_more_epochs_train_on(tmp_path):
+def test_more_epochs_continue_a_finished_run(tmp_path):
     model = network(average=False)
     training.fit(model, batches(), 2, tmp_path / "state.npz", verbose=0)
     model = network(average=False)
@@ -164,8 +158,7 @@ def test_more_epochs_train_on(tmp_path):
     assert int(numpy(model.optimizer.iterations)) == 15
 
 
-@pytest.mark.once
-def test_an_early_end_is_an_end(tmp_path):
+def test_early_stopping_is_final(tmp_path):
     stop = {"monitor": "loss", "min_delta": 100.0, "patience": 1}
     for _ in range(2):
         early = keras.callbacks.EarlyStopping(**stop)
@@ -177,7 +170,7 @@ def test_an_early_end_is_an_end(tmp_path):
 
 
 class Folder(Clips):
-    """A split as a dataset has it: with a fingerprint."""
+    """Clips with a fingerprint, as a `Split` has it."""
 
     def __init__(self, fingerprint="a"):
         super().__init__()
@@ -185,7 +178,7 @@ class Folder(Clips):
 
 
 def run(model=None, split=None, validation=None, callbacks=(), rate=0.1, **options):
-    """Arguments of `fit`; those of a run, or of one that differs in what is given."""
+    """Arguments of `fit` for a run, or for another run that differs in the given arguments."""
     data = gk.datasets.batches(split or Folder(), **{**OPTIONS, **options})
     callbacks = callbacks or [
         gk.callbacks.StepDecay(rate, every=1),
@@ -210,7 +203,6 @@ def with_callbacks(*others):
     return run(callbacks=[gk.callbacks.StepDecay(0.1, every=1), *others])
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     "other, message",
     [
@@ -232,7 +224,7 @@ def with_callbacks(*others):
     ],
 )
 def test_the_state_of_another_run_is_refused(other, message, finished):
-    """The message names what differs; neither the file nor the model changes, and nothing is trained."""
+    """The message names the difference; neither the file nor the model changes."""
     before, other = finished.read_bytes(), other()
     weights = other["model"].get_weights()
     for epochs in (1, 2):
@@ -243,17 +235,15 @@ def test_the_state_of_another_run_is_refused(other, message, finished):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.once
-def test_weights_from_another_file_are_another_run(finished):
+def test_other_initial_weights_are_another_run(finished):
     model = network()
     model.layers[1].kernel.assign(model.layers[1].kernel * 1.01)
     with pytest.raises(ValueError, match=r"initial_weights\.0 was"):
         training.fit(**run(model), epochs=1, state=finished, verbose=0)
 
 
-@pytest.mark.once
-def test_what_may_change(finished, tmp_path):
-    """Epochs, how it is shown and saved, workers, files of callbacks; names that Keras counts up."""
+def test_arguments_that_may_change(finished, tmp_path):
+    """Epochs, `verbose`, `every_seconds`, workers, files of callbacks; names that Keras numbers."""
     path = tmp_path / "state.npz"
     path.write_bytes(finished.read_bytes())
     keras.layers.Dense(1), keras.layers.Dropout(0.1), keras.optimizers.AdamW()
@@ -268,9 +258,8 @@ def test_what_may_change(finished, tmp_path):
     assert history.epoch == [0, 1]
 
 
-@pytest.mark.once
-def test_the_model_of_an_interrupted_call_goes_on_in_the_same_process(tmp_path):
-    """With the weights and the learning rate that training gave it."""
+def test_the_model_of_an_interrupted_call_is_resumed(tmp_path):
+    """In the same process, with its trained weights and learning rate."""
 
     def arguments(model, *others):
         callbacks = [gk.callbacks.StepDecay(1e-2, factor=0.5, every=1), *others]
@@ -281,7 +270,7 @@ def test_the_model_of_an_interrupted_call_goes_on_in_the_same_process(tmp_path):
     training.fit(**arguments(whole), epochs=3)
     model = network(average=False)
     with pytest.raises(training.Interrupted):
-        training.fit(**arguments(model, Break(8, signal.SIGTERM)), epochs=3, state=path)
+        training.fit(**arguments(model, Interrupt(8, signal.SIGTERM)), epochs=3, state=path)
     training.fit(**arguments(model), epochs=3, state=path)
     for a, b in zip(model.get_weights(), whole.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -290,29 +279,32 @@ def test_the_model_of_an_interrupted_call_goes_on_in_the_same_process(tmp_path):
         training.fit(**arguments(model), epochs=4, state=path)
 
 
-@pytest.mark.once
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the others do not tell whether a seed was set")
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="only on torch it is known whether a seed was set")
 def test_a_run_without_a_seed_is_resumed(tmp_path):
-    """Its initial weights are never the same twice."""
+    """Its initial weights differ in each process."""
     import torch
 
     for epochs, seed in ((1, 3), (2, 4)):
         model = network(seed=seed)
-        torch.seed()  # as in a process that sets none
+        torch.seed()  # as in a process that sets no seed
         history = training.fit(model, batches(), epochs, tmp_path / "state.npz", verbose=0)
     assert history.epoch == [0, 1]
 
 
-@pytest.mark.once
-def test_phases_of_a_genre_classifier(tmp_path):
-    """First its head, then all of it; broken off in the second phase, and made anew from the beginning."""
-    clips = Clips()
-    clips.sample_rate, clips.genres = 22050, ("soft", "loud")
-    data = gk.datasets.batches(clips, 8, 1.0, shuffle=True)
+def test_two_phases_of_a_genre_classifier(tmp_path):
+    """First the head is trained, then all layers; interrupted in the second phase and run again from the start."""
+
+    class FewClips(Clips):
+        sample_rate = 22050
+
+        def __len__(self):
+            return 16
+
+    data = gk.datasets.batches(FewClips(), 8, 1.0, shuffle=True)
 
     def phases(folder, *callbacks):
         keras.utils.set_random_seed(1)
-        model = small_model(genres=clips.genres, fine_tune="all", card={"about": str(folder)})
+        model = small_model(genres=Clips.genres, fine_tune="all", card={"about": str(folder)})
         for name, state in (("head", "first.npz"), ("all", "second.npz")):
             model.fine_tune = name
             model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
@@ -321,25 +313,30 @@ def test_phases_of_a_genre_classifier(tmp_path):
         return model
 
     whole = phases(tmp_path / "whole")
-    with pytest.raises(BrokenOff):
-        phases(tmp_path / "broken", Break(8))
-    resumed = phases(tmp_path / "broken")
+    with pytest.raises(Failure):
+        phases(tmp_path / "interrupted", Interrupt(4))
+    resumed = phases(tmp_path / "interrupted")
     for a, b in zip(resumed.get_weights(), whole.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(ValueError, match=r"model\.fine_tune was 'head', now 'all'"):
-        training.fit(resumed, data, 1, tmp_path / "broken" / "first.npz")
+        training.fit(resumed, data, 1, tmp_path / "interrupted" / "first.npz")
 
 
-@pytest.mark.once
+@pytest.fixture(scope="module")
+def saved_state(tmp_path_factory):
+    """Content of the state of a finished run of `train`."""
+    folder = tmp_path_factory.mktemp("saved")
+    train(folder)
+    return (folder / "state.npz").read_bytes()
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"hello", "half", "flipped", "pickle"])
-def test_a_state_that_is_damaged_is_named(content, tmp_path):
-    train(tmp_path)
+def test_a_damaged_state_is_named(content, saved_state, tmp_path):
     path = tmp_path / "state.npz"
-    whole = path.read_bytes()
     if content == "half":
-        content = whole[: len(whole) // 2]
+        content = saved_state[: len(saved_state) // 2]
     elif content == "flipped":
-        content = whole.replace(b'"batch": 0', b'"batch": 1')
+        content = saved_state.replace(b'"batch": 0', b'"batch": 1')
     elif content == "pickle":
         np.savez(path, about=np.array([{"epoch": 3}], dtype=object))
         content = path.read_bytes()
@@ -349,8 +346,7 @@ def test_a_state_that_is_damaged_is_named(content, tmp_path):
     assert path.read_bytes() == content
 
 
-@pytest.mark.once
-def test_a_state_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatch):
+def test_a_state_that_cannot_be_written_gives_a_warning(tmp_path, monkeypatch):
     def full_disk(*_, **__):
         raise OSError(28, "No space left on device")
 
@@ -362,11 +358,11 @@ def test_a_state_that_cannot_be_written_costs_a_warning(tmp_path, monkeypatch):
     assert any("could not be saved" in str(w.message) and "No space left" in str(w.message) for w in caught)
 
 
-@pytest.mark.slow_on_jax
-def test_a_loss_that_is_not_finite_stops_at_that_batch(tmp_path):
-    """It names the tracks of the batch; what was saved before stays."""
-    with pytest.raises(BrokenOff):
-        train(tmp_path, Break(7), every_seconds=1e9)
+@pytest.mark.backends
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
+    """The error names the tracks of the batch; the saved state does not change."""
+    with pytest.raises(Failure):
+        train(tmp_path, Interrupt(7), every_seconds=1e9)
     before = (tmp_path / "state.npz").read_bytes()
     wrong = batches(wrong=17)
     epoch, batch = next((1, b) for b in range(5) if 117 in wrong.track_ids(1, b))
@@ -378,7 +374,7 @@ def test_a_loss_that_is_not_finite_stops_at_that_batch(tmp_path):
     assert (tmp_path / "state.npz").read_bytes() == before
 
 
-@pytest.mark.slow_on_jax
+@pytest.mark.backends
 def test_a_weight_that_is_not_finite_is_not_saved(tmp_path):
     class Spoil(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -391,8 +387,7 @@ def test_a_weight_that_is_not_finite_is_not_saved(tmp_path):
         assert b'"batch": 2' in file["about"].tobytes()
 
 
-@pytest.mark.once
-def test_batches_know_their_tracks():
+def test_track_ids_of_batches():
     data = batches()
     for epoch in (0, 3):
         data.epoch = epoch
@@ -414,6 +409,6 @@ def test_batches_know_their_tracks():
     "options, message",
     [({"state": "a.h5"}, "must end in .npz"), ({"state": None, "every_seconds": -1}, "`every_seconds` must be >= 0")],
 )
-def test_refusals(options, message):
+def test_invalid_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         training.fit(network(), batches(), 1, **options)

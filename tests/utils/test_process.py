@@ -1,14 +1,16 @@
-"""Process settings of programs. tests/test_package.py tests that importing the library applies none of them."""
+"""Process settings of programs. tests/test_imports.py tests that importing the library applies none of them."""
 
 import ctypes
 import os
-import subprocess
+import platform
 import sys
 import threading
 
+import keras
 import pytest
 from genrekeras.audio import decoders
 from genrekeras.utils import process
+from processes import python
 
 
 @pytest.fixture
@@ -68,6 +70,8 @@ def test_messages_of_c_code_are_hidden_while_any_thread_decodes(monkeypatch, cap
 
 
 MEMORY = """
+import sys
+sys.argv = ["genrekeras"]  # the library then imports no Keras
 import numpy as np
 from genrekeras.utils.process import keep_freed_memory
 
@@ -76,15 +80,51 @@ x = np.ones(300_000_000, "uint8")
 del x
 print(int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0]) // 1000)
 """
+MALLOC = [name for name in os.environ if name.startswith("MALLOC_")]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_freed_memory_is_kept_unless_the_environment_chooses():
+    """An array of 300 MB stays resident after it is freed."""
+    assert python(MEMORY, MALLOC) > 300 > python(MEMORY, MALLOC, MALLOC_ARENA_MAX="4")
+
+
+def test_keras_imports_no_tensorflow_on_torch():
+    pytest.importorskip("tensorflow", reason="tensorflow is not installed")
+    script = (
+        "import json, sys, genrekeras, keras; from genrekeras.utils.process import skip_tensorflow; skip_tensorflow(); "
+        "keras.saving.serialize_keras_object(keras.layers.Dense(1)); keras.utils.set_random_seed(0); "
+        "keras.layers.Rescaling(1.0)(keras.ops.ones((1, 2))); print(json.dumps('tensorflow' in sys.modules))"
+    )
+    assert not python(script, KERAS_BACKEND="torch")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
-def test_freed_memory_is_kept_unless_the_environment_chooses():
-    """An array of 300 MB stays resident after it is freed."""
-    if any(name.startswith("MALLOC_") for name in os.environ):
-        pytest.skip("the environment sets a variable of glibc")
-    for variables, is_kept in (({}, True), ({"MALLOC_ARENA_MAX": "2"}, False)):
-        command = [sys.executable, "-c", MEMORY]
-        done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=True)
-        assert (int(done.stdout) > 300) == is_kept
+def test_keras_imports_tensorflow_by_itself():
+    """Otherwise `skip_tensorflow` would not be needed."""
+    pytest.importorskip("tensorflow", reason="tensorflow is not installed")
+    script = (
+        "import json, sys, keras; keras.saving.serialize_keras_object(keras.layers.Dense(1)); "
+        "print(json.dumps('tensorflow' in sys.modules))"
+    )
+    assert python(script, KERAS_BACKEND="torch")
+
+
+def test_tensorflow_is_left_alone(monkeypatch):
+    """Where it is imported already, and where it is the backend."""
+    monkeypatch.setitem(sys.modules, "tensorflow", "imported by others")
+    process.skip_tensorflow()
+    assert sys.modules["tensorflow"] == "imported by others"
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    monkeypatch.setattr(keras.saving, "serialize_keras_object", lambda what: pytest.fail("called"))
+    process.skip_tensorflow()
+
+
+def test_the_command_line_configures_the_process():
+    script = (
+        "import json, os, sys; sys.argv = ['genrekeras', 'info']; from genrekeras.cli import main; "
+        "main(standalone_mode=False); "
+        "print(json.dumps([os.environ.get('GOMP_SPINCOUNT'), 'tensorflow' in sys.modules]))"
+    )
+    assert python(script, ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"), KERAS_BACKEND="torch") == ["1000", False]

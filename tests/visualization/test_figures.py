@@ -1,4 +1,4 @@
-"""Pictures: what is drawn, and that files are whole."""
+"""Figures: their content and their files."""
 
 import os
 import warnings
@@ -20,7 +20,7 @@ def test_confusion_matrix(tmp_path):
     assert (tmp_path / "matrix.png").read_bytes()[:4] == b"\x89PNG" and os.listdir(tmp_path) == ["matrix.png"]
     axes = figure.axes[0]
     texts = [text.get_text() for text in axes.texts]
-    assert texts == ["67", "2", "33", "1", "100", "1"]  # percent of the row, clips; nothing where there is none
+    assert texts == ["67", "2", "33", "1", "100", "1"]  # percentage of the row and clips; empty cells without clips
     assert [label.get_text() for label in axes.get_yticklabels()] == ["x  (3)", "y  (1)", "z  (0)"]
     assert "random protocol, 4 clips" in axes.get_title() and "50.0 %" in axes.get_title()
 
@@ -40,14 +40,14 @@ def test_learning_curves(tmp_path):
     np.testing.assert_allclose(accuracy.lines[0].get_ydata(), [20, 50, 80])
     assert [text.get_text() for axes in (loss, accuracy) for text in axes.texts] == ["1.5", "40"]  # the best epochs
     assert rate.get_yscale() == "log"
-    assert len(learning_curves({"loss": [1.0]}).axes) == 1  # no validation, no rate
+    assert len(learning_curves({"loss": [1.0]}).axes) == 1  # neither validation nor learning rate
     every_second = learning_curves({"loss": [4.0, 3.0, 2.0, 1.0, 0.5], "val_loss": [3.5, 1.5]})
     assert list(every_second.axes[0].lines[1].get_xdata()) == [2, 4]
-    with pytest.raises(ValueError, match="`history` must hold"):
+    with pytest.raises(ValueError, match="`history` must contain"):
         learning_curves({"loss": []})
 
 
-def test_a_picture_that_cannot_be_written(tmp_path):
+def test_a_figure_that_cannot_be_written(tmp_path):
     (tmp_path / "no folder").touch()
     with pytest.raises(OSError):
         learning_curves({"loss": [1.0]}, tmp_path / "no folder" / "curves.png")
@@ -73,7 +73,7 @@ def test_timeline(tmp_path):
     figure = timeline(table, tmp_path / "t.png")
     axes = figure.axes[0]
     assert axes.get_xlim() == (0.0, 75.0) and axes.xaxis.get_major_formatter()(75, None) == "1:15"
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["y", "x"]  # as the areas lie
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["y", "x"]  # from top to bottom
     assert len(timeline(table[:1], tmp_path / "t.png").axes[0].collections) == 2
 
 
@@ -85,19 +85,17 @@ def test_collection_map(tmp_path, rng):
     assert sum(len(points.get_offsets()) for points in figure.axes[0].collections) == 6
 
 
-# A name, and what is drawn: an odd formula, a name that legends leave out, control characters, a byte that is no text.
+# Names and their drawn texts: an invalid formula, a name that legends omit, control characters, an invalid byte.
 NAMES = {
     "$x^$": "$x^$",
     "_misc": "\u200b_misc",
-    "A$AP $ \\$": "A$AP $ \\$",
-    "a\rb\n\x1b[31m": r"a\rb\n\x1b[31m",
+    "A$AP $ \\$ a\rb\n\x1b[31m <b>&": r"A$AP $ \$ a\rb\n\x1b[31m <b>&",
     "caf\udce9": r"caf\xe9",
-    "<b>&": "<b>&",
 }
 
 
 def drawn(figure):
-    """All texts of a figure as they are drawn, without formulas."""
+    """All texts of a figure as they are drawn; fail if one of them is a formula."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure.draw_without_rendering()
@@ -108,7 +106,7 @@ def drawn(figure):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_are_drawn_as_they_are(name, tmp_path, rng):
+def test_names_are_drawn_literally(name, tmp_path, rng):
     labels = np.arange(6) % 2
     report = Report((name, "y"), name, "random", np.arange(6), labels, rng.dirichlet([1, 1], 6), name)
     table = compare({name: report, "y": report})
@@ -123,8 +121,8 @@ def test_names_are_drawn_as_they_are(name, tmp_path, rng):
         assert NAMES[name] in drawn(figure), kind
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.isascii()])  # pandas' columns are UTF-8
-def test_genres_are_drawn_as_they_are(name, tmp_path):
+@pytest.mark.parametrize("name", [name for name in NAMES if name.isascii()])  # names of columns in pandas are UTF-8
+def test_genres_are_drawn_literally(name, tmp_path):
     columns = [f"probability_{name}", "probability_y"]
     track = pd.DataFrame({"start": [0.0, 5.0], "end": [10.0, 15.0], columns[0]: [1, 0.5], columns[1]: [0, 0.5]})
     files = pd.DataFrame({"path": list("abc"), "genre": [name, name, "y"], columns[0]: 0.5, columns[1]: 0.5})

@@ -59,7 +59,7 @@ ARCHIVES = {
 
 
 class DownloadError(OSError):
-    """Exception for an archive that cannot be downloaded or is not the expected one. Received files are kept."""
+    """Exception for an archive that cannot be downloaded, or whose content is not the expected one."""
 
 
 def download(data_dir, subset="small", parts=("metadata", "audio"), base_url=BASE_URL, remove_archives=False):

@@ -1,4 +1,4 @@
-"""The data format in which the convolutions of a backend run fastest, and the conversion of networks to it.
+"""The data format in which convolutions are fastest on the backend, and conversion of networks to it.
 
 On PyTorch, Keras' convolutions copy their inputs unless the data format is `channels_first`. The global setting of
 Keras, `keras.config.image_data_format()`, is not changed.
@@ -45,7 +45,7 @@ def _converted(layer):
         config["target_shape"] = (channels, 1, 1) if CHANNEL_AXIS == 1 else (1, 1, channels)
     for name in config:
         if name.endswith("_initializer"):
-            config[name] = getattr(layer, name)  # it holds the seed that was drawn
+            config[name] = getattr(layer, name)  # with the seed that was drawn
     if config.get("seed", 0) is None:
         config["seed"] = int(layer.seed_generator.state.value[0])
     return layer_class.from_config(config)

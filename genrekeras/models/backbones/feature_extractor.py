@@ -6,7 +6,7 @@ import keras
 from genrekeras.models.backbones.gray_stem import call_on_gray
 from genrekeras.models.backbones.registry import Backbone, MelBackbone, get, members
 
-_MOST_MELS, _MOST_PIXELS = 4096, 1 << 22
+_MAX_MELS, _MAX_PIXELS = 4096, 1 << 22
 STEMS = ("fold", "new")
 FINE_TUNE = ("head", "stem", "all")
 
@@ -15,20 +15,21 @@ FINE_TUNE = ("head", "stem", "all")
 class FeatureExtractor(keras.Model):
     """A backbone for gray images, with random weights.
 
-    The network runs in the data format that is fastest on the backend (`genrekeras.models.backbones.data_format`): on PyTorch
-    channels_first, after a `Permute` that does not change the order in memory. Weights have the same shapes and names
-    in both formats. The config holds the arguments, not the layers, so that a saved network loads on every backend.
+    The network runs in the data format that is fastest on the backend (`genrekeras.models.backbones.data_format`). On
+    PyTorch this is channels_first, after a `Permute` that does not change the order in memory. Weights have the same
+    shapes and names in both formats. The config contains the arguments, not the layers, so a saved network can be
+    loaded on every backend.
 
     Args:
         backbone: str, a key of `BACKBONES`; or a sequence of at most 64 `"mel_..."` names. Such networks are applied in
             parallel, and their features are concatenated.
         image_shape: `(mels, frames, 1)`.
         stem: `"fold"` or `"new"`; not used by a `"mel_..."`, which has its own stem.
-        fine_tune: what is trained: `"all"`, `"stem"` (the first convolution) or `"head"` (nothing of the backbone). It
+        fine_tune: trainable layers: `"all"`, `"stem"` (the first convolution) or `"head"` (none of the backbone). It
             can be changed later by assigning `network.fine_tune`. Frozen layers keep their weights; frozen batch
             normalization uses the moving statistics and does not update them. Dropout layers, such as drop-connect,
-            are active with `"all"` only; Keras itself leaves those of frozen blocks active.
-        momentum: float, of all batch normalizations; `None` keeps Keras' default, 0.99.
+            are active with `"all"` only; Keras itself would leave those of frozen blocks active.
+        momentum: float, of all batch normalizations; `None` keeps the default of Keras, 0.99.
         name, trainable: as in `keras.Model`.
 
     Input shape: `(batch, mels, frames, 1)` in [0, 255].
@@ -78,7 +79,7 @@ class FeatureExtractor(keras.Model):
 
     @property
     def fine_tune(self):
-        """What is trained. After a change, for example from "head" to "all", compile the model again."""
+        """Trainable layers: "head", "stem" or "all". Compile the model again after a change."""
         return self._fine_tune
 
     @fine_tune.setter
@@ -111,11 +112,9 @@ def _check_fine_tune(fine_tune):
 
 def _check_image_shape(image_shape):
     if min(image_shape[:2]) < 32:
+        raise ValueError(f"Images must have at least 32 mels and 32 frames. Received: image_shape={image_shape}")
+    if image_shape[0] > _MAX_MELS or image_shape[0] * image_shape[1] > _MAX_PIXELS:
         raise ValueError(
-            f"A backbone needs images of at least 32 mels and 32 frames. Received: image_shape={image_shape}"
-        )
-    if image_shape[0] > _MOST_MELS or image_shape[0] * image_shape[1] > _MOST_PIXELS:
-        raise ValueError(
-            f"A backbone takes images of at most {_MOST_MELS} mels and {_MOST_PIXELS} pixels: shorten the clips or "
-            f"lengthen the hop. Received: image_shape={image_shape}"
+            f"Images must have at most {_MAX_MELS} mels and {_MAX_PIXELS} pixels. Use shorter clips or a larger "
+            f"`hop_length`. Received: image_shape={image_shape}"
         )

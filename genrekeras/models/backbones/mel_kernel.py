@@ -1,41 +1,45 @@
-"""Gaussian kernels between the statistics of an image and those of landmarks: the features of kernel ridge regression.
+"""`mel_kernel`: Gaussian kernels between statistics of an image and landmarks, the features of kernel ridge regression.
 
-It is not trained by epochs but fitted at once, by `genrekeras.training.fit_kernel_ridge`.
+The network is not trained by gradient descent but fitted in closed form, in a minute or two, by
+`genrekeras.training.fit_kernel_ridge`.
 """
 
 import keras
 from genrekeras.layers.statistics import SpectralStatistics
 from keras import ops
 
-LANDMARKS, DIRECTIONS = 8192, 128  # of `mel_kernel`
+LANDMARKS, DIRECTIONS = 8192, 128  # numbers of landmarks and of their dimensions
 
 
 def mel_kernel(image, name="mel_kernel"):
-    """How like each of some known clips a clip is: Gaussian kernels of its statistics, 1.7 million weights.
+    """Compute the similarity of images to landmarks: Gaussian kernels of their projected statistics.
+
+    The network has 1.7 million weights. Before `genrekeras.training.fit_kernel_ridge`, the landmarks are random.
 
     Args:
-        image, name: as of `mel_cnn`; at least 40 mels.
+        image: Keras tensor, `(batch, mels, frames, 1)` in [0, 255], at least 40 mels.
+        name: str, prefix of the names of the layers.
 
     Returns:
-        Keras tensor, `(batch, 8192)`, in 0..1. Until `genrekeras.training.kernel_ridge.fit` the clips are made up.
+        Keras tensor, `(batch, 8192)`, in [0, 1].
     """
     statistics = SpectralStatistics(name=f"{name}_statistics")(image)
     weights = keras.initializers.RandomNormal(stddev=0.002 / statistics.shape[1] ** 0.5)
-    # in float32 as they are: distances are small differences of large numbers
-    x = keras.layers.Dense(DIRECTIONS, kernel_initializer=weights, name=f"{name}_projection", dtype="float32")(
-        statistics
-    )
-    return GaussianKernel(LANDMARKS, name=f"{name}_landmarks")(x)
+    # In float32 also under mixed precision: distances are small differences of large numbers.
+    projection = keras.layers.Dense(DIRECTIONS, kernel_initializer=weights, name=f"{name}_projection", dtype="float32")
+    return GaussianKernel(LANDMARKS, name=f"{name}_landmarks")(projection(statistics))
 
 
 @keras.saving.register_keras_serializable("genrekeras")
 class GaussianKernel(keras.layers.Layer):
-    """`exp(-|x - z|^2)` of points to landmarks z, which are weights.
+    """Compute Gaussian kernels `exp(-|x - z|^2)` between points x and landmarks z, which are weights.
 
     Args:
-        count: int > 0, landmarks.
+        count: int > 0, number of landmarks.
 
-    Input shape: `(batch, directions)`. Output shape: `(batch, count)`.
+    Input shape: `(batch, directions)`.
+
+    Output shape: `(batch, count)`.
     """
 
     def __init__(self, count, **kwargs):
@@ -43,8 +47,8 @@ class GaussianKernel(keras.layers.Layer):
         self.count = count
 
     def build(self, input_shape):
-        near = keras.initializers.RandomNormal(stddev=0.5 / input_shape[-1] ** 0.5)
-        self.landmarks = self.add_weight(shape=(self.count, input_shape[-1]), initializer=near, name="landmarks")
+        initializer = keras.initializers.RandomNormal(stddev=0.5 / input_shape[-1] ** 0.5)
+        self.landmarks = self.add_weight(shape=(self.count, input_shape[-1]), initializer=initializer, name="landmarks")
 
     def call(self, x):
         squares = ops.sum(ops.square(x), axis=1, keepdims=True) + ops.sum(ops.square(self.landmarks), axis=1)

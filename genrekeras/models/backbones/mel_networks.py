@@ -1,10 +1,9 @@
-"""Small networks made for spectrograms, which look along the mel axis and then ask what is typical over time.
+"""Small convolutional networks for spectrograms: convolutions along the mel axis, then statistics over time.
 
-Neighbouring columns of an image may lie a quarter of a second apart (`UniformTemporalSubsample`), so that there is little to see
-between them; what tells genres apart is which spectra there are, and how they vary. `mel_cnn` convolves along mels, and
-but at its end along time; `mel_resnet` along both. Either adds fixed statistics of the cepstra, of which the covariance
-matters most. `mel_kernel` is no network but a kernel machine over more such statistics: it is not trained but fitted,
-in a minute or two (`genrekeras.training.kernel_ridge.fit`).
+Successive frames of an image may be a quarter of a second apart (`UniformTemporalSubsample`), so their order has little
+information; genres differ in their spectra and in the variation of these. `mel_cnn` convolves along mels, and only in
+its last block along time; `mel_resnet` convolves along both axes. Both also use fixed statistics of the cepstral
+coefficients (`CepstralStatistics`), of which the covariance contributes most.
 
 Sources: Snyder et al., "X-Vectors: Robust DNN Embeddings for Speaker Recognition", ICASSP 2018 (pooling of statistics);
 Okabe et al., "Attentive Statistics Pooling for Deep Speaker Embedding", Interspeech 2018.
@@ -18,18 +17,18 @@ from genrekeras.models.backbones.data_format import CHANNEL_AXIS, DATA_FORMAT
 from genrekeras.models.backbones.torch_batch_norm import FusedBatchNormalization
 
 _HEADS, _ATTENTION_UNITS = 4, 64
-_SPARSE = 128  # frames of a clip, at the most, that are taken to be sampled from it
+_MAX_SPARSE_FRAMES = 128  # images with at most this number of frames count as temporally subsampled
 
 
 def mel_cnn(image, name="mel_cnn", width=32, window=0.375, units=256):
-    """Convolutions along mels, 0.9 million weights.
+    """Build a network that convolves along mels, with 0.9 million weights.
 
     Args:
-        image: Keras tensor, `(batch, mels, frames, 1)` in 0..255.
-        name: str, what the names of its layers begin with.
-        width: int > 0, filters of the first convolution.
-        window: share of the frames; in training the convolutions see so many neighbours, from a place by lot.
-        units: int > 0, features.
+        image: Keras tensor, `(batch, mels, frames, 1)` in [0, 255].
+        name: str, prefix of the names of the layers.
+        width: int > 0, number of filters of the first convolution.
+        window: float in (0, 1], share of the frames in the random crop that the convolutions process in training.
+        units: int > 0, number of features.
 
     Returns:
         Keras tensor, `(batch, units)`.
@@ -43,18 +42,19 @@ def mel_cnn(image, name="mel_cnn", width=32, window=0.375, units=256):
 
 
 def mel_resnet(image, name="mel_resnet", width=16, frames=0.5, units=256):
-    """Residual blocks along mels and time, 0.7 million weights.
+    """Build a network of residual blocks along mels and time, with 0.7 million weights.
 
     Args:
-        image, name, width, units: as of `mel_cnn`.
-        frames: share of the frames; in training it sees so many. Of 128 at the most, which `UniformTemporalSubsample` made, by
-            lot, in their order; of more, neighbours: what changes from one to the next is as it is in inference.
+        image, name, width, units: as in `mel_cnn`.
+        frames: float in (0, 1], share of the frames that are processed in training. Images with at most 128 frames
+            count as temporally subsampled, and random frames are selected. For more frames a random crop is used, such
+            that differences between successive frames are the same as in inference.
 
     Returns:
         Keras tensor, `(batch, units)`.
     """
-    columns = RandomTemporalSubsample if image.shape[2] <= _SPARSE else RandomTemporalCrop
-    image = columns(frames, name=f"{name}_frames")(image)
+    layer_class = RandomTemporalSubsample if image.shape[2] <= _MAX_SPARSE_FRAMES else RandomTemporalCrop
+    image = layer_class(frames, name=f"{name}_frames")(image)
     x = _convolution(_scaled(image, name), width, (7, 3), (2, 1), f"{name}_conv1")
     x = keras.layers.MaxPooling2D(2, data_format=DATA_FORMAT, name=f"{name}_pool1")(x)
     x = _residual(x, 2 * width, f"{name}_block1")
@@ -69,13 +69,13 @@ def mel_resnet(image, name="mel_resnet", width=16, frames=0.5, units=256):
 
 
 def _scaled(image, name):
-    """About -1.8..2.2; in the order of axes that convolutions are built for."""
+    """Rescale an image to [-1.8, 2.2], in the data format of the convolutions."""
     x = keras.layers.Rescaling(4 / 255, -1.8, name=f"{name}_scale", dtype="float32")(image)
     return x if CHANNEL_AXIS == 3 else keras.layers.Permute((3, 1, 2), name=f"{name}_first")(x)
 
 
 def _convolution(x, filters, size, strides, name, pad=True, activation=True):
-    """Convolution, BatchNorm, ReLU; padded the same on both sides."""
+    """Apply a convolution, padded alike on both sides, batch normalization and, optionally, ReLU."""
     if pad and max(size) > 1:
         padding = (size[0] // 2, size[1] // 2)
         x = keras.layers.ZeroPadding2D(padding, data_format=DATA_FORMAT, name=f"{name}_pad")(x)
@@ -85,6 +85,7 @@ def _convolution(x, filters, size, strides, name, pad=True, activation=True):
 
 
 def _residual(x, filters, name):
+    """Apply a residual block of two convolutions, with a convolution in the shortcut."""
     y = _convolution(x, filters, (3, 3), 1, f"{name}_conv1")
     y = _convolution(y, filters, (3, 3), 1, f"{name}_conv2", activation=False)
     x = _convolution(x, filters, (1, 1), 1, f"{name}_shortcut", activation=False)
@@ -92,13 +93,14 @@ def _residual(x, filters, name):
 
 
 def _over_time(x, name):
-    """`(batch, frames, channels)` of an image of one row."""
+    """Reshape an image with one row to `(batch, frames, channels)`."""
     if CHANNEL_AXIS == 1:
         x = keras.layers.Permute((2, 3, 1), name=f"{name}_permute")(x)
     return keras.layers.Reshape((-1, x.shape[-1]), name=f"{name}_time")(x)
 
 
 def _features(parts, units, name):
+    """Compute the features from concatenated statistics: a dense layer between batch normalizations."""
     x = keras.layers.Concatenate(name=f"{name}_all")(parts)
     x = FusedBatchNormalization(name=f"{name}_all_bn")(x)
     x = keras.layers.Dropout(0.3, name=f"{name}_dropout")(x)
@@ -108,4 +110,5 @@ def _features(parts, units, name):
 
 
 def _extents(x):
+    """Return the numbers of rows and columns of an image."""
     return x.shape[1:3] if CHANNEL_AXIS == 3 else x.shape[2:4]

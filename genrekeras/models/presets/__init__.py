@@ -1,4 +1,4 @@
-"""Models that come with the package."""
+"""Trained models that are part of the package."""
 
 import os
 
@@ -6,14 +6,14 @@ PRESETS = ("fma_small",)
 
 
 def preset_file(name):
-    """The path of a model that comes with the package.
+    """Return the path of the `.keras` file of a preset.
 
     Args:
-        name: str, of `PRESETS`.
+        name: str, one of `PRESETS`.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: there is no preset of this name.
     """
     if name not in PRESETS:
-        raise ValueError(f"There is no preset of this name; there are {', '.join(PRESETS)}. Received: {name!r}")
+        raise ValueError(f"`name` must be one of {PRESETS}. Received: name={name!r}")
     return os.path.join(os.path.dirname(__file__), f"{name}.keras")

@@ -1,4 +1,4 @@
-"""What is built of the package: the sdist can be tested, the wheel holds what it should, metadata are complete."""
+"""The built package: tests run from the sdist, and the wheel has all files and complete metadata."""
 
 import importlib.metadata
 import os
@@ -14,13 +14,20 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 BUILD = "import setuptools.build_meta as b; b.build_sdist('..'); b.build_wheel('..')"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A folder with the sdist and the wheel, made of a copy: building leaves files in the source folder."""
+    """A folder with the sdist and the wheel, built from a copy, because the build writes into the source folder."""
     folder = tmp_path_factory.mktemp("built")
-    left_out = shutil.ignore_patterns(".git", ".venv", "build", "dist", "runs", "wandb", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, folder / "source", ignore=left_out)
+    everywhere = shutil.ignore_patterns("*.egg-info", "__pycache__")
+    at_root = shutil.ignore_patterns(".git", ".venv", "build", "dist", "runs", "wandb")
+
+    def ignored(path, names):
+        return everywhere(path, names) | (at_root(path, names) if pathlib.Path(path) == ROOT else set())
+
+    shutil.copytree(ROOT, folder / "source", ignore=ignored)
     done = subprocess.run(
         [sys.executable, "-c", BUILD], cwd=folder / "source", capture_output=True, text=True, timeout=300
     )
@@ -34,10 +41,11 @@ def test_the_tests_run_from_the_sdist(built, tmp_path):
         archive.extractall(tmp_path, filter="data")
     [root] = tmp_path.iterdir()
     for folder in ("experiments", "tests"):
-        files = {path.name for path in (ROOT / folder).iterdir() if path.suffix in (".py", ".jsonl")}
-        assert files == set(os.listdir(root / folder))
+        files = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".jsonl")}
+        included = (path for path in (root / folder).rglob("*") if path.is_file() and path.suffix != ".pyc")
+        assert files == {path.relative_to(root) for path in included}
     assert {"constraints.txt", "LICENSE", "README.md", ".ci"} <= set(os.listdir(root))
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "tests/test_splits.py"]
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "tests/datasets/test_splits.py"]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr
@@ -49,8 +57,8 @@ def test_the_wheel_and_its_metadata(built):
     top = {name.split("/")[0] for name in names}
     [info] = [name for name in top if name.endswith(".dist-info")]
     assert top == {"genrekeras", info}
-    own = {str(path.relative_to(ROOT)) for path in (ROOT / "genrekeras").rglob("*") if path.is_file()}
-    assert {name for name in names if name.startswith("genrekeras/")} == {x for x in own if not x.endswith(".pyc")}
+    files = {path for path in (ROOT / "genrekeras").rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert {name for name in names if name.startswith("genrekeras/")} == {str(path.relative_to(ROOT)) for path in files}
 
     metadata = importlib.metadata.PathDistribution(zipfile.Path(wheel, f"{info}/")).metadata
     assert metadata["License-Expression"] == "Apache-2.0 AND LicenseRef-fma-small"

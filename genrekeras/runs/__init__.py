@@ -1,0 +1,1 @@
+"""Training runs: flags, folders, training and scoring, shared by the experiments."""

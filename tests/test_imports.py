@@ -1,0 +1,202 @@
+"""Imports between the folders of the package run one way, and importing the library changes nothing in the process."""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+
+import genrekeras
+import pytest
+from processes import python
+
+PACKAGE = pathlib.Path(__file__).parents[1] / "genrekeras"
+# A module imports only from rooms above its own, and from its own room.
+ROOMS = (
+    "version",
+    "genres",
+    "audio",
+    "utils",
+    "layers",
+    "models",
+    "callbacks",
+    "tags",
+    "datasets",
+    "training",
+    "visualization",
+    "evaluation",
+    "inference",
+    "export",
+    "reports",
+    "runs",
+    "cli",
+    "__main__",
+)
+# The methods of `GenreClassifier` that users type, such as `predict_files`, call a function of another room.
+EXCEPTIONS = {("models/genre_classifier.py", "inference")}
+
+
+def imports_of(path):
+    """Yield the rooms that a module imports, lazy imports included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package == "genrekeras" and rest:
+                yield rest.split(".")[0]
+
+
+def test_imports_run_one_way():
+    checked = 0
+    for path in PACKAGE.rglob("*.py"):
+        place = path.relative_to(PACKAGE).as_posix()
+        room = place.split("/")[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        for target in imports_of(path):
+            checked += 1
+            allowed = ROOMS.index(target) <= ROOMS.index(room) or (place, target) in EXCEPTIONS
+            assert allowed, f"{place} imports {target}, which stands below {room}"
+    assert checked > 100
+
+
+IMPORT_EVERYTHING = """
+import importlib, json, logging, os, pkgutil, signal, socket, sys, threading, warnings
+
+def snapshot(keras=None):
+    seen = {
+        "environment": dict(os.environ),
+        "streams": [id(getattr(sys, name)) for name in ("stdin", "stdout", "stderr", "__stdout__", "__stderr__")],
+        "descriptors": [os.path.realpath(f"/proc/self/fd/{number}") for number in range(3)],
+        "signals": [str(signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)],
+        "timeout": socket.getdefaulttimeout(),
+        "hidden": sorted(name for name, module in sys.modules.items() if module is None),
+        "threads": threading.active_count(),
+        "filters": len(warnings.filters),
+        "log_level": logging.getLogger().level,
+    }
+    if keras:
+        seen["keras"] = [
+            keras.config.image_data_format(),
+            keras.config.floatx(),
+            keras.config.epsilon(),
+            keras.config.dtype_policy().name,
+            keras.config.is_interactive_logging_enabled(),
+            keras.config.is_traceback_filtering_enabled(),
+            keras.config.is_nnx_enabled(),
+        ]
+    return seen
+
+# Packages that the library uses; what their own imports change is not the question here.
+import keras
+for name in NAMES:
+    importlib.import_module(name)
+before = snapshot(keras)
+import genrekeras
+for module in pkgutil.walk_packages(genrekeras.__path__, "genrekeras."):
+    if module.name != "genrekeras.__main__":
+        importlib.import_module(module.name)
+after = snapshot(keras)
+print(json.dumps({key: [before[key], after[key]] for key in before if before[key] != after[key]}))
+"""
+USED = ("absl.logging", "grain", "h5py", "librosa", "matplotlib.figure", "pandas", "scipy.optimize", "sklearn.metrics")
+USED += ("soundfile", "soxr", "tensorflow_datasets", "tqdm", "mutagen", "click", "jinja2", "filelock", "requests")
+
+
+def test_importing_everything_changes_nothing_in_the_process(tmp_path):
+    """Keras is imported before with the backend that the library would choose, so that nothing is left to set."""
+    script = IMPORT_EVERYTHING.replace("NAMES", str(USED))
+    assert python(script, KERAS_BACKEND="torch", KERAS_HOME=str(tmp_path)) == {}
+
+
+IMPORT = """
+import json, os, sys
+before = dict(os.environ)
+import genrekeras as gk
+changed = {key: value for key, value in os.environ.items() if before.get(key) != value}
+import keras
+print(json.dumps({
+    "changed": {key: value for key, value in changed.items() if not key.startswith("TF2_BEHAVIOR")},
+    "backend": keras.backend.backend(),
+    "heavy": [name for name in HEAVY if name in sys.modules],
+    "registered": keras.saving.get_registered_object("genrekeras>GenreClassifier") is not None,
+    "lazy": [gk.GENRES[0], gk.audio.__name__, "soundfile" in sys.modules],
+}))
+"""
+HEAVY = ("tensorflow_datasets", "librosa", "soundfile", "soxr", "wandb", "sklearn", "grain", "pandas", "matplotlib")
+IMPORT = IMPORT.replace("HEAVY", str(HEAVY))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder for the config file of Keras."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def first_import(home):
+    """The library is imported where no backend is chosen. Keras then writes a config file with "tensorflow"."""
+    return python(IMPORT, KERAS_HOME=str(home))
+
+
+def test_importing_sets_the_backend_only(first_import):
+    assert first_import["backend"] == "torch" and first_import["changed"] == {"KERAS_BACKEND": "torch"}
+
+
+def test_importing_is_light(home, first_import):
+    """Only what Keras imports."""
+    by_keras = f"import json, sys, keras; print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
+    assert first_import["heavy"] == python(by_keras, KERAS_BACKEND="torch", KERAS_HOME=str(home))
+    assert "soundfile" not in first_import["heavy"] and "tensorflow_datasets" not in first_import["heavy"]
+    assert first_import["lazy"] == ["Hip-Hop", "genrekeras.audio", True]
+    assert first_import["registered"]  # `keras.saving.load_model` finds the class
+
+
+@pytest.mark.parametrize(
+    "chosen, config, expected",
+    [
+        (None, None, "torch"),
+        ("", '{"backend": "tensorflow"}', "torch"),  # Keras writes this by itself
+        (None, '{"backend": "jax"}', None),
+        (None, "{not json", "torch"),
+        (None, "[]", "torch"),
+        ("jax", '{"backend": "tensorflow"}', "jax"),
+    ],
+)
+def test_the_choice_of_the_backend(chosen, config, expected, tmp_path, monkeypatch):
+    """`KERAS_BACKEND` after the choice; `None` leaves the choice to the config file."""
+    monkeypatch.delitem(sys.modules, "keras")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("KERAS_BACKEND", chosen)
+    if config is not None:
+        (tmp_path / "keras.json").write_text(config)
+    genrekeras._choose_backend()
+    assert os.environ.get("KERAS_BACKEND") == expected
+
+
+def test_the_backend_of_an_imported_keras_stays(monkeypatch):
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    genrekeras._choose_backend()
+    assert "KERAS_BACKEND" not in os.environ
+
+
+def test_a_backend_that_cannot_compute_the_spectrogram_is_refused():
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    environment = {**os.environ, "KERAS_BACKEND": "openvino"}
+    done = subprocess.run([sys.executable, "-c", "import genrekeras"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith("ImportError: genrekeras does not run on the Keras backend openvino")
+    assert "KERAS_BACKEND" in message and '"numpy"' in message
+
+
+def test_an_unknown_name():
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        genrekeras.nonsense  # noqa: B018
+    assert {"audio", "datasets", "evaluation", "layers", "GENRES"} <= set(dir(genrekeras))
