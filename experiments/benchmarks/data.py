@@ -54,7 +54,7 @@ def steps(folder):
     native = gk.audio.load(paths[0], rate)
     yield "resample, 1 thread", 64, lambda: [soxr.resample(native, rate, 22050) for _ in paths]
     clip = soxr.resample(native, rate, 22050)
-    with unittest.mock.patch.object(store, "_decode", lambda path, rate: clip):
+    with unittest.mock.patch.object(store, "_decode", lambda path, rate: (clip, None)):
         yield "compress and write, 1 thread", len(tracks), lambda: gk.datasets.load_fma(folder, prepared_dir=folder)
     yield "build: all three, in threads", len(tracks), lambda: gk.datasets.load_fma(folder)
     clips = gk.datasets.load_fma(folder).train

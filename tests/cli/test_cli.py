@@ -223,9 +223,11 @@ def test_predict_to_a_file_processes_only_what_is_new(saved, music, tmp_path, mo
     assert f"Error: Another process is using {output}.journal" in done.stderr
 
 
-def test_predict_with_a_wrong_output(saved, music, tmp_path):
+def test_predict_with_a_wrong_output(saved, music, tmp_path, monkeypatch):
     assert "must end in .csv or .json" in run("predict", music, "-m", saved, "-o", "x.txt", code=2).stderr
     assert "does not exist" in run("predict", music, "-m", saved, "-o", tmp_path / "no" / "x.csv", code=2).stderr
+    monkeypatch.setattr(os, "access", lambda folder, mode: False)
+    assert "is not writable" in run("predict", music, "-m", saved, "-o", tmp_path / "x.csv", code=2).stderr
 
 
 def test_predict_with_a_wrong_call(saved, music, tmp_path):

@@ -210,3 +210,21 @@ def test_default_of_fine_tune(experiment, flags, fine_tune, monkeypatch):
     main = lambda run: models.append(run.classifier("resnet50", dropout=0.1))  # noqa: E731
     experiment(main, *flags, "--smoke", "--output", "r")
     assert models[0].fine_tune == fine_tune and models[0].dropout == 0.1
+
+
+def test_output_folder_in_use(experiment, tmp_path):
+    flags = types.SimpleNamespace(output="r", resume=None)
+    with options.folder_of_run(flags):
+        with pytest.raises(SystemExit, match="Another process is using the run in r"):
+            experiment(nothing, "--smoke", "--output", "r")
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(SystemExit, match=r"The output folder cannot be used: .*file"):
+        experiment(nothing, "--smoke", "--output", "file/r")
+
+
+def test_temporary_files_of_a_killed_run_are_removed(experiment, tmp_path):
+    with pytest.raises(SystemExit):
+        experiment(interrupted, "--smoke", "--output", "r")
+    (tmp_path / "r" / ".tmp-0123abcd-model.keras").write_bytes(b"incomplete")
+    experiment(nothing, "--resume", "r")
+    assert os.listdir(tmp_path / "r") == ["config.json"]
