@@ -62,7 +62,7 @@ def test_a_folder_that_becomes_read_only_during_training(tmp_path, read_only):
     assert contents(tmp_path) == saved[0]
     messages = [str(w.message) for w in caught if str(tmp_path) in str(w.message)]
     assert len(messages) >= 3
-    assert all("could not be saved" in text and "Training goes on" in text for text in messages), messages
+    assert all("could not be saved" in text and "Training continues" in text for text in messages), messages
 
 
 def test_tags(tmp_path, read_only):

@@ -388,9 +388,9 @@ def test_compare_fits_80_columns(tmp_path, rng):
     names = ["a", "a_run_whose_name_says_all_that_was_changed-20260101-120000", f"{'long' * 30}\r"]
     for same in (True, False):
         for name in names:
-            heard = "3 crops of 29.9766 s (even)" if same else f"crops of {name[:10]}"
+            coverage = "3 crops of 29.9766 s (even)" if same else f"crops of {name[:10]}"
             probabilities = rng.dirichlet([1, 1], 40)
-            report = Report(("x", "y"), "test", "artist_album", np.arange(40), labels, probabilities, heard)
+            report = Report(("x", "y"), "test", "artist_album", np.arange(40), labels, probabilities, coverage)
             report.to_json(tmp_path / f"{name}.json")
         paths = [tmp_path / f"{name}.json" for name in names]
         lines = run("compare", *paths, "-o", tmp_path / "c.csv").stdout.splitlines()
