@@ -259,7 +259,7 @@ def test_files_that_ffmpeg_cannot_read(ffmpeg, tmp_path):
 def test_without_ffmpeg(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "x.m4a").write_text("no music")
-    with pytest.raises(audio.AudioError, match="not audio that libsndfile can read. Install ffmpeg"):
+    with pytest.raises(audio.AudioError, match=r"not audio that libsndfile can read\. Install ffmpeg"):
         audio.info(tmp_path / "x.m4a")
 
 
