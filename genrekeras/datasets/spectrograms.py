@@ -161,14 +161,15 @@ def load_spectrograms(path, protocol="official", sample_rate=None, seed=0):
         ValueError: the file is missing or has another format, or the protocol is unknown.
     """
     name = os.path.basename(os.fspath(path))
+    keys = ("decibels", "label", "split", "track_id")
     try:
         arrays = read_arrays(path)
-        images, labels, splits, ids = (arrays[key] for key in ("decibels", "label", "split", "track_id"))
+        images, labels, splits, ids = (arrays[key] for key in keys)
         genres = tuple(arrays["genres"].tolist()) if "genres" in arrays else GENRES
         file_protocol = str(arrays["protocol"]) if "protocol" in arrays else "official"
         sample_rate = int(arrays.get("sample_rate", 44100)) if sample_rate is None else sample_rate
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"`path` must be an npz file of decibels, label, split, track_id ({error}): {path}") from error
+        raise ValueError(f"`path` must be an npz file with the arrays {keys} ({error}): {path}") from error
     if images.ndim != 3 or images.dtype != np.uint8 or {len(labels), len(splits), len(ids)} != {len(images)}:
         raise ValueError(
             f"{path}: `decibels` must be uint8 of the shape (n, mels, frames), with one label, split and track_id per "
