@@ -181,9 +181,8 @@ class Dataset:
         parts = [getattr(self, name) for name in SPLITS]
         tracks = pd.concat([part.tracks for part in parts if len(part)])
         rows = np.concatenate([part._rows for part in parts])
-        positions = np.unique(tracks.index, return_index=True)[
-            1
-        ]  # with "random", test and validation have the same clips
+        # With the protocol "random", validation and test contain the same clips. Use each clip once.
+        positions = np.unique(tracks.index, return_index=True)[1]
         first = parts[0]
         return Split(
             "all",

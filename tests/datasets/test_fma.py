@@ -178,7 +178,7 @@ def test_layouts(folder, tmp_path, layout):
         fma.write_labels(tracks, place / "train_labels.csv")
         assert list(pd.read_csv(place / "train_labels.csv").columns) == ["track_id", "genre"]
         assert fma.read_labels(place / "train_labels.csv")["genre"].to_dict() == tracks["genre"].to_dict()
-        with pytest.raises(ValueError, match="needs splits that come with"):
+        with pytest.raises(ValueError, match="needs official splits"):
             gk.datasets.load_fma(place)
     data = gk.datasets.load_fma(data_dir, protocol="random", prepared_dir=tmp_path / "prepared")
     assert sorted(ids(data.train) + ids(data.validation)) == [track for track, *_ in TRACKS]
