@@ -100,7 +100,7 @@ def test_incomplete_clips_are_kept(folder):
         data = gk.datasets.load_fma(folder)
     messages = [str(warning.message) for warning in caught]
     reason = "cut short: only 4.4 s of 9.0 s can be decoded"
-    kept = f"1 are incomplete: fma_small/000/000002.mp3 ({reason}). They are kept."
+    kept = f"1 are incomplete: fma_small/000/000002.mp3 ({reason}). These clips are kept."
     assert any(kept in message for message in messages) and data.incomplete == {2: reason}
     assert data.counts["incomplete"] == 1 and data.counts["broken"] == 1 and list(data.broken) == [5]
     assert len(data.train.select(np.flatnonzero(data.train.track_ids == 2))[0]["audio"]) > 4 * 22050

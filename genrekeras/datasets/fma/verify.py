@@ -54,7 +54,7 @@ class Check:
 
     @property
     def usable(self):
-        """Whether the list of problems is empty."""
+        """Whether the folder has no `problems`."""
         return not self.problems
 
     @property
