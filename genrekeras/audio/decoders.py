@@ -21,11 +21,12 @@ from genrekeras.audio import mpeg
 BLOCK = 1 << 14
 # A frame of an mp3 file uses bits of up to ten earlier frames. After a seek, the decoder needs these frames again.
 _MP3_WARM_UP = 12 * 1152  # samples
-# If libmpg123 reports a length that is shorter than the counted length by more than this, the file gets a new header.
+# `XingFile` is used if libmpg123 reports a length that is shorter than the counted length by more than this tolerance.
 _MP3_TOLERANCE = 1.0  # seconds
 # If a header states no length or an impossible length, libsndfile reports at least this number of samples.
 _UNKNOWN_LENGTH = 1 << 47
-# A program that writes a file to a pipe does not know its size. The program states one of these sizes, in bytes.
+# A program that writes a file to a pipe does not know the final size of the audio. It writes one of these sizes, in
+# bytes, into the header.
 _UNKNOWN_SIZES = range(0x7FFF0000, 1 << 32)
 
 # Audio and video containers that ffmpeg may open. Playlists (hls, concat, dash, ...) are excluded: they can refer to
@@ -38,7 +39,7 @@ _MAX_SECONDS = 24 * 3600  # ffmpeg stops after this duration of audio
 _MAX_CPU_SECONDS = 600  # ffmpeg stops after this CPU time
 # Context manager around each call of libsndfile. `genrekeras.utils.process.hide_codec_messages` replaces it.
 codec_context = contextlib.nullcontext()
-_AU_HEADER = struct.Struct(">4s5I")  # magic, offset of the audio, its size, encoding, sample rate, channels
+_AU_HEADER = struct.Struct(">4s5I")  # magic number, offset and size of the audio, encoding, sample rate, channels
 
 
 class FileProblem:
@@ -72,6 +73,8 @@ class AudioError(FileProblem, ValueError):
 class Decoder:
     """Base class of the decoders, which are context managers.
 
+    Subclasses implement `_start`, `_read` and `close`. Subclasses that can seek also implement `_seek`.
+
     Attributes:
         path: str.
         sample_rate: int, in Hz.
@@ -83,7 +86,8 @@ class Decoder:
         is_damaged: bool, whether decoding failed at some position.
         is_chained: bool, whether the file is an ogg file with several streams, of which only the first is decoded.
         can_seek: bool, whether the decoder can seek to an exact sample.
-        warm_up: int, number of samples to decode before a position. After them, the samples are exact.
+        warm_up: int, number of samples. After a seek, the first samples are not exact, so the decoder discards this
+            number of samples.
     """
 
     can_seek = False
@@ -284,7 +288,7 @@ def _check_file(path):
     if os.path.getsize(path) == 0:
         raise AudioError(path, "empty: the file has 0 bytes")
     try:
-        open(path, "rb").close()  # this error states the reason, the error of libsndfile does not
+        open(path, "rb").close()  # Python reports why a file cannot be opened, but libsndfile does not
     except OSError as error:
         raise AudioError(path, f"cannot be opened: {error.strerror}") from error
 

@@ -32,7 +32,7 @@ class Length(NamedTuple):
     Attributes:
         start: int, position of the first frame in bytes. An ID3v2 tag or other data may precede it.
         counted: int, number of samples in all frames. `None` if the frames cannot be counted.
-        stated: int, number of samples that the Xing header states. `None` if the file has no Xing header.
+        stated: int, number of samples that the Xing header states. `None` if no Xing header states a number.
     """
 
     start: int
@@ -54,13 +54,13 @@ def length(path):
         constant_bits, frames, false_starts, stated = None, 0, 0, None
         while (position := data.find(b"\xff", position)) >= 0 and false_starts < _MAX_FALSE_STARTS:
             header = data[position : position + 4]
-            size, samples = _frame(header)
+            size, samples = _parse_frame_header(header)
             bits = int.from_bytes(header, "big") & _CONSTANT_BITS
             end = position + size
-            if constant_bits is None and size and _frame(data[end : end + 4])[0]:  # two consecutive frames
+            if constant_bits is None and size and _parse_frame_header(data[end : end + 4])[0]:  # two consecutive frames
                 start, constant_bits = position, bits
                 stated = _stated_frames(data[position:end])
-                # If the first frame contains a Xing header, it contains no audio.
+                # A frame with a Xing header contains no audio.
                 samples_of_frame, frames = samples, 0 if stated is None else -1
             if size and bits == constant_bits and end <= len(data):
                 frames += 1
@@ -123,11 +123,11 @@ def _end_of_id3(data):
     return 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])  # four bytes of seven bits
 
 
-def _frame(header):
+def _parse_frame_header(header):
     """Parse a frame header of four bytes.
 
     Returns:
-        tuple of the size of the frame in bytes and its number of samples; `(0, 0)` if the header is not valid.
+        tuple of the size in bytes and the number of samples of the frame, or `(0, 0)` if the header is not valid.
     """
     bits = int.from_bytes(header, "big")
     version, layer = bits >> 19 & 3, bits >> 17 & 3
@@ -143,7 +143,7 @@ def _stated_frames(frame):
     """Return the number of frames that the Xing header in a frame states.
 
     Returns:
-        int, or `None` if the frame has no Xing header; 0 if the Xing header states no number.
+        int, 0 if the Xing header states no number, or `None` if the frame has no Xing header.
     """
     match = re.search(rb"(?:Xing|Info)\x00\x00\x00([\x00-\x0f])(.{4})", frame[:200], re.DOTALL)
     if not match:
@@ -158,7 +158,7 @@ def _xing_frame(sample_rate, channels, samples):
     bitrate, rate = _BITRATES[is_version_1].index(128) + 1, _SAMPLE_RATES[version].index(sample_rate)
     mono = channels == 1
     header = 0xFFE10000 | version << 19 | _LAYER_3 << 17 | bitrate << 12 | rate << 10 | (3 if mono else 0) << 6
-    size, samples_of_frame = _frame(struct.pack(">I", header))
+    size, samples_of_frame = _parse_frame_header(struct.pack(">I", header))
     side_information = bytes({(True, False): 32, (False, True): 9}.get((is_version_1, mono), 17))
     head = struct.pack(">I", header) + side_information + b"Info" + struct.pack(">II", 1, samples // samples_of_frame)
     return head.ljust(size, b"\x00")

@@ -20,8 +20,8 @@ EXTENSIONS = frozenset(
 # side. Then the result differs from the same part of the resampled file by at most 5e-7. The HQ filter of soxr extends
 # over 128 samples on each side.
 _MARGIN_SAMPLES = 512
-# If fewer seconds or a smaller fraction of the stated length are missing, there is no warning. The stated length is
-# often an estimate, and it includes the padding that encoders add at both ends.
+# There is no warning if at most this number of seconds or at most this fraction of the stated length is missing. The
+# stated length is often an estimate. It also includes the padding that encoders add at both ends.
 _MAX_MISSING_SECONDS, _MAX_MISSING_FRACTION = 1.0, 0.01
 
 
@@ -163,9 +163,9 @@ def load(path, sample_rate=22050, offset=0.0, duration=None):
     """Load a file as a mono waveform.
 
     The channels are averaged. The result for a part of a file equals the same part of the result for the complete file.
-    Only the requested part is decoded. Exceptions are Ogg Vorbis files, files without a stated length and files that
-    ffmpeg reads. These files are decoded from their start. An `AudioWarning` is issued if the file is damaged or more
-    than 1 s and 1 % shorter than its header states.
+    Usually, only the requested part is decoded. Ogg Vorbis files, files without a stated length and files that ffmpeg
+    reads are decoded from their start. An `AudioWarning` is issued if the file is damaged. It is also issued if more
+    than 1 s and more than 1 % of the stated length is missing.
 
     Args:
         path: str or path-like. See `AudioFile` for the file formats.
@@ -192,7 +192,7 @@ def load(path, sample_rate=22050, offset=0.0, duration=None):
 def decode(path, sample_rate=22050, offset=0.0, duration=None):
     """Load a file like `load`, but return the warning instead of issuing it.
 
-    Use this function in threads, in which warnings cannot be caught safely.
+    Use this function in threads, because `warnings.catch_warnings` is not safe in threads.
 
     Args:
         path, sample_rate, offset, duration: see `load`.

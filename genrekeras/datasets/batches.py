@@ -47,7 +47,7 @@ def batches(
         crops: int > 0, number of crops of each clip in an epoch. Without shuffling, the crops of a clip are
             consecutive. With `"start"` and `"center"`, the crops of a clip are equal before augmentation.
         shuffle: bool, whether each epoch has a new random order.
-        seed: int >= 0, seed of all random choices. The epochs of a seed differ.
+        seed: int >= 0, seed of all random choices. The random choices differ between epochs.
         mixup_alpha: float >= 0, parameter of mixup. 0 disables mixup. Otherwise, each clip of a batch is mixed with
             another clip of the batch: `m * clip + (1 - m) * other`, where m is drawn from Beta(mixup_alpha,
             mixup_alpha). Labels are one-hot and mixed with the same weights, so the loss must be
@@ -56,7 +56,7 @@ def batches(
         one_hot: bool, whether labels are one-hot without mixup too. Set it for validation data if the training data
             uses mixup.
         class_weight: `None`, `"balanced"` or a sequence of floats >= 0, one per genre. With `"balanced"`, all genres
-            have the same total weight, see `class_weights`. The weights of clips are mixed like their labels.
+            have the same total weight, see `class_weights`. With mixup, the weights are mixed like the labels.
         workers: int > 0, number of threads that read batches. With 1, batches are not read ahead. The content of the
             batches does not depend on this number.
         processes: bool, whether the workers are processes instead of threads. Python starts the processes with the
@@ -174,8 +174,8 @@ class Batches(keras.utils.PyDataset):
             the model.
         fingerprint: the argument. When a run is resumed, `genrekeras.training.fit` compares this attribute with the
             fingerprint of the run.
-        epoch: int, epoch of the next batches. The end of an epoch increments this number. The callback of `fit_options`
-            sets this number at the start of an epoch.
+        epoch: int, epoch of the next batches. `on_epoch_end` increments this number. The callback of `fit_options` sets
+            this number at the start of an epoch.
     """
 
     def __init__(self, data, sample_rate, genres, clip_seconds, track_ids, fingerprint, workers=1, processes=False):
@@ -216,7 +216,7 @@ class Batches(keras.utils.PyDataset):
         self.epoch += 1
 
     def fit_options(self, callbacks=None):
-        """Return arguments of `keras.Model.fit`, so each epoch uses the batches of this epoch in the correct order.
+        """Return arguments of `keras.Model.fit`. With them, each epoch uses its own batches in the correct order.
 
         Args:
             callbacks: see `keras.Model.fit`.
@@ -237,8 +237,8 @@ class Batches(keras.utils.PyDataset):
     def rest(self, epoch, batch):
         """Return the remaining batches of an interrupted epoch.
 
-        For example, epoch 3 was interrupted after 17 batches. `model.fit(data.rest(3, 17), initial_epoch=3, epochs=4)`
-        completes this epoch. `model.fit(data, initial_epoch=4, epochs=20)` continues the training.
+        For example, assume that epoch 3 was interrupted after 17 batches. `model.fit(data.rest(3, 17), initial_epoch=3,
+        epochs=4)` completes this epoch. Then `model.fit(data, initial_epoch=4, epochs=20)` continues the training.
 
         Args:
             epoch: int >= 0, index of the epoch.
@@ -265,16 +265,16 @@ class Batches(keras.utils.PyDataset):
         return [int(track_id) for track_id in self._track_ids[epoch * self._last + batch]]
 
     def _start_workers(self):
-        """Start the workers. Return the pool and a function that submits the reading of the batch at a position."""
+        """Start the workers. Return the pool and a function that makes the pool read the batch at a position."""
         if not self._processes:
             pool = concurrent.futures.ThreadPoolExecutor(self._workers_ahead)
             return pool, lambda position: pool.submit(self._batches.__getitem__, position)
         pool = concurrent.futures.ProcessPoolExecutor(
             self._workers_ahead, multiprocessing.get_context("spawn"), _start_worker, (self._batches,)
         )
-        # If multiprocessing started this process, it waits for the workers at exit, but concurrent.futures stops the
-        # workers later. Therefore, a finalizer stops the workers first. It has priority 11, because multiprocessing
-        # closes the queue that stops the workers with priority 10.
+        # If multiprocessing started this process, multiprocessing waits for the workers at exit. concurrent.futures
+        # would stop the workers only later, so the process would not exit. Therefore, this finalizer stops the workers
+        # first. Its priority is 11, because multiprocessing closes a queue that the pool needs with priority 10.
         multiprocessing.util.Finalize(pool, _shut_down, (weakref.ref(pool),), exitpriority=11)
         return pool, lambda position: pool.submit(_worker_batch, position)
 
@@ -382,7 +382,7 @@ def checked_weights(class_weight, split):
     """Return the argument `class_weight` of `batches` as a `(len(split.genres),)` float32 array, or `None`.
 
     Raises:
-        ValueError: `class_weight` has another value than those that `batches` allows.
+        ValueError: `class_weight` is not a value that `batches` allows.
     """
     if class_weight is None:
         return None

@@ -121,7 +121,9 @@ class SpectrogramSplit:
 
 
 def sampled_logmel_front_end(frames=128, sample_rate=44100, n_mels=128):
-    """Return layers that compute spectrogram images from waveforms, like those in a file of spectrograms.
+    """Return the layers that compute spectrogram images from waveforms.
+
+    The images have the form that the docstring of this module describes.
 
     Args:
         frames: int > 0, number of frames in an image. The frames are sampled at equal distances. `None` keeps all
@@ -296,7 +298,7 @@ def image_batches(
         split: `SpectrogramSplit`.
         batch_size: int > 0, number of images in a batch. The last batch of an epoch may be smaller.
         shuffle: bool, whether each epoch has a new random order.
-        seed: int >= 0, seed of all random choices. The epochs of a seed differ.
+        seed: int >= 0, seed of all random choices. The random choices differ between epochs.
         repeats: int > 0, how often an epoch contains each image. Without shuffling, the repetitions of an image are
             consecutive.
         variants: int > 0, number of consecutive images of each track in the split (the argument `crops` of

@@ -154,10 +154,14 @@ class Dataset:
         train, validation, test: `Split`.
         genres: tuple of str.
         sample_rate: int, in Hz.
-        counts: dict of int. `tracks` is the number of all tracks, `missing` the number of missing files, `broken` the
-            number of files that cannot be read, and `readable` the number of clips in all splits. `incomplete` is the
-            number of readable clips that are damaged or cut short. `train`, `validation` and `test` are the
-            numbers of clips in the splits.
+        counts: dict of int with these keys:
+
+            - `tracks`: number of all tracks.
+            - `missing`: number of tracks without a file.
+            - `broken`: number of clips that cannot be read or are shorter than 2 s.
+            - `readable`: number of all other clips.
+            - `incomplete`: number of readable clips that are damaged or cut short.
+            - `train`, `validation`, `test`: numbers of clips in the splits.
         incomplete: dict, track id -> reason. It contains the clips that are damaged or shorter than their headers
             state. These clips are in the splits.
         broken: dict, track id -> reason. It contains the clips that cannot be read or are shorter than 2 s. These clips

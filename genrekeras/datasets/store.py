@@ -29,7 +29,7 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 # 1.6 s.
 MIN_SECONDS = 2.0
 CLIPS_PER_PART = 128  # with clips of 30 s at 22,050 Hz, a part has 170 MB
-# Columns that are stored with the audio, and the values that mean unknown.
+# Columns that are stored with the audio, and their values for unknown entries.
 METADATA = {"title": "", "artist": "", "artist_id": UNKNOWN, "album": "", "album_id": UNKNOWN, "license": ""}
 
 
@@ -56,15 +56,17 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
       the peak exceeds 1.
     - `genre`: int, the label.
     - `track_id`: int.
-    - the columns of `METADATA`.
+    - `title`, `artist`, `artist_id`, `album`, `album_id` and `license`. `METADATA` lists their values for unknown
+      entries.
 
     The examples are sorted by track id. `info.metadata` contains the ids and checksums of the stored clips, and lists
     the missing, broken and incomplete clips.
 
     Args:
         tracks: `pandas.DataFrame` with a row for each track, indexed by `track_id` and sorted. The columns are `genre`,
-            `path` and `bytes` (size of the file, -1 for a missing file). The columns `split` and `METADATA` are
-            optional. `None` is allowed if the dataset is prepared, or if a subclass implements `find_tracks`.
+            `path` and `bytes` (size of the file, -1 for a missing file). The column `split` and the columns of
+            `METADATA` are optional. `None` is allowed if the dataset is prepared, or if a subclass implements
+            `find_tracks`.
         file_format: str, file format of TFDS.
         kwargs: further arguments of `tfds.core.DatasetBuilder`.
     """
@@ -101,15 +103,15 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
                 reason = f"Decoded clips cannot be stored in {config_dir}: {error}. Choose another `prepared_dir`."
                 raise OSError(error.errno, reason) from error
             for leftover in glob.glob(os.path.join(glob.escape(config_dir), f"incomplete.*_{self.version}")):
-                shutil.rmtree(leftover, ignore_errors=True)  # of a process that was killed
+                shutil.rmtree(leftover, ignore_errors=True)  # a killed process could not remove this folder
             super().download_and_prepare(**kwargs)
             self.info.read_from_directory(self.data_dir)  # another process may have built the dataset
 
     def _log_download_bytes(self):
-        """Print no message. The message of TFDS states that the size is unknown."""
+        """Suppress the message of TFDS about the unknown size."""
 
     def _log_download_done(self):
-        """Print no message. The message of TFDS states the folder."""
+        """Suppress the message of TFDS about the folder."""
 
     def find_tracks(self, manual_dir):
         """Return the table of tracks in a folder. Subclasses may implement this method.
@@ -309,7 +311,7 @@ class _Part:
     def _examples(self, content, threads, on_clip):
         """Yield the track id and the serialized example of each clip that can be decoded.
 
-        The descriptions of all clips are added to `content`, see the method `content`.
+        The generator also fills the dict `content`. The method `content` describes the keys of this dict.
         """
         serializer = ExampleSerializer(self.features.get_serialized_info())
         for row, (clip, reason) in self._clips(threads):

@@ -261,7 +261,8 @@ def _request(url, part, start, expected_bytes):
 def _restart(url, response, part, length, expected_bytes):
     """Download a file from its start, because the server does not support range requests.
 
-    The new file is saved beside the incomplete file. Then the longer of both is kept. Return whether it is complete.
+    The new file is saved beside the incomplete file. Then the longer file is kept, and the other file is removed.
+    Return whether the kept file is complete.
     """
     new = f"{part}.new"
     old_size = os.path.getsize(part)
@@ -284,7 +285,14 @@ def _restart(url, response, part, length, expected_bytes):
 
 
 def _save(response, path, start, total):
-    """Write the content of a response to a file, starting at the byte `start`, and show a progress bar."""
+    """Write the content of a response to a file, and show a progress bar.
+
+    Args:
+        response: `requests.Response`.
+        path: str.
+        start: int, position in the file where the content is written.
+        total: int, final size of the file in bytes, or `None` if it is unknown.
+    """
     with open(path, "r+b" if start else "wb") as file:
         file.seek(start)
         options = {"initial": start, "unit_scale": True, "unit_divisor": 1024}

@@ -46,7 +46,7 @@ _TFDS_SPLITS = {"training": "train", "validation": "validation", "test": "test"}
 
 
 def is_fma(data_dir):
-    """Return whether a folder has the layout of FMA or does not exist."""
+    """Return whether a folder has the layout of FMA. The result is also True if the folder does not exist."""
     if not os.path.isdir(data_dir):
         return True
     if set(os.listdir(data_dir)) & {"train_labels.csv", "fma_metadata", *(f"fma_{subset}" for subset in SUBSETS)}:
@@ -70,8 +70,8 @@ def find_tracks(data_dir, subset, genres):
 
     Returns:
         `pandas.DataFrame` with a row for each track, indexed by `track_id` and sorted. The columns are `genre` (str),
-        `path` (str), `bytes` (int, size of the file, -1 for a missing file) and `folder` (int, the track id divided by
-        1,000). If the genres come from tracks.csv, the other columns of `read_tracks` are added.
+        `path` (str), `bytes` (int, size of the file, -1 for a missing file) and `folder` (int, `track_id // 1000`). If
+        the genres come from tracks.csv, the other columns of `read_tracks` are added.
 
     Raises:
         FileNotFoundError: there is no folder, no table or no clip.
@@ -95,7 +95,7 @@ def find_tracks(data_dir, subset, genres):
     if (tracks["bytes"] < 0).all():
         raise FileNotFoundError(f"{audio_dir} contains no clip of the {len(tracks)} tracks in {table}.")
     without_row = sorted(name for name in sizes if name.endswith(".mp3") and "/." not in name)
-    # The folder of a larger subset contains other tracks too, so there is no warning.
+    # The folder of a larger subset also contains other tracks, so no warning is issued for such a folder.
     if without_row and os.path.basename(audio_dir) == f"fma_{subset}":
         warnings.warn(
             f"{audio_dir}: {len(without_row)} files have no row with a genre in {os.path.basename(table)} (the first: "
@@ -125,7 +125,7 @@ def read_tracks(path, subset="small"):
     """
     try:
         table = _read_columns(path)
-    except (KeyError, ValueError, csv.Error) as error:  # parser errors of pandas are ValueErrors
+    except (KeyError, ValueError, csv.Error) as error:  # the parser errors of pandas are subclasses of ValueError
         raise ValueError(f"{path} is not FMA's tracks.csv: {error}") from error
     _warn_if_cut(path)
     table = table[table["subset"].isin(_CONTAINED_SUBSETS[subset])]
@@ -164,7 +164,7 @@ def read_labels(path):
     """
     try:
         table = pd.read_csv(path)
-    except ValueError as error:  # parser errors of pandas are ValueErrors
+    except ValueError as error:  # the parser errors of pandas are subclasses of ValueError
         raise ValueError(f"{path} is not a table of track_id and genre: {error}") from error
     if not {"track_id", "genre"} <= set(table.columns) or table.empty:
         raise ValueError(
@@ -173,7 +173,7 @@ def read_labels(path):
         )
     if table[["track_id", "genre"]].isna().any(axis=None) or not _are_ids(table["track_id"]).all():
         raise ValueError(
-            f"{path} contains rows without a genre, or with a track_id that is not an integer of at most six digits."
+            f"{path} contains rows that have no genre, or a track_id that is not an integer of at most six digits."
         )
     return _indexed(table.set_index("track_id")[["genre"]], path)
 

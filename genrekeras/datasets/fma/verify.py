@@ -21,7 +21,7 @@ SMALL_CLIPS_PER_GENRE = 1000
 BROKEN_AT_SOURCE = (98565, 98567, 98569, 99134, 108925, 133297)
 # Accepted fraction of broken clips in the larger subsets, for which there is no list of broken clips.
 MAX_BROKEN = 0.01
-SILENT_DB = -60.0  # clips with a lower RMS level are silent; in dB relative to full scale
+SILENT_DB = -60.0  # dB relative to full scale; clips with a lower RMS level are listed as almost silent
 _READABLE = ("ok", "incomplete")
 
 
