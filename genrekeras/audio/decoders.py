@@ -195,17 +195,12 @@ class FfmpegDecoder(Decoder):
         self.position = 0
         if not shutil.which("ffmpeg"):
             raise AudioError(self.path, "not audio that libsndfile can read. Install ffmpeg to read more file formats")
-        general_options = f"-nostdin -hide_banner -nostats -timelimit {_MAX_CPU_SECONDS} -threads 1"
+        input_options = (
+            f"-nostdin -hide_banner -nostats -timelimit {_MAX_CPU_SECONDS} -threads 1 "
+            f"-protocol_whitelist file -format_whitelist {_FFMPEG_FORMATS}"
+        )
         output_options = f"-map 0:a:0 -t {_MAX_SECONDS} -c:a pcm_f32be -f au pipe:1"
-        command = [
-            "ffmpeg",
-            *general_options.split(),
-            "-protocol_whitelist",
-            "file",
-            "-format_whitelist",
-            _FFMPEG_FORMATS,
-        ]
-        command += ["-i", f"file:{self.path}", *output_options.split()]
+        command = ["ffmpeg", *input_options.split(), "-i", f"file:{self.path}", *output_options.split()]
         self._messages = tempfile.TemporaryFile("a+b")  # a full pipe would block ffmpeg
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._messages
