@@ -1,4 +1,4 @@
-"""Read and write the genre in the tags of audio files, where music players look for it."""
+"""Read and write the genre in the tags of audio files."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ from mutagen.wave import WAVE
 
 
 class TagError(FileProblem, ValueError):
-    """Exception for a file whose tags cannot be read or written. The file is unchanged.
+    """Exception for a file whose tags cannot be read or written. The file is not changed.
 
     Attributes:
         path: str, the file.
@@ -33,9 +33,9 @@ class TagError(FileProblem, ValueError):
 
 
 class _GenreFrame:
-    """Parser of the genre frame of an ID3 tag.
+    """Parse the genre frame of an ID3 tag.
 
-    Compressed frames are rejected: a small one may expand to gigabytes.
+    Compressed frames are rejected, because a small compressed frame may expand to gigabytes.
     """
 
     @staticmethod
@@ -46,9 +46,13 @@ class _GenreFrame:
 
 
 class _KnownFrames(dict):
-    """Table that makes mutagen parse only the genre frame of an ID3 tag and keep all other frames byte for byte."""
+    """Table of the ID3 frames that mutagen parses. It contains only the genre frame.
 
-    def __contains__(self, name):  # mutagen counts known names to recognize the wrong frame sizes that iTunes writes
+    mutagen does not change the frames that are not in this table.
+    """
+
+    def __contains__(self, name):
+        # mutagen looks up names of frames to detect the wrong frame sizes that iTunes writes. All names must be known.
         return name in Frames
 
 
@@ -56,13 +60,13 @@ _RAW_FRAMES = {"known_frames": _KnownFrames(TCON=_GenreFrame, TCO=TCO), "transla
 
 
 def _with_raw_frames(file_type):
-    """Return a subclass of a file type of mutagen that keeps all ID3 frames but the genre as bytes."""
+    """Return a subclass of a `mutagen.FileType` that parses only the genre frame of an ID3 tag."""
 
     class RawFrames(file_type):
         def load(self, *args, **options):
             super().load(*args, **options, **_RAW_FRAMES)
 
-    RawFrames.__name__ = file_type.__name__  # mutagen sorts file types by their names
+    RawFrames.__name__ = file_type.__name__  # mutagen sorts file types by name
     return RawFrames
 
 
@@ -72,13 +76,13 @@ _FILE_TYPES = [FLAC, OggVorbis, OggOpus, OggFLAC, MP4, ASF, *map(_with_raw_frame
 def read_genres(path):
     """Return the genres in the tags of a file.
 
-    Of an mp3 file, the ID3v2 tag is read, or the ID3v1 tag if there is no ID3v2 tag.
+    If an mp3 file has an ID3v2 tag and an ID3v1 tag, the ID3v2 tag is read.
 
     Args:
         path: str or path-like, an mp3, flac, ogg, opus, m4a, wma, wav or aiff file.
 
     Returns:
-        list of str; empty if the file has no genre.
+        list of str. The list is empty if the file has no genre.
 
     Raises:
         TagError: the file is missing or damaged, or its format is not supported.
@@ -89,30 +93,33 @@ def read_genres(path):
 def write_genre(path, genre, copy=None):
     """Replace the genres in the tags of a file by one genre.
 
-    Everything else is kept: the audio, all other tags, pictures, the version of an ID3 tag, owner, group, permissions
-    and extended attributes. The modification time changes. ID3v1 and APEv2 tags at the end of an mp3 file and the INFO
-    list of a wav file are not changed, so they keep their genre. If an mp3 file has only an ID3v1 tag, an ID3v2.4 tag
-    with the same fields is added. If the path is a symbolic link, the target of the link is tagged. A file that already
-    has this genre, and no other, is not written.
+    The audio, the other tags, the pictures, the version of an ID3 tag, the owner, group, permissions and extended
+    attributes of the file do not change. The modification time changes. If the file already has this genre and no other
+    genre, the file is not written. If the path is a symbolic link, the target of the link is changed.
 
-    The tags are written to a copy in the same folder. The copy replaces the file only if both have the same decoded
-    audio and the same other tags, and if the genre reads back. After an interruption, the file is either the old or the
-    new one.
+    An mp3 file may have ID3v1 or APEv2 tags at its end, and a wav file may have an INFO list. These tags are not
+    changed. If an mp3 file has only an ID3v1 tag, an ID3v2.4 tag with the same fields is added.
+
+    The genre is written to a temporary copy in the same folder. The copy replaces the file only if the decoded audio
+    and the other tags of both are equal, and if the copy has the new genre. After an interruption, the file is either
+    unchanged or complete.
 
     Args:
         path: str or path-like, an mp3, flac, ogg, opus, m4a, wma, wav or aiff file.
         genre: str, not empty and without control characters, such as a newline.
-        copy: str or path-like, path for a copy of the original file, or `None`. An existing copy is not replaced,
-            because it is older.
+        copy: str or path-like, path of a copy of the original file. An existing file at this path is kept, because it
+            is an older original. `None` writes no copy.
 
     Raises:
-        TagError: the genre is invalid, or the file is unchanged because it
-            - is missing, damaged or read-only, or its format is not supported;
-            - cannot be decoded, so that the audio cannot be compared (m4a and wma files need an installed ffmpeg);
-            - has more than one hard link, because the other names would still refer to the old file;
-            - has an ID3v2.2 tag, which mutagen can only convert to another version, or damaged Vorbis comments;
-            - belongs to a user or group that cannot be set for the new file;
-            - was changed by another program at the same time.
+        TagError: the genre is invalid, or the file cannot be tagged for one of these reasons:
+
+            - The file is missing, damaged or read-only, or its format is not supported.
+            - The audio cannot be decoded, so it cannot be compared. For m4a and wma files, ffmpeg must be installed.
+            - The file has more than one hard link. The other links would still refer to the old file.
+            - The file has an ID3v2.2 tag, which mutagen can only write as another version.
+            - The file has damaged Vorbis comments, which mutagen would change.
+            - The owner, group, permissions or extended attributes cannot be set for the new file.
+            - Another program changed the file at the same time.
     """
     path = os.path.realpath(path)
     if not genre.strip() or any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in genre):
@@ -120,7 +127,7 @@ def write_genre(path, genre, copy=None):
     try:
         _replace(path, genre, copy)
     except TagError as error:
-        raise TagError(path, error.reason) from error  # its path may be that of the temporary file
+        raise TagError(path, error.reason) from error  # `error.path` may be the temporary file
     except audio.AudioError as error:
         raise TagError(path, f"its audio cannot be decoded and compared: {error.reason}") from error
     except OSError as error:
@@ -128,7 +135,7 @@ def write_genre(path, genre, copy=None):
 
 
 def _replace(path, genre, copy):
-    """Write a genre as `write_genre` does. Exceptions may name the temporary file."""
+    """Write a genre like `write_genre`. The path in an exception may be the path of the temporary file."""
     identity = _identity(path)
     if read_genres(path) == [genre]:
         return
@@ -142,10 +149,10 @@ def _replace(path, genre, copy):
         other_tags = _write(path, temporary, genre)
         if audio.checksum(temporary) != checksum:
             raise TagError(path, "its audio would change, probably because the sizes in its header are wrong")
-        written = _open(temporary)
-        if _genres(written) != [genre]:
-            raise TagError(path, f"the genre {genre!r} would read back as {_genres(written)}")
-        if _other_tags(written) != other_tags:
+        tagged = _open(temporary)
+        if _genres(tagged) != [genre]:
+            raise TagError(path, f"the genre {genre!r} would be read as {_genres(tagged)}")
+        if _other_tags(tagged) != other_tags:
             raise TagError(path, "its other tags would change")
         if copy is not None and not os.path.exists(copy):
             with atomic_write(copy) as temporary_copy:
@@ -156,7 +163,10 @@ def _replace(path, genre, copy):
 
 @contextlib.contextmanager
 def _mutagen_errors(path, summary):
-    """Convert exceptions of mutagen to `TagError`. For damaged files, mutagen raises exceptions of many types."""
+    """Context manager that converts the exceptions of mutagen to `TagError`.
+
+    For damaged files, mutagen raises exceptions of many types.
+    """
     try:
         yield
     except Exception as error:
@@ -166,13 +176,13 @@ def _mutagen_errors(path, summary):
 
 
 def _open(path):
-    """Return a `mutagen.FileType`."""
+    """Open a file with mutagen. Return a `mutagen.FileType`."""
     with _mutagen_errors(path, "its tags cannot be read"):
         is_regular = stat.S_ISREG(os.stat(path).st_mode)
         file = mutagen.File(path, options=_FILE_TYPES) if is_regular else None
         if isinstance(file, MP3) and file.tags is None:
             with contextlib.suppress(ID3NoHeaderError):
-                file.tags = ID3(path)  # the fields of an ID3v1 tag
+                file.tags = ID3(path)  # mutagen also reads ID3v1 tags here
     if file is None:
         raise TagError(path, "tags of this file format are not supported")
     return file
@@ -189,7 +199,7 @@ def _genres(file):
 
 
 def _other_tags(file):
-    """Return the tags of a file for comparison. Of ID3 tags, the genre is left out."""
+    """Return the tags of a file as values that can be compared. The genre in an ID3 tag is left out."""
     if isinstance(file.tags, ID3):
         return file.tags.version[:2], file.tags.unknown_frames
     tags = file.tags or {}
@@ -197,54 +207,56 @@ def _other_tags(file):
 
 
 def _write(path, temporary, genre):
-    """Write a genre into a copy of a file. Return the `_other_tags` that the copy must have."""
+    """Write a genre into a copy of a file. Return the expected result of `_other_tags` for the copy."""
     file = _open(temporary)
     with _mutagen_errors(path, "its tags cannot be written"):
         if file.tags is None:
             file.add_tags()
         if isinstance(file.tags, ID3):
             return _write_id3(path, temporary, file, genre)
-        size = getattr(file.tags, "_size", 0)  # size of Vorbis comments in the file
+        size = getattr(file.tags, "_size", 0)  # size of the Vorbis comments in the file
         if size and size != len(file.tags.write(framing=isinstance(file, OggVorbis))):
-            raise mutagen.MutagenError("some of its Vorbis comments are not UTF-8, or have no name, and would change")
+            raise mutagen.MutagenError(
+                "some of its Vorbis comments would change, because they have no name or are not UTF-8"
+            )
         file.tags[_genre_key(file)] = [genre]
         file.save()
         return _other_tags(file)
 
 
 def _write_id3(path, temporary, file, genre):
-    """Write a genre into the ID3 tag of a copy of a file. Return the `_other_tags` that the copy must have."""
+    """Write a genre into the ID3 tag of a copy of a file. Return the expected result of `_other_tags` for the copy."""
     tags = file.tags
     if tags.version[:2] == (2, 2):
         raise mutagen.MutagenError("it has an ID3v2.2 tag. Convert it to ID3v2.3 or ID3v2.4 with a tag editor first")
     minor = 3 if tags.version[:2] == (2, 3) else 4
-    if tags.f_unsynch and minor == 4:  # mutagen clears the flag of the tag, so each frame gets its own
+    if tags.f_unsynch and minor == 4:  # mutagen clears this flag of the tag, so it is set in each frame
         flag = Frame.FLAG24_UNSYNCH
         tags.unknown_frames = [frame[:9] + bytes([frame[9] | flag]) + frame[10:] for frame in tags.unknown_frames]
     tags.setall("TCON", [TCON(encoding=3, text=[genre])])
     if not isinstance(file, MP3):
         file.save(v2_version=minor)
         return _other_tags(file)
-    # mutagen would rewrite the ID3v1 tag at the end of the file from the parsed frames, so only its ID3v2 tag is used.
+    # `file.save` would change the ID3v1 tag at the end of the file. Therefore, mutagen writes only the ID3v2 tag here.
     tag = io.BytesIO()
     tags.save(tag, v2_version=minor, padding=lambda info: 1024)
     with open(path, "rb") as old, open(temporary, "wb") as new:
         new.write(tag.getvalue())
         old.seek(tags.size)
         shutil.copyfileobj(old, new)
-    return _other_tags(file if tags.version[0] == 2 else _open(temporary))  # an ID3v1 tag has no frames to compare
+    return _other_tags(file if tags.version[0] == 2 else _open(temporary))  # an ID3v1 tag has no frames
 
 
-def _copy(path, to):
+def _copy(path, target):
     """Copy a file with its owner, group, permissions, times and extended attributes."""
-    os.close(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    shutil.copyfile(path, to)
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    shutil.copyfile(path, target)
     status = os.stat(path)
-    if _attributes(path)[:2] != _attributes(to)[:2]:
+    if _attributes(path)[:2] != _attributes(target)[:2]:
         with contextlib.suppress(OSError):
-            os.chown(to, status.st_uid, status.st_gid)
-    shutil.copystat(path, to)
-    if _attributes(path) != _attributes(to):
+            os.chown(target, status.st_uid, status.st_gid)
+    shutil.copystat(path, target)
+    if _attributes(path) != _attributes(target):
         raise TagError(path, "its owner, group, permissions or extended attributes cannot be set for the new file")
 
 
@@ -253,13 +265,13 @@ def _attributes(path):
     status = os.stat(path)
     try:
         names = os.listxattr(path)
-    except (AttributeError, OSError):  # not supported by the system or the file system
+    except (AttributeError, OSError):  # the operating system or the file system does not support extended attributes
         names = []
     attributes = {name: os.getxattr(path, name) for name in names}
     return status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode), attributes
 
 
 def _identity(path):
-    """Return values that change if another program replaces or changes a file."""
+    """Return values that change when another program replaces or changes the file."""
     status = os.stat(path)
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

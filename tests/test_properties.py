@@ -130,7 +130,7 @@ def collections(draw):
 @hypothesis.given(collections(), st.sampled_from(gk.datasets.PROTOCOLS), st.integers(0, 3))
 def test_splits(tracks, protocol, seed):
     if protocol == "official" and "split" not in tracks:
-        with pytest.raises(ValueError, match="needs splits"):
+        with pytest.raises(ValueError, match="needs official splits"):
             splits.assign_splits(protocol, tracks, seed)
         return
     assigned = splits.assign_splits(protocol, tracks, seed)

@@ -291,7 +291,7 @@ def test_genres_that_would_corrupt_a_tag_are_refused(tmp_path, kind, genre):
 
 def test_a_genre_that_id3_reads_as_a_number_is_refused(tmp_path):
     path = write_sine(tmp_path / "song.mp3", 440)
-    with refused(path, r"would read back as \['Rock'\]"):
+    with refused(path, r"would be read as \['Rock'\]"):
         tags.write_genre(path, "17")
 
 

@@ -1,7 +1,8 @@
-"""Read audio files as mono float32 waveforms, `(samples,)`, at a requested sample rate.
+"""Read audio files as mono waveforms at a requested sample rate.
 
-All audio is decoded in this package. libsndfile (package soundfile) reads mp3, wav, flac, ogg and more. An installed
-ffmpeg reads what libsndfile cannot (m4a, wma, video files, ...). soxr resamples.
+A waveform is a `(samples,)` float32 array. libsndfile (package soundfile) decodes mp3, wav, flac, ogg and other files.
+If ffmpeg is installed, it decodes the files that libsndfile cannot read, such as m4a, wma and video files. soxr
+resamples the waveforms.
 """
 
 from genrekeras.audio.decoders import AudioError

@@ -1,6 +1,6 @@
-"""Decode audio files to samples, `(samples, channels)` float32, at the file's own sample rate.
+"""Decode audio files to `(samples, channels)` float32 arrays at the sample rate of the file.
 
-A decoder reads forward in blocks, so that memory does not grow with the length of the file.
+A decoder returns a file block by block, so memory does not grow with the length of the file.
 """
 
 import contextlib
@@ -17,28 +17,35 @@ import numpy as np
 import soundfile
 from genrekeras.audio import mpeg
 
-BLOCK = 1 << 14  # samples; at a damaged position, at most this many valid samples are lost
-# A frame of an mp3 file uses bits of up to ten frames before it, which a decoder lacks after a seek.
-_MP3_WARM_UP = 12 * 1152
-_MP3_TOLERANCE = 1.0  # in seconds: how much libmpg123's length may fall short of the counted length
-_UNKNOWN_LENGTH = 1 << 47  # samples; libsndfile reports at least this if a header states no length or an impossible one
-_UNKNOWN_SIZES = range(0x7FFF0000, 1 << 32)  # bytes of audio, as stated by programs that write to a pipe
+# Number of samples that are read at once. If a file is damaged, at most this many valid samples are lost.
+BLOCK = 1 << 14
+# A frame of an mp3 file uses bits of up to ten earlier frames. After a seek, the decoder needs these frames again.
+_MP3_WARM_UP = 12 * 1152  # samples
+# `XingFile` is used if libmpg123 reports a length that is shorter than the counted length by more than this tolerance.
+_MP3_TOLERANCE = 1.0  # seconds
+# If a header states no length or an impossible length, libsndfile reports at least this number of samples.
+_UNKNOWN_LENGTH = 1 << 47
+# A program that writes a file to a pipe does not know the final size of the audio. It writes one of these sizes, in
+# bytes, into the header.
+_UNKNOWN_SIZES = range(0x7FFF0000, 1 << 32)
 
-# Containers of audio and video. All other formats are refused: a playlist (hls, concat, dash, ...) could refer to files
-# repeatedly, or to network addresses, and decoding might never end.
+# Audio and video containers that ffmpeg may open. Playlists (hls, concat, dash, ...) are excluded: they can refer to
+# network addresses or to the same file again and again, so decoding might never end.
 _FFMPEG_FORMATS = (
     "aa aac ac3 aea aiff amr ape asf ast au avi caf dsf dts dtshd eac3 flac flv iff loas matroska mlp mov mp3 mpc mpc8 "
     "mpeg mpegts ogg oma qcp rm shn spdif tak truehd tta voc vqf w64 wav wv xwma"
 ).replace(" ", ",")
-_MAX_SECONDS = 24 * 3600  # of audio
-_MAX_CPU_SECONDS = 600  # of one ffmpeg process
-# Context in which libsndfile is called; `genrekeras.utils.process.hide_codec_messages` replaces it.
+_MAX_SECONDS = 24 * 3600  # ffmpeg stops after this duration of audio
+_MAX_CPU_SECONDS = 600  # ffmpeg stops after this CPU time
+# Context manager around each call of libsndfile. `genrekeras.utils.process.hide_codec_messages` replaces it.
 codec_context = contextlib.nullcontext()
-_AU_HEADER = struct.Struct(">4s5I")  # magic, offset of the audio, its size, encoding, sample rate, channels
+_AU_HEADER = struct.Struct(">4s5I")  # magic number, offset and size of the audio, encoding, sample rate, channels
 
 
 class FileProblem:
-    """Base class of exceptions and warnings about a file. They can be pickled, so worker processes can raise them.
+    """Base class of exceptions and warnings about a file.
+
+    The exceptions and warnings can be pickled, so worker processes can raise them.
 
     Attributes:
         path: str, the file.
@@ -64,23 +71,28 @@ class AudioError(FileProblem, ValueError):
 
 
 class Decoder:
-    """Base class of the decoders.
+    """Base class of the decoders, which are context managers.
+
+    Subclasses implement `_start`, `_read` and `close`. Subclasses that can seek also implement `_seek`.
 
     Attributes:
         path: str.
         sample_rate: int, in Hz.
         channels: int.
-        samples: int, length of the file; `None` if it is only known after decoding.
-        stated_samples: int, length that the header states; infinity if the header only states that more audio follows,
-            `None` if it states no length.
+        samples: int, length of the file. `None` if the length is unknown before the file is decoded.
+        stated_samples: int, length that the header states. `None` if the header states no length. Infinity if the
+            end of an ogg file is missing.
         position: int, index of the next sample that `read` returns.
-        is_damaged: bool, whether decoding failed somewhere.
-        is_chained: bool, whether only the first of several streams in an ogg file is decoded.
+        is_damaged: bool, whether decoding failed at some position.
+        is_chained: bool, whether the file is an ogg file with several streams, of which only the first is decoded.
+        can_seek: bool, whether the decoder can seek to an exact sample.
+        warm_up: int, number of samples. After a seek, the first samples are not exact, so the decoder discards this
+            number of samples.
     """
 
-    can_seek = False  # to an exact sample
+    can_seek = False
     is_chained = False
-    warm_up = 0  # number of samples that must be decoded before a position for exact samples after it
+    warm_up = 0
 
     def __init__(self, path):
         self.path = path
@@ -95,13 +107,13 @@ class Decoder:
         self.close()
 
     def read(self, count):
-        """Return the next samples, `(count, channels)`; fewer at the end of the file."""
+        """Return the next samples as a `(count, channels)` array, which is shorter at the end of the file."""
         block = self._read(count)
         self.position += len(block)
         return block
 
     def go_to(self, position):
-        """Move to a sample index, at which the next `read` starts."""
+        """Move to a position. The next `read` starts at the sample with this index."""
         target = max(0, position - self.warm_up)
         if self.can_seek and not target <= self.position <= position:
             self._seek(min(target, self.samples))
@@ -116,7 +128,7 @@ class SndfileDecoder(Decoder):
     """Decode with libsndfile.
 
     Raises:
-        soundfile.LibsndfileError: the file is not in a format that libsndfile reads.
+        soundfile.LibsndfileError: libsndfile does not support the format of the file.
     """
 
     def _start(self):
@@ -130,8 +142,9 @@ class SndfileDecoder(Decoder):
         self.warm_up = _MP3_WARM_UP if self._file.format == "MP3" else 0
         if self._file.frames < _UNKNOWN_LENGTH:
             self.samples = min(self._file.frames, self.samples or math.inf)
-            self.stated_samples = _repaired_length(self._file, stated)
-        is_vorbis = (self._file.format, self._file.subtype) == ("OGG", "VORBIS")  # libsndfile does not seek exactly
+            self.stated_samples = _stated_length(self._file, stated)
+        # In Ogg Vorbis files, libsndfile does not seek to the exact sample.
+        is_vorbis = (self._file.format, self._file.subtype) == ("OGG", "VORBIS")
         self.can_seek = not is_vorbis and self.samples is not None
         self.is_chained = self._file.format == "OGG" and _is_chained(self.path)
 
@@ -156,10 +169,10 @@ class SndfileDecoder(Decoder):
         except soundfile.LibsndfileError:
             self.is_damaged = True
             self.close()
-            self._start()  # `go_to` then decodes up to the position instead
+            self._start()  # `go_to` now decodes the file from its start up to the position
 
     def _adjust_mp3_length(self):
-        """Make libsndfile decode an mp3 file to its end. Return the length that the Xing header states."""
+        """Make libsndfile decode an mp3 file up to its end, and return the length that the Xing header states."""
         length, file = mpeg.length(self.path), self._file
         if not length.counted:
             return None
@@ -172,29 +185,30 @@ class SndfileDecoder(Decoder):
 
 
 class FfmpegDecoder(Decoder):
-    """Decode with ffmpeg, in a separate process that ends when the decoder is closed.
+    """Decode with ffmpeg, which runs in a separate process. `close` ends the process.
 
     Raises:
-        AudioError: ffmpeg is not installed, or cannot read the file.
+        AudioError: ffmpeg is not installed or cannot read the file.
     """
 
     def _start(self):
         self.position = 0
         if not shutil.which("ffmpeg"):
-            raise AudioError(
-                self.path, "not audio in a format that libsndfile reads; ffmpeg, which reads more, is not installed"
-            )
-        before = f"-nostdin -hide_banner -nostats -timelimit {_MAX_CPU_SECONDS} -threads 1 -protocol_whitelist file"
-        after = f"-map 0:a:0 -t {_MAX_SECONDS} -c:a pcm_f32be -f au pipe:1"
-        command = ["ffmpeg", *before.split(), "-format_whitelist", _FFMPEG_FORMATS, "-i", f"file:{self.path}"]
-        self._messages = tempfile.TemporaryFile("a+b")  # a pipe could fill up and block ffmpeg
-        self._process = subprocess.Popen(
-            command + after.split(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._messages
+            raise AudioError(self.path, "not audio that libsndfile can read. Install ffmpeg to read more file formats")
+        input_options = (
+            f"-nostdin -hide_banner -nostats -timelimit {_MAX_CPU_SECONDS} -threads 1 "
+            f"-protocol_whitelist file -format_whitelist {_FFMPEG_FORMATS}"
         )
-        header = self._process.stdout.read(_AU_HEADER.size)
+        output_options = f"-map 0:a:0 -t {_MAX_SECONDS} -c:a pcm_f32be -f au pipe:1"
+        command = ["ffmpeg", *input_options.split(), "-i", f"file:{self.path}", *output_options.split()]
+        self._messages = tempfile.TemporaryFile("a+b")  # a full pipe would block ffmpeg
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._messages
+        )
+        header = self._process.stdout.read(_AU_HEADER.size)  # ffmpeg writes an au file to its standard output
         if len(header) < _AU_HEADER.size:
             self.close()
-            raise AudioError(self.path, f"not audio in a format that libsndfile or ffmpeg reads: {self._last_message}")
+            raise AudioError(self.path, f"not audio that libsndfile or ffmpeg can read: {self._last_message}")
         _, offset, _, _, self.sample_rate, self.channels = _AU_HEADER.unpack(header)
         self._process.stdout.read(offset - _AU_HEADER.size)
         self._set_length()
@@ -216,7 +230,11 @@ class FfmpegDecoder(Decoder):
         return np.frombuffer(content[: len(content) // size * size], ">f4").reshape(-1, self.channels).astype("float32")
 
     def _set_length(self):
-        """Set the length that ffmpeg prints, unless it is an estimate or the length of one of several streams."""
+        """Set the length of the file to the length that ffmpeg prints.
+
+        For some files, ffmpeg prints an estimate. For ogg files, ffmpeg prints the length of the first stream only.
+        These lengths are ignored.
+        """
         messages = self._read_messages()
         match = re.search(r"Duration: (\d+):(\d+):(\d+\.\d+)", messages)
         if match and "Estimating duration from bitrate" not in messages and "Input #0, ogg" not in messages:
@@ -230,9 +248,9 @@ class FfmpegDecoder(Decoder):
 
 
 def open_decoder(path):
-    """Open a file with libsndfile or, if libsndfile cannot read it, with ffmpeg.
+    """Open a file with libsndfile. If libsndfile cannot read the file, open it with ffmpeg.
 
-    The file extension does not matter. An ogg file of several streams is opened with ffmpeg if it is installed.
+    The file extension does not matter. An ogg file with several streams is opened with ffmpeg if ffmpeg is installed.
 
     Args:
         path: str or path-like.
@@ -247,7 +265,7 @@ def open_decoder(path):
     _check_file(path)
     try:
         decoder = SndfileDecoder(path)
-    except (soundfile.LibsndfileError, TypeError):  # TypeError: the extension is that of a headerless format
+    except (soundfile.LibsndfileError, TypeError):  # soundfile raises TypeError for the extension .raw
         return FfmpegDecoder(path)
     if decoder.is_chained and shutil.which("ffmpeg"):
         decoder.close()
@@ -256,7 +274,7 @@ def open_decoder(path):
 
 
 class _SoundFile(soundfile.SoundFile):
-    """A `SoundFile` that does not seek after each read, since mp3 decoding is not exact after a seek."""
+    """`SoundFile` that does not seek after each read, because decoded mp3 samples are not exact after a seek."""
 
     def seekable(self):
         return False
@@ -272,25 +290,33 @@ def _check_file(path):
     if os.path.getsize(path) == 0:
         raise AudioError(path, "empty: the file has 0 bytes")
     try:
-        open(path, "rb").close()  # libsndfile gives the same reason for every file that it cannot open
+        open(path, "rb").close()  # Python reports why a file cannot be opened, but libsndfile does not
     except OSError as error:
         raise AudioError(path, f"cannot be opened: {error.strerror}") from error
 
 
 def _is_chained(path):
-    """Return whether an ogg file contains several streams in sequence, as recordings of web radio do."""
+    """Return whether an ogg file contains several streams in sequence, such as a recording of web radio."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        page, first = b"OggS\x00", b"\x02"  # the flag of the first page of a stream
+        page, first = b"OggS\x00", b"\x02"  # the start of a page header, and the flag of the first page of a stream
         return 0 <= data.find(page + b"\x00") < data.rfind(page + first)
 
 
-def _repaired_length(file, stated):
-    """Return the length that a header states, even if libsndfile corrected it; its log shows the stated length."""
-    if "lacks an end-of-stream bit" in file.extra_info:  # the last page of an ogg file
+def _stated_length(file, fallback):
+    """Return the length that the header of an open file states.
+
+    If the stated length is wrong, libsndfile replaces it by the correct length. The log of libsndfile still contains
+    the stated length.
+
+    Args:
+        file: `soundfile.SoundFile`.
+        fallback: int, the result if the log of libsndfile contains no other length.
+    """
+    if "lacks an end-of-stream bit" in file.extra_info:  # the last page of an ogg file is missing
         return math.inf
     match = re.search(r"(?:data|SSND|Data Size *) : (\d+) \(should be (\d+)\)", file.extra_info)  # wav, aiff, au
     if match:
         stated_bytes, actual_bytes = (int(size) for size in match.groups())
         if actual_bytes < stated_bytes and stated_bytes not in _UNKNOWN_SIZES:
             return file.frames * stated_bytes // max(1, actual_bytes)
-    return stated
+    return fallback

@@ -1,4 +1,4 @@
-"""Read audio files, or parts of them, as mono waveforms at a given sample rate."""
+"""Load audio files or parts of audio files as mono waveforms at a given sample rate."""
 
 import dataclasses
 import functools
@@ -11,21 +11,22 @@ import numpy as np
 import soxr
 from genrekeras.audio.decoders import BLOCK, AudioError, FileProblem, open_decoder
 
-# Extensions by which audio files are found in a folder.
+# File name extensions of audio files.
 EXTENSIONS = frozenset(
     ".mp3 .wav .flac .ogg .oga .opus .aiff .aif .aifc .au .snd .caf .w64 .rf64 .wve .mp2 .mp1 "
     ".m4a .m4b .aac .mp4 .wma .ape .wv .mpc .alac .ra .mka .webm .amr .dsf .dff .tta .tak .ac3".split()
 )
-# soxr's HQ filter reaches 128 samples, at the lower of the two rates, to each side. With this margin at each side, a
-# resampled part equals the same part of the resampled whole file to 5e-7.
+# Before resampling, a part of a file is extended by this number of samples (at the lower of the two rates) on each
+# side. Then the result differs from the same part of the resampled file by at most 5e-7. The HQ filter of soxr extends
+# over 128 samples on each side.
 _MARGIN_SAMPLES = 512
-# A smaller difference from the stated length causes no warning: this length is often an estimate, and it includes the
-# padding that encoders add at both ends.
-_MISSING_SECONDS, _MISSING_SHARE = 1.0, 0.01
+# There is no warning if at most this number of seconds or at most this fraction of the stated length is missing. The
+# stated length is often an estimate. It also includes the padding that encoders add at both ends.
+_MAX_MISSING_SECONDS, _MAX_MISSING_FRACTION = 1.0, 0.01
 
 
 class AudioWarning(FileProblem, UserWarning):
-    """Warning about a file that is damaged, or shorter than its header states.
+    """Warning about a file that is damaged or shorter than its header states.
 
     Attributes:
         path: str, the file.
@@ -34,19 +35,20 @@ class AudioWarning(FileProblem, UserWarning):
 
 
 class AudioFile:
-    """An open audio file that is read in parts; a context manager.
+    """Open an audio file to read parts of it. The object is a context manager.
 
-    Parts in ascending order are decoded in one pass, in blocks: the time is at most proportional to the length of the
-    file, and the memory to the length of a part.
+    If parts are read in ascending order, the file is decoded only once. The memory depends on the length of a part, not
+    on the length of the file.
 
     Args:
-        path: str or path-like, a file that libsndfile reads (mp3, wav, flac, ogg, aiff, ...), or that an installed
-            ffmpeg reads (m4a, aac, wma, mp4, ...). The file extension does not matter.
-        sample_rate: int > 0, in Hz, of the waveforms.
+        path: str or path-like. libsndfile reads mp3, wav, flac, ogg, aiff and other files. If ffmpeg is installed, it
+            reads m4a, aac, wma, mp4 and other files. The file extension does not matter.
+        sample_rate: int > 0, in Hz, sample rate of the waveforms that `read` returns.
 
     Attributes:
-        path, sample_rate: the arguments.
-        warning: str, what is wrong with the part of the file that was read so far; `None` if nothing is.
+        path: str, the argument.
+        sample_rate: int, the argument.
+        warning: str, what is wrong with the parts that were read, or `None`.
 
     Raises:
         AudioError: the file is missing, empty, or not audio.
@@ -60,9 +62,9 @@ class AudioFile:
         self.sample_rate = int(sample_rate)
         self.warning = None
         self._decoder = open_decoder(path)
-        # Samples that were decoded last, and the position of the first of them.
+        # `_decode` keeps the samples of its last call, because the next part may overlap them.
         self._kept, self._kept_start = np.zeros(0, "float32"), 0
-        self._end = 0  # position after the last decoded sample
+        self._end = 0  # the largest position that the decoder has reached
 
     def __enter__(self):
         return self
@@ -74,8 +76,8 @@ class AudioFile:
     def seconds(self):
         """Length of the file in seconds.
 
-        It is the length that the header states until the end is reached, and the decoded length after that. If the
-        header states no length, the file is decoded once to determine it.
+        Before the end of the file is reached, this is the length that the header states. Afterwards, it is the length
+        of the decoded audio. If the header states no length, the file is decoded once to determine the length.
         """
         if self._decoder.samples is not None:
             return self._decoder.samples / self._decoder.sample_rate
@@ -89,13 +91,13 @@ class AudioFile:
 
         Args:
             offset: float >= 0, in seconds, start of the part.
-            duration: float > 0, in seconds; `None` reads to the end of the file.
+            duration: float > 0, in seconds, length of the part. `None` reads up to the end of the file.
 
         Returns:
-            `(samples,)` float32; shorter than `duration`, or empty, if the file ends earlier.
+            `(samples,)` float32 array. If the file ends before the end of the part, the array is shorter or empty.
 
         Raises:
-            AudioError: samples are not finite or exceed 1e9 in magnitude.
+            AudioError: a sample is not finite or exceeds 1e9 in magnitude.
             ValueError: an argument is out of range.
         """
         if not (math.isfinite(offset) and offset >= 0):
@@ -103,8 +105,8 @@ class AudioFile:
         if duration is not None and not (math.isfinite(duration) and duration > 0):
             raise ValueError(f"`duration` must be > 0, in seconds, or None. Received: duration={duration}")
         file_rate = self._decoder.sample_rate
-        # The sampling times before and after resampling coincide every `step_in` and `step_out` samples. Decoding
-        # starts at such a time.
+        # `step_in` samples of the file last as long as `step_out` samples of the waveform. Decoding starts at a
+        # multiple of `step_in`, where a sample of the file and a sample of the waveform have the same time.
         common = math.gcd(file_rate, self.sample_rate)
         step_in, step_out = file_rate // common, self.sample_rate // common
         margin = math.ceil(_MARGIN_SAMPLES * file_rate / min(file_rate, self.sample_rate))
@@ -122,7 +124,7 @@ class AudioFile:
         return np.ascontiguousarray(waveform[:count])
 
     def _decode(self, start, stop):
-        """Return mono samples from `start` to `stop`, at the file's own rate; fewer if the file ends earlier."""
+        """Return the mono samples from `start` to `stop`, or to the end of the file, at the sample rate of the file."""
         decoder, blocks = self._decoder, []
         if self._kept_start <= start <= self._kept_start + len(self._kept) == decoder.position:
             blocks.append(self._kept[start - self._kept_start :])
@@ -134,13 +136,13 @@ class AudioFile:
                 break
             blocks.append(sum(block.T) / np.float32(decoder.channels))  # eight times as fast as block.mean(axis=1)
         samples = np.concatenate([np.zeros(0, "float32"), *blocks])
-        if len(samples) or decoder.position == decoder.samples:  # otherwise the file may end before `start`
+        if len(samples) or decoder.position == decoder.samples:  # if not, the file may end before `start`
             self._end = max(self._end, decoder.position)
         self._kept_start, self._kept = start, samples
         return samples if stop is None else samples[: stop - start]
 
     def _check_length(self, stop):
-        """Correct the length and set the warning if the file ended before `stop`."""
+        """If the file ended before `stop`, set `seconds` to the decoded length and set the warning."""
         stated, rate, end = self._decoder.stated_samples, self._decoder.sample_rate, self._end
         if stop is not None and end >= stop:
             return
@@ -148,36 +150,37 @@ class AudioFile:
         if self._decoder.is_damaged:
             self.warning = f"damaged: cannot be decoded after {self.seconds:.1f} s"
         elif self._decoder.is_chained:
-            self.warning = "only the first of several streams is decoded; ffmpeg, which decodes all, is not installed"
+            self.warning = "only the first of several streams is decoded. Install ffmpeg to decode all of them"
         elif stated == math.inf:
-            self.warning = f"cut short: there is no end mark after {self.seconds:.1f} s"
+            self.warning = f"cut short: the file ends without an end mark after {self.seconds:.1f} s"
         elif stated is not None:
             missing = (stated if stop is None else min(stop, stated)) - end
-            if missing > max(_MISSING_SECONDS * rate, _MISSING_SHARE * stated):
+            if missing > max(_MAX_MISSING_SECONDS * rate, _MAX_MISSING_FRACTION * stated):
                 self.warning = f"cut short: only {self.seconds:.1f} s of {stated / rate:.1f} s can be decoded"
 
 
 def load(path, sample_rate=22050, offset=0.0, duration=None):
     """Load a file as a mono waveform.
 
-    Channels are averaged. Only the requested part is decoded, with a margin at each side for the resampling, so that it
-    equals the same part of the whole file. Ogg Vorbis files, files without a stated length and files that ffmpeg reads
-    are decoded from their start. Issues an `AudioWarning` if the file is damaged, or clearly shorter than its header
-    states.
+    The channels are averaged. The result for a part of a file equals the same part of the result for the complete file.
+    Usually, only the requested part is decoded. Ogg Vorbis files, files without a stated length and files that ffmpeg
+    reads are decoded from their start. An `AudioWarning` is issued if the file is damaged. It is also issued if more
+    than 1 s and more than 1 % of the stated length is missing.
 
     Args:
-        path: str or path-like, as for `AudioFile`.
-        sample_rate: int > 0, in Hz, of the result.
+        path: str or path-like. See `AudioFile` for the file formats.
+        sample_rate: int > 0, in Hz, sample rate of the waveform.
         offset: float >= 0, in seconds, start of the part.
-        duration: float > 0, in seconds, or `None` to read to the end of the file. If the file ends earlier, the
-            waveform is shorter (`to_length` pads it).
+        duration: float > 0, in seconds, length of the part. `None` reads up to the end of the file. If the file ends
+            before the end of the part, the waveform is shorter. `to_length` pads a short waveform.
 
     Returns:
-        `(samples,)` float32, nominally in [-1, 1]: lossy formats may overshoot, and nothing is clipped.
+        `(samples,)` float32 array. Most samples are in [-1, 1]. Samples of lossy formats may exceed this range; they
+        are not clipped.
 
     Raises:
-        AudioError: the file is missing, empty, not audio, has no samples at `offset`, or contains samples that are
-            not finite or exceed 1e9 in magnitude.
+        AudioError: the file is missing, empty or not audio; it has no samples at `offset`; or a sample is not finite or
+            exceeds 1e9 in magnitude.
         ValueError: an argument is out of range.
     """
     waveform, warning = decode(path, sample_rate, offset, duration)
@@ -187,7 +190,19 @@ def load(path, sample_rate=22050, offset=0.0, duration=None):
 
 
 def decode(path, sample_rate=22050, offset=0.0, duration=None):
-    """Load a waveform as `load` does, and return it with the text of the warning or `None`; for use in threads."""
+    """Load a file like `load`, but return the warning instead of issuing it.
+
+    Use this function in threads, because `warnings.catch_warnings` is not safe in threads.
+
+    Args:
+        path, sample_rate, offset, duration: see `load`.
+
+    Returns:
+        tuple of the waveform and the text of the warning or `None`.
+
+    Raises:
+        AudioError, ValueError: see `load`.
+    """
     with AudioFile(path, sample_rate) as file:
         waveform = file.read(offset, duration)
         if len(waveform) == 0:
@@ -198,12 +213,12 @@ def decode(path, sample_rate=22050, offset=0.0, duration=None):
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """Sample rate, channels and length of a file.
+    """Sample rate, number of channels and length of an audio file.
 
     Attributes:
         sample_rate: int, in Hz.
         channels: int.
-        seconds: float.
+        seconds: float, length of the file.
     """
 
     sample_rate: int
@@ -212,9 +227,15 @@ class Info:
 
 
 def info(path):
-    """Return the `Info` of a file.
+    """Return the sample rate, number of channels and length of an audio file.
 
     The file is decoded only if its header states no length.
+
+    Args:
+        path: str or path-like.
+
+    Returns:
+        `Info`.
 
     Raises:
         AudioError: the file is missing, empty, or not audio.
@@ -229,13 +250,13 @@ def checksum(path):
     The hash does not depend on the tags of the file.
 
     Args:
-        path: str or path-like, as for `AudioFile`.
+        path: str or path-like. See `AudioFile` for the file formats.
 
     Returns:
         str, 32 hexadecimal digits.
 
     Raises:
-        AudioError: the file is missing, empty, not audio, or nothing in it can be decoded.
+        AudioError: the file is missing, empty or not audio, or no sample can be decoded.
     """
     with open_decoder(path) as decoder:
         content = hashlib.blake2b(f"{decoder.sample_rate} {decoder.channels}".encode(), digest_size=16)
@@ -247,22 +268,29 @@ def checksum(path):
 
 
 def is_sane(waveform):
-    """Return whether all samples are finite and at most 1e9 in magnitude, so that their power spectrum is finite."""
-    return bool(np.abs(waveform).max(initial=0.0) <= 1e9)  # NaN compares false
+    """Return whether all samples are finite and at most 1e9 in magnitude.
+
+    The power spectrum of such a waveform is finite.
+    """
+    return bool(np.abs(waveform).max(initial=0.0) <= 1e9)  # if a sample is NaN, the comparison is false
 
 
 def to_length(waveform, samples):
     """Trim or pad a waveform to a given length.
 
-    A longer waveform is cut at its end. A shorter one is padded by reflection at both ends, repeatedly if necessary. If
-    the number of missing samples is odd, the end gets one sample more. The 2023 system pads in the same way.
+    A longer waveform is cut at its end. A shorter waveform is padded equally at both ends with its reflection, which is
+    repeated if necessary. If the number of missing samples is odd, the end gets one sample more than the start. The
+    PyTorch system of 2023 pads waveforms in the same way.
 
     Args:
-        waveform: `(samples,)` array with at least one sample.
-        samples: int > 0, the length of the result.
+        waveform: array with at least one sample, `(n,)`.
+        samples: int > 0, length of the result.
 
     Returns:
-        `(samples,)` array of the same dtype.
+        `(samples,)` array with the dtype of `waveform`.
+
+    Raises:
+        ValueError: the waveform has no sample.
     """
     missing = samples - len(waveform)
     if missing <= 0:

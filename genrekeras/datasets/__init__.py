@@ -1,4 +1,4 @@
-"""Load collections of labelled music as splits, and make batches of a split for `keras.Model.fit`."""
+"""Load collections of labelled music, and make batches of clips for `keras.Model.fit`."""
 
 from genrekeras.datasets.batches import Batches, batches, class_weights
 from genrekeras.datasets.fma import load_fma

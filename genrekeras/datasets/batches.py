@@ -1,4 +1,4 @@
-"""Batches of waveforms and labels for `keras.Model.fit`."""
+"""Make batches of waveforms and labels for `keras.Model.fit`."""
 
 import concurrent.futures
 import copy
@@ -32,44 +32,52 @@ def batches(
     workers=1,
     processes=False,
 ):
-    """Return batches of clips of equal length with their labels, for `keras.Model.fit`.
+    """Return batches of clips of equal length and their labels, for `keras.Model.fit`.
 
-    Clips are read from disk batch by batch, so memory does not grow with their number.
+    Each batch is read from disk when it is needed, so memory does not grow with the number of clips.
 
     Args:
-        split: `Split`, or another sequence of elements of this form with the attributes `sample_rate` and `genres`.
-        batch_size: int > 0; the last batch of an epoch may be smaller.
-        clip_seconds: float > 0, length of the clips. Longer clips are cropped, shorter clips are padded by
-            `genrekeras.audio.to_length`.
-        crop: the part of a longer clip that is used: `"start"`; `"center"`; `"even"`, `crops` parts at equal distances
-            from the start to the end of the clip (or its center, if `crops` is 1); or `"random"`, drawn in each epoch.
-        crops: int > 0, how many crops of each clip an epoch contains. The crops of a clip are consecutive unless they
-            are shuffled. With `"start"` and `"center"` they are equal, and only augmentation makes them differ.
+        split: `Split`, or a sequence with the same kind of elements and the attributes `sample_rate` and `genres`.
+        batch_size: int > 0, number of clips in a batch. The last batch of an epoch may be smaller.
+        clip_seconds: float > 0, length of the clips in a batch. Longer clips of the split are cropped, and shorter
+            clips are padded by `genrekeras.audio.to_length`.
+        crop: `"start"`, `"center"`, `"even"` or `"random"`, position of the crops in a longer clip. `"even"` means
+            `crops` positions at equal distances from the start to the end of the clip, or the center if `crops` is 1.
+            `"random"` means a new random position for each crop in each epoch.
+        crops: int > 0, number of crops of each clip in an epoch. Without shuffling, the crops of a clip are
+            consecutive. With `"start"` and `"center"`, the crops of a clip are equal before augmentation.
         shuffle: bool, whether each epoch has a new random order.
-        seed: int >= 0. Equal seeds give equal batches, epoch by epoch. The epochs of a seed differ.
-        mixup_alpha: float >= 0. If positive, each clip of a batch is mixed with another one: `m * clip + (1 - m) *
-            other`. The weight m is drawn from Beta(mixup_alpha, mixup_alpha). Labels are one-hot rows that are mixed in
-            the same way (train with `categorical_crossentropy`).
+        seed: int >= 0, seed of all random choices. The random choices differ between epochs.
+        mixup_alpha: float >= 0, parameter of mixup. 0 disables mixup. Otherwise, each clip of a batch is mixed with
+            another clip of the batch: `m * clip + (1 - m) * other`, where m is drawn from Beta(mixup_alpha,
+            mixup_alpha). Labels are one-hot and mixed with the same weights, so the loss must be
+            `categorical_crossentropy`.
             Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
-        one_hot: bool, whether labels are one-hot rows even without mixup, as the validation data of a model that is
-            trained with mixup must have.
-        class_weight: `None`; `"balanced"`, equal total weight of all genres, see `class_weights`; or a sequence of
-            floats >= 0, one per genre. The weight of a mixed clip follows from its mixed label.
-        workers: int > 0, number of threads that read batches ahead if it is greater than 1. The batches do not
-            depend on it.
-        processes: bool, whether the workers are processes instead of threads. They start with Python's "spawn" method,
-            so a script must call this function below `if __name__ == "__main__":`.
+        one_hot: bool, whether labels are one-hot without mixup too. Set it for validation data if the training data
+            uses mixup.
+        class_weight: `None`, `"balanced"` or a sequence of floats >= 0, one per genre. With `"balanced"`, all genres
+            have the same total weight, see `class_weights`. With mixup, the weights are mixed like the labels.
+        workers: int > 0, number of threads that read batches. With 1, batches are not read ahead. The content of the
+            batches does not depend on this number.
+        processes: bool, whether the workers are processes instead of threads. Python starts the processes with the
+            method "spawn", so a script must call this function below `if __name__ == "__main__":`.
 
     Returns:
-        `Batches`, a `keras.utils.PyDataset` of `(waveforms, labels)` or, with `class_weight`, `(waveforms, labels,
-        weights)`. `waveforms` is `(batch, clip_seconds * sample_rate)` float32. `labels` is `(batch,)` int32 or, with
-        `mixup_alpha` or `one_hot`, `(batch, len(genres))` float32. `weights` is `(batch,)` float32.
+        `Batches`, a `keras.utils.PyDataset`. A batch is `(waveforms, labels)` or, with `class_weight`, `(waveforms,
+        labels, weights)`.
+
+            - `waveforms`: `(batch, clip_seconds * sample_rate)` float32.
+            - `labels`: `(batch,)` int32. With `mixup_alpha` or `one_hot`, `(batch, len(genres))` float32.
+            - `weights`: `(batch,)` float32.
 
     Raises:
         ValueError: an argument is out of range, or the split is empty.
     """
     if not all(hasattr(split, name) for name in ("__len__", "sample_rate", "genres")):
-        raise ValueError(f"`split` must be a split, such as `data.train`. Received: {type(split).__name__}")
+        raise ValueError(
+            "`split` must have a length and the attributes `sample_rate` and `genres`, such as `data.train`. "
+            f"Received: {type(split).__name__}"
+        )
     if crop not in CROPS:
         raise ValueError(f"`crop` must be one of {CROPS}. Received: crop={crop!r}")
     check_integers(batch_size=(batch_size, 1), crops=(crops, 1), workers=(workers, 1), seed=(seed, 0))
@@ -81,11 +89,12 @@ def batches(
         raise ValueError(f"`split` has no clips. Received: split={split!r}")
     samples = round(clip_seconds * split.sample_rate)
     weights = checked_weights(class_weight, split)
-    maker = _BatchMaker(samples, tuple(split.genres), crop, crops, mixup_alpha, one_hot or mixup_alpha > 0, weights)
+    genres, one_hot = tuple(split.genres), one_hot or mixup_alpha > 0
+    transform = _BatchTransform(samples, genres, crop, crops, mixup_alpha, one_hot, weights)
     clips = grain.MapDataset.source(_Crops(split, crops)).seed(seed)
     if shuffle:
         clips = clips.shuffle()
-    data = clips.random_map(maker.clip).batch(batch_size).random_map(maker.batch)
+    data = clips.random_map(transform.clip).batch(batch_size).random_map(transform.batch)
     indices = grain.MapDataset.source(range(len(split) * crops)).seed(seed)
     track_ids = (indices.shuffle() if shuffle else indices).map(lambda i: _track_id(split, i // crops))
     fingerprint = {
@@ -98,21 +107,25 @@ def batches(
         "shuffle": shuffle,
         "seed": seed,
         "mixup_alpha": mixup_alpha,
-        "one_hot": maker.one_hot,
+        "one_hot": one_hot,
         "class_weight": None if weights is None else weights.tolist(),
     }
-    track_ids, genres = track_ids.batch(batch_size), tuple(split.genres)
+    track_ids = track_ids.batch(batch_size)
     return Batches(data, split.sample_rate, genres, clip_seconds, track_ids, fingerprint, workers, processes)
 
 
 def class_weights(split):
-    """Return class weights with which all genres have the same total weight and a clip has the mean weight 1.
+    """Return class weights that balance the genres of a split.
+
+    All genres have the same total weight, and the mean weight of the clips is 1. The weight of a genre is the number of
+    clips in the split divided by the number of genres with clips and by the number of clips of the genre. The weight of
+    a genre without clips is 0.
 
     Args:
-        split: `Split`, or another object with `labels` and `genres`.
+        split: `Split`, or another object with the attributes `labels` and `genres`.
 
     Returns:
-        `(len(genres),)` float32: `clips / (genres with clips * clips of the genre)`; 0 for a genre without clips.
+        `(len(genres),)` float32 array.
     """
     if not hasattr(split, "labels"):
         raise ValueError(f"`split` must have the attribute `labels`. Received: {type(split).__name__}")
@@ -123,11 +136,11 @@ def class_weights(split):
 
 
 def fill(array, data, function, title):
-    """Fill an array with the outputs of a function for the inputs of all batches, with a progress bar.
+    """Apply a function to the inputs of all batches, write its outputs into an array, and show a progress bar.
 
     Args:
-        array: `(n, ...)` array, which is changed.
-        data: `Batches` of n elements in total.
+        array: `(n, ...)` array. All rows are overwritten.
+        data: `Batches` with n clips or images in total.
         function: callable, inputs of a batch -> rows of `array`.
         title: str, text before the progress bar.
     """
@@ -141,29 +154,33 @@ def fill(array, data, function, title):
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches that depend only on the epoch and their index, so that training can be resumed anywhere.
+    """Sequence of the batches of an epoch.
 
-    They are made by `batches` and `image_batches`.
+    The content of a batch depends only on the epoch and the index of the batch. Therefore, training can be resumed at
+    any batch. The functions `batches` and `image_batches` return objects of this class.
 
     Args:
         data: `grain.MapDataset` of the batches of an epoch.
-        sample_rate: int, in Hz, of the clips.
+        sample_rate: int, in Hz, sample rate of the clips.
         genres: tuple of str, in the order of the labels.
-        clip_seconds: float, length of the clips; `None` for images.
-        track_ids: `grain.MapDataset` of the track ids of these batches.
-        fingerprint: JSON-serializable dict that identifies the batches: content of the split, options and seed.
-        workers, processes: as in `batches`.
+        clip_seconds: float, length of the clips. `None` for images.
+        track_ids: `grain.MapDataset` of the track ids of the batches of an epoch.
+        fingerprint: dict that identifies the batches by the content of the split, the options and the seed. The dict
+            can be written as JSON.
+        workers, processes: see `batches`.
 
     Attributes:
-        sample_rate, genres, clip_seconds: the arguments; `GenreClassifier.fit` compares them with those of the model.
-        fingerprint: the argument; `genrekeras.training.fit` compares it with that of the run to resume.
-        epoch: int, epoch of the next batches. It is incremented at the end of an epoch, and set at the start of an
-            epoch by the callback of `fit_options`.
+        sample_rate, genres, clip_seconds: the arguments. `GenreClassifier.fit` compares these attributes with those of
+            the model.
+        fingerprint: the argument. When a run is resumed, `genrekeras.training.fit` compares this attribute with the
+            fingerprint of the run.
+        epoch: int, epoch of the next batches. `on_epoch_end` increments this number. The callback of `fit_options` sets
+            this number at the start of an epoch.
     """
 
     def __init__(self, data, sample_rate, genres, clip_seconds, track_ids, fingerprint, workers=1, processes=False):
-        # The workers of Keras are not used: after an incomplete pass, such as the one in which Keras builds a model,
-        # they return batches of that pass. The workers of this class find batches by their position.
+        # The workers of Keras are not used. Keras may stop a pass early, for example when it builds a model. Then the
+        # workers would return the remaining batches of this pass in the next pass.
         super().__init__()
         self.sample_rate = sample_rate
         self.genres = genres
@@ -171,19 +188,19 @@ class Batches(keras.utils.PyDataset):
         self.fingerprint = fingerprint
         self.epoch = 0
         self._first, self._last = 0, len(data)
-        # Each epoch is a repetition with its own seed: batch i of epoch e is the element e * steps + i.
+        # Each repetition has its own seed. Batch i of epoch e is the element e * len(data) + i.
         self._batches, self._track_ids = data.repeat(), track_ids.repeat()
         self._workers_ahead = workers
         self._processes = processes
         self._pool = None
-        self._ahead = {}  # dict, position -> future of a batch
+        self._ahead = {}  # dict, position of a batch -> `concurrent.futures.Future` of the batch
 
     def __len__(self):
         return self._last - self._first
 
     def __getitem__(self, index):
         if not 0 <= index < len(self):
-            raise IndexError(f"Batch {index} does not exist: there are {len(self)} batches")
+            raise IndexError(f"Batch {index} does not exist. There are {len(self)} batches.")
         position = self.epoch * self._last + self._first + index
         if self._workers_ahead == 1 and not self._processes:
             return self._batches[position]
@@ -199,14 +216,15 @@ class Batches(keras.utils.PyDataset):
         self.epoch += 1
 
     def fit_options(self, callbacks=None):
-        """Return the arguments of `keras.Model.fit` with which each epoch gets its own batches in their own order.
+        """Return arguments of `keras.Model.fit`. With them, each epoch uses its own batches in the correct order.
 
         Args:
-            callbacks: as in `keras.Model.fit`.
+            callbacks: see `keras.Model.fit`.
 
         Returns:
-            dict of `callbacks`, including one that sets `epoch`, and `shuffle=False`, because Keras would shuffle the
-            batches with the global random state of Python.
+            dict with the keys `callbacks` and `shuffle`. `callbacks` contains an additional callback that sets the
+            attribute `epoch`. `shuffle` is False, because Keras would shuffle the batches with the global random state
+            of Python.
         """
         if isinstance(callbacks, keras.callbacks.CallbackList):
             present = callbacks.callbacks
@@ -219,12 +237,12 @@ class Batches(keras.utils.PyDataset):
     def rest(self, epoch, batch):
         """Return the remaining batches of an interrupted epoch.
 
-        If epoch 3 was interrupted after 17 batches, `model.fit(data.rest(3, 17), initial_epoch=3, epochs=4)` completes
-        it, and `model.fit(data, initial_epoch=4, epochs=20)` continues the training.
+        For example, assume that epoch 3 was interrupted after 17 batches. `model.fit(data.rest(3, 17), initial_epoch=3,
+        epochs=4)` completes this epoch. Then `model.fit(data, initial_epoch=4, epochs=20)` continues the training.
 
         Args:
-            epoch: int >= 0, counted from 0.
-            batch: int, 0 <= batch < len(self), the first batch that remains.
+            epoch: int >= 0, index of the epoch.
+            batch: int, 0 <= batch < len(self), index of the first remaining batch.
 
         Returns:
             `Batches`.
@@ -238,27 +256,33 @@ class Batches(keras.utils.PyDataset):
         return rest
 
     def track_ids(self, epoch, batch):
-        """Return the ids of the tracks in a batch of an epoch, a list of int."""
+        """Return the track ids of a batch as a list of int.
+
+        Args:
+            epoch: int >= 0, index of the epoch.
+            batch: int >= 0, index of the batch in the epoch.
+        """
         return [int(track_id) for track_id in self._track_ids[epoch * self._last + batch]]
 
     def _start_workers(self):
-        """Return a pool of threads or processes, and a function that submits the batch at a position."""
+        """Start the workers. Return the pool and a function that makes the pool read the batch at a position."""
         if not self._processes:
             pool = concurrent.futures.ThreadPoolExecutor(self._workers_ahead)
             return pool, lambda position: pool.submit(self._batches.__getitem__, position)
         pool = concurrent.futures.ProcessPoolExecutor(
             self._workers_ahead, multiprocessing.get_context("spawn"), _start_worker, (self._batches,)
         )
-        # In a process that multiprocessing started, multiprocessing waits for child processes before concurrent.futures
-        # stops them. With priority 10, it also closes the queue that stops them; so they are stopped before that.
+        # If multiprocessing started this process, multiprocessing waits for the workers at exit. concurrent.futures
+        # would stop the workers only later, so the process would not exit. Therefore, this finalizer stops the workers
+        # first. Its priority is 11, because multiprocessing closes a queue that the pool needs with priority 10.
         multiprocessing.util.Finalize(pool, _shut_down, (weakref.ref(pool),), exitpriority=11)
         return pool, lambda position: pool.submit(_worker_batch, position)
 
 
 class _SetEpoch(keras.callbacks.Callback):
-    """Set the epoch of batches.
+    """Callback that sets the attribute `epoch` of `Batches`.
 
-    `Batches.on_epoch_end` alone would count too many epochs: Keras also calls it after it has built a model.
+    `Batches.on_epoch_end` alone would count too many epochs, because Keras also calls it after building a model.
     """
 
     def __init__(self, data):
@@ -275,7 +299,7 @@ def _track_id(split, index):
 
 @dataclasses.dataclass(frozen=True)
 class _Crops:
-    """Sequence in which each clip of a split is repeated, with the number of its crop."""
+    """Sequence that repeats each clip of a split `crops` times and adds the index of the crop."""
 
     split: object
     crops: int
@@ -288,8 +312,14 @@ class _Crops:
 
 
 @dataclasses.dataclass(frozen=True)
-class _BatchMaker:
-    """Functions that turn elements of a split into a batch. Worker processes get it pickled."""
+class _BatchTransform:
+    """Functions that convert elements of a split to a batch. They are pickled for worker processes.
+
+    Attributes:
+        samples: int, length of a clip in a batch.
+        genres, crop, crops, mixup_alpha, one_hot: see `batches`.
+        weights: `(len(genres),)` float32 array, class weights, or `None`.
+    """
 
     samples: int
     genres: tuple
@@ -300,18 +330,18 @@ class _BatchMaker:
     weights: np.ndarray
 
     def clip(self, element, rng):
-        """Return the waveform and the label of a crop of a clip."""
+        """Return the waveform and the label of a crop."""
         waveform, label = element["audio"], element["genre"]
         if not 0 <= label < len(self.genres):
             raise ValueError(
                 f"The label of track {element['track_id']} must be in 0..{len(self.genres) - 1}. Received: {label}"
             )
-        start = self._start(max(0, len(waveform) - self.samples), element["crop"], rng)
+        start = self._crop_start(max(0, len(waveform) - self.samples), element["crop"], rng)
         clip = audio.to_length(waveform[start:], self.samples)
-        return np.array(clip), np.int32(label)  # a copy, so that the track can be freed
+        return np.array(clip), np.int32(label)  # a copy, so the memory of the longer clip can be freed
 
     def batch(self, clips, rng):
-        """Return the batch that `Batches` yields."""
+        """Return a batch of clips, with mixup and class weights."""
         waveforms, labels = clips
         rows = np.eye(len(self.genres), dtype="float32")[labels]
         if self.mixup_alpha:
@@ -322,8 +352,14 @@ class _BatchMaker:
         batch = waveforms, (rows if self.one_hot else labels)
         return batch if self.weights is None else (*batch, rows @ self.weights)
 
-    def _start(self, spare, crop, rng):
-        """Return the first sample of a crop of a clip that is `spare` samples too long."""
+    def _crop_start(self, spare, crop, rng):
+        """Return the position of the first sample of a crop.
+
+        Args:
+            spare: int >= 0, number of samples by which the clip is longer than the crop.
+            crop: int, index of the crop.
+            rng: `numpy.random.Generator`.
+        """
         if self.crop == "random":
             return int(rng.integers(spare + 1))
         if self.crop == "even" and self.crops > 1:
@@ -332,10 +368,10 @@ class _BatchMaker:
 
 
 def check_integers(**arguments):
-    """Raise a `ValueError` if an argument is not an integer or too small.
+    """Raise a `ValueError` if an argument is not an integer, or if it is too small.
 
     Args:
-        arguments: name -> (value, minimum).
+        arguments: tuples (value, minimum), by the name of the argument.
     """
     for name, (value, minimum) in arguments.items():
         if not isinstance(value, int) or value < minimum:
@@ -346,7 +382,7 @@ def checked_weights(class_weight, split):
     """Return the argument `class_weight` of `batches` as a `(len(split.genres),)` float32 array, or `None`.
 
     Raises:
-        ValueError: `class_weight` is not one of the allowed values.
+        ValueError: `class_weight` is not a value that `batches` allows.
     """
     if class_weight is None:
         return None
@@ -365,12 +401,12 @@ def checked_weights(class_weight, split):
 
 
 def _shut_down(reference):
-    """Stop the processes of a pool, given a weak reference to it."""
+    """Stop the processes of a pool. The argument is a weak reference to the pool."""
     if pool := reference():
         pool.shutdown(cancel_futures=True)
 
 
-_worker_data = []  # in a worker process: the `grain.MapDataset` that it reads
+_worker_data = []  # in a worker process, this list contains the `grain.MapDataset` of the batches
 
 
 def _start_worker(data):
@@ -379,7 +415,10 @@ def _start_worker(data):
 
 
 def _exit_with_parent():
-    """Exit this worker process as soon as its parent process has ended; if that was killed, it cannot stop workers."""
+    """Wait until the parent process ends, and exit this worker process.
+
+    A parent process that is killed cannot stop its worker processes.
+    """
     multiprocessing.parent_process().join()
     os._exit(1)
 

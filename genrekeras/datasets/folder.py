@@ -19,34 +19,35 @@ class MusicFolder(Store):
 
 
 def load_folder(data_dir, protocol="artist_album", sample_rate=22050, seed=0, prepared_dir=None, beam_options=None):
-    """Load a folder of music with one folder per genre: `data_dir/GENRE/.../file`.
+    """Load a folder of music that has one folder per genre.
 
-    The genres are the names of the folders, sorted. They may contain folders of artists and albums. The folder that
-    contains a file is an album. The first folder below the genre is an artist if it contains folders; artists of the
-    same name in several genres are the same artist.
+    A file has the path `data_dir/GENRE/file`, `data_dir/GENRE/ALBUM/file` or `data_dir/GENRE/ARTIST/ALBUM/file`. The
+    genres are sorted by name. The folder of a file is the album of the file. If a folder in the folder of a genre
+    contains other folders, it is an artist. Artists of the same name in several genres are the same artist.
 
-    Files are decoded once and stored, as by `load_fma`. Files that cannot be decoded, or that are shorter than 2 s, are
-    left out, counted and named in one warning. Nothing is written to `data_dir`.
+    The first call decodes all files and stores them, like `load_fma`. Nothing is written to `data_dir`. Files that
+    cannot be decoded or are shorter than 2 s are left out. A warning counts and lists these files.
 
     Args:
-        data_dir: str or path-like. Files may have any format that `genrekeras.audio` reads.
-        protocol: `"artist_album"`, about 80/10/10 in each genre, with each artist and album in one split; or
-            `"random"`, 80/20 at random within each genre, as in the 2023 system. See
-            `genrekeras.datasets.splits.assign_splits`.
-        sample_rate: int > 0, in Hz, at which clips are stored.
+        data_dir: str or path-like. The files may have all formats that `genrekeras.audio` reads.
+        protocol: `"artist_album"` or `"random"`, see `genrekeras.datasets.splits.assign_splits`. `"artist_album"`
+            assigns about 80 % of each genre to training, 10 % to validation and 10 % to test. All files of an artist or
+            album are in the same split. `"random"` assigns 80 % of each genre to training. The other 20 % are both the
+            validation and the test split (the protocol of the PyTorch system of 2023).
+        sample_rate: int > 0, in Hz, sample rate of the stored clips.
         seed: int, seed of the random assignment to splits.
-        prepared_dir: str or path-like, folder for the decoded clips (2.6 MB per minute at 22,050 Hz, before
-            compression); `None` is a folder in `genrekeras.utils.io.cache_dir()`.
-        beam_options: as in `load_fma`.
+        prepared_dir: str or path-like, folder for the stored clips. A minute at 22,050 Hz needs 2.6 MB before
+            compression. `None` is a folder in `genrekeras.utils.io.cache_dir()`.
+        beam_options: see `load_fma`.
 
     Returns:
-        `Dataset`. A `track_id` is the position of a file in the sorted list of names; the table `tracks` of a split
-        contains the paths.
+        `Dataset`. The `track_id` of a file is its index in the sorted list of all files. The table `tracks` of a split
+        contains the paths of the files.
 
     Raises:
         FileNotFoundError: the folder does not exist.
         ValueError: there are fewer than two genres, no file can be decoded, or an argument is out of range.
-        OSError: `prepared_dir` cannot be written, or its disk has too little free space.
+        OSError: `prepared_dir` cannot be written, or the disk has too little free space.
     """
     tracks = find_files(data_dir)
     genres = tuple(dict.fromkeys(tracks["genre"]))
@@ -59,20 +60,21 @@ def load_folder(data_dir, protocol="artist_album", sample_rate=22050, seed=0, pr
 
 
 def find_files(data_dir):
-    """Find the audio files in a folder with one folder per genre.
+    """Find the audio files in a folder that has one folder per genre.
 
-    Folders and links that cannot be opened are skipped, with one warning.
+    Folders and links that cannot be opened are skipped. A warning counts them.
 
     Args:
         data_dir: str or path-like.
 
     Returns:
-        `pandas.DataFrame` indexed by `track_id`, sorted by genre and name, with the columns `genre`, `path`, `bytes`
-        (-1 for a broken link), `changed` (modification time and folder), `folder` (the genre), `title` (the name of the
-        file), `artist`, `artist_id`, `album` and `album_id`.
+        `pandas.DataFrame` with a row for each file, indexed by `track_id`, sorted by genre and name. The columns are
+        `genre`, `path`, `bytes` (size of the file, -1 for a broken link), `changed` (modification time and folder),
+        `folder` (the genre), `title` (the file name without extension), `artist`, `artist_id`, `album` and `album_id`.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_folder`.
+        FileNotFoundError: the folder does not exist.
+        ValueError: there are fewer than two genres.
     """
     data_dir = os.fspath(data_dir)
     if not os.path.isdir(data_dir):
@@ -84,7 +86,7 @@ def find_files(data_dir):
             (names if "/" in name else without_genre).append(name)
     if unreadable:
         warnings.warn(
-            f"{data_dir}: {len(unreadable)} folders or links cannot be opened (the first: {unreadable[0]}). They are "
+            f"{data_dir}: {len(unreadable)} folders or links cannot be opened (the first: {unreadable[0]}). These are "
             "left out.",
             stacklevel=3,
         )
@@ -97,13 +99,13 @@ def find_files(data_dir):
     if without_genre:
         warnings.warn(
             f"{data_dir}: {len(without_genre)} audio files are not in the folder of a genre (the first: "
-            f"{without_genre[0]}). They are left out.",
+            f"{without_genre[0]}). These files are left out.",
             stacklevel=3,
         )
-    # A folder that contains folders is an artist, shared by all genres. A folder of files is an album of one genre.
+    # A folder in the folder of a genre is an artist if it contains folders: "GENRE/ARTIST/ALBUM/file".
     artists = {tuple(name.split("/")[:2]) for name in names if name.count("/") > 2}
     rows = [_row(data_dir, name, artists) for name in names]
-    # The dtype is object because strings of pandas cannot hold a name that is not UTF-8.
+    # The dtype is object because the string type of pandas does not support names that are not UTF-8.
     tracks = pd.DataFrame(rows, dtype=object).rename_axis("track_id").astype({"bytes": "int64"})
     for column in ("artist", "album"):
         tracks[f"{column}_id"] = pd.factorize(tracks.pop(f"{column}_key"))[0]
@@ -115,8 +117,8 @@ def _row(data_dir, name, artists):
 
     Args:
         data_dir: str.
-        name: str, the file relative to `data_dir`, with "/".
-        artists: set of (genre, name of a folder that is an artist).
+        name: str, path of the file relative to `data_dir`, separated by "/".
+        artists: set of tuples (genre, artist) of the folders that are artists.
     """
     genre, *folders, file = name.split("/")
     path = os.path.join(data_dir, *name.split("/"))
@@ -125,8 +127,8 @@ def _row(data_dir, name, artists):
         size, changed = status.st_size, f"{status.st_mtime_ns} {os.path.realpath(data_dir)}"
     except OSError:  # a broken link
         size, changed = -1, ""
-    # A file directly in the folder of its genre is its own artist and album.
-    first = "/".join([genre, *folders[:1]])
+    # A file without a folder of an artist or album gets an artist and an album of its own.
+    first_folder = "/".join([genre, *folders[:1]])
     return {
         "genre": _text(genre),
         "path": path,
@@ -136,11 +138,11 @@ def _row(data_dir, name, artists):
         "title": _text(os.path.splitext(file)[0]),
         "artist": _text(folders[0]) if folders else "",
         "album": _text("/".join(folders)),
-        "artist_key": (folders[0] if (genre, folders[0]) in artists else first) if folders else path,
+        "artist_key": (folders[0] if (genre, folders[0]) in artists else first_folder) if folders else path,
         "album_key": "/".join([genre, *folders]) if folders else path,
     }
 
 
 def _text(name):
-    """Return a file name in which bytes that are not UTF-8 are replaced."""
+    """Replace the bytes in a file name that are not UTF-8."""
     return os.fsencode(name).decode("utf-8", "replace")

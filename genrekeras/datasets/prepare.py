@@ -14,28 +14,28 @@ from google.protobuf.json_format import ParseError
 
 
 def prepare(store, tracks, genres, subset, sample_rate, protocol, prepared_dir, beam_options=None):
-    """Return the store of a table of tracks, which is built if it does not exist.
+    """Build the store of a table of tracks if it does not exist, and return it.
 
     Args:
         store: subclass of `Store`.
         tracks: `pandas.DataFrame`, see `Store`.
-        genres: sequence of str, in the order of their labels.
-        subset: str, part of the name of the configuration.
-        sample_rate: int > 0, in Hz.
-        protocol: str, protocol by which the tracks will be assigned to splits.
-        prepared_dir: str or path-like. It contains one dataset for each state of the tracks: if they change, a new
-            dataset is built and the old one is kept.
-        beam_options: sequence of str, options of a Beam pipeline, such as `["--runner=DirectRunner"]`; `None` builds
-            with threads of this process.
+        genres: sequence of str, in the order of the labels.
+        subset: str, first part of the name of the configuration.
+        sample_rate: int > 0, in Hz, sample rate of the stored clips.
+        protocol: str, protocol that will assign the tracks to splits.
+        prepared_dir: str or path-like, folder for stores. If the table of tracks changes, a new store is built, and the
+            old store is kept.
+        beam_options: sequence of str, options of a Beam pipeline, such as `["--runner=DirectRunner"]`. `None` decodes
+            the clips with threads of this process.
 
     Returns:
-        `Store`, prepared.
+        `Store`, ready to be read.
 
     Raises:
-        ValueError: the protocol needs columns that the tracks do not have, or an argument is out of range.
-        OSError: the folder cannot be written, or the clips that are stored in it cannot be read.
+        ValueError: the table of tracks lacks a column that the protocol needs, or an argument is out of range.
+        OSError: `prepared_dir` cannot be written, or the stored clips cannot be read.
     """
-    check_protocol(protocol, tracks)  # before the decoding, which may take hours
+    check_protocol(protocol, tracks)  # checked before the decoding, which may take hours
     if not isinstance(sample_rate, int) or isinstance(sample_rate, bool) or sample_rate <= 0:
         raise ValueError(f"`sample_rate` must be a positive integer, in Hz. Received: sample_rate={sample_rate!r}")
     if set("*?[") & set(os.fspath(prepared_dir)):
@@ -46,11 +46,11 @@ def prepare(store, tracks, genres, subset, sample_rate, protocol, prepared_dir, 
     try:
         builder = store(tracks=tracks, config=config, data_dir=folder)
         if os.path.isdir(builder.data_dir) and builder.info.metadata.get("fingerprint") != content:
-            raise ValueError("dataset_info.json or metadata.json is missing or belongs to other clips")
-    except (AssertionError, OSError, ParseError, TypeError, ValueError) as error:  # raised by TFDS for damaged files
-        raise _unreadable(folder, error) from error
+            raise ValueError("dataset_info.json or metadata.json is missing, or belongs to other clips")
+    except (AssertionError, OSError, ParseError, TypeError, ValueError) as error:  # TFDS raises these for damaged files
+        raise _read_error(folder, error) from error
     if not builder.is_prepared():
-        tfds.disable_progress_bar()  # the store has its own, which counts clips
+        tfds.disable_progress_bar()  # the store shows another progress bar, which counts clips
         builder.download_and_prepare(download_config=_download_config(beam_options))
     return builder
 
@@ -58,12 +58,14 @@ def prepare(store, tracks, genres, subset, sample_rate, protocol, prepared_dir, 
 def as_dataset(builder, tracks, name, protocol, seed, source):
     """Load a prepared store as a `Dataset`.
 
+    Warnings count the tracks that are missing, broken or incomplete.
+
     Args:
-        builder: `Store`, from `prepare`.
-        tracks: `pandas.DataFrame` from which it was built.
+        builder: `Store`, result of `prepare`.
+        tracks: `pandas.DataFrame`, table from which the store was built.
         name: str, name of the dataset.
-        protocol, seed: as in `genrekeras.datasets.splits.assign_splits`.
-        source: str, folder of the tracks, which warnings name.
+        protocol, seed: see `genrekeras.datasets.splits.assign_splits`.
+        source: str, folder of the tracks. The warnings contain this name.
 
     Returns:
         `Dataset`.
@@ -74,7 +76,7 @@ def as_dataset(builder, tracks, name, protocol, seed, source):
     )
     _warn_of_bad_clips(source, tracks["path"], metadata["missing"], incomplete, broken)
     with only_absl_errors():
-        clips = _Clips(builder, metadata["stored"])
+        clips = _StoredClips(builder, metadata["stored"])
 
     stored = pd.concat([pd.DataFrame(part) for part in metadata["stored"].values()], ignore_index=True)
     stored = stored.rename_axis("row").reset_index().set_index("track_id").sort_index()
@@ -121,8 +123,13 @@ def as_dataset(builder, tracks, name, protocol, seed, source):
     )
 
 
-class _Clips:
-    """Sequence of the clips of several splits of a prepared store, one split after the other."""
+class _StoredClips:
+    """Sequence of the clips of a prepared store.
+
+    Args:
+        builder: `Store`.
+        splits: iterable of str, names of splits of the store. Their clips follow each other in this order.
+    """
 
     def __init__(self, builder, splits):
         self._sources = [builder.as_data_source(split=split) for split in splits]
@@ -136,19 +143,19 @@ class _Clips:
         split = bisect.bisect_right(self._ends, index)
         try:
             return self._sources[split][index - (self._ends[split - 1] if split else 0)]
-        except (RuntimeError, ValueError) as error:  # raised by ArrayRecord, without the name of the file
+        except (RuntimeError, ValueError) as error:  # the message of ArrayRecord does not contain the file name
             file = self._files[bisect.bisect_right(self._file_ends, index)]
-            raise _unreadable(self._folder, f"{os.path.basename(file)}: {error}") from error
+            raise _read_error(self._folder, f"{os.path.basename(file)}: {error}") from error
 
 
 def _cumulative(lengths):
     return list(itertools.accumulate(lengths))
 
 
-def _unreadable(folder, reason):
-    """Return the exception for a dataset that cannot be read."""
+def _read_error(folder, reason):
+    """Return the exception for a store that cannot be read."""
     return OSError(
-        f"The decoded clips in {folder} cannot be read: {reason}. Delete this folder; the next call decodes the clips "
+        f"The decoded clips in {folder} cannot be read: {reason}. Delete this folder. The next call decodes the clips "
         "again."
     )
 
@@ -159,7 +166,7 @@ def _download_config(beam_options):
     try:
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
-        raise ImportError("Building with Beam needs apache-beam: pip install 'genrekeras[beam]'") from error
+        raise ImportError("`beam_options` needs Apache Beam: pip install 'genrekeras[beam]'") from error
     return tfds.download.DownloadConfig(beam_options=PipelineOptions(list(beam_options)))
 
 
@@ -168,13 +175,13 @@ def _warn_of_empty_genres(source, genres, positions):
         if lacking := sorted(set(genres) - set(genres.iloc[rows])):
             warnings.warn(
                 f"{source}: {split} has no clip of {', '.join(lacking)}. An artist or album cannot be divided between "
-                "splits, and there are too few of them.",
+                "splits, and these genres have too few artists and albums.",
                 stacklevel=5,
             )
 
 
 def _warn_of_bad_clips(source, paths, missing, incomplete, broken):
-    def listed(reasons):
+    def format_files(reasons):
         first = sorted(reasons.items())[:20]
         names = ", ".join(f"{os.path.relpath(paths[track_id], source)} ({reason})" for track_id, reason in first)
         return f"{names}{', ...' if len(reasons) > len(first) else ''}"
@@ -183,11 +190,12 @@ def _warn_of_bad_clips(source, paths, missing, incomplete, broken):
     if missing:
         parts.append(f"{len(missing)} have no file (the first: {os.path.relpath(paths[missing[0]], source)})")
     if broken:
-        parts.append(f"{len(broken)} cannot be read: {listed(broken)}")
+        parts.append(f"{len(broken)} cannot be read: {format_files(broken)}")
     if parts:
-        warnings.warn(f"{source}: of {len(paths)} tracks, {'; '.join(parts)}. They are left out.", stacklevel=5)
+        warnings.warn(f"{source}: of {len(paths)} tracks, {'; '.join(parts)}. These tracks are left out.", stacklevel=5)
     if incomplete:
         warnings.warn(
-            f"{source}: of {len(paths)} tracks, {len(incomplete)} are incomplete: {listed(incomplete)}. They are kept.",
+            f"{source}: of {len(paths)} tracks, {len(incomplete)} are incomplete: {format_files(incomplete)}. These "
+            "clips are kept.",
             stacklevel=5,
         )

@@ -1,15 +1,15 @@
-"""Spectrograms of a collection as images in memory or in one file, for experiments that need no audio.
+"""Load, save and compute the spectrograms of a collection, for experiments that need no audio.
 
-The file is an npz archive of
+The spectrograms are images in memory or in an npz file. The file contains these arrays:
 
-- `decibels`: `(n, mels, frames)` uint8. The values 0..255 stand for -80..0 dB relative to the peak of the clip. Row 0
-  is the highest frequency band.
+- `decibels`: `(n, mels, frames)` uint8. The values 0 to 255 represent -80 to 0 dB relative to the peak of the clip.
+  Row 0 is the highest frequency band.
 - `label`: `(n,)` int, indices of genres.
-- `split`: `(n,)` int, 0 for training, 1 for validation, 2 for test.
+- `split`: `(n,)` int, 0 for training, 1 for validation and 2 for test.
 - `track_id`: `(n,)` int.
-- `genres`: `(genres,)` str, optional; by default the eight genres of fma_small.
-- `protocol`: str, optional; by default "official".
-- `sample_rate`: int, in Hz, optional; by default 44,100.
+- `genres`: `(genres,)` str, optional. The default is the eight genres of fma_small.
+- `protocol`: str, optional. The default is "official".
+- `sample_rate`: int, in Hz, optional. The default is 44,100.
 
 A model with the front end `sampled_logmel_front_end` computes the same images from waveforms.
 """
@@ -36,30 +36,31 @@ from genrekeras.genres import GENRES
 from genrekeras.layers import MelSpectrogram, PowerToDecibels, SpectrogramToImage, UniformTemporalSubsample
 from genrekeras.utils.io import atomic_write, read_arrays
 
-FMA_SECONDS = 1_321_967 / 44_100  # length of most clips of FMA; slightly longer ones are cropped to it
+FMA_SECONDS = 1_321_967 / 44_100  # length of most clips of FMA; slightly longer clips are cropped
 
 
 class SpectrogramSplit:
-    """Spectrogram images of a split, in memory. It has the methods of `Split`.
+    """Spectrogram images of a split, in memory. The class has the methods of `Split`.
 
     Args:
         name: str, such as "validation".
         images: `(n, mels, frames, 1)` uint8 array, inputs of `model.image_model`.
-        tracks: `pandas.DataFrame` with a row for each image, see the attribute.
-        sample_rate: int, in Hz, of the waveforms from which the images were computed.
-        genres: sequence of str, in the order of their labels.
-        protocol: str, protocol by which tracks were assigned to splits.
+        tracks: `pandas.DataFrame` with a row for each image. See the attribute `tracks` for the columns.
+        sample_rate: int, in Hz, sample rate of the waveforms from which the images were computed.
+        genres: sequence of str, in the order of the labels.
+        protocol: str, protocol that assigned the tracks to splits.
 
     Attributes:
         name, images, sample_rate, genres, protocol: the arguments.
-        tracks: `pandas.DataFrame` indexed by `track_id`: `label`, `genre`, `artist_id` and `album_id` (-1 if unknown),
-            and `checksum` (of the image).
-        labels: `(n,)` int32, indices in `genres`.
-        track_ids: `(n,)` int64.
-        fingerprint: str that identifies the images and their labels.
+        tracks: `pandas.DataFrame` with a row for each image, indexed by `track_id`. The columns are `label`, `genre`,
+            `artist_id`, `album_id` and `checksum`. Unknown artists and albums have the id -1. The checksum is computed
+            from the image.
+        labels: `(n,)` int32 array, indices in `genres`.
+        track_ids: `(n,)` int64 array.
+        fingerprint: str, hash of the images and their labels.
         groups: `(n,)` int array, group of each track, see `genrekeras.datasets.splits.group_tracks`.
         inputs: `"image"`, the kind of inputs in the batches, see `GenreClassifier.for_inference`.
-        max_crops: 1, number of different crops of a track.
+        max_crops: 1, the number of different crops of a track.
     """
 
     inputs = "image"
@@ -86,21 +87,21 @@ class SpectrogramSplit:
         return group_tracks(self.tracks)
 
     def batches(self, batch_size, clip_seconds=None, crop="start", crops=1, seed=0, workers=1):
-        """Return `Batches` in the order of the split, in which each image is repeated `crops` times.
+        """Return `Batches` in the order of the split. Each image is repeated `crops` times.
 
-        `clip_seconds`, `crop` and `workers` are ignored; they exist because `Split.batches` has them.
+        The arguments are those of `Split.batches`. `clip_seconds`, `crop` and `workers` have no effect.
         """
         return image_batches(self, batch_size, seed=seed, repeats=crops)
 
     def input_coverage(self, clip_seconds=None, crop="start", crops=1):
-        """Describe the content of the images, such as "128 frames of each"."""
+        """Describe the part of each clip that the images contain, such as "128 frames of each"."""
         return f"{self.images.shape[2]} frames of each"
 
     def select(self, positions):
-        """Return a split of some of the images.
+        """Return a new split with the selected images.
 
         Args:
-            positions: sequence of int, positions of the images, in the order of the new split.
+            positions: sequence of int, indices of the images to keep, in the order of the new split.
 
         Returns:
             `SpectrogramSplit`.
@@ -110,7 +111,7 @@ class SpectrogramSplit:
         return SpectrogramSplit(self.name, self.images[positions], tracks, self.sample_rate, self.genres, self.protocol)
 
     def with_genres(self, genres):
-        """Return a split of the same images whose labels are indices in other genres, see `Split.with_genres`."""
+        """Return a split with the same images, whose labels are indices in `genres`. See `Split.with_genres`."""
         tracks = relabelled_tracks(self, genres)
         return SpectrogramSplit(self.name, self.images, tracks, self.sample_rate, genres, self.protocol)
 
@@ -120,11 +121,14 @@ class SpectrogramSplit:
 
 
 def sampled_logmel_front_end(frames=128, sample_rate=44100, n_mels=128):
-    """Return the layers that compute the images of the file from waveforms.
+    """Return the layers that compute spectrogram images from waveforms.
+
+    The images have the form that the docstring of this module describes.
 
     Args:
-        frames: int > 0, number of frames of the image, sampled at equal distances; `None` keeps all frames.
-        sample_rate: int > 0, in Hz, of the waveforms.
+        frames: int > 0, number of frames in an image. The frames are sampled at equal distances. `None` keeps all
+            frames.
+        sample_rate: int > 0, in Hz, sample rate of the waveforms.
         n_mels: int > 0, number of mel bands.
 
     Returns:
@@ -139,31 +143,35 @@ def sampled_logmel_front_end(frames=128, sample_rate=44100, n_mels=128):
 
 
 def load_spectrograms(path, protocol="official", sample_rate=None, seed=0):
-    """Load a file of spectrograms, see the module for its format.
+    """Load a file of spectrograms.
+
+    The docstring of the module `genrekeras.datasets.spectrograms` describes the file format.
 
     Args:
         path: str or path-like, an npz file.
-        protocol: `"official"`, the splits of the file; or `"random"`, 80/20 at random within each folder of FMA (1,000
-            track ids), as in the 2023 system.
-        sample_rate: int > 0, in Hz, of the waveforms from which the images were computed; `None` uses the value of the
-            file, or 44,100 if the file has none.
+        protocol: `"official"` or `"random"`. `"official"` uses the splits in the file. `"random"` assigns 80 % of each
+            folder of FMA (1,000 track ids) to training. The other 20 % are both the validation and the test split (the
+            protocol of the PyTorch system of 2023).
+        sample_rate: int > 0, in Hz, sample rate of the waveforms from which the images were computed. `None` uses the
+            value in the file. If the file contains no value, the sample rate is 44,100 Hz.
         seed: int, seed of the random assignment to splits.
 
     Returns:
-        `Dataset` of `SpectrogramSplit`.
+        `Dataset` whose splits are `SpectrogramSplit` objects.
 
     Raises:
         ValueError: the file is missing or has another format, or the protocol is unknown.
     """
     name = os.path.basename(os.fspath(path))
+    keys = ("decibels", "label", "split", "track_id")
     try:
         arrays = read_arrays(path)
-        images, labels, splits, ids = (arrays[key] for key in ("decibels", "label", "split", "track_id"))
+        images, labels, splits, ids = (arrays[key] for key in keys)
         genres = tuple(arrays["genres"].tolist()) if "genres" in arrays else GENRES
         file_protocol = str(arrays["protocol"]) if "protocol" in arrays else "official"
         sample_rate = int(arrays.get("sample_rate", 44100)) if sample_rate is None else sample_rate
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"`path` must be an npz file of decibels, label, split, track_id ({error}): {path}") from error
+        raise ValueError(f"`path` must be an npz file with the arrays {keys} ({error}): {path}") from error
     if images.ndim != 3 or images.dtype != np.uint8 or {len(labels), len(splits), len(ids)} != {len(images)}:
         raise ValueError(
             f"{path}: `decibels` must be uint8 of the shape (n, mels, frames), with one label, split and track_id per "
@@ -215,13 +223,13 @@ def compute_spectrograms(split, model, crop="start", crops=1, workers=2):
 
     Args:
         split: `Split`.
-        model: `GenreClassifier`, whose front end computes the images, without augmentation. Pixels are rounded to
-            0..255.
-        crop, crops: as in `batches`; each crop of `model.clip_seconds` becomes an image.
-        workers: int > 0, number of threads that read batches ahead.
+        model: `GenreClassifier`. The layers of its front end compute the images, without augmentation. The values of
+            the images are rounded to the integers 0 to 255.
+        crop, crops: see `batches`. The length of a crop is `model.clip_seconds`. Each crop becomes an image.
+        workers: int > 0, number of threads that read batches. With 1, batches are not read ahead.
 
     Returns:
-        `SpectrogramSplit`, in which the crops of a track are consecutive.
+        `SpectrogramSplit` with `crops` consecutive images for each track.
 
     Raises:
         ValueError: the sample rates of the split and the model differ.
@@ -243,12 +251,12 @@ def save_spectrograms(path, *splits):
     """Save spectrograms as a file that `load_spectrograms` reads.
 
     Args:
-        path: str or path-like, name of the npz file.
-        *splits: `SpectrogramSplit` with one image per track, each named "train", "validation" or "test".
+        path: str or path-like, path of the npz file.
+        *splits: `SpectrogramSplit` objects with one image per track and the names "train", "validation" or "test".
 
     Raises:
-        ValueError: there is no split, a split has another name, splits differ in genres, protocol or sample rate, or a
-            track has several images.
+        ValueError: there is no split, a split has another name, the genres, protocols or sample rates of the splits
+            differ, or a track has several images.
         OSError: the file cannot be written.
     """
     if not splits or not {split.name for split in splits} <= set(SPLITS):
@@ -282,32 +290,36 @@ def image_batches(
     one_hot=False,
     class_weight=None,
 ):
-    """Return batches of images with their labels, for `model.image_model.fit`.
+    """Return batches of spectrogram images and their labels, for `model.image_model.fit`.
 
-    Pass `shuffle=False` to `fit`: the batches have their own order.
+    Pass `shuffle=False` to `fit`, because the batches already have the correct order.
 
     Args:
         split: `SpectrogramSplit`.
-        batch_size: int > 0; the last batch of an epoch may be smaller.
+        batch_size: int > 0, number of images in a batch. The last batch of an epoch may be smaller.
         shuffle: bool, whether each epoch has a new random order.
-        seed: int >= 0. Equal seeds give equal batches, epoch by epoch. The epochs of a seed differ.
-        repeats: int > 0, how often an epoch contains each image. The repetitions of an image are consecutive unless
-            they are shuffled.
+        seed: int >= 0, seed of all random choices. The random choices differ between epochs.
+        repeats: int > 0, how often an epoch contains each image. Without shuffling, the repetitions of an image are
+            consecutive.
         variants: int > 0, number of consecutive images of each track in the split (the argument `crops` of
-            `compute_spectrograms`). In each epoch, one of them is drawn at random.
-        mix_probability: float in [0, 1], probability that the images of a batch are mixed: each image with another one
-            of the batch, whose share is at most one half. Half of the mixed batches are weighted means (mixup). In the
-            others, frames are replaced by frames of the other image, either at random positions or at the end (CutMix).
-            Labels are one-hot rows that are mixed in proportion (train with `categorical_crossentropy`).
+            `compute_spectrograms`). In each epoch, one of these images is drawn at random.
+        mix_probability: float in [0, 1], probability that the images of a batch are mixed. In a mixed batch, each image
+            is mixed with another image of the batch. The weight of the other image is at most one half. Half of the
+            mixed batches contain weighted means (mixup). In the other half, frames of an image are replaced by frames
+            of the other image, either at random positions or at the end (CutMix). Labels are one-hot and mixed with the
+            same weights, so the loss must be `categorical_crossentropy`.
             Sources: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018; Yun et al., "CutMix:
             Regularization Strategy to Train Strong Classifiers with Localizable Features", ICCV 2019.
-        one_hot: bool, whether labels are one-hot rows even without mixing.
-        class_weight: as in `batches`.
+        one_hot: bool, whether labels are one-hot without mixing too. Set it for validation data if the training images
+            are mixed.
+        class_weight: see `batches`.
 
     Returns:
-        `Batches` of `(images, labels)` or, with `class_weight`, `(images, labels, weights)`. `images` is `(batch, mels,
-        frames, 1)` float32 in 0..255. `labels` is `(batch,)` int32 or, with `mix_probability` or `one_hot`, `(batch,
-        len(genres))` float32. `weights` is `(batch,)` float32.
+        `Batches`. A batch is `(images, labels)` or, with `class_weight`, `(images, labels, weights)`.
+
+            - `images`: `(batch, mels, frames, 1)` float32 in [0, 255].
+            - `labels`: `(batch,)` int32. With `mix_probability` or `one_hot`, `(batch, len(genres))` float32.
+            - `weights`: `(batch,)` float32.
 
     Raises:
         ValueError: an argument is out of range, or the split is empty.
@@ -324,7 +336,7 @@ def image_batches(
         images, labels = split.images[rows].astype("float32"), split.labels[rows]
         one_hot_rows = np.eye(len(split.genres), dtype="float32")[labels]
         if rng.random() < mix_probability:
-            images, one_hot_rows = _mixed(images, one_hot_rows, rng)
+            images, one_hot_rows = _mix(images, one_hot_rows, rng)
         batch = images, (one_hot_rows if mix_probability or one_hot else labels)
         return batch if weights is None else (*batch, one_hot_rows @ weights)
 
@@ -349,17 +361,26 @@ def image_batches(
     return Batches(rows.random_map(make_batch), split.sample_rate, split.genres, None, track_ids, fingerprint)
 
 
-def _mixed(images, labels, rng):
-    """Mix each image of a batch with another one, whose share is at most one half, see `image_batches`."""
+def _mix(images, labels, rng):
+    """Mix each image of a batch with another image of the batch by mixup or CutMix, see `image_batches`.
+
+    Args:
+        images: `(batch, mels, frames, 1)` float32 array.
+        labels: `(batch, genres)` float32 array, one-hot.
+        rng: `numpy.random.Generator`.
+
+    Returns:
+        tuple of the mixed images and the mixed labels, with the same shapes.
+    """
     count, frames = len(images), images.shape[2]
-    other, share = rng.permutation(count), rng.beta(0.5, 0.5, count)
-    share = np.maximum(share, 1 - share)
+    other, weight = rng.permutation(count), rng.beta(0.5, 0.5, count)
+    weight = np.maximum(weight, 1 - weight)
     if rng.random() < 0.5:
-        images = share[:, None, None, None] * images + (1 - share)[:, None, None, None] * images[other]
+        images = weight[:, None, None, None] * images + (1 - weight)[:, None, None, None] * images[other]
     else:
         ranks = rng.random((count, frames)).argsort(axis=1) if rng.random() < 0.5 else np.arange(frames)[None]
-        keep = ranks < np.round(share * frames)[:, None]
-        share = keep.mean(axis=1)
+        keep = ranks < np.round(weight * frames)[:, None]
+        weight = keep.mean(axis=1)
         images = np.where(keep[:, None, :, None], images, images[other])
-    share = share[:, None].astype("float32")
-    return images.astype("float32"), share * labels + (1 - share) * labels[other]
+    weight = weight[:, None].astype("float32")
+    return images.astype("float32"), weight * labels + (1 - weight) * labels[other]

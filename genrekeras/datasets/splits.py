@@ -1,4 +1,4 @@
-"""Splits for training, validation and test, the protocols that assign clips to them, and leakage between them."""
+"""Assign clips to splits for training, validation and test, and measure the leakage between splits."""
 
 import dataclasses
 import hashlib
@@ -17,33 +17,38 @@ UNKNOWN = -1  # id of an unknown artist or album
 
 
 class Split:
-    """Random-access sequence of clips, which are read from disk one by one.
+    """Sequence of clips with random access. Each clip is read from disk when it is accessed.
 
-    An element is a dict of `audio`, `(samples,)` float32, the clip in its full length; `genre`, int, its label; and
-    `track_id`, int.
+    An element is a dict with these keys:
+
+    - `audio`: `(samples,)` float32 array, the complete clip.
+    - `genre`: int, label of the clip.
+    - `track_id`: int.
 
     Args:
         name: str, such as "validation".
-        source: sequence of dicts of `audio`, `(samples,)` int16, and `scale`, float, which 32,767 stands for.
-        rows: sequence of int, the indices in `source` of the clips of this split.
-        tracks: `pandas.DataFrame` with a row for each clip, see the attribute.
+        source: sequence of dicts with the keys `audio`, a `(samples,)` int16 array, and `scale`, a float. The value
+            32,767 in `audio` represents the amplitude `scale`.
+        rows: sequence of int, indices of the clips in `source`.
+        tracks: `pandas.DataFrame` with a row for each clip. See the attribute `tracks` for the columns.
         sample_rate: int, in Hz.
-        genres: sequence of str, in the order of their labels.
-        protocol: str, protocol by which clips were assigned to splits.
-        fingerprint: str that identifies the content of `source`.
+        genres: sequence of str, in the order of the labels.
+        protocol: str, protocol that assigned the clips to splits.
+        fingerprint: str, hash of the content of `source`.
 
     Attributes:
         name, sample_rate, protocol: the arguments.
-        tracks: `pandas.DataFrame` with a row for each clip, indexed by `track_id`: `label`, `genre`, `artist_id` and
-            `album_id` (-1 if unknown), `checksum` (of the decoded audio) and, if they are known, `path`, `title`,
-            `artist`, `album` and `license`.
-        labels: `(n,)` int32, indices in `genres`.
-        track_ids: `(n,)` int64.
+        tracks: `pandas.DataFrame` with a row for each clip, indexed by `track_id`. The columns are `label`, `genre`,
+            `artist_id`, `album_id` and `checksum`. Unknown artists and albums have the id -1. The checksum is computed
+            from the decoded audio. The columns `path`, `title`, `artist`, `album` and `license` exist if they are
+            known.
+        labels: `(n,)` int32 array, indices in `genres`.
+        track_ids: `(n,)` int64 array.
         genres: tuple of str.
-        fingerprint: str that identifies the clips, their labels, their order and the sample rate.
+        fingerprint: str, hash of the clips, their labels, their order and the sample rate.
         groups: `(n,)` int array, group of each track, see `group_tracks`.
         inputs: `"waveform"`, the kind of inputs in the batches, see `GenreClassifier.for_inference`.
-        max_crops: infinity, number of different crops of a clip.
+        max_crops: infinity, the number of different crops of a clip.
     """
 
     inputs = "waveform"
@@ -73,19 +78,25 @@ class Split:
         return group_tracks(self.tracks)
 
     def batches(self, batch_size, clip_seconds, crop="start", crops=1, seed=0, workers=1):
-        """Return `Batches` in the order of the split. The arguments are those of `genrekeras.datasets.batches`."""
+        """Return `Batches` in the order of the split.
+
+        See `genrekeras.datasets.batches` for the arguments.
+        """
         return batches(self, batch_size, clip_seconds, crop, crops, seed=seed, workers=workers)
 
     def input_coverage(self, clip_seconds, crop="start", crops=1):
-        """Describe the part of each clip that batches with these arguments contain, such as "first 10 s"."""
+        """Describe the part of each clip that the batches contain, such as "first 10 s".
+
+        The arguments are those of `batches`.
+        """
         seconds = f"{clip_seconds:g} s"
         return f"first {seconds}" if (crop, crops) == ("start", 1) else f"{crops} crops of {seconds} ({crop})"
 
     def select(self, positions):
-        """Return a split of some of the clips.
+        """Return a new split with the selected clips.
 
         Args:
-            positions: sequence of int, positions of the clips, in the order of the new split.
+            positions: sequence of int, indices of the clips to keep, in the order of the new split.
 
         Returns:
             `Split`.
@@ -103,16 +114,17 @@ class Split:
         )
 
     def with_genres(self, genres):
-        """Return a split of the same clips whose labels are indices in other genres, such as those of a model.
+        """Return a split with the same clips, whose labels are indices in `genres`.
 
         Args:
-            genres: sequence of str. The genres of the split are matched with them by name, see `match_genres`.
+            genres: sequence of str, such as the genres of a model. `match_genres` finds each genre of the split in this
+                sequence.
 
         Returns:
             `Split`.
 
         Raises:
-            ValueError: a genre of the split is not in `genres`.
+            ValueError: `genres` does not contain a genre of the split, or the match is not unique.
         """
         tracks = relabelled_tracks(self, genres)
         return Split(
@@ -130,21 +142,30 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Splits of a collection, with the numbers of its clips and reasons why clips could not be read.
+    """Training, validation and test split of a collection.
+
+    With the protocol `"random"`, the validation and the test split contain the same clips (the protocol of the PyTorch
+    system of 2023). Scores on this test split are too high for two reasons. The best epoch is selected on the same
+    clips, and the training split contains other clips of the same artists.
 
     Attributes:
         name: str.
         protocol: str, `"official"`, `"random"` or `"artist_album"`.
-        train, validation, test: `Split`. With `"random"`, `test` has the clips of `validation`, as in the 2023 system.
-            Scores on it are then too high for two reasons: the best epoch is chosen on it, and its artists are in the
-            training split as well.
+        train, validation, test: `Split`.
         genres: tuple of str.
         sample_rate: int, in Hz.
-        counts: dict of int: all `tracks`, `missing` files, `broken` files, `readable` clips, those of them that are
-            `incomplete`, and clips in `train`, `validation` and `test`.
-        incomplete: dict, track id -> reason, of clips that are damaged or shorter than their header states. They are in
-            the splits.
-        broken: dict, track id -> reason, of clips that cannot be decoded. They are not in the splits.
+        counts: dict of int with these keys:
+
+            - `tracks`: number of all tracks.
+            - `missing`: number of tracks without a file.
+            - `broken`: number of clips that cannot be read or are shorter than 2 s.
+            - `readable`: number of all other clips.
+            - `incomplete`: number of readable clips that are damaged or cut short.
+            - `train`, `validation`, `test`: numbers of clips in the splits.
+        incomplete: dict, track id -> reason. It contains the clips that are damaged or shorter than their headers
+            state. These clips are in the splits.
+        broken: dict, track id -> reason. It contains the clips that cannot be read or are shorter than 2 s. These clips
+            are not in the splits.
     """
 
     name: str
@@ -160,11 +181,12 @@ class Dataset:
 
     @property
     def all(self):
-        """`Split` of the clips of all splits, in the order of their track ids."""
+        """`Split` with the clips of all splits, sorted by track id."""
         parts = [getattr(self, name) for name in SPLITS]
         tracks = pd.concat([part.tracks for part in parts if len(part)])
         rows = np.concatenate([part._rows for part in parts])
-        positions = np.unique(tracks.index, return_index=True)[1]  # with "random", test and validation are the same
+        # With the protocol "random", validation and test contain the same clips. Use each clip once.
+        positions = np.unique(tracks.index, return_index=True)[1]
         first = parts[0]
         return Split(
             "all",
@@ -188,10 +210,10 @@ class Dataset:
 
 
 def as_positions(positions):
-    """Return the argument of `Split.select` as an int64 array.
+    """Return the argument `positions` of `Split.select` as an int64 array.
 
     Raises:
-        ValueError: it is a mask.
+        ValueError: `positions` is a mask.
     """
     positions = np.asarray(positions)
     if positions.dtype == bool:
@@ -200,16 +222,17 @@ def as_positions(positions):
 
 
 def match_genres(genres, model_genres):
-    """Match the genres of data with those of a model by name.
+    """Find each genre of a collection among the genres of a model.
 
-    If there is no exact match, case, surrounding spaces and the Unicode normalization form are ignored.
+    If a model has no genre of exactly the same name, the names are compared without case, surrounding spaces and the
+    Unicode normalization form.
 
     Args:
-        genres: sequence of str, of the data.
-        model_genres: sequence of str, of the model.
+        genres: sequence of str, genres of the collection.
+        model_genres: sequence of str, genres of the model.
 
     Returns:
-        dict, genre of the data -> its index in `model_genres`.
+        dict, genre of the collection -> index in `model_genres`.
 
     Raises:
         ValueError: a genre is not in `model_genres`, has several matches, or has the same match as another genre.
@@ -226,21 +249,21 @@ def match_genres(genres, model_genres):
     if missing := [genre for genre, indices in matches.items() if not indices]:
         raise ValueError(
             f"The data has genres that the model does not have: {', '.join(map(repr, missing))}. Rename or remove "
-            f"them. The model's genres are {', '.join(map(repr, model_genres))}."
+            f"these genres. The genres of the model are {', '.join(map(repr, model_genres))}."
         )
     all_indices = [index for indices in matches.values() for index in indices]
     ambiguous = [genre for genre, indices in matches.items() if len(indices) > 1 or all_indices.count(indices[0]) > 1]
     if ambiguous:
         raise ValueError(
             f"These genres of the data cannot be matched uniquely with genres of the model: "
-            f"{', '.join(map(repr, ambiguous))}. Rename them to genres of the model: "
+            f"{', '.join(map(repr, ambiguous))}. Rename these genres. The genres of the model are "
             f"{', '.join(map(repr, model_genres))}."
         )
     return {genre: index for genre, [index] in matches.items()}
 
 
 def relabelled_tracks(split, genres):
-    """Return the table of tracks of a split with the labels and genres of `Split.with_genres`."""
+    """Return the table `tracks` of a split with new labels and genres, see `Split.with_genres`."""
     indices = match_genres(split.genres, genres)
     labels = np.array([indices[genre] for genre in split.genres], "int32")[split.labels]
     return split.tracks.assign(label=labels, genre=np.array(genres, object)[labels])
@@ -252,24 +275,28 @@ def assign_splits(protocol, tracks, seed=0):
     Args:
         protocol: str, one of
 
-            - `"official"`: the splits of the collection. In those of FMA, splits share no artist, except for
+            - `"official"`: Use the splits of the collection. The official splits of FMA share no artists, except for
               compilations.
-            - `"random"`: 80/20 at random within each folder of the collection. The 20 % are both the validation and
-              the test split, as in the 2023 system.
-            - `"artist_album"`: no split shares a group with another one. A group contains all tracks that are connected
-              by a common artist, album or `checksum`, see `group_tracks`. If the collection has splits, each group is
-              assigned to the split that contains most of its tracks. In case of a tie, the first of train, validation
-              and test counts. Otherwise groups are assigned at random, in each genre about 80/10/10. Of three or
-              more groups of a genre, each split gets at least one; of two groups, one is assigned to test.
-        tracks: `pandas.DataFrame` with a row for each track and the columns `label` and `folder`; for `"official"` also
-            `split`; for `"artist_album"` also `artist_id` and `album_id`.
+            - `"random"`: Assign 80 % of each folder of the collection to training, at random. The other 20 % are both
+              the validation and the test split (the protocol of the PyTorch system of 2023).
+            - `"artist_album"`: Assign all tracks of a group to the same split. A group contains the tracks that share
+              an artist, an album or a checksum, see `group_tracks`. If the collection has official splits, a group is
+              assigned to the official split of most of its tracks. In case of a tie, it is assigned to the first of
+              these splits in the order train, validation, test. If the collection has no official splits, the groups
+              are assigned at random: about 80 % of the tracks of each genre to training, 10 % to validation and 10 % to
+              test. If a genre has at least three groups, each split gets at least one. If a genre has two groups, one
+              is assigned to training and the other to test.
+        tracks: `pandas.DataFrame` with a row for each track. `"random"` needs the column `folder`, and `"official"`
+            needs `split`. `"artist_album"` needs `label`, `artist_id` and `album_id`, and uses `split` and `checksum`
+            if they exist.
         seed: int, seed of the random assignment.
 
     Returns:
-        dict of `train`, `validation` and `test`, each an ascending int array of positions in `tracks`.
+        dict with the keys `train`, `validation` and `test`. The values are ascending int arrays of row positions in
+        `tracks`.
 
     Raises:
-        ValueError: the protocol is unknown or needs columns that `tracks` does not have.
+        ValueError: the protocol is unknown, or `tracks` lacks a column that the protocol needs.
     """
     check_protocol(protocol, tracks)
     if protocol == "random":
@@ -283,29 +310,31 @@ def assign_splits(protocol, tracks, seed=0):
 
 
 def check_protocol(protocol, tracks):
-    """Raise a `ValueError` if a protocol is unknown or needs columns that a table of tracks does not have."""
+    """Raise a `ValueError` if a protocol is unknown, or if a table of tracks lacks a column that the protocol needs."""
     if protocol not in PROTOCOLS:
         raise ValueError(f"`protocol` must be one of {PROTOCOLS}. Received: protocol={protocol!r}")
     has_groups = any(column in tracks and (tracks[column] != UNKNOWN).any() for column in ("artist_id", "album_id"))
     possible = {"official": "split" in tracks, "artist_album": has_groups, "random": True}
     required = {
-        "official": "splits that come with the collection (those of FMA are in tracks.csv)",
-        "artist_album": "artists or albums (those of FMA are in tracks.csv)",
+        "official": "official splits (tracks.csv contains the splits of FMA)",
+        "artist_album": "artists or albums (tracks.csv contains the artists and albums of FMA)",
     }
     if not possible[protocol]:
         others = " or ".join(f'"{name}"' for name, is_possible in possible.items() if is_possible)
         raise ValueError(
-            f'`protocol="{protocol}"` needs {required[protocol]}, and this collection has none. Use {others}. '
+            f'`protocol="{protocol}"` needs {required[protocol]}, but this collection has none. Use {others}. '
             f'Received: protocol="{protocol}"'
         )
 
 
 def group_tracks(tracks):
-    """Group tracks that share an artist, an album or their audio, directly or through other tracks.
+    """Group tracks that share an artist, an album or their audio.
+
+    If track A shares a value with track B, and track B shares a value with track C, all three are in the same group.
 
     Args:
         tracks: `pandas.DataFrame` of n rows with the columns `artist_id`, `album_id` and, optionally, `checksum` (of
-            the audio). The value -1 means unknown and connects nothing.
+            the audio). The value -1 means unknown. Tracks with unknown values are not grouped by these values.
 
     Returns:
         `(n,)` int array, number of the group of each track.
@@ -314,7 +343,8 @@ def group_tracks(tracks):
     ids = [tracks[column].to_numpy() for column in ("artist_id", "album_id")]
     if "checksum" in tracks:
         ids.append(tracks["checksum"].to_numpy(object))
-    # Graph whose nodes are tracks, artists, albums and checksums. An edge connects a track to each of its values.
+    # The groups are the connected components of a graph. Its nodes are the tracks, artists, albums and checksums. Edges
+    # connect each track with its artist, its album and its checksum.
     edges, nodes = [], count
     for values in ids:
         rows = np.flatnonzero(values != UNKNOWN)
@@ -327,15 +357,22 @@ def group_tracks(tracks):
 
 
 def leakage(splits):
-    """Count the artists, albums and duplicate clips that splits share, from which a model could learn the test data.
+    """Count the artists, albums and duplicate clips that splits share.
+
+    If the training and the test split share artists, albums or clips, test scores are too high.
 
     Args:
-        splits: `Dataset`, or dict, name -> `Split`.
+        splits: `Dataset`, or dict of `Split` by name.
 
     Returns:
-        `pandas.DataFrame` with a row for each pair of splits (index: their names). `artists`, `albums` and `duplicates`
-        are the numbers of artists, albums and checksums in both splits; `<NA>` if none is known. `clips` is the number
-        of clips of the second split that share any of them with the first one, and `of` the number of all its clips.
+        `pandas.DataFrame` with a row for each pair of splits. The index contains the names `first` and `second` of the
+        splits. The columns are:
+
+        - `artists`, `albums`, `duplicates`: numbers of artists, albums and checksums that are in both splits. The value
+          is `<NA>` if no artist, album or checksum is known.
+        - `clips`: number of clips in the second split that share an artist, an album or a checksum with the first
+          split.
+        - `of`: number of all clips in the second split.
     """
     if isinstance(splits, Dataset):
         splits = {name: getattr(splits, name) for name in SPLITS}
@@ -356,7 +393,7 @@ def leakage(splits):
 
 
 def _random_splits(tracks, seed):
-    """Return the result of `assign_splits` for the protocol `"random"`."""
+    """Return the result of `assign_splits` with the protocol `"random"`."""
     rng = np.random.default_rng(seed)
     folders = tracks["folder"].to_numpy()
     held_out = [
@@ -369,16 +406,35 @@ def _random_splits(tracks, seed):
 
 
 def _majority_splits(splits, groups):
-    """Return for each track the split that contains most tracks of its group, a `(n,)` array of str."""
+    """Assign each group of tracks to the official split of most of its tracks.
+
+    Args:
+        splits: `(n,)` sequence of str, official split of each track.
+        groups: `(n,)` int array, group of each track.
+
+    Returns:
+        `(n,)` array of str, assigned split of each track.
+    """
     counts = pd.crosstab(groups, splits).reindex(columns=SPLITS, fill_value=0)  # (group, split)
     return counts.idxmax(axis=1).loc[groups].to_numpy()  # in case of a tie, idxmax returns the first split
 
 
 def _group_splits(tracks, groups, seed):
-    """Assign groups at random, in each genre about 80/10/10 of the tracks. Return a `(n,)` array of str."""
+    """Assign groups of tracks to splits at random.
+
+    About 80 % of the tracks of each genre are assigned to training, 10 % to validation and 10 % to test.
+
+    Args:
+        tracks: `pandas.DataFrame` of n rows with the column `label`.
+        groups: `(n,)` int array, group of each track.
+        seed: int.
+
+    Returns:
+        `(n,)` array of str, split of each track.
+    """
     rng = np.random.default_rng(seed)
     table = pd.DataFrame({"label": tracks["label"].to_numpy(), "group": groups})
-    genre = table.groupby("group")["label"].agg(lambda labels: labels.mode()[0])  # the genre of most of its tracks
+    genre = table.groupby("group")["label"].agg(lambda labels: labels.mode()[0])  # most frequent genre in each group
     sizes = table["group"].value_counts()
     splits = pd.Series("train", sizes.index)
     for label in sorted(set(genre)):
@@ -387,7 +443,7 @@ def _group_splits(tracks, groups, seed):
         for split in ("test", "validation"):
             selected, total = [], 0
             for group in remaining:
-                if sizes[group] < 2 * (target - total):  # the group brings the total closer to the target
+                if sizes[group] < 2 * (target - total):  # with this group, the total is closer to the target
                     selected.append(group)
                     total += sizes[group]
             if not selected and len(remaining) > 1:

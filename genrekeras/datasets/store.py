@@ -1,8 +1,8 @@
-"""Store the decoded clips of a table of tracks as a TFDS dataset, as int16 at one sample rate.
+"""Store the decoded clips of a table of tracks as a TFDS dataset.
 
-The clips are divided into parts (shards of TFDS) before they are decoded. Each part is written independently, either by
-threads of this process or by workers of an Apache Beam pipeline; both write the same bytes. An interrupted build is
-resumed after the complete parts.
+All clips are stored as int16 at the same sample rate. Before the clips are decoded, they are divided into parts, which
+are the shards of TFDS. The parts are written by threads of this process or by workers of an Apache Beam pipeline. Both
+write the same bytes. If a build is interrupted, the next build keeps the complete parts.
 """
 
 import collections
@@ -25,10 +25,11 @@ from genrekeras.utils.logging import only_absl_errors
 from genrekeras.utils.progress import bar, print_message
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
-# Shorter clips are too short to have a genre. Three truncated clips of FMA have 0.5 to 1.6 s.
+# Shorter clips are not stored, because they are too short to have a genre. Three damaged clips of FMA last 0.5 to
+# 1.6 s.
 MIN_SECONDS = 2.0
-CLIPS_PER_PART = 128  # 170 MB for clips of 30 s at 22,050 Hz
-# Columns that are stored beside the audio, and their values if they are unknown.
+CLIPS_PER_PART = 128  # with clips of 30 s at 22,050 Hz, a part has 170 MB
+# Columns that are stored with the audio, and their values for unknown entries.
 METADATA = {"title": "", "artist": "", "artist_id": UNKNOWN, "album": "", "album_id": UNKNOWN, "license": ""}
 
 
@@ -37,8 +38,8 @@ class StoreConfig(tfds.core.BuilderConfig):
     """Configuration of a `Store`.
 
     Attributes:
-        sample_rate: int, in Hz.
-        genres: tuple of str, in the order of their labels.
+        sample_rate: int, in Hz, sample rate of the stored clips.
+        genres: tuple of str, in the order of the labels.
     """
 
     sample_rate: int = 22050
@@ -48,15 +49,24 @@ class StoreConfig(tfds.core.BuilderConfig):
 class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
     """TFDS dataset of the clips of a table of tracks.
 
-    The features of an example are `audio`, `(samples,)` int16, the mono clip in its full length; `scale`, float32, the
-    amplitude that 32,767 stands for (1, or the peak of a clip that exceeds 1); `genre`, the label; `track_id`; and the
-    columns of `METADATA`. Examples are sorted by their ids. `info.metadata` contains the ids and checksums of the
-    stored clips, and the tracks that were left out or are incomplete, with the reasons.
+    The features of an example are:
+
+    - `audio`: `(samples,)` int16, the complete clip in mono.
+    - `scale`: float32, the amplitude that the value 32,767 in `audio` represents. It is 1, or the peak of the clip if
+      the peak exceeds 1.
+    - `genre`: int, the label.
+    - `track_id`: int.
+    - `title`, `artist`, `artist_id`, `album`, `album_id` and `license`. `METADATA` lists their values for unknown
+      entries.
+
+    The examples are sorted by track id. `info.metadata` contains the ids and checksums of the stored clips, and lists
+    the missing, broken and incomplete clips.
 
     Args:
-        tracks: `pandas.DataFrame` indexed by `track_id`, sorted, with the columns `genre`, `path`, `bytes` (-1 without
-            a file) and, if they are known, `split` and the columns of `METADATA`. `None` is allowed if the dataset is
-            prepared, or if a subclass finds the tracks.
+        tracks: `pandas.DataFrame` with a row for each track, indexed by `track_id` and sorted. The columns are `genre`,
+            `path` and `bytes` (size of the file, -1 for a missing file). The column `split` and the columns of
+            `METADATA` are optional. `None` is allowed if the dataset is prepared, or if a subclass implements
+            `find_tracks`.
         file_format: str, file format of TFDS.
         kwargs: further arguments of `tfds.core.DatasetBuilder`.
     """
@@ -69,13 +79,13 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def __init__(self, *, tracks=None, file_format="array_record", **kwargs):
         self._tracks = tracks
-        with only_absl_errors():  # here, because each worker process that reads makes a new object
+        with only_absl_errors():  # needed here, because each worker process creates a new object
             super().__init__(file_format=file_format, **kwargs)
 
     def download_and_prepare(self, **kwargs):
         """Build the dataset, see `tfds.core.DatasetBuilder`.
 
-        If another process is building it, wait for that process and build nothing.
+        If another process is building the dataset, this method waits until that process has finished.
         """
         config = kwargs.get("download_config")
         if config and config.max_examples_per_split is not None:
@@ -93,18 +103,18 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
                 reason = f"Decoded clips cannot be stored in {config_dir}: {error}. Choose another `prepared_dir`."
                 raise OSError(error.errno, reason) from error
             for leftover in glob.glob(os.path.join(glob.escape(config_dir), f"incomplete.*_{self.version}")):
-                shutil.rmtree(leftover, ignore_errors=True)  # a process that was killed could not remove it
+                shutil.rmtree(leftover, ignore_errors=True)  # a killed process could not remove this folder
             super().download_and_prepare(**kwargs)
             self.info.read_from_directory(self.data_dir)  # another process may have built the dataset
 
     def _log_download_bytes(self):
-        """Suppress the message of TFDS that the size is unknown."""
+        """Suppress the message of TFDS about the unknown size."""
 
     def _log_download_done(self):
-        """Suppress the message of TFDS that names the folder."""
+        """Suppress the message of TFDS about the folder."""
 
     def find_tracks(self, manual_dir):
-        """Return the table of tracks of a folder; for subclasses.
+        """Return the table of tracks in a folder. Subclasses may implement this method.
 
         Args:
             manual_dir: path-like, the argument of `tfds.download.DownloadConfig`.
@@ -134,7 +144,8 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _download_and_prepare(self, dl_manager, download_config=None):
         tracks = self._tracks if self._tracks is not None else self.find_tracks(dl_manager.manual_dir)
         present = tracks[tracks["bytes"] >= 0]
-        # Until all parts are complete, they are kept in a folder whose name contains the fingerprint of their content.
+        # Until all parts are complete, the parts are in a separate folder. Its name contains the fingerprint, so parts
+        # of another build are not used.
         name = f"parts-{self.version}-{fingerprint(tracks, self.builder_config)}"
         parts_dir = os.path.join(os.path.dirname(os.path.abspath(self.data_dir)), name)
         os.makedirs(parts_dir, exist_ok=True)
@@ -145,7 +156,7 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
         check_disk_space(parts_dir, required, "Storing the decoded clips")
         if len(todo) < len(parts):
             print_message(
-                f"Resuming an interrupted build: {len(parts) - len(todo)} of {len(parts)} parts are complete."
+                f"Resuming an interrupted build. {len(parts) - len(todo)} of {len(parts)} parts are complete."
             )
         if download_config and (download_config.beam_runner or download_config.beam_options):
             _write_with_beam(todo, download_config)
@@ -158,7 +169,7 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
         raise NotImplementedError("`_download_and_prepare` writes the shards.")
 
     def _parts(self, tracks, folder):
-        """Return the parts of all splits, in order: a list of `_Part`."""
+        """Return a list of the parts (`_Part`) of all splits."""
         tracks = tracks.assign(**{name: unknown for name, unknown in METADATA.items() if name not in tracks})
         splits = tracks["split"] if "split" in tracks else pd.Series("train", tracks.index)
         parts = []
@@ -185,7 +196,7 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
         )
 
     def _finish(self, tracks, parts):
-        """Move the parts to the folder of the dataset, and write the description of the dataset."""
+        """Move the parts to the folder of the dataset, and write `info` to this folder."""
         contents = {part.path: part.content() for part in parts}
         incomplete, broken = (
             {key: reason for content in contents.values() for key, reason in content[kind].items()}
@@ -221,7 +232,7 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
             stored=stored,
             fingerprint=fingerprint(tracks, self.builder_config),
         )
-        self.info.write_to_directory(self.data_dir)  # first, because it fails if the disk is full
+        self.info.write_to_directory(self.data_dir)  # written first, because this step fails if the disk is full
         for path, target in targets.items():
             os.replace(path, target)
 
@@ -229,8 +240,7 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
 def fingerprint(tracks, config):
     """Return a hash of the content of a dataset.
 
-    It depends on the ids, genres, file sizes and other columns of the tracks, and on the configuration. It does not
-    depend on the paths.
+    The hash depends on the configuration and on all columns of the table of tracks except the paths.
 
     Args:
         tracks: `pandas.DataFrame`, see `Store`.
@@ -246,7 +256,16 @@ def fingerprint(tracks, config):
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """A part of a dataset: some clips, and the file to which they are written. Workers of Beam get it pickled."""
+    """Part of a dataset. It can be pickled, so workers of Beam can write it.
+
+    Attributes:
+        split: str, name of the split.
+        path: str, path of the file of the part.
+        rows: list of dict, rows of the table of tracks.
+        sample_rate: int, in Hz, sample rate of the stored clips.
+        features: `tfds.features.FeaturesDict`, features of an example.
+        writer: `tfds.core.ExampleWriter`, writes the file.
+    """
 
     split: str
     path: str
@@ -256,10 +275,11 @@ class _Part:
     writer: tfds.core.ExampleWriter
 
     def content(self):
-        """Return the content of this part, or `None` if it is not complete.
+        """Return a description of the stored clips, or `None` if the part is not complete.
 
-        The content is a dict of the lists `track_id` and `checksum` of the stored clips, and of the dicts `incomplete`
-        and `broken`, track id -> reason.
+        Returns:
+            dict. `track_id` and `checksum` are lists with an element for each stored clip. `incomplete` and `broken`
+            are dicts, track id -> reason.
         """
         if not (os.path.exists(self._content_path) and os.path.exists(self.path)):
             return None
@@ -267,19 +287,19 @@ class _Part:
             return json.load(file)
 
     def write(self, threads=1, on_clip=lambda: None):
-        """Decode the clips and write those that can be decoded.
+        """Decode the clips, and write the clips that can be decoded.
 
-        The file that `content` reads is written last: if it exists, the part is complete.
+        The file that `content` reads is written last. If this file exists, the part is complete.
 
         Args:
-            threads: int > 0, number of threads that decode.
-            on_clip: callable without arguments, called after each clip.
+            threads: int > 0, number of threads that decode clips.
+            on_clip: callable without arguments. It is called after each clip.
         """
         content = {"track_id": [], "checksum": [], "incomplete": {}, "broken": {}}
         with atomic_write(self.path) as temporary:
             try:
                 self.writer.write(temporary, self._examples(content, threads, on_clip))
-            except RuntimeError as error:  # raised by ArrayRecord, for example if the disk is full
+            except RuntimeError as error:  # ArrayRecord raises RuntimeError, for example if the disk is full
                 raise OSError(f"{self.path} cannot be written: {error}. Complete parts are kept.") from error
         with atomic_write(self._content_path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             json.dump(content, file)
@@ -289,7 +309,10 @@ class _Part:
         return f"{self.path}.json"
 
     def _examples(self, content, threads, on_clip):
-        """Yield the track id and the serialized example of each clip that can be decoded, and fill `content`."""
+        """Yield the track id and the serialized example of each clip that can be decoded.
+
+        The generator also fills the dict `content`. The method `content` describes the keys of this dict.
+        """
         serializer = ExampleSerializer(self.features.get_serialized_info())
         for row, (clip, reason) in self._clips(threads):
             on_clip()
@@ -305,11 +328,11 @@ class _Part:
             fields = {name: row[name] for name in ("genre", "track_id", *METADATA)}
             example = {"audio": stored, "scale": scale, **fields}
             message = serializer.get_tf_example(self.features.encode_example(example))
-            # The serializer of TFDS writes the fields in an order that differs between processes.
+            # TFDS would serialize the fields in another order in each process.
             yield row["track_id"], message.SerializeToString(deterministic=True)
 
     def _clips(self, threads):
-        """Yield each row with the result of `_decode`, in order; threads decode a few clips ahead."""
+        """Yield tuples (row, result of `_decode`) in the order of the rows. Threads decode some clips ahead."""
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             queue = collections.deque()
             try:
@@ -326,7 +349,7 @@ class _Part:
 
 
 def _rows(tracks):
-    """Return an iterator of the id and the row, a named tuple, of each track."""
+    """Return an iterator of tuples (track id, row). A row is a named tuple."""
     return zip(tracks.index, tracks[["genre", "path", *METADATA]].itertuples(index=False), strict=True)
 
 
@@ -334,12 +357,12 @@ def _decode(path, sample_rate):
     """Decode a clip.
 
     Returns:
-        (waveform, `None`); (waveform, reason) if the clip is damaged or shorter than its header states; or
-        (`None`, reason) if less than `MIN_SECONDS` can be decoded.
+        tuple of the waveform and `None`. If the clip is damaged or shorter than its header states, tuple of the
+        waveform and the reason. If less than `MIN_SECONDS` can be decoded, tuple of `None` and the reason.
 
     Raises:
-        OSError: the file cannot be opened for a reason other than its content, such as too many open files. Then the
-            part is not written, and the next build decodes the clip again.
+        OSError: the file cannot be opened for a reason that is not its content, such as too many open files. The
+            build stops, and the next build decodes the clip again.
     """
     with contextlib.suppress(PermissionError), open(path, "rb") as file:
         file.read(1)
@@ -353,7 +376,7 @@ def _decode(path, sample_rate):
 
 
 def _write_with_threads(parts, todo):
-    total, remaining = (sum(len(part.rows) for part in some) for some in (parts, todo))
+    total, remaining = (sum(len(part.rows) for part in selected) for selected in (parts, todo))
     with bar(total, "Decoding clips", "clip", initial=total - remaining) as progress:
         for part in todo:
             part.write(threads=os.cpu_count(), on_clip=progress.update)
@@ -363,19 +386,19 @@ def _write_with_beam(todo, download_config):
     try:
         import apache_beam as beam
     except ImportError as error:
-        raise ImportError("Building with Beam needs apache-beam: pip install 'genrekeras[beam]'") from error
+        raise ImportError("`beam_options` needs Apache Beam: pip install 'genrekeras[beam]'") from error
     print_message(f"Decoding {sum(len(part.rows) for part in todo)} clips in {len(todo)} parts, with Beam.")
-    # The pipeline transports only the paths of clips. The workers write decoded clips to the folder of the parts.
+    # The pipeline sends only the tables of tracks to the workers. The workers write the files of the parts.
     with beam.Pipeline(runner=download_config.beam_runner, options=download_config.beam_options) as pipeline:
         _ = pipeline | beam.Create(todo) | beam.Reshuffle() | "Write" >> beam.Map(_Part.write)
 
 
 def _estimated_bytes(paths, sample_rate, probes=50):
-    """Estimate the size of decoded clips as int16, in bytes, from the lengths that the headers of some files state."""
+    """Estimate the size of the stored clips in bytes from the lengths that the headers of some files state."""
     seconds = []
     for path in paths[:: max(1, len(paths) // probes)]:
         try:
             seconds.append(audio.info(path).seconds)
-        except audio.AudioError:  # not stored
+        except audio.AudioError:  # the clip will not be stored
             seconds.append(0.0)
     return int(np.mean(seconds) * len(paths) * sample_rate * 2) if seconds else 0

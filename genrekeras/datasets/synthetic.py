@@ -1,11 +1,12 @@
 """Generate a small synthetic corpus in the layout of FMA, for examples and tests without a download.
 
-The sounds are synthesized from a fixed seed. Eight "genres" differ in rhythm, timbre, harmony and noise, and clips of a
-genre differ in key, tempo, level and background noise. The corpus shows that a pipeline works; a score on it has no
-meaning for music.
+The sounds are synthesized from a fixed seed. The eight "genres" differ in rhythm, timbre, harmony and noise. The clips
+of a genre differ in key, tempo, level and background noise. The corpus can show that a pipeline works. A score on this
+corpus has no meaning for music.
 
-It has 208 clips of 4 s, 26 per genre (16 training, 5 validation, 5 test), as mp3 files at 44,100 Hz. A third of them is
-stereo. As in FMA, there are broken files: one has no audio, one is cut short. Both are training clips.
+The corpus has 208 clips of 4 s. Each genre has 16 training, 5 validation and 5 test clips. The clips are mp3 files at
+44,100 Hz, and a third of them are stereo. Two more training clips are broken, as in FMA: one contains no audio, and the
+other is cut short.
 """
 
 import concurrent.futures
@@ -32,22 +33,22 @@ SYNTHETIC_GENRES = (
     "Synthetic Drone",
     "Synthetic Static",
 )
-VERSION = 2  # of the content of the folder; part of its name
+VERSION = 2  # version of the corpus, which the name of its folder contains
 SEED = 1
-CLIPS = {"training": 16, "validation": 5, "test": 5}  # per genre
+CLIPS = {"training": 16, "validation": 5, "test": 5}  # number of clips per genre
 SECONDS = 4.0  # length of a clip
 RATE = 44100  # sample rate, in Hz
 
 
 def load_synthetic(protocol="official", sample_rate=22050, seed=0, cache_dir=None):
-    """Load the synthetic corpus, which is generated on first use.
+    """Load the synthetic corpus. The first call generates the corpus.
 
     Args:
-        protocol, sample_rate, seed: as in `load_fma`.
-        cache_dir: str or path-like, folder for the corpus; `None` is `genrekeras.utils.io.cache_dir()`.
+        protocol, sample_rate, seed: see `load_fma`.
+        cache_dir: str or path-like, folder in which the corpus is stored. `None` is `genrekeras.utils.io.cache_dir()`.
 
     Returns:
-        `Dataset` named "synthetic".
+        `Dataset` with the name "synthetic".
     """
     data_dir = os.path.join(cache_dir or io.cache_dir(), f"synthetic-{VERSION}")
     if not os.path.isdir(data_dir):
@@ -62,7 +63,7 @@ class Synthetic(Store):
 
 
 def make_synthetic(data_dir):
-    """Write the corpus to a new folder, completely or not at all.
+    """Write the corpus to a new folder. After an error or an interruption, the folder does not exist.
 
     Args:
         data_dir: str or path-like. Missing parent folders are created. An existing folder is not changed.
@@ -84,20 +85,23 @@ def make_synthetic(data_dir):
         try:
             os.rename(temporary, data_dir)
         except OSError:
-            if not os.path.isdir(data_dir):  # otherwise another process has written the corpus
+            if not os.path.isdir(data_dir):  # if the folder exists, another process has written the corpus
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def make_many(data_dir, count, seconds, sounds=16):
-    """Write many clips in the layout of FMA, for benchmarks: 90 % training, 10 % validation.
+    """Write many clips in the layout of FMA, for benchmarks.
+
+    90 % of the clips are training clips, 10 % are validation clips.
 
     Args:
         data_dir: str or path-like, an existing folder.
         count: int > 0, number of clips.
         seconds: int > 0, length of a clip.
-        sounds: int > 0, number of different sounds, of which the clips are copies. Encoding each clip would take long.
+        sounds: int > 0, number of different sounds. The clips are copies of these sounds, because it would take long to
+            encode each clip.
     """
     rng, files = np.random.default_rng(0), []
     time = np.arange(seconds * RATE)
@@ -124,7 +128,10 @@ def _clip_path(data_dir, track_id):
 
 
 def _rows():
-    """Yield the track id, genre, split and defect (or `None`) of each file. The ids spread over the folders of FMA."""
+    """Yield the track id, genre, split and defect (or `None`) of each file.
+
+    The track ids belong to several folders 000, 001, ... of FMA.
+    """
     track_id = 2
     for split, clips in CLIPS.items():
         for _ in range(clips):
@@ -141,8 +148,9 @@ def write_tracks(folder, rows):
     """Write a table in the format of FMA's tracks.csv.
 
     Args:
-        folder: str or path-like, created if it does not exist.
-        rows: iterable of (track id, genre, split, artist id, album id); split is "training", "validation" or "test".
+        folder: str or path-like. The folder is created if it does not exist.
+        rows: iterable of tuples (track id, genre, split, artist id, album id). The split is "training", "validation" or
+            "test".
     """
     columns = (
         ("set", "split"),
@@ -167,7 +175,7 @@ def write_tracks(folder, rows):
 
 
 def _write_clip(data_dir, track_id, genre, split, defect):
-    """Write the mp3 file of a row of `_rows`."""
+    """Write the mp3 file of a row from `_rows`."""
     path = _clip_path(data_dir, track_id)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     if defect == "no audio":
@@ -186,10 +194,10 @@ def make_clip(genre, seed):
 
     Args:
         genre: int, index in `SYNTHETIC_GENRES`.
-        seed: int >= 0; clips of different seeds differ.
+        seed: int >= 0. Clips of different seeds differ.
 
     Returns:
-        `(RATE * SECONDS,)` float64, peak between 0.2 and 0.9 before noise is added.
+        `(RATE * SECONDS,)` float64 array. The peak is between 0.2 and 0.9 before noise is added.
     """
     rng = np.random.default_rng([SEED, seed])
     clip = _GENERATORS[genre](rng)
@@ -198,6 +206,7 @@ def make_clip(genre, seed):
 
 
 _TIME = np.arange(int(RATE * SECONDS)) / RATE
+# Chords and a scale, in semitones above the root.
 _MAJOR, _MINOR, _POWER = (0, 4, 7), (0, 3, 7), (0, 7, 12)
 _PENTATONIC = (0, 2, 4, 7, 9, 12, 14, 16)
 
@@ -226,7 +235,7 @@ def _break(rng):
 
 
 def _strum(rng):
-    """Return plucked major chords, one string after the other, without drums."""
+    """Return plucked major chords without drums. The notes of a chord start one after the other."""
     beat = 60 / rng.uniform(90, 130)
     key = rng.integers(48, 60)
     notes = []
@@ -289,7 +298,7 @@ def _drone(rng):
 
 
 def _static(rng):
-    """Return bursts of coloured noise of random lengths, and clicks, without pitch."""
+    """Return clicks and bursts of coloured noise. The bursts have random lengths."""
     clip = np.zeros(len(_TIME))
     for _ in range(rng.integers(6, 14)):
         start, length = rng.integers(0, len(_TIME) - RATE // 10), rng.integers(RATE // 20, RATE)
@@ -309,12 +318,15 @@ def _moving_average(steps, width):
 
 
 def _hz(midi):
-    """Return the frequency of a MIDI note."""
+    """Return the frequency of a MIDI note number in Hz."""
     return 440.0 * 2.0 ** ((midi - 69) / 12)
 
 
 def _harmonics(hz, t, count, slope):
-    """Return a tone of up to `count` harmonics below the Nyquist frequency; harmonic k has the amplitude k**-slope."""
+    """Return a tone of at most `count` harmonics below the Nyquist frequency.
+
+    Harmonic k has the amplitude `k**-slope`.
+    """
     count = max(1, min(count, int(RATE / 2.2 / hz)))
     return sum(np.sin(2 * np.pi * hz * k * t) / k**slope for k in range(1, count + 1))
 
@@ -330,7 +342,7 @@ def _noise_hit(rng, seconds, hz):
 
 
 def _band(noise, hz):
-    """Filter noise to a band of an octave on each side of a frequency."""
+    """Filter noise to a band that extends about an octave to each side of a frequency in Hz."""
     spectrum = np.fft.rfft(noise)
     octaves = np.log2(np.maximum(np.fft.rfftfreq(len(noise), 1 / RATE), 1.0) / hz)
     band = np.fft.irfft(spectrum * np.exp(-(octaves**2)), len(noise))
@@ -338,7 +350,7 @@ def _band(noise, hz):
 
 
 def _hits(times, sound):
-    """Return a clip with a sound at each of some times, in seconds."""
+    """Return a clip in which a sound starts at each of the given times, in seconds."""
     clip = np.zeros(len(_TIME))
     for time in times:
         _add(clip, time, sound)
@@ -346,10 +358,16 @@ def _hits(times, sound):
 
 
 def _notes(notes, sound, seconds):
-    """Return a clip of notes, pairs of a time in seconds and a frequency, which `sound(hz, t)` synthesizes."""
+    """Return a clip of notes.
+
+    Args:
+        notes: list of tuples (start time in seconds, frequency in Hz).
+        sound: callable, (frequency, times in seconds) -> waveform of a note.
+        seconds: float, length of a note.
+    """
     clip = np.zeros(len(_TIME))
     t = _TIME[: int(seconds * RATE)]
-    fade = np.minimum(1, np.minimum(t / 0.005, (seconds - t) / 0.02))  # prevents clicks
+    fade = np.minimum(1, np.minimum(t / 0.005, (seconds - t) / 0.02))  # prevents clicks at both ends of a note
     sounds = {hz: sound(hz, t) * fade for hz in {hz for _, hz in notes}}
     for time, hz in notes:
         _add(clip, time, sounds[hz])

@@ -1,1 +1,1 @@
-"""File input and output, progress messages, process settings and log filters."""
+"""Utilities for files, progress messages, process settings and log messages."""

@@ -1,4 +1,4 @@
-"""Atomic file writes, locks between processes, checks of disk space, and lists of files."""
+"""Write files atomically, lock folders, check the free disk space, and read and list files."""
 
 import contextlib
 import errno
@@ -19,7 +19,7 @@ import platformdirs
 from genrekeras.utils.progress import print_message
 
 TEMPORARY = ".tmp-"  # prefix of the names of temporary files
-# Exceptions that NumPy and zipfile raise while they read a damaged file.
+# Exceptions that NumPy and zipfile raise when they read a damaged file.
 _DAMAGED_FILE_ERRORS = (
     OSError,
     ValueError,
@@ -37,44 +37,45 @@ _DAMAGED_FILE_ERRORS = (
 
 
 class DiskSpaceError(OSError):
-    """Exception for a disk with too little free space for a planned write."""
+    """Exception for a disk that has too little free space."""
 
 
 @contextlib.contextmanager
 def atomic_write(path):
-    """Write a file completely or not at all.
+    """Context manager to write a file completely or not at all.
 
-    The caller writes to a temporary file in the same folder. At the end it replaces `path`; after an error it is
-    removed. Missing folders are created. If `path` is a symbolic link, its target is replaced and the link is kept. If
-    `path` is a stream (see `is_stream`), the content is appended to the stream at the end.
+    The body of the `with` statement writes to a temporary file in the folder of `path`. At the end of the body, the
+    temporary file replaces the file at `path`. If the body raises an exception, the temporary file is removed. Missing
+    folders are created. If `path` is a symbolic link, the target of the link is replaced, and the link is kept. If
+    `path` is a stream (see `is_stream`), the content of the temporary file is appended to the stream.
 
     Args:
         path: str or path-like.
 
     Yields:
-        str, path of the temporary file, with the extension of `path`. A function that appends its own extension to the
-        path, as `numpy.savez` does, may write it too.
+        str, path of the temporary file. It has the extension of `path`. The body may append an extension to the
+        temporary path, as `numpy.savez` does.
     """
     path = os.fspath(path)
-    into_stream = is_stream(path)
-    target = path if into_stream else os.path.realpath(path)
-    folder = tempfile.gettempdir() if into_stream else os.path.dirname(target)
+    to_stream = is_stream(path)
+    target = path if to_stream else os.path.realpath(path)
+    folder = tempfile.gettempdir() if to_stream else os.path.dirname(target)
     os.makedirs(folder, exist_ok=True)
     prefix = os.path.join(folder, f"{TEMPORARY}{secrets.token_hex(4)}")
     suffix = os.fsencode(os.path.basename(target))[-100:].decode("utf-8", "ignore")  # a file name has at most 255 bytes
     temporary = f"{prefix}-{suffix}"
     try:
         yield temporary
-        written = temporary
+        source = temporary
         if not os.path.exists(temporary):
-            written = next(glob.iglob(f"{glob.escape(prefix)}*"), temporary)
-        if into_stream:
-            with open(written, "rb") as source, open(target, "ab") as stream:
-                shutil.copyfileobj(source, stream)
-            os.remove(written)
+            source = next(glob.iglob(f"{glob.escape(prefix)}*"), temporary)
+        if to_stream:
+            with open(source, "rb") as source_file, open(target, "ab") as stream:
+                shutil.copyfileobj(source_file, stream)
+            os.remove(source)
         else:
-            _flush(written)  # otherwise the new name might refer to an empty file after a power failure
-            os.replace(written, target)
+            _flush(source)  # without this, the file could be empty after a power failure
+            os.replace(source, target)
     except BaseException:
         for leftover in glob.glob(f"{glob.escape(prefix)}*"):
             os.remove(leftover)
@@ -87,9 +88,9 @@ def is_stream(path):
         mode = os.stat(path).st_mode
     except OSError:
         return False
-    # A standard stream may be redirected to a regular file, which must be appended to and not replaced.
-    is_open = os.path.dirname(os.path.abspath(path)) in ("/dev", "/dev/fd", "/proc/self/fd")
-    return is_open or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    # A standard stream may be redirected to a regular file. Content must be appended to this file.
+    is_device = os.path.dirname(os.path.abspath(path)) in ("/dev", "/dev/fd", "/proc/self/fd")
+    return is_device or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _flush(path):
@@ -103,13 +104,13 @@ def _flush(path):
 
 @contextlib.contextmanager
 def process_lock(folder, task):
-    """Let only one process at a time run a task in a folder; others wait.
+    """Context manager that only one process at a time can enter. Other processes wait.
 
-    The lock is released if its process dies.
+    If a process dies, its lock is released.
 
     Args:
-        folder: str, created if it does not exist.
-        task: str, such as "download fma_small"; part of the name of the lock file.
+        folder: str, folder of the lock file. The folder is created if it does not exist.
+        task: str, name of the task, such as "download fma_small". Each task in a folder has its own lock.
     """
     os.makedirs(folder, exist_ok=True)
     lock = filelock.FileLock(os.path.join(folder, f".{task.replace(' ', '-')}.lock"))
@@ -127,13 +128,15 @@ def process_lock(folder, task):
 def cache_dir():
     """Return the folder for files that can be computed again.
 
-    It is the value of the environment variable GENREKERAS_CACHE, or a folder in the user's cache.
+    The environment variable GENREKERAS_CACHE can set this folder. By default, it is a folder in the cache of the user.
     """
     return os.environ.get("GENREKERAS_CACHE") or platformdirs.user_cache_dir("genrekeras")
 
 
 def read_arrays(path):
-    """Read the arrays of an npz file that may be damaged or untrusted; pickled objects are not loaded.
+    """Read the arrays of an npz file that may be damaged or untrusted.
+
+    Pickled objects are not loaded.
 
     Args:
         path: str or path-like.
@@ -143,10 +146,10 @@ def read_arrays(path):
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is damaged or not an npz file.
+        ValueError: the file is damaged or is not an npz file.
     """
     try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:  # given a path, NumPy leaks it
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:  # NumPy would not close the file
             return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise
@@ -155,20 +158,21 @@ def read_arrays(path):
 
 
 def files_below(folder):
-    """Find the files below a folder, at any depth.
+    """Find all files in a folder and its subfolders.
 
-    Links to folders are followed. Each folder is visited once, under its own name rather than that of a link, so that
-    links may form circles. Hidden files and folders are skipped.
+    Links to folders are followed. Each folder is visited once, even if several links refer to it. Its files are listed
+    under the path without links, if there is one. Hidden files and folders are skipped.
 
     Args:
         folder: str.
 
     Returns:
-        tuple of two lists of str: the names of the files, relative to `folder`, with "/", sorted by folder and name;
-        and the folders and links that cannot be opened, each with the reason.
+        tuple of two lists of str. The first list contains the paths of the files relative to `folder`, separated by
+        "/", sorted by folder and name. The second list contains the folders and links that cannot be opened, with the
+        reasons.
     """
     names, unreadable, visited = [], [], set()
-    queue = [(False, ())]  # a heap that returns links after all folders that are reached without links
+    queue = [(False, ())]  # a heap of (is a link, parts of the path), in which links come after folders
     while queue:
         _, parts = heapq.heappop(queue)
         path = os.path.join(folder, *parts)
@@ -190,7 +194,7 @@ def files_below(folder):
                     heapq.heappush(queue, (entry.is_symlink(), entry_parts))
                 else:
                     names.append(entry_parts)
-            except OSError as error:  # a link to itself
+            except OSError as error:  # a link that refers to itself
                 unreadable.append(f"{entry.path}: {error.strerror}")
     return ["/".join(parts) for parts in sorted(names)], sorted(unreadable)
 
@@ -200,8 +204,8 @@ def check_disk_space(folder, required, purpose):
 
     Args:
         folder: str, an existing folder on the disk.
-        required: int, in bytes.
-        purpose: str, subject of the message, such as "Unpacking fma_small.zip".
+        required: int, required space in bytes.
+        purpose: str, first words of the message, such as "Unpacking fma_small.zip".
 
     Raises:
         DiskSpaceError: fewer than `required` bytes are free.
@@ -215,7 +219,7 @@ def check_disk_space(folder, required, purpose):
 
 
 def format_size(count):
-    """Return a number of bytes as text: `format_size(7_679_594_875)` is "7.15 GiB"."""
+    """Format a number of bytes as text. For example, `format_size(7_679_594_875)` returns "7.15 GiB"."""
     for unit in ("bytes", "KiB", "MiB"):
         if count < 1024:
             return f"{count} bytes" if unit == "bytes" else f"{count:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""Filter the log messages of absl, with which TFDS reports its internals."""
+"""Filter the log messages of absl, which TFDS uses."""
 
 import contextlib
 import contextvars
@@ -11,8 +11,11 @@ _only_errors = contextvars.ContextVar("only_errors", default=False)
 
 @contextlib.contextmanager
 def only_absl_errors():
-    """Discard log messages of absl below ERROR in this thread. Global levels and handlers do not change."""
-    absl_logging.get_absl_logger().addFilter(_passes)  # adding the same filter again has no effect
+    """Context manager that discards the log messages of absl below the level ERROR.
+
+    The messages of other threads are not discarded. The levels and handlers of the loggers do not change.
+    """
+    absl_logging.get_absl_logger().addFilter(_is_shown)  # has no effect if the logger already has this filter
     token = _only_errors.set(True)
     try:
         yield
@@ -20,5 +23,5 @@ def only_absl_errors():
         _only_errors.reset(token)
 
 
-def _passes(record):
+def _is_shown(record):
     return record.levelno >= logging.ERROR or not _only_errors.get()

@@ -1,6 +1,6 @@
 """Process-wide settings for programs, such as the command line and the experiments.
 
-Importing the library changes none of these settings.
+The import of the library does not change these settings.
 """
 
 import contextlib
@@ -22,22 +22,24 @@ def configure():
 
 
 def shorten_spinning():
-    """Let idle OpenMP threads of PyTorch sleep early instead of spinning.
+    """Set the environment variable GOMP_SPINCOUNT, so idle OpenMP threads of PyTorch soon sleep.
 
-    If two processes spin on the same cores, they mostly wait for each other, and each is many times slower. PyTorch
-    reads the environment variable when it is imported. Nothing changes if the environment already sets OMP_WAIT_POLICY
-    or GOMP_SPINCOUNT.
+    By default, an idle thread keeps its core busy while it waits. Two processes on the same cores then slow each other
+    down many times. PyTorch reads the variable when PyTorch is imported. Nothing changes if the environment already
+    contains OMP_WAIT_POLICY or GOMP_SPINCOUNT.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def keep_freed_memory():
-    """Let glibc keep up to 1 GiB of freed memory, in one arena for all threads.
+    """Make glibc keep up to 1 GiB of freed memory in one arena for all threads.
 
-    PyTorch allocates the same large blocks in each step; otherwise the system would clear their pages each time. A
-    separate arena for each thread cannot reuse large blocks: arrays of 100 MB in a thread took 9 GB, and 40 times as
-    long. Nothing changes if the environment sets a variable of glibc (MALLOC_...).
+    PyTorch allocates the same large blocks in each step. If glibc returned the blocks to the system, the system would
+    clear their pages in each step. By default, each thread has its own arena, and large blocks are not reused between
+    arenas. In a test with arrays of 100 MB in a thread, separate arenas needed 9 GB and 40 times as long.
+
+    Nothing changes if the environment contains a variable of glibc (MALLOC_...).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt and not any(name.startswith("MALLOC_") for name in os.environ):
@@ -48,17 +50,20 @@ def keep_freed_memory():
 
 
 def hide_codec_messages():
-    """Discard messages that libmpg123 writes to standard error while a file is decoded.
+    """Discard the messages that libmpg123 writes to standard error while it decodes a file.
 
-    It writes a line for each irregularity of a file, without the name of the file, and libsndfile has no option to
-    disable this.
+    libmpg123 writes a line for each irregularity in a file. The line does not contain the name of the file. libsndfile
+    has no option to disable these messages.
     """
     if not isinstance(decoders.codec_context, _NullStderr):
         decoders.codec_context = _NullStderr()
 
 
 def quiet_wandb():
-    """Disable messages of W&B, and its error reports, which delay the exit of a program without a connection."""
+    """Disable the messages and the error reports of W&B.
+
+    Without a network connection, the error reports delay the exit of a program.
+    """
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_SILENT", "true")
 
@@ -66,10 +71,11 @@ def quiet_wandb():
 def skip_tensorflow():
     """Keep Keras from importing TensorFlow when the backend is PyTorch.
 
-    Keras imports TensorFlow to check whether an object that it saves, loads or seeds is a TensorFlow object. It caches
-    the failed import; other code can import TensorFlow afterwards. Nothing changes if TensorFlow is already imported.
+    When Keras saves, loads or seeds an object, Keras imports TensorFlow to check whether the object belongs to
+    TensorFlow. This function makes the import fail once, and Keras does not try again. Other code can still import
+    TensorFlow. Nothing changes if TensorFlow is already imported.
     """
-    import keras  # slow, so not at the top
+    import keras  # imported here because the import is slow
 
     if keras.backend.backend() == "torch" and "tensorflow" not in sys.modules:
         sys.modules["tensorflow"] = None  # an import of TensorFlow now fails
@@ -80,9 +86,9 @@ def skip_tensorflow():
 
 
 class _NullStderr:
-    """Context that discards what C code writes to standard error, and keeps what Python writes.
+    """Context manager that discards all text that C code writes to standard error.
 
-    Several threads may be inside the context at the same time.
+    The text that Python code writes is kept. Several threads may use the context at the same time.
     """
 
     def __init__(self):
@@ -91,7 +97,7 @@ class _NullStderr:
         if name:
             library = ctypes.CDLL(None)
             library.fopen.restype, library.fopen.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_char_p]
-            with contextlib.suppress(ValueError):  # the C library names the stream differently
+            with contextlib.suppress(ValueError):  # the C library has no stream of this name
                 self._stream = ctypes.c_void_p.in_dll(library, name)
                 self._stderr, self._null = self._stream.value, library.fopen(os.devnull.encode(), b"w")
 

@@ -1,4 +1,4 @@
-"""Progress bars and messages on standard error, so that standard output can be piped."""
+"""Progress bars and messages. They are printed on standard error, so standard output can be piped."""
 
 import re
 import sys
@@ -9,28 +9,36 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def print_message(text):
-    """Print text on standard error, above any progress bar. Without a standard error, do nothing."""
+    """Print text on standard error, above the progress bars.
+
+    Nothing is printed if the process has no standard error.
+    """
     if _is_open(sys.stderr):
         tqdm.tqdm.write(printable(text, keep="\n"), file=sys.stderr)
 
 
 def bar(total, description, unit, **options):
-    """Return a progress bar on standard error, a context manager with `update(n)`.
+    """Return a progress bar on standard error.
 
-    Without a standard error, the bar is disabled.
+    The progress bar is disabled if the process has no standard error.
 
     Args:
-        total: int, number of steps; `None` if it is unknown.
+        total: int, number of steps. `None` if the number is unknown.
         description: str, text before the bar.
         unit: str, name of a step.
         options: further arguments of `tqdm.tqdm`.
+
+    Returns:
+        `tqdm.tqdm`, a context manager. Call its method `update(n)` after `n` steps.
     """
     disable = not _is_open(sys.stderr)
     return tqdm.tqdm(total=total, desc=description, unit=unit, smoothing=0.05, disable=disable, **options)
 
 
 def printable(text, keep=""):
-    r"""Escape control characters, such as `\x1b`, and bytes of a file name that are not UTF-8.
+    r"""Escape the control characters in a text, such as `\x1b`.
+
+    If the text is a file name, bytes of it that are not UTF-8 are escaped too.
 
     Args:
         text: str.
@@ -42,7 +50,7 @@ def printable(text, keep=""):
 
     def escape(match):
         character = match[0]
-        if "\udc80" <= character <= "\udcff":  # Python's surrogate escape of a byte
+        if "\udc80" <= character <= "\udcff":  # Python represents an undecodable byte in this way
             return f"\\x{ord(character) - 0xDC00:02x}"
         return character if character in keep else character.encode("unicode_escape").decode()
 

@@ -332,7 +332,7 @@ def test_one_hot_labels_for_the_validation_of_mixup():
         ({"class_weight": [1, 2]}, "`class_weight` must be"),
         ({"class_weight": [1, 2, -1]}, "`class_weight` must be"),
         ({"split": Clips(0)}, "`split` has no clips"),
-        ({"split": [1, 2]}, "`split` must be a split, .*list"),
+        ({"split": [1, 2]}, "`split` must have a length and the attributes .*list"),
     ],
 )
 def test_invalid_arguments(arguments, message):

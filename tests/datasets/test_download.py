@@ -179,7 +179,7 @@ def test_a_server_that_answers_in_slices(server, tmp_path):
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_login_portal_does_not_destroy_received_bytes(server, tmp_path, ranges):
     server.faults, server.ranges = ["break", "portal"], ranges
-    with pytest.raises(DownloadError, match=r"now sends a file that is a web page.* received before, are kept in"):
+    with pytest.raises(DownloadError, match=r"now sends a file that is a web page.* received before are kept in"):
         fma.download(tmp_path, base_url=server.url)
     kept = os.path.getsize(tmp_path / "fma_small.zip.part")
     assert kept > 60_000 and not (tmp_path / "fma_small.zip.part.new").exists()
@@ -367,7 +367,7 @@ def test_a_disk_that_fills_up(server, tmp_path, monkeypatch):
 
 def test_another_part_than_the_requested_one_is_refused(server, tmp_path):
     server.faults = ["break", "another part"]
-    with pytest.raises(DownloadError, match="sends another part of the file than the requested one"):
+    with pytest.raises(DownloadError, match="sends another part of the file than the requested part"):
         fma.download(tmp_path, base_url=server.url)
     fma.download(tmp_path, base_url=server.url)
     assert clips_in(tmp_path) == CLIPS

@@ -100,7 +100,7 @@ def test_incomplete_clips_are_kept(folder):
         data = gk.datasets.load_fma(folder)
     messages = [str(warning.message) for warning in caught]
     reason = "cut short: only 4.4 s of 9.0 s can be decoded"
-    kept = f"1 are incomplete: fma_small/000/000002.mp3 ({reason}). They are kept."
+    kept = f"1 are incomplete: fma_small/000/000002.mp3 ({reason}). These clips are kept."
     assert any(kept in message for message in messages) and data.incomplete == {2: reason}
     assert data.counts["incomplete"] == 1 and data.counts["broken"] == 1 and list(data.broken) == [5]
     assert len(data.train.select(np.flatnonzero(data.train.track_ids == 2))[0]["audio"]) > 4 * 22050
@@ -178,7 +178,7 @@ def test_layouts(folder, tmp_path, layout):
         fma.write_labels(tracks, place / "train_labels.csv")
         assert list(pd.read_csv(place / "train_labels.csv").columns) == ["track_id", "genre"]
         assert fma.read_labels(place / "train_labels.csv")["genre"].to_dict() == tracks["genre"].to_dict()
-        with pytest.raises(ValueError, match="needs splits that come with"):
+        with pytest.raises(ValueError, match="needs official splits"):
             gk.datasets.load_fma(place)
     data = gk.datasets.load_fma(data_dir, protocol="random", prepared_dir=tmp_path / "prepared")
     assert sorted(ids(data.train) + ids(data.validation)) == [track for track, *_ in TRACKS]

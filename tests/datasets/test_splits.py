@@ -99,7 +99,7 @@ def test_artist_album_with_few_groups(count, shares):
 def test_invalid_protocols():
     with pytest.raises(ValueError, match="`protocol` must be one of"):
         assign_splits("best", table([1]))
-    with pytest.raises(ValueError, match='`protocol="official"` needs splits'):
+    with pytest.raises(ValueError, match='`protocol="official"` needs official splits'):
         assign_splits("official", table([1]))
     with pytest.raises(ValueError, match='`protocol="artist_album"` needs artists or albums'):
         assign_splits("artist_album", table([1]))

@@ -65,7 +65,7 @@ def two_clips_per_part(monkeypatch):
 
 def build(folder, prepared, **options):
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*They are left out")
+        warnings.filterwarnings("ignore", ".*are left out")
         return gk.datasets.load_fma(folder, prepared_dir=prepared, **options)
 
 

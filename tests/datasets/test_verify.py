@@ -185,7 +185,7 @@ def test_missing_and_broken_clips(tmp_path):
     result = fma.check(folder)
     assert not result.usable and list(result.clips["state"]) == ["missing", "broken", "ok", "incomplete"]
     text = str(result)
-    problems = "1 clips are missing; 2 clips are broken or incomplete that are complete in the published dataset; "
+    problems = "1 clips are missing; 2 clips are broken or incomplete, but complete in the published dataset; "
     assert f"{problems}its table has" in text
     assert "1 missing:\n  000002" in text and "1 broken:\n  000005  empty" in text
     assert "1 incomplete:\n  000011  cut short: only 4.4 s of 9.0 s can be decoded" in text

@@ -105,7 +105,7 @@ def test_invalid_arguments(model, report, synthetic):
         evaluate(small_model(), synthetic.validation)
     with pytest.raises(ValueError, match=r"must be a split, such as `data\.test`. Received: Dataset"):
         evaluate(model, synthetic)
-    with pytest.raises(ValueError, match=r"must be a split, such as `data\.train`"):
+    with pytest.raises(ValueError, match=r"must have a length and the attributes .*, such as `data\.train`"):
         gk.datasets.batches(synthetic, 4, 1.0)
     with pytest.raises(ValueError, match="has no clips"):
         evaluate(model, synthetic.validation.select([]))

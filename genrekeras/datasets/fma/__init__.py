@@ -1,9 +1,10 @@
 """Download, verify and load FMA, a dataset for music analysis.
 
-fma_small has 8,000 mp3 clips of 30 s, 1,000 for each of 8 genres. The official splits have 6,400 / 800 / 800 clips and
-share no artist, except for compilations. Three clips contain no audio (99134, 108925, 133297), three are cut short
-(98565, 98567, 98569); they are found by decoding. The artists chose the licences of the tracks, most of them
-non-commercial. The licence of the metadata is CC BY 4.0.
+fma_small has 8,000 mp3 clips of 30 s, 1,000 for each of 8 genres. The official training, validation and test splits
+have 6,400, 800 and 800 clips. They share no artists, except for compilations. Three clips contain no audio (99134,
+108925, 133297), and three clips are cut short (98565, 98567, 98569). These clips are detected when they are decoded.
+The artists chose the licences of the tracks; most licences are non-commercial. The licence of the metadata is CC BY
+4.0.
 
 Source: Defferrard, Benzi, Vandergheynst, Bresson, "FMA: A Dataset For Music Analysis", ISMIR 2017.
 """

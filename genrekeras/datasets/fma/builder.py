@@ -6,7 +6,9 @@ from genrekeras.datasets.store import Store, StoreConfig
 
 
 class Fma(Store):
-    """TFDS dataset of the clips of FMA. See `genrekeras.datasets.store.Store` for the features of an example.
+    """TFDS dataset of the clips of FMA.
+
+    See `genrekeras.datasets.store.Store` for the features of an example.
 
     ```python
     import genrekeras.datasets  # registers the dataset
@@ -17,7 +19,7 @@ class Fma(Store):
     source = builder.as_data_source(split="train")
     ```
 
-    `tfds.load` reads with `tf.data`, so it needs `builder_kwargs={"file_format": "tfrecord"}` and TensorFlow.
+    `tfds.load` needs TensorFlow and the argument `builder_kwargs={"file_format": "tfrecord"}`.
     """
 
     BUILDER_CONFIGS = tuple(
@@ -25,9 +27,10 @@ class Fma(Store):
         for subset, genres in SUBSETS.items()
     )
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "`manual_dir` is a folder with FMA's metadata and clips. `genrekeras fma download FOLDER` downloads them."
+        "`manual_dir` must be a folder that contains the metadata and the clips of FMA. "
+        "`genrekeras fma download FOLDER` downloads both."
     )
-    DESCRIPTION = "FMA: a dataset for music analysis. Clips of 30 s with their genres; the artists chose the licences."
+    DESCRIPTION = "FMA, a dataset for music analysis: clips of 30 s with genres. The artists chose the licences."
     HOMEPAGE = "https://github.com/mdeff/fma"
     CITATION = """@inproceedings{fma_dataset,
       title = {{FMA}: A Dataset for Music Analysis},
@@ -37,6 +40,7 @@ class Fma(Store):
     }"""
 
     def find_tracks(self, manual_dir):
+        """Return the table of tracks in a folder of FMA."""
         subset = self.builder_config.name
         if subset not in SUBSETS:
             raise tfds.core.DatasetNotFoundError(f"`tracks` must be given for the config {subset!r}.")

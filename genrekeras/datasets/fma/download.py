@@ -1,4 +1,7 @@
-"""Download, verify and unpack the archives of FMA. Each step can be interrupted and resumed."""
+"""Download, verify and unpack the archives of FMA.
+
+If a step is interrupted, the next call resumes it.
+"""
 
 import concurrent.futures
 import contextlib
@@ -19,12 +22,12 @@ from genrekeras.utils.progress import bar, print_message
 BASE_URL = "https://os.unil.cloud.switch.ch/fma"
 _MIB, _GIB = 1 << 20, 1 << 30
 _BLOCK = 1 << 20  # bytes
-_CHUNK = 1 << 16  # bytes; a broken connection loses at most this many received bytes
-_TIMEOUT = (10, 60)  # seconds to connect, and between two chunks of a response
-_TRIES = 6  # consecutive requests without any new bytes
-_PAUSE = 1.0  # seconds before the second of them; doubled for each further one
+_CHUNK = 1 << 16  # bytes; if a connection breaks, at most this number of received bytes is lost
+_TIMEOUT = (10, 60)  # maximum time to connect, and maximum time between two chunks of a response, in seconds
+_MAX_FAILURES = 6  # maximum number of consecutive requests that return no new bytes
+_PAUSE = 1.0  # seconds between the first two of these requests; each further pause is twice as long
 _WEB_PAGE = "a web page, perhaps from a login portal or a proxy"
-# Size of the unpacked files relative to the archive. Tables are compressed well, clips are not.
+# Size of the unpacked files divided by the size of the archive. The archives of clips are not compressed (1.0).
 _EXPANSION = {"metadata": 4.0}
 
 
@@ -33,10 +36,10 @@ class Archive:
     """An archive of FMA.
 
     Attributes:
-        name: str, name of the file without `.zip`, and of the folder in it.
-        bytes: int, size; exact for fma_small, to two or three digits for the others.
-        sha1: str, checksum, 40 hexadecimal digits.
-        clips: int, number of clips; 0 for the metadata.
+        name: str, name of the file without `.zip`, and name of the folder that the archive contains.
+        bytes: int, size of the archive. It is exact for fma_small and rounded for the other archives.
+        sha1: str, checksum of the archive, 40 hexadecimal digits.
+        clips: int, number of clips, or 0 for the metadata.
     """
 
     name: str
@@ -59,25 +62,25 @@ ARCHIVES = {
 
 
 class DownloadError(OSError):
-    """Exception for an archive that cannot be downloaded, or whose content is not the expected one."""
+    """Exception for an archive that cannot be downloaded or has the wrong content."""
 
 
 def download(data_dir, subset="small", parts=("metadata", "audio"), base_url=BASE_URL, remove_archives=False):
     """Download, verify and unpack the metadata and clips of FMA.
 
-    After an interruption, call it again: a download is resumed at the next byte, unpacking at the next file. Complete
-    files are not changed. The required disk space is printed and checked first.
+    First, the required disk space is printed and checked. After an interruption, call this function again. It resumes a
+    download at the next byte, and it resumes unpacking at the next file. Complete files are not changed.
 
     Args:
-        data_dir: str or path-like, folder for `fma_metadata/` and `fma_small/`.
+        data_dir: str or path-like, folder in which `fma_metadata/` and `fma_small/` are written.
         subset: `"small"` (7.2 GiB), `"medium"` (22 GiB), `"large"` (93 GiB) or `"full"` (879 GiB).
-        parts: sequence of `"metadata"` (342 MiB), `"audio"` or both.
-        base_url: str, address of the folder of the archives.
-        remove_archives: bool, whether each archive is removed after it is unpacked.
+        parts: sequence of str, `"metadata"` (342 MiB), `"audio"` or both.
+        base_url: str, address of the folder that contains the archives.
+        remove_archives: bool, whether an archive is removed after its files are unpacked.
 
     Raises:
-        DownloadError: the server cannot be reached or does not have the file; the checksum of the file is wrong; it is
-            not a complete zip file; or a member of it is damaged or would be written outside of the folder.
+        DownloadError: an archive cannot be downloaded, its checksum is wrong, it is not a complete zip file, or one of
+            its files is damaged or would be written outside of its folder.
         OSError: the disk has too little free space (`DiskSpaceError`), or `data_dir` cannot be written.
         ValueError: the subset or a part is unknown.
     """
@@ -86,7 +89,7 @@ def download(data_dir, subset="small", parts=("metadata", "audio"), base_url=BAS
     if not parts or not set(parts) <= {"metadata", "audio"}:
         raise ValueError(f'`parts` must contain only "metadata", "audio" or both. Received: parts={parts!r}')
     try:
-        import bz2  # noqa: F401 - checked before a download of hours
+        import bz2  # noqa: F401 - checked before the download, which may take hours
     except ImportError as error:
         raise DownloadError("This Python was built without bz2, which the archives of FMA need.") from error
     data_dir = os.fspath(data_dir)
@@ -116,31 +119,33 @@ def download(data_dir, subset="small", parts=("metadata", "audio"), base_url=BAS
 
 
 def fetch(url, path, sha1, expected_bytes=None):
-    """Download a file and verify it. The incomplete file is called `path` + ".part".
+    """Download a file and verify its checksum.
+
+    The name of the incomplete file ends with ".part".
 
     Args:
         url: str.
-        path: str, path of the complete file. An existing file with the right checksum is kept. Any other existing file
-            is treated as an incomplete download.
+        path: str, path of the complete file. An existing file with the correct checksum is kept. An existing file with
+            another checksum is treated as an incomplete download.
         sha1: str, the expected checksum.
-        expected_bytes: int, approximate size for the progress bar if the server does not send it.
+        expected_bytes: int, approximate size of the file. The progress bar uses it if the server sends no size.
 
     Raises:
-        DownloadError: the server cannot be reached or does not have the file, or the checksum is wrong.
+        DownloadError: the file cannot be downloaded, or its checksum is wrong.
     """
     part = f"{path}.part"
     if os.path.exists(path):
         actual = _sha1(path)
         if actual == sha1:
             return
-        print_message(f"{path} is incomplete or another file (its sha1 is {actual}). Trying to complete it.")
+        print_message(f"{path} has the sha1 {actual} instead of {sha1}. Trying to complete the file.")
         if not os.path.exists(part) or os.path.getsize(part) < os.path.getsize(path):
             os.replace(path, part)
     resumed = os.path.exists(part)
     _receive(url, part, expected_bytes)
     actual = _sha1(part)
     if actual != sha1 and resumed:
-        print_message(f"{part} has the sha1 {actual} instead of {sha1}: its start was wrong. Downloading it again.")
+        print_message(f"{part} has the sha1 {actual} instead of {sha1}. Downloading the file again from its start.")
         os.remove(part)
         _receive(url, part, expected_bytes)
         actual = _sha1(part)
@@ -154,45 +159,49 @@ def fetch(url, path, sha1, expected_bytes=None):
 
 
 def unpack(path, folder, name):
-    """Unpack a zip file into a folder. Existing files of the right size are kept.
+    """Unpack a zip file into a folder.
 
-    Each file is written completely or not at all.
+    Existing files of the correct size are kept. Each file is written completely or not at all.
 
     Args:
-        path: str, the zip file.
-        folder: str.
-        name: str, name of the folder within `folder` in which all members must be.
+        path: str, path of the zip file.
+        folder: str, folder in which the files are written.
+        name: str, name of the only folder that the zip file may contain.
 
     Raises:
-        DownloadError: the zip file is incomplete, a member is damaged, or a member is a link or outside of the folder.
+        DownloadError: the zip file is incomplete, a member is damaged, or a member is a link or not in the folder
+            `name`.
         OSError: the disk has too little free space, or a file cannot be written.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
-            # Of several members of the same name, the last one is unpacked.
+            # If several members have the same name, the last one is unpacked.
             targets = {_target(path, member, folder, name): member for member in members}
             todo = [(member, target) for target, member in targets.items() if not _has_size(target, member.file_size)]
             total = sum(member.file_size for member in targets.values())
             remaining = sum(member.file_size for member, _ in todo)
             if replaced := sum(os.path.exists(target) for _, target in todo):
-                print_message(f"Replacing {replaced} files whose sizes differ from those in {os.path.basename(path)}.")
+                print_message(f"Replacing {replaced} files that have other sizes in {os.path.basename(path)}.")
             check_disk_space(folder, remaining, f"Unpacking {os.path.basename(path)}")
             options = {"initial": total - remaining, "unit_scale": True, "unit_divisor": 1024}
             with bar(total, f"Unpacking {os.path.basename(path)}", "B", **options) as progress:
                 _unpack_members(archive, todo, progress)
-    except (zipfile.BadZipFile, RuntimeError) as error:  # RuntimeError: encrypted, or unknown compression
+    except (zipfile.BadZipFile, RuntimeError) as error:  # zipfile raises RuntimeError for encrypted files
         content = _WEB_PAGE if _is_web_page(path) else f"damaged, or not a complete zip file ({error})"
         raise DownloadError(f"{path} is {content}. Remove it and download it again.") from error
 
 
 def _receive(url, part, expected_bytes):
-    """Download the missing rest of a file and append it to `part`. After a broken connection, try again."""
+    """Download the missing rest of a file and append it to the file `part`.
+
+    If the connection breaks, the download is tried again after a pause.
+    """
     failures = 0
     while True:
         start = os.path.getsize(part) if os.path.exists(part) else 0
         try:
-            if _receive_some(url, part, start, expected_bytes):
+            if _request(url, part, start, expected_bytes):
                 return
             reason = "the connection was closed early"
         except requests.HTTPError as error:
@@ -200,26 +209,26 @@ def _receive(url, part, expected_bytes):
                 raise DownloadError(f"{url} cannot be downloaded: {error}") from error
             reason = f"the server reports {error.response.status_code} {error.response.reason}"
         except (requests.exceptions.SSLError, requests.exceptions.ProxyError, ValueError) as error:
-            # Another try would not help. A ValueError means that the address is invalid.
+            # These errors would occur again. A ValueError is raised for an invalid address.
             raise DownloadError(f"{url} cannot be downloaded: {error}") from error
         except requests.RequestException as error:
             reason = _reason(error)
         received = os.path.getsize(part) if os.path.exists(part) else 0
         failures = 0 if received > start else failures + 1
-        if failures == _TRIES:
+        if failures == _MAX_FAILURES:
             raise DownloadError(
-                f"{url} cannot be downloaded after {_TRIES} tries: {reason}. The first {format_size(received)} are "
-                f"kept in {part}; the same call resumes the download."
+                f"{url} cannot be downloaded after {_MAX_FAILURES} tries: {reason}. The first {format_size(received)} "
+                f"are kept in {part}. Run the same command or call again to resume the download."
             )
         pause = _PAUSE * 2**failures / 2
         print_message(
-            f"{os.path.basename(url)}: {reason}. Trying again in {pause:g} s, after the first {format_size(received)}."
+            f"{os.path.basename(url)}: {reason}. Trying again in {pause:g} s. {format_size(received)} are complete."
         )
         time.sleep(pause)
 
 
 def _reason(error):
-    """Return the reason of an exception of requests as text."""
+    """Return the reason of a `requests.RequestException` as text."""
     if isinstance(error, requests.Timeout):
         return "no response in time"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
@@ -227,55 +236,63 @@ def _reason(error):
     return "no connection" if isinstance(error, requests.ConnectionError) else str(error)
 
 
-def _receive_some(url, part, start, expected_bytes):
-    """Request the bytes from `start` on and save them. Return whether the file is complete."""
+def _request(url, part, start, expected_bytes):
+    """Request the bytes of a file from the position `start` on, and save them. Return whether the file is complete."""
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
-        if response.status_code == 416:  # there are no bytes from `start` on
+        if response.status_code == 416:  # the file has no more bytes
             return True
         response.raise_for_status()
         length = int(response.headers.get("Content-Length", -1))
         if response.status_code == 206:
             match = re.match(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
             if not match or int(match[1]) != start:
-                raise DownloadError(f"{url}: the server sends another part of the file than the requested one.")
+                raise DownloadError(f"{url}: the server sends another part of the file than the requested part.")
             total = int(match[2]) if match[2] != "*" else start + length
             _save(response, part, start, total)
             return os.path.getsize(part) >= total
         if not start:
             _save(response, part, 0, length if length >= 0 else expected_bytes)
-            # Without a length, only the next request shows whether the file is complete.
+            # If the server sends no length, the next request shows whether the file is complete.
             return 0 <= length <= os.path.getsize(part)
-        return _receive_all(url, response, part, length, expected_bytes)
+        return _restart(url, response, part, length, expected_bytes)
 
 
-def _receive_all(url, response, part, length, expected_bytes):
-    """Save a complete file beside the incomplete one, for a server without range requests. Keep the longer file.
+def _restart(url, response, part, length, expected_bytes):
+    """Download a file from its start, because the server does not support range requests.
 
-    Return whether the file is complete.
+    The new file is saved beside the incomplete file. Then the longer file is kept, and the other file is removed.
+    Return whether the kept file is complete.
     """
-    other = f"{part}.new"
-    before = os.path.getsize(part)
+    new = f"{part}.new"
+    old_size = os.path.getsize(part)
     try:
-        _save(response, other, 0, length if length >= 0 else expected_bytes)
+        _save(response, new, 0, length if length >= 0 else expected_bytes)
     finally:
-        after = os.path.getsize(other) if os.path.exists(other) else 0
-        is_shorter = after < before
+        new_size = os.path.getsize(new) if os.path.exists(new) else 0
+        is_shorter = new_size < old_size
         if is_shorter:
-            content = _WEB_PAGE if after and _is_web_page(other) else "shorter"
-            os.remove(other)
+            content = _WEB_PAGE if new_size and _is_web_page(new) else "shorter"
+            os.remove(new)
         else:
-            os.replace(other, part)
-    if is_shorter and after == length:
+            os.replace(new, part)
+    if is_shorter and new_size == length:
         raise DownloadError(
-            f"{url}: the server now sends a file that is {content}. The first {format_size(before)}, received before, "
-            f"are kept in {part}. If the new file is the right one, remove {part}."
+            f"{url}: the server now sends a file that is {content}. The {format_size(old_size)} that were received "
+            f"before are kept in {part}. If the new file is correct, remove {part}."
         )
-    return after == length or (length < 0 and after == before)
+    return new_size == length or (length < 0 and new_size == old_size)
 
 
 def _save(response, path, start, total):
-    """Write the content of a response to a file, from the byte `start` on, with a progress bar of `total` bytes."""
+    """Write the content of a response to a file, and show a progress bar.
+
+    Args:
+        response: `requests.Response`.
+        path: str.
+        start: int, position in the file where the content is written.
+        total: int, final size of the file in bytes, or `None` if it is unknown.
+    """
     with open(path, "r+b" if start else "wb") as file:
         file.seek(start)
         options = {"initial": start, "unit_scale": True, "unit_divisor": 1024}
@@ -305,8 +322,8 @@ def _target(path, member, folder, name):
     is_link = stat.S_ISLNK(member.external_attr >> 16)
     if parts[0] != name or len(parts) < 2 or {"", ".", ".."} & set(parts) or is_link or "\\" in member.filename:
         raise DownloadError(
-            f"{path} contains {member.filename!r}, {'a link' if is_link else f'which is not a file in {name}/'}. It is "
-            "not an archive of FMA. Nothing was unpacked."
+            f"{path} contains {member.filename!r}, which is {'a link' if is_link else f'not a file in {name}/'}. "
+            f"Therefore, {path} is not an archive of FMA. Nothing was unpacked."
         )
     return os.path.join(folder, *parts)
 
@@ -349,8 +366,8 @@ def _marker(data_dir, archive):
 def _is_unpacked(data_dir, archive):
     """Return whether an archive is completely unpacked.
 
-    A marker file shows it. If there is neither a marker nor an archive, the user may have unpacked the files, and their
-    number decides.
+    A marker file contains the checksum of the archive and the number of its files. If there is neither a marker file
+    nor an archive, the user may have unpacked the archive. Then the files in the folder are counted.
     """
     path = os.path.join(data_dir, archive.file)
     names = [os.path.basename(name) for name in _unpacked_files(data_dir, archive)]
@@ -369,7 +386,7 @@ def _unpacked_files(data_dir, archive):
 
 
 def _remove_temporary_files(data_dir, archive):
-    """Remove temporary files of a process that was killed while it unpacked an archive."""
+    """Remove the temporary files of a process that was killed while it unpacked an archive."""
     for parent, _, names in os.walk(os.path.join(data_dir, archive.name)):
         for name in names:
             if name.startswith(TEMPORARY):
@@ -378,7 +395,7 @@ def _remove_temporary_files(data_dir, archive):
 
 @contextlib.contextmanager
 def _full_disk_errors(data_dir):
-    """Name the folder in exceptions that are raised because the disk is full."""
+    """Context manager that adds the name of the folder to the exception for a full disk."""
     try:
         yield
     except OSError as error:
@@ -390,7 +407,7 @@ def _full_disk_errors(data_dir):
 
 
 def _required_bytes(data_dir, key):
-    """Estimate the disk space that is still needed to download and unpack an archive."""
+    """Estimate the disk space in bytes that is still required to download and unpack an archive."""
     archive = ARCHIVES[key]
     path = os.path.join(data_dir, archive.file)
     received = max((os.path.getsize(name) for name in (path, f"{path}.part") if os.path.exists(name)), default=0)

@@ -1,4 +1,4 @@
-"""Load a folder with FMA's metadata and clips as a `Dataset`."""
+"""Load FMA from a folder as a `Dataset`."""
 
 import os
 
@@ -11,34 +11,35 @@ from genrekeras.utils.logging import only_absl_errors
 def load_fma(
     data_dir, subset="small", protocol="official", sample_rate=22050, seed=0, prepared_dir=None, beam_options=None
 ):
-    """Load FMA from a folder with its metadata and clips.
+    """Load FMA from a folder that contains the metadata and the clips.
 
-    The first call decodes all clips, with a progress bar, and stores them as ArrayRecord files. Later calls read these
-    files, for any protocol. If the first call is interrupted, the next call resumes it. Clips that cannot be decoded,
-    or that are shorter than 2 s, are left out, counted and named in one warning.
+    The first call decodes all clips and stores them as ArrayRecord files. Later calls read these files, even with
+    another protocol. If the first call is interrupted, the next call resumes the decoding. Clips that cannot be decoded
+    or are shorter than 2 s are left out. A warning counts and lists these clips.
 
     Args:
-        data_dir: str or path-like, the folder that contains `fma_metadata/tracks.csv` and the clips,
+        data_dir: str or path-like, folder that contains `fma_metadata/tracks.csv` and the clips
             `fma_small/000/000002.mp3` etc. See `genrekeras.datasets.fma.metadata.find_tracks` for other layouts.
         subset: `"small"` (8,000 clips, 8 balanced genres), `"medium"` (25,000 clips, 16 unbalanced genres), `"large"`
             (106,574 clips) or `"full"` (the same tracks in full length). Tracks without a top genre are left out.
         protocol: `"official"`, `"random"` or `"artist_album"`, see `genrekeras.datasets.splits.assign_splits`.
-        sample_rate: int > 0, in Hz, at which clips are stored.
+        sample_rate: int > 0, in Hz, sample rate of the stored clips.
         seed: int, seed of the random assignment to splits.
-        prepared_dir: str or path-like, folder for the decoded clips (1.3 MB per clip of 30 s at 22,050 Hz, 10.6 GB for
-            fma_small, before compression); `None` is the folder `prepared` in `data_dir`.
-        beam_options: sequence of str, options of an Apache Beam pipeline that decodes, such as
-            `["--runner=DirectRunner", "--direct_num_workers=8", "--direct_running_mode=multi_processing"]`. The paths
-            of the folders must be the same for all workers. `None` decodes with threads of this process.
+        prepared_dir: str or path-like, folder for the stored clips. A clip of 30 s at 22,050 Hz needs 1.3 MB before
+            compression, so fma_small needs 10.6 GB. `None` is the folder `prepared` in `data_dir`.
+        beam_options: sequence of str, options of an Apache Beam pipeline that decodes the clips, such as
+            `["--runner=DirectRunner", "--direct_num_workers=8", "--direct_running_mode=multi_processing"]`. All workers
+            must have access to `data_dir` and `prepared_dir` under the same paths. `None` decodes the clips with
+            threads of this process.
 
     Returns:
         `Dataset`.
 
     Raises:
-        FileNotFoundError: there is no folder, no table, or no clip.
-        ValueError: the subset or protocol is unknown, the table is not FMA's, no clip can be decoded, or an argument is
-            out of range.
-        OSError: `prepared_dir` cannot be written, or its disk has too little free space.
+        FileNotFoundError: there is no folder, no table or no clip.
+        ValueError: the subset or protocol is unknown, the table is not a table of FMA, no clip can be decoded, or an
+            argument is out of range.
+        OSError: `prepared_dir` cannot be written, or the disk has too little free space.
     """
     if subset not in SUBSETS:
         raise ValueError(f"`subset` must be one of {tuple(SUBSETS)}. Received: subset={subset!r}")
@@ -55,8 +56,8 @@ def load_tracks(
     Args:
         store: subclass of `genrekeras.datasets.store.Store`.
         name: str, name of the `Dataset`.
-        genres: sequence of str, in the order of their labels.
-        data_dir, subset, protocol, sample_rate, seed, prepared_dir, beam_options: as in `load_fma`.
+        genres: sequence of str, in the order of the labels.
+        data_dir, subset, protocol, sample_rate, seed, prepared_dir, beam_options: see `load_fma`.
 
     Returns:
         `Dataset`.

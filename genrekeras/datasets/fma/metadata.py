@@ -1,4 +1,4 @@
-"""Find the tables and clips in a folder of FMA, and read the tables."""
+"""Find the table and the clips in a folder of FMA, and read the table."""
 
 import contextlib
 import csv
@@ -12,7 +12,7 @@ import pandas as pd
 from genrekeras.genres import GENRES
 from genrekeras.utils.io import atomic_write
 
-# Genres of each subset, in the order of their labels. The genres of fma_small have the same labels in all subsets.
+# Genres of each subset, in the order of the labels. The genres of fma_small have the same labels in all subsets.
 ALL_GENRES = (
     *GENRES,
     "Blues",
@@ -25,8 +25,8 @@ ALL_GENRES = (
     "Spoken",
 )
 SUBSETS = {"small": GENRES, "medium": ALL_GENRES, "large": ALL_GENRES, "full": ALL_GENRES}
-# Values of the column `subset` whose rows belong to a subset: each subset contains the smaller ones. `large` and `full`
-# contain the same tracks, as clips of 30 s and in full length.
+# Each subset contains the smaller subsets. This table lists the values of the column `subset` for the tracks of each
+# subset. `large` contains clips of 30 s, and `full` contains the same tracks in full length.
 _CONTAINED_SUBSETS = {"small": ("small",), "medium": ("small", "medium")} | dict.fromkeys(
     ("large", "full"), ("small", "medium", "large")
 )
@@ -46,7 +46,7 @@ _TFDS_SPLITS = {"training": "train", "validation": "validation", "test": "test"}
 
 
 def is_fma(data_dir):
-    """Return whether a folder has the layout of FMA; also True if the folder does not exist."""
+    """Return whether a folder has the layout of FMA. The result is also True if the folder does not exist."""
     if not os.path.isdir(data_dir):
         return True
     if set(os.listdir(data_dir)) & {"train_labels.csv", "fma_metadata", *(f"fma_{subset}" for subset in SUBSETS)}:
@@ -56,11 +56,12 @@ def is_fma(data_dir):
 
 
 def find_tracks(data_dir, subset, genres):
-    """Return the table of the tracks of a subset, with the paths and sizes of their files.
+    """Return a table of the tracks of a subset, with the paths and sizes of the files.
 
-    The table is `fma_metadata/tracks.csv`, `tracks.csv` or `train_labels.csv`, in `data_dir` or beside it. The clips
-    are `fma_small/000/000002.mp3` etc. or `000/000002.mp3` etc. in `data_dir`. The folder of an archive may be nested
-    in a folder of the same name. The clips of a subset may also be in the folder of a larger subset.
+    The genres come from `fma_metadata/tracks.csv`, `tracks.csv` or `train_labels.csv`, in `data_dir` or in its parent
+    folder. The clips are `fma_small/000/000002.mp3` etc. or `000/000002.mp3` etc. in `data_dir`. Each of the folders
+    `fma_metadata` and `fma_small` may be in another folder of the same name. The clips of a subset may also be in the
+    folder of a larger subset. A warning counts the files that have no row in the table.
 
     Args:
         data_dir: str or path-like.
@@ -68,13 +69,13 @@ def find_tracks(data_dir, subset, genres):
         genres: sequence of str, the allowed genres.
 
     Returns:
-        `pandas.DataFrame` indexed by `track_id`, sorted, with the columns `genre` (str), `path` (str), `bytes` (int, -1
-        for a missing file), `folder` (int, thousands of the id) and, for tracks.csv, the other columns of
-        `read_tracks`. A warning counts files without a row.
+        `pandas.DataFrame` with a row for each track, indexed by `track_id` and sorted. The columns are `genre` (str),
+        `path` (str), `bytes` (int, size of the file, -1 for a missing file) and `folder` (int, `track_id // 1000`). If
+        the genres come from tracks.csv, the other columns of `read_tracks` are added.
 
     Raises:
-        FileNotFoundError: there is no folder, no table, or no clip.
-        ValueError: the table has another format, or contains another genre.
+        FileNotFoundError: there is no folder, no table or no clip.
+        ValueError: the table has another format or contains another genre.
     """
     data_dir = os.fspath(data_dir)
     if not os.path.isdir(data_dir):
@@ -94,10 +95,11 @@ def find_tracks(data_dir, subset, genres):
     if (tracks["bytes"] < 0).all():
         raise FileNotFoundError(f"{audio_dir} contains no clip of the {len(tracks)} tracks in {table}.")
     without_row = sorted(name for name in sizes if name.endswith(".mp3") and "/." not in name)
-    if without_row and os.path.basename(audio_dir) == f"fma_{subset}":  # otherwise it may be that of a larger subset
+    # The folder of a larger subset also contains other tracks, so no warning is issued for such a folder.
+    if without_row and os.path.basename(audio_dir) == f"fma_{subset}":
         warnings.warn(
             f"{audio_dir}: {len(without_row)} files have no row with a genre in {os.path.basename(table)} (the first: "
-            f"{without_row[0]}). They are left out.",
+            f"{without_row[0]}). These files are left out.",
             stacklevel=2,
         )
     return tracks
@@ -106,24 +108,24 @@ def find_tracks(data_dir, subset, genres):
 def read_tracks(path, subset="small"):
     """Read the rows of a subset from FMA's tracks.csv.
 
-    Rows without a genre, a split or an id are left out, and a warning counts them. More than half of the tracks of
-    `large` have no top genre.
+    Rows without a genre, a split or an id are left out, and a warning counts these rows. More than half of the tracks
+    of `large` have no top genre.
 
     Args:
         path: str or path-like.
         subset: str, a key of `SUBSETS`.
 
     Returns:
-        `pandas.DataFrame` indexed by `track_id`, sorted, with the columns `genre` (str), `split` ("train", "validation"
-        or "test") and, if the file has them, `title`, `artist`, `artist_id`, `album`, `album_id` (ids are -1 if they
-        are unknown) and `license`.
+        `pandas.DataFrame` with a row for each track, indexed by `track_id` and sorted. The columns are `genre` (str)
+        and `split` ("train", "validation" or "test"). The columns `title`, `artist`, `artist_id`, `album`, `album_id`
+        and `license` exist if the file contains them. An unknown id is -1.
 
     Raises:
         ValueError: the file is not FMA's tracks.csv, or contains no track of the subset.
     """
     try:
         table = _read_columns(path)
-    except (KeyError, ValueError, csv.Error) as error:  # parser errors of pandas are ValueErrors
+    except (KeyError, ValueError, csv.Error) as error:  # the parser errors of pandas are subclasses of ValueError
         raise ValueError(f"{path} is not FMA's tracks.csv: {error}") from error
     _warn_if_cut(path)
     table = table[table["subset"].isin(_CONTAINED_SUBSETS[subset])]
@@ -131,7 +133,7 @@ def read_tracks(path, subset="small"):
     if unusable.any():
         warnings.warn(
             f"{path}: {unusable.sum()} of {len(table)} rows of subset {subset!r} lack a genre, split or id. "
-            "They are left out.",
+            "These rows are left out.",
             stacklevel=2,
         )
         table = table[~unusable]
@@ -147,26 +149,31 @@ def read_tracks(path, subset="small"):
 
 
 def read_labels(path):
-    """Read a train_labels.csv of the 2023 system, a table with the columns `track_id` and `genre`.
+    """Read a train_labels.csv, the table of the PyTorch system of 2023.
+
+    The table has the columns `track_id` and `genre`.
 
     Args:
         path: str or path-like.
 
     Returns:
-        `pandas.DataFrame` indexed by `track_id`, sorted, with the column `genre` (str).
+        `pandas.DataFrame` with the column `genre` (str), indexed by `track_id` and sorted.
 
     Raises:
-        ValueError: the file is not such a table.
+        ValueError: the file is not a table with these columns.
     """
     try:
         table = pd.read_csv(path)
-    except ValueError as error:  # parser errors of pandas are ValueErrors
+    except ValueError as error:  # the parser errors of pandas are subclasses of ValueError
         raise ValueError(f"{path} is not a table of track_id and genre: {error}") from error
     if not {"track_id", "genre"} <= set(table.columns) or table.empty:
-        raise ValueError(f"{path} must have the columns track_id and genre, and rows. Received: {list(table.columns)}")
+        raise ValueError(
+            f"{path} must have the columns track_id and genre, and at least one row. Received: {len(table)} rows with "
+            f"the columns {list(table.columns)}"
+        )
     if table[["track_id", "genre"]].isna().any(axis=None) or not _are_ids(table["track_id"]).all():
         raise ValueError(
-            f"{path} contains rows without a genre, or with a track_id that is not an integer of at most six digits."
+            f"{path} contains rows that have no genre, or a track_id that is not an integer of at most six digits."
         )
     return _indexed(table.set_index("track_id")[["genre"]], path)
 
@@ -175,7 +182,7 @@ def write_labels(tracks, path):
     """Write a train_labels.csv, see `read_labels`.
 
     Args:
-        tracks: `pandas.DataFrame` indexed by `track_id`, with the column `genre`, such as `read_tracks` returns.
+        tracks: `pandas.DataFrame` with the column `genre`, indexed by `track_id`.
         path: str or path-like.
     """
     with atomic_write(path) as temporary:
@@ -183,7 +190,10 @@ def write_labels(tracks, path):
 
 
 def _read_columns(path):
-    """Read the columns of `_COLUMNS` from tracks.csv. The three lines of its header name columns by group and field."""
+    """Read the columns of `_COLUMNS` from tracks.csv.
+
+    The header of tracks.csv has three lines. The first two lines name the group and the field of each column.
+    """
     with open(path, newline="", encoding="utf-8") as file:
         lines = csv.reader(file)
         names = list(zip(next(lines, ()), next(lines, ()), strict=False))
@@ -201,17 +211,17 @@ def _warn_if_cut(path):
     with open(path, "rb") as file:
         file.seek(-1, os.SEEK_END)
         if file.read(1) != b"\n":
-            warnings.warn(f"{path} does not end with a line break: it may be cut short.", stacklevel=3)
+            warnings.warn(f"{path} does not end with a line break. The file may be cut short.", stacklevel=3)
 
 
 def _are_ids(ids):
-    """Return which values are integers from 0 to 999,999, as in the file names of FMA: `(n,)` bool."""
+    """Return a `(n,)` bool array that is true for the valid track ids, the integers from 0 to 999,999."""
     numbers = pd.to_numeric(pd.Series(list(ids)), errors="coerce").to_numpy("float64")
     return (numbers >= 0) & (numbers <= 999_999) & (numbers == np.floor(numbers))
 
 
 def _indexed(tracks, path):
-    """Return a table sorted by its index, the track ids. Raise a `ValueError` if an id occurs twice."""
+    """Return a table sorted by track id. Raise a `ValueError` if a track id occurs twice."""
     tracks.index = pd.to_numeric(tracks.index).astype("int64").rename("track_id")
     if tracks.index.has_duplicates:
         raise ValueError(f"{path} contains a track twice: {tracks.index[tracks.index.duplicated()][0]}")
@@ -219,7 +229,7 @@ def _indexed(tracks, path):
 
 
 def find_table(data_dir):
-    """Return the path of the table in a folder of FMA or beside it.
+    """Return the path of the table in a folder of FMA or in its parent folder.
 
     Args:
         data_dir: str or path-like.
@@ -230,27 +240,27 @@ def find_table(data_dir):
     Raises:
         FileNotFoundError: there is no table.
     """
-    beside = os.path.dirname(os.path.abspath(data_dir))
+    parent = os.path.dirname(os.path.abspath(data_dir))
     folders = [
         data_dir,
         os.path.join(data_dir, "fma_metadata"),
         os.path.join(data_dir, "fma_metadata", "fma_metadata"),
-        os.path.join(beside, "fma_metadata"),
-        beside,
+        os.path.join(parent, "fma_metadata"),
+        parent,
     ]
     for folder in folders:
         for name in ("tracks.csv", "train_labels.csv"):
             if os.path.isfile(os.path.join(folder, name)):
                 return os.path.join(folder, name)
     raise FileNotFoundError(
-        f"There is no tracks.csv or train_labels.csv in {data_dir}, in its folder fma_metadata, or beside it. "
-        "FMA's fma_metadata.zip contains tracks.csv."
+        f"There is no tracks.csv or train_labels.csv in {data_dir}, its parent folder, or a folder fma_metadata in one "
+        "of them. FMA's fma_metadata.zip contains tracks.csv."
     )
 
 
 def _find_audio(data_dir, subset):
-    """Return the folder that contains the track folders 000, 001, ... of a subset."""
-    # The clips of a subset are also in larger subsets, except in `full`, which contains tracks in full length.
+    """Return the folder that contains the folders 000, 001, ... of a subset."""
+    # Each larger subset contains the clips of the smaller subsets. `full` contains no clips, but complete tracks.
     larger = ("small", "medium", "large")
     names = [f"fma_{name}" for name in (larger[larger.index(subset) :] if subset in larger else (subset,))]
     nested = [[os.path.join(data_dir, name), os.path.join(data_dir, name, name)] for name in names]
@@ -258,11 +268,11 @@ def _find_audio(data_dir, subset):
     for folder in folders:
         if _track_folders(folder):
             return folder
-    raise FileNotFoundError(f"There are no clips in {data_dir}: none of {folders} contains folders 000, 001, ...")
+    raise FileNotFoundError(f"There are no clips in {data_dir}. None of {folders} contains folders 000, 001, ...")
 
 
 def _track_folders(folder):
-    """Return the names of the folders 000, 001, ... in a folder, sorted."""
+    """Return the sorted names of the folders 000, 001, ... in a folder."""
     if not os.path.isdir(folder):
         return []
     names = [name for name in os.listdir(folder) if len(name) == 3 and name.isdecimal()]
@@ -270,12 +280,12 @@ def _track_folders(folder):
 
 
 def _file_sizes(audio_dir):
-    """Return the sizes of the files in the track folders: dict, "000/000002.mp3" -> bytes."""
+    """Return the sizes of the clips as a dict, such as `{"000/000002.mp3": 800000}`."""
     sizes = {}
     for folder in _track_folders(audio_dir):
         with os.scandir(os.path.join(audio_dir, folder)) as entries:
             for entry in entries:
-                with contextlib.suppress(OSError):  # a link to itself, or a file that has just been removed
+                with contextlib.suppress(OSError):  # the entry is a link that refers to itself, or was just removed
                     if entry.is_file():
                         sizes[f"{folder}/{entry.name}"] = entry.stat().st_size
     return sizes

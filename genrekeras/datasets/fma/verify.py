@@ -1,4 +1,4 @@
-"""Verify a folder of FMA: decode all clips, and compare them and the table with the published dataset."""
+"""Verify a folder of FMA by decoding all clips and comparing the folder with the published dataset."""
 
 import concurrent.futures
 import dataclasses
@@ -14,28 +14,36 @@ from genrekeras.datasets.splits import SPLITS
 from genrekeras.datasets.store import MIN_SECONDS
 from genrekeras.utils.progress import bar
 
-TRACKS_SHA1 = "e65cfe18cbba4e37921b58ea5293c2510329de75"
+TRACKS_SHA1 = "e65cfe18cbba4e37921b58ea5293c2510329de75"  # checksum of tracks.csv, version of 2017
 SMALL_CLIPS = {"train": 6400, "validation": 800, "test": 800}
 SMALL_CLIPS_PER_GENRE = 1000
-# Clips that are broken in the published fma_small: three contain no audio, three are cut short.
+# Clips that are broken in the published fma_small. Three contain no audio, and three are cut short.
 BROKEN_AT_SOURCE = (98565, 98567, 98569, 99134, 108925, 133297)
-MAX_BROKEN = 0.01  # accepted share of broken clips in larger subsets, whose broken clips are not known
-SILENT_DB = -60.0  # maximum RMS level of a silent clip, in dB relative to full scale
+# Accepted fraction of broken clips in the larger subsets, for which there is no list of broken clips.
+MAX_BROKEN = 0.01
+SILENT_DB = -60.0  # dB relative to full scale; clips with a lower RMS level are listed as almost silent
 _READABLE = ("ok", "incomplete")
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Result of `check`. Its `str` is a report.
+    """Result of `check`. `str(result)` returns a report.
 
     Attributes:
         data_dir: str, the folder.
         subset: str.
-        clips: `pandas.DataFrame` indexed by `track_id`: `genre`, `split`, `path`, `state` ("ok"; "incomplete", which
-            means damaged or shorter than the header states; "missing"; or "broken"), `reason`, `seconds`, `sample_rate`
-            (in Hz), `channels`, `level` (RMS, in dB relative to full scale), and `checksum` of the decoded audio.
-        notes: list of str, remarks about the folder and its table that do not make it unusable.
-        problems: list of str, differences from the published dataset; empty if the folder is usable.
+        clips: `pandas.DataFrame` with a row for each clip, indexed by `track_id`. The columns are:
+
+            - `genre`, `split`, `path`: str.
+            - `state`: str, "ok", "incomplete" (damaged or shorter than the header states), "missing" or "broken".
+            - `reason`: str, what is wrong with the clip.
+            - `seconds`: float, length of the decoded audio.
+            - `sample_rate`: int, in Hz.
+            - `channels`: int.
+            - `level`: float, RMS level in dB relative to full scale.
+            - `checksum`: str, hash of the decoded audio.
+        notes: list of str, remarks about the folder that are not problems.
+        problems: list of str, differences from the published dataset. The list is empty if the folder is usable.
     """
 
     data_dir: str
@@ -46,17 +54,17 @@ class Check:
 
     @property
     def usable(self):
-        """Whether the folder contains all clips that are complete in the published dataset."""
+        """Whether the folder has no `problems`."""
         return not self.problems
 
     @property
     def silent(self):
-        """Rows of `clips` whose level is below `SILENT_DB`."""
+        """The rows of `clips` with a level below `SILENT_DB`."""
         return self.clips[self.clips["level"] < SILENT_DB]
 
     @property
     def duplicates(self):
-        """List of lists of track ids whose clips have exactly the same audio."""
+        """List of groups of clips with exactly the same audio. A group is a list of track ids."""
         readable = self.clips[self.clips["state"].isin(_READABLE)]
         return [list(ids) for ids in readable.groupby("checksum").groups.values() if len(ids) > 1]
 
@@ -73,9 +81,9 @@ class Check:
         table = table.reindex(columns=columns).fillna(0).astype(int)
         table.loc["all"] = table.sum()
         lines += [*table.rename_axis(index=None, columns=None).to_string().splitlines(), ""]
-        lines += self._listed("missing", lambda row: "")
-        lines += self._listed("broken", lambda row: f" {row.reason}")
-        lines += self._listed("incomplete", lambda row: f" {row.reason}")
+        lines += self._format_clips("missing", lambda row: "")
+        lines += self._format_clips("broken", lambda row: f" {row.reason}")
+        lines += self._format_clips("incomplete", lambda row: f" {row.reason}")
         silent = [f"  {track_id:06d}  {row.level:.0f} dB" for track_id, row in self.silent.iterrows()]
         lines += _section(f"{len(silent)} almost silent (below {SILENT_DB:g} dB)", silent)
         duplicates = ["  " + " = ".join(f"{track_id:06d}" for track_id in ids) for ids in self.duplicates]
@@ -87,25 +95,33 @@ class Check:
         verdict = "USABLE." if self.usable else f"NOT A COMPLETE fma_{self.subset}: {'; '.join(self.problems)}."
         return "\n".join([*lines, "", verdict])
 
-    def _listed(self, state, describe):
-        """Return the lines that list the clips of a state."""
+    def _format_clips(self, state, describe):
+        """Return the lines of the report that list the clips with a state.
+
+        Args:
+            state: str, value of the column `state`.
+            describe: callable, row of `clips` -> str, text after the track id.
+        """
         rows = self.clips[self.clips["state"] == state]
         return _section(f"{len(rows)} {state}", [f"  {row.Index:06d} {describe(row)}" for row in rows.itertuples()])
 
 
 def check(data_dir, subset="small"):
-    """Decode all clips of a folder of FMA and compare the folder with the published dataset.
+    """Decode all clips in a folder of FMA and compare the folder with the published dataset.
+
+    For fma_small, the numbers of clips and the broken clips of the published dataset are known. In a folder of a larger
+    subset, each track of the table must have a clip, and at most 1 % of the clips may be broken or incomplete.
 
     Args:
-        data_dir: str or path-like, as in `load_fma`.
-        subset: `"small"`, `"medium"`, `"large"` or `"full"`. For fma_small, the numbers of clips and the broken clips
-            are known. For the others, each track of the table must have a clip, and at most 1 % may be broken.
+        data_dir: str or path-like, folder with the metadata and the clips. See `find_tracks` for the layout.
+        subset: `"small"`, `"medium"`, `"large"` or `"full"`.
 
     Returns:
         `Check`.
 
     Raises:
-        FileNotFoundError, ValueError: as in `load_fma`.
+        FileNotFoundError: there is no folder, no table or no clip.
+        ValueError: the subset is unknown, or the table is not a table of FMA.
     """
     if subset not in SUBSETS:
         raise ValueError(f"`subset` must be one of {tuple(SUBSETS)}. Received: subset={subset!r}")
@@ -115,7 +131,7 @@ def check(data_dir, subset="small"):
     notes = [str(warning.message) for warning in caught]
     table = find_table(os.fspath(data_dir))
     if os.path.basename(table) == "tracks.csv" and _sha1(table) != TRACKS_SHA1:
-        notes.append(f"{table} is not the version of 2017: its sha1 differs")
+        notes.append(f"{table} is not the version of 2017, because its sha1 differs")
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         rows = pool.map(_examine, tracks["path"], tracks["bytes"])
@@ -127,11 +143,11 @@ def check(data_dir, subset="small"):
 
 
 def _examine(path, size):
-    """Decode a clip. Return the columns of `Check.clips` as a dict.
+    """Decode a clip and return its row of `Check.clips` as a dict.
 
     Args:
         path: str.
-        size: int, in bytes; negative for a missing file.
+        size: int, size of the file in bytes. The size of a missing file is negative.
     """
     if size < 0:
         return {"state": "missing"}
@@ -152,7 +168,7 @@ def _examine(path, size):
 
 
 def _problems(clips, subset):
-    """Return the differences between clips and the published subset, a list of str."""
+    """Compare clips with the published subset. Return the differences as a list of str."""
     problems = []
     missing = int((clips["state"] == "missing").sum())
     bad = clips.index[clips["state"].isin(["broken", "incomplete"])]
@@ -162,17 +178,17 @@ def _problems(clips, subset):
         problems.append(f"{len(bad)} clips are broken or incomplete, more than {MAX_BROKEN:.0%}")
     if subset == "small":
         if new := len(set(bad) - set(BROKEN_AT_SOURCE)):
-            problems.append(f"{new} clips are broken or incomplete that are complete in the published dataset")
+            problems.append(f"{new} clips are broken or incomplete, but complete in the published dataset")
         splits, genres = clips["split"].value_counts().to_dict(), clips["genre"].value_counts().to_dict()
         if splits not in (SMALL_CLIPS, {"?": sum(SMALL_CLIPS.values())}):  # train_labels.csv has no splits
-            problems.append(f"its table has {splits}, not {SMALL_CLIPS}")
+            problems.append(f"its table has {splits} tracks instead of {SMALL_CLIPS}")
         if genres != dict.fromkeys(SUBSETS["small"], SMALL_CLIPS_PER_GENRE):
-            problems.append(f"its table has {genres}, not {SMALL_CLIPS_PER_GENRE} of each genre")
+            problems.append(f"its table has {genres} tracks instead of {SMALL_CLIPS_PER_GENRE} of each genre")
     return problems
 
 
 def _section(title, lines, max_lines=40):
-    """Return a title and lines, of which at most `max_lines` are shown."""
+    """Return a section of the report: a title and at most `max_lines` lines."""
     shown = [*lines[:max_lines], *([f"  ... and {len(lines) - max_lines} more"] if len(lines) > max_lines else [])]
     return [f"{title}{':' if lines else ''}", *shown]
 
