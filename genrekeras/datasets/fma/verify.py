@@ -87,7 +87,7 @@ class Check:
         silent = [f"  {track_id:06d}  {row.level:.0f} dB" for track_id, row in self.silent.iterrows()]
         lines += _section(f"{len(silent)} almost silent (below {SILENT_DB:g} dB)", silent)
         duplicates = ["  " + " = ".join(f"{track_id:06d}" for track_id in ids) for ids in self.duplicates]
-        lines += _section(f"{len(duplicates)} groups of duplicates", duplicates)
+        lines += _section(f"{len(duplicates)} group{'s' * (len(duplicates) != 1)} of duplicates", duplicates)
         for column, unit in (("sample_rate", "Hz"), ("channels", "channels")):
             counts = readable[column].value_counts()
             lines.append(f"{column}: " + ", ".join(f"{count} with {value:g} {unit}" for value, count in counts.items()))
