@@ -10,15 +10,16 @@ def write(model, path, card, clips, quantize=None):
     model.export(path, format="litert", verbose=False)
     if quantize:
         _quantize_litert(path, quantize)
-    with zipfile.ZipFile(path, "a") as file:  # appended to the model, as LiteRT's associated files are
+    with zipfile.ZipFile(path, "a") as file:  # LiteRT also stores its associated files in a zip archive at the end.
         file.writestr(CARD, json.dumps(card))
 
 
 def _quantize_litert(path, quantize):
     """Store the kernels of the backbone's convolutions as `"float16"` or `"int8"`.
 
-    TensorFlow's own converter also quantizes the last layer and, with 16 bits, the matrices of the spectrogram. With 8
-    bits it also quantizes activations at each call, which took LiteRT three times as long as 32 bits.
+    The converter of TensorFlow is not used, because it also quantizes the last layer. With 16 bits, it quantizes the
+    matrices of the spectrogram too. With 8 bits, it adds a quantization of activations to each call, and LiteRT then
+    needed three times as long as with 32 bits.
     """
     from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
 

@@ -14,7 +14,7 @@ def write(model, path, card, clips):
     graph.set_rt_info(json.dumps(card), [CARD])
     with_card = f"{path[:-4]}-card.xml"
     openvino.save_model(graph, with_card, compress_to_fp16=False)
-    del graph  # it keeps the old .bin open
+    del graph  # The graph keeps the old .bin file open.
     for ending in (".xml", ".bin"):
         os.replace(f"{with_card[:-4]}{ending}", f"{path[:-4]}{ending}")
 
@@ -22,7 +22,7 @@ def write(model, path, card, clips):
 def run(path):
     import openvino
 
-    # Without the hint, some processors compute in 16 bits: probabilities differed by 0.38.
+    # Without the hint, OpenVINO computes in 16 bits on some processors. The probabilities then differed by 0.38.
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda waveforms: compiled(waveforms)[0]
 

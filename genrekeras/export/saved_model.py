@@ -1,4 +1,4 @@
-"""SavedModel: folders of TensorFlow."""
+"""SavedModel: folders that TensorFlow loads."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from genrekeras.export.base import CARD, Format
 
 def write(model, path, card, clips):
     model.export(path, format="tf_saved_model", verbose=False)
-    os.makedirs(os.path.join(path, "assets.extra"))  # the folder that TensorFlow reserves for files of users
+    os.makedirs(os.path.join(path, "assets.extra"))  # TensorFlow reserves this folder for other files.
     with open(os.path.join(path, "assets.extra", CARD), "w", encoding="utf-8") as file:
         json.dump(card, file)
 

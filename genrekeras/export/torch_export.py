@@ -16,7 +16,7 @@ def write(model, path, card, clips):
         def forward(self, waveform):
             return self.model(waveform, training=False)
 
-    # Keras' own export to torch fixes the batch size to 1.
+    # `keras.Model.export` is not used, because it fixes the batch size to 1.
     example = torch.from_numpy(clips[:2])
     program = torch.export.export(Module().eval(), (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
     torch.export.save(program, path, extra_files={CARD: json.dumps(card)})

@@ -31,8 +31,8 @@ class Embeddings(NamedTuple):
             count: int > 0, maximum number of files.
 
         Returns:
-            `pandas.DataFrame` with the columns `path`, `genre` and `similarity` (cosine similarity), sorted by descending
-            similarity.
+            `pandas.DataFrame` with the columns `path`, `genre` and `similarity` (cosine similarity). It is sorted by
+            descending similarity.
 
         Raises:
             KeyError: `path` is not in `files`.
