@@ -1,11 +1,11 @@
-"""How much time and memory does it take to read long files, in each format?
+"""How much time and memory are needed to read long files of each format?
 
     python experiments/benchmarks/long_files.py --hours 3
 
-Writes the files with ffmpeg to a temporary folder, one after the other, and reads each in two processes: 30 clips of
-10 s spread over the file, and the whole file, as for a timeline. Prints a Markdown table.
+The script writes one file after the other to a temporary folder with ffmpeg. One process reads 30 evenly spaced clips
+of 10 s from the file. Another process reads the complete file, as for a timeline. The script prints a Markdown table.
 
-Expected: less than 300 MB in all formats; about 20 minutes on 2 cores.
+Expected: about 20 minutes on 2 cores, and less than 300 MB for all formats.
 """
 
 import argparse

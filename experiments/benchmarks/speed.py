@@ -3,14 +3,15 @@
     pip install -c constraints.txt -e ".[benchmark]"
     python experiments/benchmarks/speed.py                                    # all parts
     python experiments/benchmarks/speed.py decode --clips FMA/fma_small/000   # one part, with other clips
-    python experiments/benchmarks/speed.py --smoke                            # checks that it runs; no valid times
+    python experiments/benchmarks/speed.py --smoke                            # only a test of the script
 
-The alternatives of a part run in one process, in turns. In a turn, the alternative is called for a quarter of a second
-without timing, until threads of the previous one sleep and the caches are filled; then the median of three timed calls
-is taken. The ratio of two times is that within a turn: the table has its median over all turns, with minimum and
-maximum. Networks have random weights and inputs are noise, neither of which changes the time.
+The alternatives of a part run in one process and take turns. In each turn, an alternative is first called for a quarter
+of a second without timing. In this time, the threads of the previous alternative fall asleep, and the caches are
+filled. Then the alternative is called three times, and the median of the three times is used. Ratios are computed
+between times of the same round of turns. The tables contain the median, minimum and maximum of the ratios over all
+rounds. Networks have random weights and inputs are noise, which does not change the times.
 
-Expected: 15 minutes on 2 cores; README has the results.
+Expected: 15 minutes on 2 cores. README has the results.
 """
 
 import argparse
@@ -35,13 +36,13 @@ from genrekeras.datasets.synthetic import make_many
 from genrekeras.models import backbones, folding
 from genrekeras.utils import process
 
-SMOKE = "--smoke" in sys.argv  # also in the processes that it starts
+SMOKE = "--smoke" in sys.argv  # Processes that this script starts also get this flag.
 SECONDS = 1 if SMOKE else 10
 BATCH, MELS, FRAMES, SAMPLES = 2 if SMOKE else 16, 128, 1 + SECONDS * 22050 // 512, SECONDS * 22050
-WARM_UP = 0.0 if SMOKE else 0.25  # seconds at the start of each turn that are not timed
-CLIPS = {"seconds": 2, "sounds": 2} if SMOKE else {"seconds": 30}  # clips to decode: arguments of `make_many`
+WARM_UP = 0.0 if SMOKE else 0.25  # time at the start of each turn that is not measured, in s
+CLIPS = {"seconds": 2, "sounds": 2} if SMOKE else {"seconds": 30}  # arguments of `make_many` for the clips to decode
 
-process.configure()  # also in the processes that it starts
+process.configure()  # Processes that this script starts also execute this line.
 
 
 def main():
@@ -49,7 +50,7 @@ def main():
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"parts to run: {', '.join(PARTS)} (default: all)")
     parser.add_argument("--clips", type=pathlib.Path, help="folder of mp3 files of 30 s (default: synthetic clips)")
     parser.add_argument("--rounds", type=int, default=1 if SMOKE else 9, help="turns of each alternative (default: 9)")
-    parser.add_argument("--smoke", action="store_true", help="check that the benchmark runs: one turn, small inputs")
+    parser.add_argument("--smoke", action="store_true", help="check that the benchmark runs, with small inputs")
     flags = parser.parse_args()
     if unknown := set(flags.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(unknown)}")
@@ -57,17 +58,17 @@ def main():
         try:
             PARTS[part](flags)
         except ImportError as error:
-            print(f"\n{part}: skipped, since {error.name} is not installed")
+            print(f"\n{part}: skipped, because {error.name} is not installed")
 
 
 def compare(title, alternatives, rounds, clips=BATCH):
-    """Time functions in turns, and print a table that compares each with the first.
+    """Measure the times of functions that take turns, and print a table that compares them with the first function.
 
     Args:
-        title: str.
+        title: str, title of the table.
         alternatives: dict, name -> function without arguments.
-        rounds: int > 0.
-        clips: int > 0, clips that a call processes.
+        rounds: int > 0, number of turns of each function.
+        clips: int > 0, number of clips that a call processes.
     """
     print(f"\n| {title}, on {keras.backend.backend()} | ms/clip | relative to the first |\n|---|---|---|")
     times = {name: [] for name in alternatives}
@@ -75,8 +76,8 @@ def compare(title, alternatives, rounds, clips=BATCH):
         work()
     for _ in range(rounds):
         for name, work in alternatives.items():
-            warm = time.perf_counter() + WARM_UP
-            while time.perf_counter() < warm:
+            end_of_warm_up = time.perf_counter() + WARM_UP
+            while time.perf_counter() < end_of_warm_up:
                 work()
             times[name].append(np.median(timeit.repeat(work, number=1, repeat=3)) * 1000 / clips)
     for name, milliseconds in times.items():
@@ -84,7 +85,7 @@ def compare(title, alternatives, rounds, clips=BATCH):
 
 
 def print_row(name, milliseconds, first):
-    """Print the row of an alternative, whose times are compared with those of the first."""
+    """Print the row of an alternative, with the ratios of its times to the times `first` of the first alternative."""
     ratios = np.array(milliseconds) / first
     print(
         f"| {name} | {np.median(milliseconds):.3g} | "
@@ -151,7 +152,7 @@ def backbone(flags):
         row = backbones.BACKBONES[name]
         ours = backbones.FeatureExtractor(name, images.shape[1:])
         networks = {"`feature_extractor`": ours, "`folding.for_inference`": folding.for_inference(ours)}
-        if not isinstance(row, backbones.MelBackbone):  # Keras has no such networks
+        if not isinstance(row, backbones.MelBackbone):  # `keras.applications` has no such networks.
             stock = row.constructor(include_top=False, weights=None, input_shape=images.shape[1:])
             networks = {"`keras.applications`": stock, **networks}
         alternatives = {
@@ -183,7 +184,7 @@ def step(flags):
         network = EfficientNet.from_name("efficientnet-b0", in_channels=1, num_classes=8).to(
             memory_format=memory_format
         )
-        network.set_swish(memory_efficient=False)  # the faster one
+        network.set_swish(memory_efficient=False)  # This implementation is faster.
         optimizer, loss = torch.optim.Adam(network.parameters(), 1e-3), torch.nn.CrossEntropyLoss()
         x = torch.from_numpy(images.transpose(0, 3, 1, 2) / 255).contiguous(memory_format=memory_format)
 
@@ -230,7 +231,7 @@ def features(flags):
                 model.fit(gk.datasets.batches(clips, BATCH, SECONDS, shuffle=True), **options)
             total[name] = np.array([time.perf_counter() - start]) * 1000 / len(clips)
             epochs[name] = np.array(timer.seconds[1:]) * 1000 / len(clips)
-    # With as many clips as in the training split of fma_small, the fixed cost of an epoch is negligible.
+    # Repeat the clips up to the size of the training split of fma_small. The fixed cost of an epoch is then negligible.
     times = 1 if SMOKE else 6400 // len(clips)
     many = gk.training.Features(
         np.tile(cached.features, (times, 1)), np.tile(cached.labels, times), np.arange(times * len(clips))
@@ -246,7 +247,7 @@ def features(flags):
 
 
 def frozen_keras_model():
-    """Return the model of Keras' layers and application that corresponds to `classifier()`."""
+    """Return a model with the network of `keras.applications` that corresponds to `classifier()`."""
     network = keras.applications.EfficientNetB0(
         include_top=False, weights=None, input_shape=(MELS, FRAMES, 1), pooling="avg"
     )
@@ -257,7 +258,7 @@ def frozen_keras_model():
 
 
 class EpochTimer(keras.callbacks.Callback):
-    """Measures the seconds of each epoch."""
+    """Callback that measures the time of each epoch in s."""
 
     def __init__(self):
         super().__init__()
@@ -311,7 +312,7 @@ def threads(flags):
         for name, setting in settings.items():
             runs = [new_process("time_inference()", setting) for _ in range(count)]
             for run in runs:
-                run.stdout.readline()  # waits until it is ready
+                run.stdout.readline()  # Wait until the process is ready.
             for run in runs:
                 run.stdin.write("go\n")
                 run.stdin.flush()
@@ -321,7 +322,7 @@ def threads(flags):
 
 
 def time_inference():
-    """Print the ms/clip of a network, after a line on standard input."""
+    """Wait for a line on standard input, measure the time of a network, and print the time in ms per clip."""
     network = folding.for_inference(backbones.FeatureExtractor("efficientnet_b0", (MELS, FRAMES, 1)))
     images = np.random.default_rng(0).uniform(0, 255, (BATCH, MELS, FRAMES, 1)).astype("float32")
     network.predict_on_batch(images)
@@ -342,7 +343,7 @@ def memory(flags):
 
 
 def print_peak_memory(work, folder):
-    """Print the peak memory of a function in MB, beyond that of a model after its first batch."""
+    """Print the peak memory of a function in MB, minus the memory of the process after the first training batch."""
     import psutil
 
     model = gk.GenreClassifier(pretrained=None, fine_tune="head" if work is fit_features else "all", clip_seconds=1.0)
@@ -370,7 +371,7 @@ def fit_clips(model, data, folder):
 
 
 def new_process(call, environment):
-    """Start a process that calls a function of this file, and return it; its output can be read."""
+    """Start a process that calls a function of this file, and return the process. Its output can be read."""
     command = [sys.executable, "-W", "ignore", "-c", f"import speed; speed.{call}"]
     command += ["--smoke"] if SMOKE else []
     folder = os.path.dirname(os.path.abspath(__file__))
