@@ -95,6 +95,7 @@ def print_row(name, milliseconds, first):
 
 
 def decode(flags):
+    """Compare the decoding of mp3 files with librosa."""
     import librosa
     import soundfile
 
@@ -121,12 +122,14 @@ def decode(flags):
 
 
 def front_end(flags):
+    """Compare the front end with librosa, on each backend in its own process."""
     for backend in ("torch",) if SMOKE else ("torch", "jax", "tensorflow"):
         child = new_process(f"time_front_end({flags.rounds})", {"KERAS_BACKEND": backend})
         print(child.communicate()[0], end="", flush=True)
 
 
 def time_front_end(rounds):
+    """Compare the front end with librosa on the current backend."""
     import librosa
 
     waveforms = np.random.default_rng(0).normal(0, 0.1, (BATCH, SAMPLES)).astype("float32")
@@ -146,22 +149,24 @@ def time_front_end(rounds):
 
 
 def backbone(flags):
+    """Compare the inference of the backbones with ONNX Runtime and `keras.applications`."""
     images = np.random.default_rng(0).uniform(0, 255, (BATCH, MELS, FRAMES, 1)).astype("float32")
     names = ("efficientnet_b0", "mel_cnn", "mel_kernel") if SMOKE else backbones.BACKBONES
     for name in names:
-        row = backbones.BACKBONES[name]
-        ours = backbones.FeatureExtractor(name, images.shape[1:])
-        networks = {"`feature_extractor`": ours, "`folding.for_inference`": folding.for_inference(ours)}
-        if not isinstance(row, backbones.MelBackbone):  # `keras.applications` has no such networks.
-            stock = row.constructor(include_top=False, weights=None, input_shape=images.shape[1:])
-            networks = {"`keras.applications`": stock, **networks}
+        definition = backbones.BACKBONES[name]
+        extractor = backbones.FeatureExtractor(name, images.shape[1:])
+        networks = {"`feature_extractor`": extractor, "`folding.for_inference`": folding.for_inference(extractor)}
+        if not isinstance(definition, backbones.MelBackbone):  # `keras.applications` has no such networks.
+            application = definition.constructor(include_top=False, weights=None, input_shape=images.shape[1:])
+            networks = {"`keras.applications`": application, **networks}
         alternatives = {
             key: lambda network=network: network.predict_on_batch(images) for key, network in networks.items()
         }
-        compare(f"{name}, inference", {"ONNX Runtime": on_onnx_runtime(ours, images), **alternatives}, flags.rounds)
+        compare(f"{name}, inference", {"ONNX Runtime": run_onnx(extractor, images), **alternatives}, flags.rounds)
 
 
-def on_onnx_runtime(model, images):
+def run_onnx(model, images):
+    """Export a model to ONNX, and return a function that runs it on images in ONNX Runtime."""
     import onnxruntime
 
     model(images[:1])
@@ -174,13 +179,14 @@ def on_onnx_runtime(model, images):
 
 
 def step(flags):
+    """Compare the training step of EfficientNetB0 with `efficientnet-pytorch` and `keras.applications`."""
     import torch
     from efficientnet_pytorch import EfficientNet
 
     images = np.random.default_rng(0).uniform(0, 255, (BATCH, MELS, FRAMES, 1)).astype("float32")
     labels = np.arange(BATCH) % 8
 
-    def plain(memory_format):
+    def step_in_torch(memory_format):
         network = EfficientNet.from_name("efficientnet-b0", in_channels=1, num_classes=8).to(
             memory_format=memory_format
         )
@@ -195,25 +201,27 @@ def step(flags):
 
         return work
 
-    def on_keras(model):
+    def step_in_keras(model):
         model.compile("adam", "sparse_categorical_crossentropy")
         return lambda: model.train_on_batch(images, labels)
 
-    stock = keras.applications.EfficientNetB0(weights=None, input_shape=images.shape[1:], classes=8)
+    application = keras.applications.EfficientNetB0(weights=None, input_shape=images.shape[1:], classes=8)
     alternatives = {
-        "efficientnet-pytorch": plain(torch.contiguous_format),
-        "the same, channels last": plain(torch.channels_last),
-        "`keras.applications`": on_keras(stock),
-        "`model.image_model`": on_keras(classifier(fine_tune="all").image_model),
+        "efficientnet-pytorch": step_in_torch(torch.contiguous_format),
+        "the same, channels last": step_in_torch(torch.channels_last),
+        "`keras.applications`": step_in_keras(application),
+        "`model.image_model`": step_in_keras(classifier(fine_tune="all").image_model),
     }
     compare("EfficientNetB0, training step", alternatives, flags.rounds)
 
 
 def classifier(fine_tune="head"):
+    """Return a `GenreClassifier` with random weights."""
     return gk.GenreClassifier(pretrained=None, fine_tune=fine_tune, clip_seconds=SECONDS)
 
 
 def features(flags):
+    """Compare the training of the last layer on cached features with `model.fit` on audio."""
     total, epochs = {}, {}  # ms per clip
     with tempfile.TemporaryDirectory() as folder:
         make_many(folder, 20 if SMOKE else 320, seconds=2 if SMOKE else 10, sounds=2 if SMOKE else 16)
@@ -240,8 +248,8 @@ def features(flags):
     gk.training.fit_head(model, many, batch_size=BATCH, **options)
     epochs[f"`fit_head`, {len(many.labels)} clips"] = np.array(timer.seconds[1:]) * 1000 / len(many.labels)
     titles = {f"{options['epochs']} epochs, frozen EfficientNetB0": total, "an epoch after the first": epochs}
-    for what, times in titles.items():
-        print(f"\n| {what}, {len(clips)} clips of {SECONDS} s | ms/clip | relative to the first |\n|---|---|---|")
+    for title, times in titles.items():
+        print(f"\n| {title}, {len(clips)} clips of {SECONDS} s | ms/clip | relative to the first |\n|---|---|---|")
         for name, milliseconds in times.items():
             print_row(name, milliseconds, np.median(next(iter(times.values()))))
 
@@ -272,6 +280,7 @@ class EpochTimer(keras.callbacks.Callback):
 
 
 def start(flags):
+    """Measure the imports, and the steps from the start of a process to a prediction."""
     seconds = {"import keras": [], "import genrekeras": []}
     for _ in range(flags.rounds):
         for code, times in seconds.items():
@@ -299,6 +308,7 @@ def start(flags):
 
 
 def threads(flags):
+    """Compare settings of threads, for one process and for two processes that run at the same time."""
     settings = {
         "default of torch": {"GOMP_SPINCOUNT": "300000"},
         "settings of genrekeras' programs": {},
@@ -333,6 +343,7 @@ def time_inference():
 
 
 def memory(flags):
+    """Measure the peak memory of two kinds of training."""
     print("\n| memory beyond the model, one crop of 1 s of each clip | MB |\n|---|---|")
     for count in (40,) if SMOKE else (2000, 8000):
         with tempfile.TemporaryDirectory() as folder:
@@ -350,24 +361,26 @@ def print_peak_memory(work, folder):
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.train_on_batch(np.zeros((BATCH, 22050)), np.zeros(BATCH))
     resident = psutil.Process().memory_info
-    most = [resident().rss]
+    sizes = [resident().rss]
     thread = threading.Thread(target=work, args=[model, gk.datasets.load_fma(folder), folder])
     thread.start()
     while thread.is_alive():
-        most.append(resident().rss)
+        sizes.append(resident().rss)
         time.sleep(0.01)
-    print(round((max(most) - most[0]) / 1e6))
+    print(round((max(sizes) - sizes[0]) / 1e6))
 
 
 def fit_features(model, data, folder):
+    """Train and evaluate the last layer on cached features."""
     train, validation = (gk.training.extract_features(model, split, folder) for split in (data.train, data.validation))
     gk.training.fit_head(model, train, validation, epochs=3, verbose=0)
     gk.evaluation.evaluate(model, data.train)
 
 
 def fit_clips(model, data, folder):
-    held_out = gk.datasets.batches(data.validation, BATCH, 1.0)
-    model.fit(gk.datasets.batches(data.train, BATCH, 1.0, shuffle=True), validation_data=held_out, verbose=0)
+    """Train all layers on clips for one epoch."""
+    validation = gk.datasets.batches(data.validation, BATCH, 1.0)
+    model.fit(gk.datasets.batches(data.train, BATCH, 1.0, shuffle=True), validation_data=validation, verbose=0)
 
 
 def new_process(call, environment):

@@ -37,8 +37,8 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
     Quantization stores the kernels of the backbone's convolutions in fewer bits. The file is smaller, but the model is
     not faster, because it still computes in 32 bits. All other weights stay in 32 bits. Among these are the last layer
     and the matrices of the spectrogram, which span more than 80 dB. With `"int8"`, kernels with fewer than 1,024
-    weights also stay in 32 bits: these are the kernels of the first layers, whose quantization would cost most accuracy
-    and save little space.
+    weights also stay in 32 bits. These are the kernels of the first layers. To quantize them would cost the most
+    accuracy and save little space.
 
     Args:
         model: `GenreClassifier`.
@@ -53,11 +53,11 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
         quantize: `None`, `"float16"` or `"int8"` (one scale per channel). Only `"litert"` can be quantized.
 
     Returns:
-        float, the largest difference between a probability of the exported model and that of the Keras model.
+        float, the largest difference between probabilities of the exported model and the Keras model.
 
     Raises:
-        ValueError: `format` is unknown, this backend cannot write it, or it does not support `quantize`. Also if `path`
-            has a wrong ending, the folder for `"saved_model"` exists, or `clips` has a wrong shape.
+        ValueError: `format` is unknown, the Keras backend cannot write this format, the format does not support
+            `quantize`, `path` has a wrong ending, the folder for `"saved_model"` exists, or `clips` has a wrong shape.
         ImportError: a package that the format needs is not installed.
         ExportError: the conversion fails, or the probabilities of the exported model differ.
         OSError: the file cannot be written.

@@ -54,10 +54,13 @@ def find_files(paths):
 
 
 def clip_starts(seconds, clip_seconds, max_clips):
-    """Return evenly spaced start times of clips. The first clip starts and the last clip ends with the track.
+    """Return evenly spaced start times of clips.
+
+    The first clip starts at the start of the track, and the last clip ends at the end of the track.
 
     The number of clips is the largest number that fits into the track without overlap. One more clip is added if at
-    most 5 % of it are missing. For example, the 30 s clips of FMA have 29.98 s, but contain three clips of 10 s.
+    most 5 % of this clip is missing. For example, three clips of 10 s are taken from a file of FMA, which has
+    29.98 s.
 
     Args:
         seconds: float > 0, length of the track in s.

@@ -1,4 +1,4 @@
-"""A journal stores the finished rows of a long computation, so that a later call does not compute them again."""
+"""Store the finished rows of a long computation in a file, so that a later call does not compute them again."""
 
 import contextlib
 import json
@@ -51,7 +51,7 @@ class Journal:
         self._exit_stack.close()
 
     def add(self, row):
-        """Store a row: a dict with the keys `path` and `error`, and possibly others."""
+        """Store a row. It is a dict with the keys `path` and `error`, and possibly other keys."""
         self.rows[row["path"]] = row
         if self._file:
             self._file.write(_encode([row, _file_state(row["path"])]))
@@ -76,7 +76,7 @@ class Journal:
             )
             valid = []
         elif damaged := len(lines) - len(valid):
-            self._warn(f"is damaged. {damaged} of its rows are removed, and their files are processed again")
+            self._warn(f"is damaged. {damaged} of its rows are removed. The files of these rows are processed again")
         for row, state in map(_decode, valid):
             if row["error"] is None and state == _file_state(row["path"]):
                 self.rows[row["path"]] = row

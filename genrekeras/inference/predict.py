@@ -25,7 +25,7 @@ from genrekeras.inference.clips import clip_starts, cut, find_files, load_clips
 from genrekeras.inference.journal import Journal
 from genrekeras.utils.progress import bar
 
-_MIN_SECONDS, _MIN_HOP_SECONDS = 1.0, 0.01  # shortest track and shortest hop that are accepted
+_MIN_SECONDS, _MIN_HOP_SECONDS = 1.0, 0.01  # shortest accepted track and hop
 
 
 def predict_each(model, paths, max_clips=30, batch_size=16, workers=2):
@@ -52,8 +52,8 @@ def predict_files(model, paths, max_clips=30, batch_size=16, workers=2, journal=
 
     Args:
         model: `GenreClassifier`. It defines the sample rate, the clip length and the genres.
-        paths: str or path-like, or an iterable of them: audio files, and folders in which audio files are searched at
-            any depth.
+        paths: str or path-like, or an iterable of them: audio files and folders. Folders are searched for audio files
+            at any depth.
         max_clips: int > 0, maximum number of clips of a track. The clips have `model.clip_seconds` and are evenly
             spaced. As many clips as fit without overlap are used. The probabilities of the track are the mean over the
             clips.
@@ -67,7 +67,8 @@ def predict_files(model, paths, max_clips=30, batch_size=16, workers=2, journal=
         `pandas.DataFrame` with one row per file:
 
         - `path`: str.
-        - `genre`: str, the most probable genre, and `probability`: float, its probability.
+        - `genre`: str, the most probable genre.
+        - `probability`: float, the probability of this genre.
         - `low_confidence`: bool, whether the probability is below `model.thresholds.min_confidence` or the OOD score is
           above `model.thresholds.max_ood_score`. Missing if the model has no thresholds.
         - `reason`: str, the reason of a low confidence, or `None`. A probability below its limit is "between genres".
@@ -84,8 +85,8 @@ def predict_files(model, paths, max_clips=30, batch_size=16, workers=2, journal=
     Raises:
         ValueError: an argument is out of range, `paths` is empty, a folder contains no audio files, or the file
             `journal` is not a journal.
-        OSError: no audio file was found, because a folder cannot be opened. Or the journal cannot be written, or
-            another process is using the journal.
+        OSError: no audio file was found because a folder cannot be opened, the journal cannot be written, or another
+            process is using the journal.
     """
     check_counts(max_clips=max_clips, batch_size=batch_size, workers=workers)
     paths = find_files(paths)
@@ -108,7 +109,7 @@ def predict_waveform(model, y, sample_rate, max_clips=30):
         max_clips: int > 0, maximum number of clips; see `predict_files`.
 
     Returns:
-        `pandas.Series` with the columns of the table that `predict_files` returns. `path` is missing.
+        `pandas.Series` with the columns of the table that `predict_files` returns. The value of `path` is `None`.
 
     Raises:
         ValueError: an argument is out of range, `y` is not one-dimensional, `y` is too short, or `y` contains values

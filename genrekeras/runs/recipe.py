@@ -43,7 +43,7 @@ def front_end_of(split):
 
 
 def classifier(run, backbone, **arguments):
-    """Return a `GenreClassifier` with random weights. Its front end computes the same images as the run trains on."""
+    """Return a `GenreClassifier` with random weights. Its front end computes the training images from waveforms."""
     if run.flags.spectrograms:
         front_end = front_end_of(run.data.train)
     else:
@@ -60,7 +60,7 @@ def classifier(run, backbone, **arguments):
 
 
 def training_images(run):
-    """Return the training split as a `SpectrogramSplit`. If the data is audio, it has three crops of each track."""
+    """Return the training split as a `SpectrogramSplit`. Audio gives three crops of each track."""
     if run.flags.spectrograms:
         return run.data.train
     return gk.datasets.compute_spectrograms(run.data.train, classifier(run, "mel_cnn"), **options.TRACK_CROPS)

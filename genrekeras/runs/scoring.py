@@ -12,8 +12,8 @@ from genrekeras.utils.io import atomic_write
 def evaluate(run, **card):
     """Calibrate and score the saved model. See `runner.Run.evaluate`.
 
-    If the model has a card, this function returns at once, because the model was scored before the run was interrupted:
-    training removes the card of a model, and this function ends by saving the model with a new card.
+    If the model has a card, nothing is done, because the model was scored before the run was interrupted. Training
+    removes the card of a model, and the last step of this function saves the model with a new card.
     """
     model = gk.load_model(run.model_file)
     if model.card:
