@@ -194,7 +194,8 @@ def _write_tags(table, keep_copies):
     from genrekeras.utils import progress
 
     errors = []
-    confident = table[table["low_confidence"] != True]  # noqa: E712 - the values are True, False, or None without calibration
+    # `low_confidence` is True, False, or None if the model has no thresholds. Tags are written for False and None.
+    confident = table[table["low_confidence"] != True]  # noqa: E712
     with progress.bar(len(confident), "Writing tags", "file") as progress_bar:
         for row in confident.itertuples():
             try:

@@ -7,10 +7,12 @@ from genrekeras.export.base import CARD, Format
 
 
 def write(model, path, card, clips, quantize=None):
+    """Export a model and its card to a `.tflite` file. See `Format`."""
     model.export(path, format="litert", verbose=False)
     if quantize:
         _quantize_litert(path, quantize)
-    with zipfile.ZipFile(path, "a") as file:  # LiteRT also stores its associated files in a zip archive at the end.
+    # Append the card as a zip archive. LiteRT stores associated files in the same way.
+    with zipfile.ZipFile(path, "a") as file:
         file.writestr(CARD, json.dumps(card))
 
 
@@ -39,6 +41,7 @@ def _quantize_litert(path, quantize):
 
 
 def run(path):
+    """Return a function that runs an exported model in LiteRT. See `Format`."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(path)
@@ -55,6 +58,7 @@ def run(path):
 
 
 def read_card(path):
+    """Return the card of a `.tflite` file."""
     with zipfile.ZipFile(path) as file:
         return json.loads(file.read(CARD))
 

@@ -7,6 +7,7 @@ from genrekeras.export.base import CARD, Format
 
 
 def write(model, path, card, clips):
+    """Export a model and its card to an `.xml` file and its `.bin` file. See `Format`."""
     import openvino
 
     model.export(path, format="openvino", verbose=False)
@@ -20,6 +21,7 @@ def write(model, path, card, clips):
 
 
 def run(path):
+    """Return a function that runs an exported model in OpenVINO. See `Format`."""
     import openvino
 
     # Without the hint, OpenVINO computes in 16 bits on some processors. The probabilities then differed by 0.38.
@@ -28,6 +30,7 @@ def run(path):
 
 
 def read_card(path):
+    """Return the card of an `.xml` file."""
     import openvino
 
     return json.loads(openvino.Core().read_model(path).get_rt_info([CARD]).astype(str))

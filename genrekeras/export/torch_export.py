@@ -6,6 +6,7 @@ from genrekeras.export.base import CARD, Format
 
 
 def write(model, path, card, clips):
+    """Export a model and its card to a `.pt2` file. See `Format`."""
     import torch
 
     class Module(torch.nn.Module):
@@ -23,6 +24,7 @@ def write(model, path, card, clips):
 
 
 def run(path):
+    """Return a function that runs an exported model in PyTorch. See `Format`."""
     import torch
 
     module = torch.export.load(path).module()
@@ -30,6 +32,7 @@ def run(path):
 
 
 def read_card(path):
+    """Return the card of a `.pt2` file."""
     import torch
 
     extra = {CARD: ""}

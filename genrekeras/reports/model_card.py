@@ -10,7 +10,7 @@ from genrekeras.models import backbones
 from genrekeras.utils.io import atomic_write
 from genrekeras.utils.progress import printable
 
-# Exceptions that malformed cards and files may cause. Too large numbers and too deep nesting are included.
+# Exceptions that malformed cards and files may cause, for example by too large numbers or too deep nesting.
 MALFORMED = (
     KeyError,
     IndexError,

@@ -24,7 +24,7 @@ from genrekeras.utils.io import TEMPORARY, atomic_write
 
 BATCH_SIZE = 16
 VARIANTS = 4  # augmented variants of each clip, if the backbone is frozen and features are cached
-STATE = ".state.npz"  # ending of files of training states; a finished run has none
+STATE = ".state.npz"  # ending of the files of training states, which a finished run removes
 
 
 def start(main, doc, network=True, spectrograms=False):
@@ -78,6 +78,7 @@ def processor():
 
 
 def _raise_interrupted(number, frame):
+    """Signal handler that raises `Interrupted`."""
     raise gk.training.Interrupted(number)
 
 
