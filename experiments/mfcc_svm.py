@@ -1,18 +1,18 @@
 """How good is a support vector machine on statistics of MFCCs?
 
-This is the baseline published with FMA: 46.4 % on the official test split of fma_small.
+This is the baseline that was published with FMA. Its accuracy is 46.4 % on the official test split of fma_small.
 
     python experiments/mfcc_svm.py                      # a small synthetic corpus, no download
     python experiments/mfcc_svm.py --data-dir FMA       # fma_small
 
-The features are seven statistics over time (mean, standard deviation, skew, kurtosis, median, minimum, maximum) of 20
-MFCCs of the whole clip, standardized. The kernel is a radial basis function. The probabilities are a softmax of the
-decision values and are not calibrated.
+The features are statistics of 20 MFCCs over the clip: mean, standard deviation, skew, kurtosis, median, minimum and
+maximum. The features are standardized. The kernel is a radial basis function. The probabilities are a softmax of the
+decision values, and are not calibrated.
 
 Source: Defferrard et al., "FMA: A Dataset For Music Analysis", ISMIR 2017.
 
-Expected: 10 seconds on the synthetic corpus, 100 % of its 40 validation clips, which says nothing about music.
-On fma_small: not measured yet.
+Expected on the synthetic corpus: 10 seconds, and 100 % of 40 validation clips. This accuracy says nothing about music.
+Expected on fma_small: not measured yet.
 """
 
 import process_settings  # noqa: F401
@@ -36,7 +36,7 @@ def main(run):
 
 
 def mfcc_statistics(split):
-    """Return the features of the clips of a split, `(clips, 140)` float32."""
+    """Return the features of all clips of a split, `(clips, 140)` float32."""
     rows = []
     for clip in tqdm.tqdm(split, desc=f"MFCCs of {split.name}", unit="clip"):
         mfcc = librosa.feature.mfcc(y=clip["audio"], sr=split.sample_rate, n_mfcc=20)  # (20, frames)
@@ -49,15 +49,15 @@ def mfcc_statistics(split):
             mfcc.min(axis=1),
             mfcc.max(axis=1),
         )
-        rows.append(np.nan_to_num(np.concatenate(statistics)))  # skew and kurtosis of silence are NaN
+        rows.append(np.nan_to_num(np.concatenate(statistics)))  # The skew and kurtosis of silence are NaN.
     return np.asarray(rows, "float32")
 
 
 def evaluate(machine, split):
-    """Return the `Report` of a split."""
+    """Evaluate a fitted support vector machine on a split, and return the `Report`."""
     values = machine.decision_function(mfcc_statistics(split))
-    values = np.stack([-values, values], axis=1) if values.ndim == 1 else values  # one column for two genres
-    probabilities = np.zeros((len(split), len(split.genres)))  # 0 for a genre without training clips
+    values = np.stack([-values, values], axis=1) if values.ndim == 1 else values  # Two genres have one value.
+    probabilities = np.zeros((len(split), len(split.genres)))  # A genre without training clips has 0.
     probabilities[:, machine.classes_] = scipy.special.softmax(values, axis=1)
     return Report(split.genres, split.name, split.protocol, split.track_ids, split.labels, probabilities, "whole clip")
 

@@ -1,7 +1,8 @@
-"""Process settings that must be made before PyTorch is imported; scripts that train import this module first.
+"""Process settings that must be made before PyTorch is imported. Scripts that train models import this module first.
 
-Idle OpenMP threads of PyTorch sleep soon instead of spinning, unless the environment chooses. Two processes that spin
-on the same cores slow each other down. `genrekeras.runs.runner.start` makes the other settings.
+The settings let idle OpenMP threads of PyTorch sleep soon instead of spinning, because spinning threads slow down other
+processes on the same cores. If the environment already has OMP_WAIT_POLICY or GOMP_SPINCOUNT, nothing is changed.
+`genrekeras.runs.runner.start` makes the other settings of the process.
 """
 
 import os

@@ -3,17 +3,17 @@
     python experiments/ablations/ablation.py --spectrograms fma_small.npz
     python experiments/ablations/ablation.py --spectrograms fma_small.npz --only frozen trained --seeds 3
 
-All ablations use 128 frames of each track. EfficientNet-Lite0 represents the pretrained networks, since its ImageNet
-weights come as a package. Each ablation is trained for a fixed number of epochs and scored on the validation split at
-the end. "best epoch" is the accuracy if the epoch is chosen on the validation split too (frozen networks only).
+All ablations use 128 frames of each track. EfficientNet-Lite0 represents the pretrained networks, because a package
+contains its ImageNet weights. Each ablation is trained for a fixed number of epochs. Then it is scored on the
+validation split. For frozen networks, "best epoch" is the accuracy if the epoch is chosen on the validation split.
 "trained_as_recipe" and "..._from_random" have the augmentation and mixing of the recipe, but no moving average of the
 weights.
 
-Each run adds a line of JSON to --output. Runs that are in this file already are not repeated. ablation_table.py
-compares them.
+Each run adds a line of JSON to the file --output. Runs that this file already contains are not repeated.
+ablation_table.py compares the runs.
 
-Expected: on one core, one to two minutes for a frozen network or the kernel ridge regression, 14 minutes or more for a
-trained network; README has the scores.
+Expected: on one core, a frozen network or the kernel ridge regression takes one to two minutes, and a trained network
+takes 14 minutes or more. README has the scores.
 """
 
 import argparse
@@ -39,7 +39,7 @@ BATCH_SIZE, VARIANTS = 64, 4
 
 
 class Ablation(NamedTuple):
-    """A configuration of model and training."""
+    """The settings of a model and of its training."""
 
     backbone: str = "efficientnet_lite0"
     pretrained: str | None = "imagenet"
@@ -54,7 +54,7 @@ class Ablation(NamedTuple):
     label_smoothing: float = 0.1
 
 
-# The gain of 2023 is left out: it has no effect on these images, whose decibels are relative to the peak of the clip.
+# The gain of 2023 is omitted. It has no effect, because the decibels of an image are relative to the peak of the clip.
 AUGMENTATIONS = {
     "noise of 2023": lambda seed: gk.layers.ImageNoise(sigma=0.1, share=0.2, seed=seed),
     "channel effects": lambda seed: recipe.augmentation(seed)[0],
@@ -99,7 +99,7 @@ def main():
         "--spectrograms",
         required=True,
         metavar="FILE",
-        help=".npz file of spectrograms, as written by `genrekeras fma spectrograms`",
+        help=".npz file of spectrograms that `genrekeras fma spectrograms` wrote",
     )
     add(
         "--protocol",
@@ -115,12 +115,12 @@ def main():
         metavar="ABLATION",
         help=f"ablations to run (default: all): {', '.join(ABLATIONS)}",
     )
-    add("--seeds", type=int, default=1, help="runs of each ablation, with seeds 0, 1, ... (default: 1)")
+    add("--seeds", type=int, default=1, help="number of runs of each ablation, with the seeds 0, 1, ... (default: 1)")
     add(
         "--output",
         default=ablation_table.RESULTS,
         metavar="FILE",
-        help="file that the results are added to (default: results/ablations.jsonl of the experiments)",
+        help="file to add the results to (default: experiments/results/ablations.jsonl)",
     )
     flags = parser.parse_args()
     process.configure()
@@ -128,7 +128,7 @@ def main():
     print(data)
     rows = read_rows(flags.output)
     if any(row["protocol"] == flags.protocol and row["data"] != data.train.fingerprint for row in rows):
-        parser.error(f"--output {flags.output} holds runs on other tracks: choose another file")
+        parser.error(f"--output {flags.output} contains runs on other tracks. Choose another file")
     for seed in range(flags.seeds):
         for name in flags.only:
             run = {"ablation": name, "protocol": flags.protocol, "seed": seed, "data": data.train.fingerprint}
@@ -141,7 +141,7 @@ def main():
 
 
 def read_rows(path):
-    """Return the rows of a file of results; an incomplete last line is removed from it."""
+    """Return the rows of a file of results. If its last line is incomplete, remove that line from the file."""
     if not os.path.exists(path):
         return []
     with open(path, encoding="utf-8") as file:
@@ -153,7 +153,7 @@ def read_rows(path):
 
 
 def train_and_score(name, data, seed):
-    """Train an ablation, and return its results on the validation split."""
+    """Train an ablation, and return a dict of its results on the validation split."""
     start = time.process_time()
     keras.utils.set_random_seed(seed)
     ablation = ABLATIONS[name]
@@ -186,7 +186,7 @@ def train_and_score(name, data, seed):
 
 
 def fit_head(model, ablation, data, seed):
-    """Train the last layer, and return the best validation accuracy of all epochs."""
+    """Train the last layer, and return the validation accuracy of the best epoch."""
     variants = VARIANTS if ablation.augmentation else 1
     train = gk.training.extract_features(
         model, data.train, crops=variants, augment=bool(ablation.augmentation), seed=seed

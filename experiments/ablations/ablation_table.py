@@ -1,16 +1,17 @@
-"""Which ablations differ? Tables of the runs of ablation.py; README shows those of results/ablations.jsonl.
+"""Which ablations differ? This script prints tables of the runs of ablation.py.
 
     python experiments/ablations/ablation_table.py          # or with another file as argument
 
-Each ablation is compared with the one that it modifies, on the same tracks. Its accuracy under the random protocol is
-compared with that under the official protocol, mostly on different tracks.
+The tables in README are those of results/ablations.jsonl. Each ablation is compared with the ablation that it modifies,
+on the same tracks. Accuracies in the random protocol are also compared with accuracies in the official protocol, mostly
+on different tracks.
 
-The 95 % intervals (normal) account for the sample of tracks, as if these were independent, and for the seeds. The
-effect of a seed on single tracks is in the mean over seeds. Its effect on all tracks together is the variance between
-networks that differ only in their seed, as far as it exceeds the variance of single tracks (not for frozen networks,
-which have a "best epoch"). Kinds of processors have separate tables, since their rounding differs.
+The 95 % intervals assume normal distributions and independent tracks. The variance has two parts. The first part is the
+variance over tracks of the mean over seeds, divided by the number of tracks. The second part is the variance between
+networks that differ only in their seed, as far as independent tracks do not explain it. Frozen networks, which have a
+"best epoch", lack the second part. Each kind of processor has its own table, because rounding differs.
 
-Expected: 2 seconds on one core; no data is needed.
+Expected: 2 seconds on one core. No data is needed.
 """
 
 import argparse
@@ -20,7 +21,8 @@ import pathlib
 import numpy as np
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results" / "ablations.jsonl"
-# The ablation to compare with: the first of these that was run. By default, it is the first word of the name.
+# Ablation -> candidates to compare it with. The first candidate that was run is used. An ablation that is not in this
+# table is compared with the ablation that has the first word of its name, such as "recipe" for "recipe_no_ema".
 BASES = {"new_stem": ("frozen",), "trained": ("frozen",), "kernel_ridge": ("recipe",)} | dict.fromkeys(
     ("trained_from_random", "efficientnet_b0_from_random", "resnet50_from_random", "recipe"),
     ("trained_as_recipe", "trained"),
@@ -34,24 +36,24 @@ def main():
         nargs="?",
         type=pathlib.Path,
         default=RESULTS,
-        help="output file of ablation.py (default: results/ablations.jsonl of the experiments)",
+        help="output file of ablation.py (default: experiments/results/ablations.jsonl)",
     )
     parser.add_argument(
-        "--to", metavar="ABLATION", help="compare all with this ablation (default: with the one that each modifies)"
+        "--to", metavar="ABLATION", help="ablation to compare with (default: the ablation that each ablation modifies)"
     )
     flags = parser.parse_args()
     try:
         lines = flags.file.read_text(encoding="utf-8").split("\n")
-        rows = [json.loads(line) for line in lines[:-1]]  # the last line is empty or incomplete
+        rows = [json.loads(line) for line in lines[:-1]]  # The last line is empty or incomplete.
     except (OSError, ValueError) as error:
         parser.error(f"{flags.file} cannot be read: {error}")
     if flags.to not in {None, *(row["ablation"] for row in rows)}:
-        parser.error(f"--to {flags.to}: {flags.file} holds no run of it")
+        parser.error(f"--to {flags.to}: {flags.file} contains no run of this ablation")
     print_tables(rows, flags.to)
 
 
 def print_tables(rows, to=None):
-    """Print the Markdown tables of each kind of processor."""
+    """Print Markdown tables of the runs, separately for each kind of processor."""
     for processor in dict.fromkeys(row["processor"] for row in rows):
         print(f"\nProcessors of kind {processor}\n")
         runs = {}  # (ablation, protocol) -> list of rows
@@ -75,18 +77,18 @@ def print_tables(rows, to=None):
 
 
 def hits(rows):
-    """Return an array `(runs, tracks)`, 100 where the prediction is correct, else 0."""
+    """Return an array `(runs, tracks)` with 100 for each correct prediction, else 0."""
     return 100 * np.array([list(row["hits"]) for row in rows], float)
 
 
 def scores(rows):
-    """Return the mean accuracy in percent as text, with that of each seed if there are several."""
+    """Return the mean accuracy in percent as text. If there are several seeds, add the accuracy of each seed."""
     accuracies = [f"{100 * row['accuracy']:.1f}" for row in sorted(rows, key=lambda row: row["seed"])]
     return f"{hits(rows).mean():.1f}" + (f" ({', '.join(accuracies)})" if len(accuracies) > 1 else "")
 
 
 def difference(rows, base_rows, between_seeds):
-    """Return the difference of two mean accuracies in points as text, with its interval."""
+    """Return the difference between two mean accuracies and its interval, in percentage points, as text."""
     means, base_means = hits(rows).mean(axis=0), hits(base_rows).mean(axis=0)
     same_tracks = rows[0]["protocol"] == base_rows[0]["protocol"]
     variance = sum(x.var() / len(x) for x in ([means - base_means] if same_tracks else [means, base_means]))
@@ -97,19 +99,22 @@ def difference(rows, base_rows, between_seeds):
 
 
 def variance_between_seeds(runs, protocol):
-    """Print and return the variance between seeds of trained networks that single tracks do not explain."""
+    """Return the variance between seeds of trained networks, without the part that independent tracks explain.
+
+    Print both parts as standard deviations.
+    """
     groups = [rows for (_, other), rows in runs.items() if other == protocol and len(rows) > 1]
     groups = [hits(rows) for rows in groups if rows[0]["best_epoch"] is None]
     if not groups:
         return 0.0
-    freedom = sum(len(group) - 1 for group in groups)
-    total = sum(len(group) * group.mean(axis=1).var() for group in groups) / freedom
-    of_tracks = sum(len(group) * group.var(axis=0).mean() / group.shape[1] for group in groups) / freedom
+    degrees_of_freedom = sum(len(group) - 1 for group in groups)
+    total = sum(len(group) * group.mean(axis=1).var() for group in groups) / degrees_of_freedom
+    explained = sum(len(group) * group.var(axis=0).mean() / group.shape[1] for group in groups) / degrees_of_freedom
     print(
         f"Standard deviation between seeds, {protocol}: {total**0.5:.2f} points; expected from independent tracks: "
-        f"{of_tracks**0.5:.2f} ({freedom} degrees of freedom).\n"
+        f"{explained**0.5:.2f} ({degrees_of_freedom} degrees of freedom).\n"
     )
-    return max(total - of_tracks, 0.0)
+    return max(total - explained, 0.0)
 
 
 if __name__ == "__main__":

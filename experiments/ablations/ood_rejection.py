@@ -3,12 +3,15 @@
     python experiments/ablations/ood_rejection.py SPEECH OTHER      # folders of recordings
     python experiments/ablations/ood_rejection.py                   # only synthetic sounds
 
-Tones, noises and silence are synthesized. The recordings of each folder are joined in random order, with pauses of 0.2
-to 0.6 s, to pieces as long as the model's clips; of a recording longer than two pieces, the middle is a piece. For
-README, the folders were those of Debian's packages asterisk-core-sounds-LANGUAGE-wav, ktuberling-data,
-fillets-ng-data(-cs) and wesnoth-VERSION-music (`apt-get download`, `dpkg -x`), chosen before any score was computed.
+Tones, noises and silence are synthesized. The recordings of each folder are concatenated in random order, with pauses
+of 0.2 to 0.6 s, and cut into pieces as long as the model's clips. If a recording is longer than two pieces, only the
+middle of the recording is used, as one piece.
 
-Expected: 20 seconds on 2 cores for the synthetic sounds; README has the results of the preset.
+The results in README are from the Debian packages asterisk-core-sounds-LANGUAGE-wav, ktuberling-data,
+fillets-ng-data(-cs) and wesnoth-VERSION-music (`apt-get download`, `dpkg -x`). These packages were chosen before any
+score was computed.
+
+Expected: 20 seconds on 2 cores for the synthetic sounds. README has the results of the preset.
 """
 
 import argparse
@@ -23,9 +26,9 @@ from genrekeras.utils import process
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", help="folders of recordings; each is a row of the table")
+    parser.add_argument("folders", nargs="*", help="folders of recordings; each folder is one row of the table")
     parser.add_argument("--model", help="saved GenreClassifier with thresholds (default: the preset fma_small)")
-    parser.add_argument("--pieces", type=int, default=30, help="maximum pieces of each folder (default: 30)")
+    parser.add_argument("--pieces", type=int, default=30, help="maximum number of pieces of each folder (default: 30)")
     flags = parser.parse_args()
     process.configure()
     model = gk.load_model(flags.model) if flags.model else gk.GenreClassifier.from_preset("fma_small")
@@ -39,7 +42,7 @@ def main():
 
 
 def print_row(model, name, waveforms):
-    """Print the row of a kind of sounds."""
+    """Predict the genres of waveforms, and print one row of the table."""
     rows = [model.predict_waveform(y, model.sample_rate) for y in tqdm.tqdm(waveforms, desc=name, unit="piece")]
     if not rows:
         print(f"| {name} | 0 | | | |")
@@ -63,7 +66,7 @@ def tones(rate, samples):
 
 
 def noises(rate, samples, rng):
-    """Yield noises from white to brown, with constant and with modulated amplitude."""
+    """Yield noises from white to brown, each with constant and with modulated amplitude."""
     time = np.arange(samples) / rate
     for power in (0.0, 0.25, 0.5, 0.75, 1.0):
         spectrum = np.fft.rfft(rng.standard_normal(samples))
@@ -74,7 +77,7 @@ def noises(rate, samples, rng):
 
 
 def pieces(folder, rate, samples, count, rng):
-    """Yield pieces of the recordings below a folder; files that cannot be read are reported and skipped."""
+    """Yield pieces of the recordings in a folder. Files that cannot be read are reported and skipped."""
     parts, total = [], 0
     for path in rng.permutation(find_files([folder])):
         try:

@@ -1,13 +1,14 @@
-"""What do float16 and int8 weights cost in accuracy, and what do they gain in size and time?
+"""How much accuracy do float16 and int8 weights cost, and how much space and time do they save?
 
     KERAS_BACKEND=tensorflow python experiments/ablations/quantization.py --spectrograms fma_small.npz --clips CLIPS
 
-The model is EfficientNet-Lite0 with ImageNet weights, whose last layer is trained on spectrograms of fma_small for 20
-epochs. The epoch with the best validation accuracy is kept: this accuracy is slightly too high, but the comparison is
-fair. The model is exported to LiteRT twice: from the image, for the accuracy on validation, and from the waveform, for
-size and time.
+The model is EfficientNet-Lite0 with ImageNet weights. Its last layer is trained on spectrograms of fma_small for 20
+epochs. The epoch with the best validation accuracy is kept. This accuracy is slightly too high, but the comparison is
+fair. The model is exported to LiteRT twice. An export with images as input gives the accuracy on the validation split.
+An export with waveforms as input gives size and time.
 
-Expected: 2 minutes on 2 cores; 47.6 % of 800 validation tracks with float32 and float16 weights, 46.6 % with int8.
+Expected: 2 minutes on 2 cores. The accuracy on 800 validation tracks is 47.6 % with float32 and float16 weights, and
+46.6 % with int8 weights.
 """
 
 import argparse
@@ -33,10 +34,10 @@ def main():
         "--spectrograms",
         required=True,
         metavar="FILE",
-        help=".npz file of spectrograms, as written by `genrekeras fma spectrograms`",
+        help=".npz file of spectrograms that `genrekeras fma spectrograms` wrote",
     )
     parser.add_argument(
-        "--clips", required=True, metavar="FOLDER", help="audio on which the exported waveform models are compared"
+        "--clips", required=True, metavar="FOLDER", help="audio files on which the exported models are compared"
     )
     flags = parser.parse_args()
     keras.utils.set_random_seed(0)
@@ -52,7 +53,7 @@ def main():
             path = os.path.join(folder, f"waveform-{name}.tflite")
             exported[name] = path, gk.export.export(model, path, "litert", waveforms, quantize=name)
         times = {(name, threads): [] for name in WEIGHTS for threads in (1, 2)}
-        for _ in range(ROUNDS):  # interleaved, so that other processes slow all of them alike
+        for _ in range(ROUNDS):  # The measurements alternate, so that other processes slow all models alike.
             for (name, threads), seconds in times.items():
                 seconds.append(time_of_clip(exported[name][0], threads, waveforms[:1]))
         print("| weights | MB | accuracy | as float32 | difference: median, most | clips, most | ms, 1 / 2 threads |")
@@ -71,7 +72,7 @@ def main():
 
 
 def train(data):
-    """Return a model whose last layer is trained on the features of a frozen backbone."""
+    """Train the last layer of a model on the features of the frozen backbone, and return the model."""
     model = gk.GenreClassifier("efficientnet_lite0", clip_seconds=30.0, front_end=sampled_logmel_front_end())
     model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     train, validation = (gk.training.extract_features(model, split) for split in (data.train, data.validation))
@@ -82,10 +83,10 @@ def train(data):
 
 
 def export_image_model(model, path, quantize):
-    """Export the image model to LiteRT, and return a function of images that runs it."""
-    row, options = export.FORMATS["litert"], {"quantize": quantize} if quantize else {}
-    row.write(keras.Model(model.image_model.input, model.image_model.output), path, {}, None, **options)
-    return row.run(path)
+    """Export the image model to LiteRT, and return a function that runs the exported model on images."""
+    litert, options = export.FORMATS["litert"], {"quantize": quantize} if quantize else {}
+    litert.write(keras.Model(model.image_model.input, model.image_model.output), path, {}, None, **options)
+    return litert.run(path)
 
 
 def predict(run, split):
@@ -100,11 +101,11 @@ def load_clips(folder, model):
 
 
 def time_of_clip(path, threads, waveform):
-    """Return the seconds that an exported model takes for a clip."""
+    """Return the time in s that an exported model takes for a clip."""
     interpreter = Interpreter(path, num_threads=threads)
     interpreter.allocate_tensors()
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], waveform)
-    interpreter.invoke()  # the first call packs weights
+    interpreter.invoke()  # The first call packs the weights, so it is not measured.
     start = time.perf_counter()
     interpreter.invoke()
     return time.perf_counter() - start

@@ -2,11 +2,11 @@
 
     python experiments/benchmarks/data.py
 
-Synthetic mp3 clips in FMA's layout are written to a temporary folder: of 30 s to measure rates, of 3 s to measure
-memory. Memory is the peak resident memory beyond the imports, of a process that builds the dataset and of one that also
-reads an epoch of random crops.
+The script writes synthetic mp3 clips to a temporary folder, in the layout of FMA. Clips of 30 s are used to measure
+rates, and clips of 3 s are used to measure memory. The memory is the peak resident memory of a process, minus its
+memory after the imports. One process builds the dataset. Another process also reads an epoch of random crops.
 
-Expected: 2 minutes on 2 cores, 2 GB of temporary disk space; README has the results.
+Expected: 2 minutes on 2 cores, with 2 GB of temporary disk space. README has the results.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from genrekeras.datasets import store
 from genrekeras.datasets.synthetic import make_many
 from genrekeras.utils import process
 
-process.configure()  # also in the processes that it starts
+process.configure()  # Processes that this script starts also execute this line.
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="check that the benchmark runs: few clips")
+    parser.add_argument("--smoke", action="store_true", help="check that the benchmark runs, with few clips")
     clip_count, counts = (32, [50]) if parser.parse_args().smoke else (256, [500, 2000, 8000])
     print(f"{os.cpu_count()} cores; clips of 30 s\n\n| step | clips/s |\n|---|---|")
     with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +47,7 @@ def main():
 
 
 def steps(folder):
-    """Yield the name of each step, the number of clips that it processes, and a function that runs it."""
+    """Yield a tuple for each step: its name, the number of clips that it processes, and a function that runs it."""
     tracks = gk.datasets.fma.find_tracks(folder, "small", gk.GENRES)
     paths, rate = [tracks["path"].iloc[i % len(tracks)] for i in range(64)], 44100
     yield "decode, 1 thread", 64, lambda: [gk.audio.load(path, rate) for path in paths]
@@ -63,7 +63,7 @@ def steps(folder):
     for workers, kind in ((1, "thread"), (2, "threads"), (2, "processes")):
         options = {"workers": workers, "processes": kind == "processes"}
         data = gk.datasets.batches(clips, 16, 10.0, crop="random", shuffle=True, **options)
-        read(data)  # the first epoch starts the workers
+        read(data)  # The first epoch starts the workers, so it is not measured.
         name = f"batches of 16 random crops of 10 s, {workers} {kind}"
         yield name, 3 * len(clips), lambda data=data: read(data, epochs=3)
 
@@ -77,13 +77,13 @@ def read(data, epochs=1):
 
 
 def peak_memory(*arguments):
-    """Return the result of `measure_memory` in a new process."""
+    """Call `measure_memory` in a new process, and return the result."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measure_memory, arguments)
 
 
 def measure_memory(folder, then_read):
-    """Return the peak memory of `build` beyond that of the imports, in MB."""
+    """Return the peak memory of `build` in MB, minus the memory after the imports."""
     memory = psutil.Process().memory_info
     sizes = [memory().rss]
     thread = threading.Thread(target=build, args=[folder, then_read])
@@ -95,7 +95,7 @@ def measure_memory(folder, then_read):
 
 
 def build(folder, then_read):
-    """Build a dataset and, if asked, read an epoch of it."""
+    """Build a dataset. If `then_read` is true, also read an epoch of it."""
     clips = gk.datasets.load_fma(folder).train
     if then_read:
         read(gk.datasets.batches(clips, 16, 3.0, crop="random", shuffle=True))

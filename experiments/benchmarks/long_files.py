@@ -1,11 +1,11 @@
-"""How much time and memory does it take to read long files, in each format?
+"""How much time and memory are needed to read long files of each format?
 
     python experiments/benchmarks/long_files.py --hours 3
 
-Writes the files with ffmpeg to a temporary folder, one after the other, and reads each in two processes: 30 clips of
-10 s spread over the file, and the whole file, as for a timeline. Prints a Markdown table.
+The script writes one file after the other to a temporary folder with ffmpeg. One process reads 30 evenly spaced clips
+of 10 s from the file. Another process reads the complete file, as for a timeline. The script prints a Markdown table.
 
-Expected: less than 300 MB in all formats; about 20 minutes on 2 cores.
+Expected: about 20 minutes on 2 cores, and less than 300 MB for all formats.
 """
 
 import argparse
@@ -21,10 +21,10 @@ from genrekeras import audio, inference
 from genrekeras.utils import process
 
 process.configure()
-path, what = sys.argv[1:]
+path, part = sys.argv[1:]
 before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
 with audio.AudioFile(path) as file:
-    starts = inference.clip_starts(file.seconds, 10.0, 30 if what == "clips" else 10**6)
+    starts = inference.clip_starts(file.seconds, 10.0, 30 if part == "clips" else 10**6)
     count = sum(1 for _ in inference.load_clips(file, 10.0, starts))
 print(count, time.monotonic() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
@@ -55,8 +55,8 @@ def main():
             command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", noise, "-ac", "2", *options, path]
             subprocess.run(command, check=True)
             cells = []
-            for what in ("clips", "all"):
-                command = [sys.executable, "-c", READ, path, what]
+            for part in ("clips", "all"):
+                command = [sys.executable, "-c", READ, path, part]
                 output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
                 _, seconds_to_read, megabytes = map(float, output.split())
                 cells += [f"{seconds_to_read:.1f}", f"{megabytes:.0f}"]

@@ -3,14 +3,15 @@
     pip install -c constraints.txt -e ".[benchmark]"
     python experiments/benchmarks/speed.py                                    # all parts
     python experiments/benchmarks/speed.py decode --clips FMA/fma_small/000   # one part, with other clips
-    python experiments/benchmarks/speed.py --smoke                            # checks that it runs; no valid times
+    python experiments/benchmarks/speed.py --smoke                            # only a test of the script
 
-The alternatives of a part run in one process, in turns. In a turn, the alternative is called for a quarter of a second
-without timing, until threads of the previous one sleep and the caches are filled; then the median of three timed calls
-is taken. The ratio of two times is that within a turn: the table has its median over all turns, with minimum and
-maximum. Networks have random weights and inputs are noise, neither of which changes the time.
+The alternatives of a part run in one process and take turns. In each turn, an alternative is first called for a quarter
+of a second without timing. In this time, the threads of the previous alternative fall asleep, and the caches are
+filled. Then the alternative is called three times, and the median of the three times is used. Ratios are computed
+between times of the same round of turns. The tables contain the median, minimum and maximum of the ratios over all
+rounds. Networks have random weights and inputs are noise, which does not change the times.
 
-Expected: 15 minutes on 2 cores; README has the results.
+Expected: 15 minutes on 2 cores. README has the results.
 """
 
 import argparse
@@ -35,13 +36,13 @@ from genrekeras.datasets.synthetic import make_many
 from genrekeras.models import backbones, folding
 from genrekeras.utils import process
 
-SMOKE = "--smoke" in sys.argv  # also in the processes that it starts
+SMOKE = "--smoke" in sys.argv  # Processes that this script starts also get this flag.
 SECONDS = 1 if SMOKE else 10
 BATCH, MELS, FRAMES, SAMPLES = 2 if SMOKE else 16, 128, 1 + SECONDS * 22050 // 512, SECONDS * 22050
-WARM_UP = 0.0 if SMOKE else 0.25  # seconds at the start of each turn that are not timed
-CLIPS = {"seconds": 2, "sounds": 2} if SMOKE else {"seconds": 30}  # clips to decode: arguments of `make_many`
+WARM_UP = 0.0 if SMOKE else 0.25  # time at the start of each turn that is not measured, in s
+CLIPS = {"seconds": 2, "sounds": 2} if SMOKE else {"seconds": 30}  # arguments of `make_many` for the clips to decode
 
-process.configure()  # also in the processes that it starts
+process.configure()  # Processes that this script starts also execute this line.
 
 
 def main():
@@ -49,7 +50,7 @@ def main():
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"parts to run: {', '.join(PARTS)} (default: all)")
     parser.add_argument("--clips", type=pathlib.Path, help="folder of mp3 files of 30 s (default: synthetic clips)")
     parser.add_argument("--rounds", type=int, default=1 if SMOKE else 9, help="turns of each alternative (default: 9)")
-    parser.add_argument("--smoke", action="store_true", help="check that the benchmark runs: one turn, small inputs")
+    parser.add_argument("--smoke", action="store_true", help="check that the benchmark runs, with small inputs")
     flags = parser.parse_args()
     if unknown := set(flags.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(unknown)}")
@@ -57,17 +58,17 @@ def main():
         try:
             PARTS[part](flags)
         except ImportError as error:
-            print(f"\n{part}: skipped, since {error.name} is not installed")
+            print(f"\n{part}: skipped, because {error.name} is not installed")
 
 
 def compare(title, alternatives, rounds, clips=BATCH):
-    """Time functions in turns, and print a table that compares each with the first.
+    """Measure the times of functions that take turns, and print a table that compares them with the first function.
 
     Args:
-        title: str.
+        title: str, title of the table.
         alternatives: dict, name -> function without arguments.
-        rounds: int > 0.
-        clips: int > 0, clips that a call processes.
+        rounds: int > 0, number of turns of each function.
+        clips: int > 0, number of clips that a call processes.
     """
     print(f"\n| {title}, on {keras.backend.backend()} | ms/clip | relative to the first |\n|---|---|---|")
     times = {name: [] for name in alternatives}
@@ -75,8 +76,8 @@ def compare(title, alternatives, rounds, clips=BATCH):
         work()
     for _ in range(rounds):
         for name, work in alternatives.items():
-            warm = time.perf_counter() + WARM_UP
-            while time.perf_counter() < warm:
+            end_of_warm_up = time.perf_counter() + WARM_UP
+            while time.perf_counter() < end_of_warm_up:
                 work()
             times[name].append(np.median(timeit.repeat(work, number=1, repeat=3)) * 1000 / clips)
     for name, milliseconds in times.items():
@@ -84,7 +85,7 @@ def compare(title, alternatives, rounds, clips=BATCH):
 
 
 def print_row(name, milliseconds, first):
-    """Print the row of an alternative, whose times are compared with those of the first."""
+    """Print the row of an alternative, with the ratios of its times to the times `first` of the first alternative."""
     ratios = np.array(milliseconds) / first
     print(
         f"| {name} | {np.median(milliseconds):.3g} | "
@@ -94,6 +95,7 @@ def print_row(name, milliseconds, first):
 
 
 def decode(flags):
+    """Compare the decoding of mp3 files with librosa."""
     import librosa
     import soundfile
 
@@ -120,12 +122,14 @@ def decode(flags):
 
 
 def front_end(flags):
+    """Compare the front end with librosa, on each backend in its own process."""
     for backend in ("torch",) if SMOKE else ("torch", "jax", "tensorflow"):
         child = new_process(f"time_front_end({flags.rounds})", {"KERAS_BACKEND": backend})
         print(child.communicate()[0], end="", flush=True)
 
 
 def time_front_end(rounds):
+    """Compare the front end with librosa on the current backend."""
     import librosa
 
     waveforms = np.random.default_rng(0).normal(0, 0.1, (BATCH, SAMPLES)).astype("float32")
@@ -145,22 +149,24 @@ def time_front_end(rounds):
 
 
 def backbone(flags):
+    """Compare the inference of the backbones with ONNX Runtime and `keras.applications`."""
     images = np.random.default_rng(0).uniform(0, 255, (BATCH, MELS, FRAMES, 1)).astype("float32")
     names = ("efficientnet_b0", "mel_cnn", "mel_kernel") if SMOKE else backbones.BACKBONES
     for name in names:
-        row = backbones.BACKBONES[name]
-        ours = backbones.FeatureExtractor(name, images.shape[1:])
-        networks = {"`feature_extractor`": ours, "`folding.for_inference`": folding.for_inference(ours)}
-        if not isinstance(row, backbones.MelBackbone):  # Keras has no such networks
-            stock = row.constructor(include_top=False, weights=None, input_shape=images.shape[1:])
-            networks = {"`keras.applications`": stock, **networks}
+        definition = backbones.BACKBONES[name]
+        extractor = backbones.FeatureExtractor(name, images.shape[1:])
+        networks = {"`feature_extractor`": extractor, "`folding.for_inference`": folding.for_inference(extractor)}
+        if not isinstance(definition, backbones.MelBackbone):  # `keras.applications` has no such networks.
+            application = definition.constructor(include_top=False, weights=None, input_shape=images.shape[1:])
+            networks = {"`keras.applications`": application, **networks}
         alternatives = {
             key: lambda network=network: network.predict_on_batch(images) for key, network in networks.items()
         }
-        compare(f"{name}, inference", {"ONNX Runtime": on_onnx_runtime(ours, images), **alternatives}, flags.rounds)
+        compare(f"{name}, inference", {"ONNX Runtime": run_onnx(extractor, images), **alternatives}, flags.rounds)
 
 
-def on_onnx_runtime(model, images):
+def run_onnx(model, images):
+    """Export a model to ONNX, and return a function that runs it on images in ONNX Runtime."""
     import onnxruntime
 
     model(images[:1])
@@ -173,17 +179,18 @@ def on_onnx_runtime(model, images):
 
 
 def step(flags):
+    """Compare the training step of EfficientNetB0 with `efficientnet-pytorch` and `keras.applications`."""
     import torch
     from efficientnet_pytorch import EfficientNet
 
     images = np.random.default_rng(0).uniform(0, 255, (BATCH, MELS, FRAMES, 1)).astype("float32")
     labels = np.arange(BATCH) % 8
 
-    def plain(memory_format):
+    def step_in_torch(memory_format):
         network = EfficientNet.from_name("efficientnet-b0", in_channels=1, num_classes=8).to(
             memory_format=memory_format
         )
-        network.set_swish(memory_efficient=False)  # the faster one
+        network.set_swish(memory_efficient=False)  # This implementation is faster.
         optimizer, loss = torch.optim.Adam(network.parameters(), 1e-3), torch.nn.CrossEntropyLoss()
         x = torch.from_numpy(images.transpose(0, 3, 1, 2) / 255).contiguous(memory_format=memory_format)
 
@@ -194,25 +201,27 @@ def step(flags):
 
         return work
 
-    def on_keras(model):
+    def step_in_keras(model):
         model.compile("adam", "sparse_categorical_crossentropy")
         return lambda: model.train_on_batch(images, labels)
 
-    stock = keras.applications.EfficientNetB0(weights=None, input_shape=images.shape[1:], classes=8)
+    application = keras.applications.EfficientNetB0(weights=None, input_shape=images.shape[1:], classes=8)
     alternatives = {
-        "efficientnet-pytorch": plain(torch.contiguous_format),
-        "the same, channels last": plain(torch.channels_last),
-        "`keras.applications`": on_keras(stock),
-        "`model.image_model`": on_keras(classifier(fine_tune="all").image_model),
+        "efficientnet-pytorch": step_in_torch(torch.contiguous_format),
+        "the same, channels last": step_in_torch(torch.channels_last),
+        "`keras.applications`": step_in_keras(application),
+        "`model.image_model`": step_in_keras(classifier(fine_tune="all").image_model),
     }
     compare("EfficientNetB0, training step", alternatives, flags.rounds)
 
 
 def classifier(fine_tune="head"):
+    """Return a `GenreClassifier` with random weights."""
     return gk.GenreClassifier(pretrained=None, fine_tune=fine_tune, clip_seconds=SECONDS)
 
 
 def features(flags):
+    """Compare the training of the last layer on cached features with `model.fit` on audio."""
     total, epochs = {}, {}  # ms per clip
     with tempfile.TemporaryDirectory() as folder:
         make_many(folder, 20 if SMOKE else 320, seconds=2 if SMOKE else 10, sounds=2 if SMOKE else 16)
@@ -230,7 +239,7 @@ def features(flags):
                 model.fit(gk.datasets.batches(clips, BATCH, SECONDS, shuffle=True), **options)
             total[name] = np.array([time.perf_counter() - start]) * 1000 / len(clips)
             epochs[name] = np.array(timer.seconds[1:]) * 1000 / len(clips)
-    # With as many clips as in the training split of fma_small, the fixed cost of an epoch is negligible.
+    # Repeat the clips up to the size of the training split of fma_small. The fixed cost of an epoch is then negligible.
     times = 1 if SMOKE else 6400 // len(clips)
     many = gk.training.Features(
         np.tile(cached.features, (times, 1)), np.tile(cached.labels, times), np.arange(times * len(clips))
@@ -239,14 +248,14 @@ def features(flags):
     gk.training.fit_head(model, many, batch_size=BATCH, **options)
     epochs[f"`fit_head`, {len(many.labels)} clips"] = np.array(timer.seconds[1:]) * 1000 / len(many.labels)
     titles = {f"{options['epochs']} epochs, frozen EfficientNetB0": total, "an epoch after the first": epochs}
-    for what, times in titles.items():
-        print(f"\n| {what}, {len(clips)} clips of {SECONDS} s | ms/clip | relative to the first |\n|---|---|---|")
+    for title, times in titles.items():
+        print(f"\n| {title}, {len(clips)} clips of {SECONDS} s | ms/clip | relative to the first |\n|---|---|---|")
         for name, milliseconds in times.items():
             print_row(name, milliseconds, np.median(next(iter(times.values()))))
 
 
 def frozen_keras_model():
-    """Return the model of Keras' layers and application that corresponds to `classifier()`."""
+    """Return a model with the network of `keras.applications` that corresponds to `classifier()`."""
     network = keras.applications.EfficientNetB0(
         include_top=False, weights=None, input_shape=(MELS, FRAMES, 1), pooling="avg"
     )
@@ -257,7 +266,7 @@ def frozen_keras_model():
 
 
 class EpochTimer(keras.callbacks.Callback):
-    """Measures the seconds of each epoch."""
+    """Callback that measures the time of each epoch in s."""
 
     def __init__(self):
         super().__init__()
@@ -271,6 +280,7 @@ class EpochTimer(keras.callbacks.Callback):
 
 
 def start(flags):
+    """Measure the imports, and the steps from the start of a process to a prediction."""
     seconds = {"import keras": [], "import genrekeras": []}
     for _ in range(flags.rounds):
         for code, times in seconds.items():
@@ -298,6 +308,7 @@ def start(flags):
 
 
 def threads(flags):
+    """Compare settings of threads, for one process and for two processes that run at the same time."""
     settings = {
         "default of torch": {"GOMP_SPINCOUNT": "300000"},
         "settings of genrekeras' programs": {},
@@ -311,7 +322,7 @@ def threads(flags):
         for name, setting in settings.items():
             runs = [new_process("time_inference()", setting) for _ in range(count)]
             for run in runs:
-                run.stdout.readline()  # waits until it is ready
+                run.stdout.readline()  # Wait until the process is ready.
             for run in runs:
                 run.stdin.write("go\n")
                 run.stdin.flush()
@@ -321,7 +332,7 @@ def threads(flags):
 
 
 def time_inference():
-    """Print the ms/clip of a network, after a line on standard input."""
+    """Wait for a line on standard input, measure the time of a network, and print the time in ms per clip."""
     network = folding.for_inference(backbones.FeatureExtractor("efficientnet_b0", (MELS, FRAMES, 1)))
     images = np.random.default_rng(0).uniform(0, 255, (BATCH, MELS, FRAMES, 1)).astype("float32")
     network.predict_on_batch(images)
@@ -332,6 +343,7 @@ def time_inference():
 
 
 def memory(flags):
+    """Measure the peak memory of two kinds of training."""
     print("\n| memory beyond the model, one crop of 1 s of each clip | MB |\n|---|---|")
     for count in (40,) if SMOKE else (2000, 8000):
         with tempfile.TemporaryDirectory() as folder:
@@ -342,35 +354,37 @@ def memory(flags):
 
 
 def print_peak_memory(work, folder):
-    """Print the peak memory of a function in MB, beyond that of a model after its first batch."""
+    """Print the peak memory of a function in MB, minus the memory of the process after the first training batch."""
     import psutil
 
     model = gk.GenreClassifier(pretrained=None, fine_tune="head" if work is fit_features else "all", clip_seconds=1.0)
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.train_on_batch(np.zeros((BATCH, 22050)), np.zeros(BATCH))
     resident = psutil.Process().memory_info
-    most = [resident().rss]
+    sizes = [resident().rss]
     thread = threading.Thread(target=work, args=[model, gk.datasets.load_fma(folder), folder])
     thread.start()
     while thread.is_alive():
-        most.append(resident().rss)
+        sizes.append(resident().rss)
         time.sleep(0.01)
-    print(round((max(most) - most[0]) / 1e6))
+    print(round((max(sizes) - sizes[0]) / 1e6))
 
 
 def fit_features(model, data, folder):
+    """Train and evaluate the last layer on cached features."""
     train, validation = (gk.training.extract_features(model, split, folder) for split in (data.train, data.validation))
     gk.training.fit_head(model, train, validation, epochs=3, verbose=0)
     gk.evaluation.evaluate(model, data.train)
 
 
 def fit_clips(model, data, folder):
-    held_out = gk.datasets.batches(data.validation, BATCH, 1.0)
-    model.fit(gk.datasets.batches(data.train, BATCH, 1.0, shuffle=True), validation_data=held_out, verbose=0)
+    """Train all layers on clips for one epoch."""
+    validation = gk.datasets.batches(data.validation, BATCH, 1.0)
+    model.fit(gk.datasets.batches(data.train, BATCH, 1.0, shuffle=True), validation_data=validation, verbose=0)
 
 
 def new_process(call, environment):
-    """Start a process that calls a function of this file, and return it; its output can be read."""
+    """Start a process that calls a function of this file, and return the process. Its output can be read."""
     command = [sys.executable, "-W", "ignore", "-c", f"import speed; speed.{call}"]
     command += ["--smoke"] if SMOKE else []
     folder = os.path.dirname(os.path.abspath(__file__))

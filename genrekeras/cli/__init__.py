@@ -14,7 +14,7 @@ class _Main(OrderedGroup):
         try:
             return super().invoke(context)
         except click.ClickException as error:
-            error.message = printable(error.message or "", keep="\n")  # it may contain file names
+            error.message = printable(error.message or "", keep="\n")  # The message may contain file names.
             raise
 
 

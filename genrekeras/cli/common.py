@@ -1,7 +1,8 @@
-"""Options, error handling, models and data that several commands share.
+"""Options, error handling, and loading of models and data, for several commands.
 
-The modules of the command line import Keras, pandas and Matplotlib inside the commands: these imports take seconds, and
-help and usage errors should appear at once. For the same reason, the tuples below are copies.
+The modules of the command line import Keras, pandas and Matplotlib inside the commands, because these imports take
+seconds. Help and usage errors appear without that delay. For the same reason, the tuples below are copies of tuples in
+the library.
 """
 
 import contextlib
@@ -25,10 +26,10 @@ class OrderedGroup(click.Group):
         return list(self.commands)
 
 
-class _SavedModel(click.ParamType):
-    """A preset, a `.keras` file, or the output folder of an experiment.
+class _ModelType(click.ParamType):
+    """Parameter type of a model: a preset, a `.keras` file, or the output folder of an experiment.
 
-    The value is the name of the preset, or the path of the `.keras` file.
+    `convert` returns the name of the preset, or the path of the `.keras` file.
     """
 
     name = "model"
@@ -40,7 +41,7 @@ class _SavedModel(click.ParamType):
         if not os.path.isfile(path):
             self.fail(
                 f"There is no model file {path}. The model must be a preset ({', '.join(PRESETS)}), a .keras file, or "
-                "the output folder of an experiment, which holds model.keras.",
+                "the output folder of an experiment, which contains model.keras.",
                 parameter,
                 context,
             )
@@ -51,12 +52,12 @@ MODEL = click.option(
     "-m",
     "--model",
     "path",
-    type=_SavedModel(),
+    type=_ModelType(),
     default=PRESETS[0],
     show_default=True,
     help="A preset, a .keras file, or the output folder of an experiment.",
 )
-MODEL_FILE = click.argument("path", metavar="[MODEL]", type=_SavedModel(), default=PRESETS[0])
+MODEL_FILE = click.argument("path", metavar="[MODEL]", type=_ModelType(), default=PRESETS[0])
 FILE = click.argument("file", type=click.Path())
 FILES = click.argument("files", nargs=-1, required=True, type=click.Path())
 FOLDER = click.argument("folder", type=click.Path(file_okay=False))
@@ -82,12 +83,12 @@ MAX_CLIPS = click.option(
 
 
 def file_to_write(*names, endings, **options):
-    """Return an option for an output file, which is checked before the command starts.
+    """Return an option for an output file. The path of the file is checked before the command starts.
 
     Args:
         names: str, names of the option.
-        endings: tuple of str, accepted endings of the file; empty for any.
-        options: arguments of `click.option`.
+        endings: tuple of str, accepted endings of the file. Empty if all endings are accepted.
+        options: further arguments of `click.option`.
     """
 
     def check(context, parameter, path):
@@ -112,9 +113,9 @@ def check_ending(path, endings, parameter=None, otherwise=""):
 
     Args:
         path: str.
-        endings: sequence of str.
-        parameter: `click.Parameter`; the default is `--output` of the current command.
-        otherwise: str, an alternative, appended to the message.
+        endings: sequence of str, accepted endings.
+        parameter: `click.Parameter` that the message names. `None` means `--output` of the current command.
+        otherwise: str, text that is appended to the rule in the message, such as an alternative.
     """
     if not path.lower().endswith(tuple(endings)):
         context = click.get_current_context()
@@ -126,7 +127,7 @@ def check_ending(path, endings, parameter=None, otherwise=""):
 
 @contextlib.contextmanager
 def error_handling():
-    """Run the body of a command: print expected errors without a traceback, and warnings as notes."""
+    """Context manager for a command: print expected errors without a traceback, and print warnings as notes."""
     from genrekeras.utils import process
 
     try:
@@ -135,28 +136,28 @@ def error_handling():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = lambda message, *arguments, **options: echo(f"Note: {message}", err=True)
             yield
-    except BrokenPipeError:  # the reader of the output has ended; click exits quietly
+    except BrokenPipeError:  # The reader of the output has ended. click then exits without a message.
         raise
     except (OSError, ValueError, ImportError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt as error:
-        raise click.ClickException("interrupted. Finished work is kept; run the command again to continue.") from error
+        raise click.ClickException("interrupted. Finished work is kept. Run the command again to continue.") from error
 
 
 def echo(text, err=False):
-    """Print text that may contain names of files or genres; escape control characters other than newlines."""
+    """Print text, such as names of files or genres, and escape its control characters except newlines."""
     click.echo(printable(text, keep="\n"), err=err)
 
 
 def model_file(model):
-    """Return the path of the `.keras` file of a preset or a path."""
+    """Return the path of the `.keras` file of a model option, which is the name of a preset or a path."""
     from genrekeras.models.presets import preset_file
 
     return preset_file(model) if model in PRESETS else model
 
 
 def load_model(model):
-    """Load the `GenreClassifier` of a preset or a path."""
+    """Load the `GenreClassifier` of a model option, which is the name of a preset or a path."""
     from genrekeras.models import saving
 
     return saving.load_model(model_file(model))
@@ -165,17 +166,17 @@ def load_model(model):
 def load_data(folder, subset, protocol, model, split):
     """Load FMA, or music in one folder per genre, to evaluate a model.
 
-    If the model lacks a genre of the data, the error is raised before any file is decoded.
-
     Args:
-        folder, subset, protocol, split: str, arguments of the command; `protocol` may be `None`.
+        folder, subset, split: str, arguments of the command.
+        protocol: str, argument of the command. `None` uses the default protocol of the data.
         model: `GenreClassifier`.
 
     Returns:
-        The `Dataset` and its `Split`.
+        tuple: the `Dataset`, and the `Split` of the dataset.
 
     Raises:
-        ValueError: the model lacks a genre of the data, or the split has no clips.
+        ValueError: a genre of the data is not a genre of the model, or the split has no clips. The genres are checked
+            before any file is decoded.
     """
     from genrekeras.datasets import fma
     from genrekeras.datasets.folder import find_files, load_folder
@@ -187,7 +188,7 @@ def load_data(folder, subset, protocol, model, split):
         data = fma.load_fma(folder, subset, **options)
     else:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `load_folder` issues the same warnings
+            warnings.simplefilter("ignore")  # `load_folder` repeats these warnings.
             match_genres(find_files(folder)["genre"], model.genres)
         data = load_folder(folder, **options)
     clips = getattr(data, split)
@@ -199,13 +200,13 @@ def load_data(folder, subset, protocol, model, split):
     return data, clips
 
 
-def bar(share, width=30):
-    """Return a bar of blocks for a share from 0 to 1; it has at most `width` characters."""
-    eighths = round(share * width * 8)
+def bar(fraction, width=30):
+    """Return a bar for a fraction in [0, 1], drawn with at most `width` block characters."""
+    eighths = round(fraction * width * 8)
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
 
 
 def print_errors(errors):
-    """Print a line on standard error for each row of a table with the columns `path` and `error`."""
+    """Print one line on standard error for each row of a table with the columns `path` and `error`."""
     for row in errors.itertuples():
         click.echo(printable(f"{row.path}: {row.error}"), err=True)

@@ -42,14 +42,14 @@ from genrekeras.utils.progress import printable
 def predict(context, files, path, as_csv, as_json, output, top, max_clips, workers, write_tags, keep_copies):
     """Predict the genre of audio files.
 
-    FILES are audio files, or folders that are searched for audio files recursively. Clips are taken from each track at
-    even distances, and their probabilities are averaged. A prediction has low confidence if its probability is low, or
-    if the track is unlike the training data.
+    FILES are audio files, or folders that are searched for audio files recursively. The model processes evenly spaced
+    clips of each track, and the probabilities of the clips are averaged. A prediction has low confidence if its
+    probability is low, or if the track is unlike the training data.
 
-    With --output FILE, finished rows are kept in FILE.journal. A later call with the same FILE, model and --max-clips
+    With --output FILE, finished rows are stored in FILE.journal. A later call with the same FILE, model and --max-clips
     processes only files that are new or have changed.
 
-    The exit code is 0 if all files could be read (and tagged), 1 if some could not, and 2 if the call is invalid.
+    The exit code is 0 on success, 1 if some files could not be read or tagged, and 2 if the arguments are invalid.
     """
     output_format = _output_format(as_csv, as_json, output)
     with error_handling():
@@ -58,22 +58,22 @@ def predict(context, files, path, as_csv, as_json, output, top, max_clips, worke
         paths = inference.find_files(files)
         journal = _journal(output)
         table = load_model(path).predict_files(paths, max_clips=max_clips, workers=workers, journal=journal)
-        text = {"csv": _as_csv, "json": _as_json, None: _as_bars}[output_format](table, top)
-        text = text.encode("utf-8", "surrogateescape")  # file names may hold other bytes
+        text = _FORMATTERS[output_format](table, top)
+        text = text.encode("utf-8", "surrogateescape")  # Some file names are not UTF-8.
         if output is None:
             click.echo(text, nl=False)
         else:
             with atomic_write(output) as temporary, open(temporary, "wb") as file:
                 file.write(text)
-        unread = table[table["error"].notna()]
+        unreadable = table[table["error"].notna()]
         if output_format:
-            print_errors(unread)
-        if len(unread):
-            click.echo(f"{len(unread)} of {len(table)} files could not be read.", err=True)
+            print_errors(unreadable)
+        if len(unreadable):
+            click.echo(f"{len(unreadable)} of {len(table)} files could not be read.", err=True)
         tag_errors = _write_tags(table[table["error"].isna()], keep_copies) if write_tags else []
         for error in tag_errors:
             echo(str(error), err=True)
-    context.exit(1 if len(unread) or tag_errors else 0)
+    context.exit(1 if len(unreadable) or tag_errors else 0)
 
 
 @click.command()
@@ -82,17 +82,21 @@ def predict(context, files, path, as_csv, as_json, output, top, max_clips, worke
 @file_to_write(
     "-o", "--output", endings=(*PICTURES, ".csv"), help="Write a .png, .pdf or .svg figure, or a .csv table."
 )
-@click.option("--hop-seconds", type=float, help="Maximum time between clip starts.  [default: half a clip]")
+@click.option(
+    "--hop-seconds",
+    type=float,
+    help="Maximum time between the starts of two clips, in seconds.  [default: half a clip]",
+)
 def timeline(file, path, output, hop_seconds):
     """Predict the genre along a track.
 
-    FILE is split into clips that overlap by half, unless --hop-seconds is given. The most probable genre of each clip
-    is printed. With --output, the probabilities of all genres are written to a figure or a table instead.
+    FILE is split into clips. Consecutive clips overlap by half, unless --hop-seconds is given. The most probable genre
+    of each clip is printed. With --output, the probabilities of all genres are written to a figure or a table instead.
     """
     with error_handling():
         table = load_model(path).predict_timeline(file, hop_seconds=hop_seconds)
         if output is None:
-            click.echo(_as_text(table), nl=False)
+            click.echo(_format_timeline(table), nl=False)
             return
         if output.lower().endswith(".csv"):
             with atomic_write(output) as temporary:
@@ -116,8 +120,8 @@ def timeline(file, path, output, hop_seconds):
 def similar(context, file, files, path, count, max_clips):
     """List the files that are most similar to a file.
 
-    FILES are audio files, or folders that are searched for audio files recursively; FILE may be among them. The score
-    is the cosine similarity of the mean features of two files, at most 1.
+    FILES are audio files, or folders that are searched for audio files recursively. FILE may be among them. The printed
+    score is the cosine similarity of the mean features of two files. The maximum is 1.
 
     The exit code is 1 if some files could not be read.
     """
@@ -167,9 +171,9 @@ def map_command(context, files, path, output, max_clips):
     "--offset", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Start of the clip, in seconds."
 )
 def spectrogram(file, path, output, offset):
-    """Draw the spectrogram that is the input of a model's network.
+    """Draw the spectrogram that a model computes.
 
-    The figure shows the gray image that the model's front end computes from a clip of FILE.
+    The figure shows the gray image that the front end of the model computes from a clip of FILE.
     """
     with error_handling():
         import keras
@@ -185,12 +189,13 @@ def spectrogram(file, path, output, offset):
 
 
 def _write_tags(table, keep_copies):
-    """Write the genre of each file into its tags, except at low confidence, and return the errors of failed files."""
+    """Write predicted genres into the tags of files, except at low confidence. Return the errors of failed files."""
     from genrekeras import tags
     from genrekeras.utils import progress
 
     errors = []
-    confident = table[table["low_confidence"] != True]  # noqa: E712 - None if the model is not calibrated
+    # `low_confidence` is True, False, or None if the model has no thresholds. Tags are written for False and None.
+    confident = table[table["low_confidence"] != True]  # noqa: E712
     with progress.bar(len(confident), "Writing tags", "file") as progress_bar:
         for row in confident.itertuples():
             try:
@@ -202,7 +207,7 @@ def _write_tags(table, keep_copies):
 
 
 def _output_format(as_csv, as_json, output):
-    """Return the format of the output: "csv", "json", or None for text."""
+    """Return the format of the output: "csv", "json", or `None` for text."""
     if as_csv and as_json:
         raise click.UsageError("--csv and --json exclude each other.")
     if as_csv or as_json:
@@ -214,20 +219,22 @@ def _output_format(as_csv, as_json, output):
 
 
 def _journal(output):
-    """Return the path of the journal of an output file, or `None`: a stream has no journal."""
+    """Return the path of the journal of an output file. Return `None` for a stream or without an output file."""
     return None if output is None or is_stream(output) else f"{output}.journal"
 
 
-def _as_csv(table, top):
-    return table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)  # a carriage return in a name must not end the row
+def _format_csv(table, num_genres):
+    # Text is quoted, so that a carriage return in a file name does not end the row.
+    return table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
 
 
-def _as_json(table, top):
+def _format_json(table, num_genres):
     rows = [{key: None if value != value else value for key, value in row.items()} for row in table.to_dict("records")]
     return json.dumps(rows, indent=1) + "\n"
 
 
-def _as_bars(table, top):
+def _format_text(table, num_genres):
+    """Return text with a bar for the probability of each of the most probable genres of each file."""
     from genrekeras import inference
 
     genres = inference.genres_of(table)
@@ -242,20 +249,26 @@ def _as_bars(table, top):
         lines.append(f"{name}   ({row['seconds']:.0f} s{confidence})")
         if row["warning"]:
             lines.append(f"  warning: {printable(row['warning'])}")
-        shares = sorted(((row[f"probability_{genre}"], genre) for genre in genres), key=lambda share: -share[0])
-        lines += [f"  {printable(genre):<{width}} {share:6.1%}  {bar(share)}" for share, genre in shares[:top]]
+        probabilities = {genre: row[f"probability_{genre}"] for genre in genres}
+        for genre in sorted(genres, key=lambda genre: -probabilities[genre])[:num_genres]:
+            probability = probabilities[genre]
+            lines.append(f"  {printable(genre):<{width}} {probability:6.1%}  {bar(probability)}")
     return "\n".join(lines) + "\n"
 
 
-def _as_text(table):
-    """Return a line with the most probable genre for each clip of a timeline."""
+_FORMATTERS = {"csv": _format_csv, "json": _format_json, None: _format_text}
+
+
+def _format_timeline(table):
+    """Return one line of text per clip of a timeline, with the most probable genre of the clip."""
     from genrekeras import inference
 
     genres = inference.genres_of(table)
     width = max(len(printable(genre)) for genre in genres)
     lines = []
     for row in table.to_dict("records"):
-        share, genre = max(((row[f"probability_{genre}"], genre) for genre in genres), key=lambda share: share[0])
+        genre = max(genres, key=lambda genre: row[f"probability_{genre}"])
+        probability = row[f"probability_{genre}"]
         times = "-".join("{}:{:02d}".format(*divmod(round(row[end]), 60)) for end in ("start", "end"))
-        lines.append(f"{times:>13}  {printable(genre):<{width}} {share:6.1%}  {bar(share)}\n")
+        lines.append(f"{times:>13}  {printable(genre):<{width}} {probability:6.1%}  {bar(probability)}\n")
     return "".join(lines)

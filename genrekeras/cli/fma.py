@@ -1,4 +1,4 @@
-"""Commands for FMA: download, check, build, spectrograms."""
+"""Commands for the dataset FMA: download, check, build, spectrograms."""
 
 import os
 import shlex
@@ -23,11 +23,11 @@ def group():
 @click.option("--remove-archives", is_flag=True, help="Remove each archive after it is unpacked.")
 @click.option("--base-url", help="URL of a mirror of the archives.  [default: the server of FMA]")
 def download(folder, subset, only, remove_archives, base_url):
-    """Download FMA into FOLDER, verify and unpack it.
+    """Download FMA into FOLDER, verify the archives, and unpack them.
 
-    The subset small has 8,000 clips (7.2 GiB), medium 25,000 (22 GiB), large 106,574 (93 GiB), and full the 106,574
-    complete tracks (879 GiB). The metadata have 342 MiB. Until the archives are removed, twice the disk space is
-    needed.
+    The subset small has 8,000 clips (7.2 GiB), medium has 25,000 clips (22 GiB), and large has 106,574 clips (93 GiB).
+    The subset full has 106,574 complete tracks (879 GiB). The metadata have 342 MiB. Until the archives are removed,
+    the subset needs twice the disk space.
     """
     with error_handling():
         from genrekeras.datasets import fma
@@ -69,11 +69,11 @@ def check(context, folder, subset, table):
 @click.option(
     "--beam",
     metavar="OPTIONS",
-    help='Build with Apache Beam and these options, such as "--runner=DirectRunner --direct_num_workers=8 '
+    help='Decode with Apache Beam and these options, such as "--runner=DirectRunner --direct_num_workers=8 '
     '--direct_running_mode=multi_processing".',
 )
 def build(folder, subset, sample_rate, prepared_dir, beam):
-    """Decode the clips in FOLDER and store them for training."""
+    """Decode the clips in FOLDER, and store them for training."""
     with error_handling():
         from genrekeras.datasets import fma
         from genrekeras.datasets.splits import leakage
@@ -95,10 +95,11 @@ def build(folder, subset, sample_rate, prepared_dir, beam):
 @SUBSET
 @file_to_write("-o", "--output", endings=(".npz",), required=True, help="The .npz file to write.")
 def spectrograms(folder, subset, output):
-    """Write spectrograms for training without audio.
+    """Write a file of spectrograms, for training without audio.
 
-    The clips in FOLDER are built at 44,100 Hz first. The file has 128 frames of each clip (16 KiB), sampled from its
-    first 29.98 s (clips of FMA have 29.98 or 30.00 s). experiments/train_ensemble.py trains on it.
+    If necessary, the clips in FOLDER are first decoded and stored at 44,100 Hz. The file contains 128 frames of each
+    clip (16 KiB). The frames are sampled from the first 29.98 s of the clip, because clips of FMA have 29.98 or 30.00
+    s. The script experiments/train_ensemble.py trains on this file.
     """
     with error_handling():
         import genrekeras as gk
@@ -122,7 +123,7 @@ def spectrograms(folder, subset, output):
 
 
 def _protocol_of_table(folder):
-    """Return the protocol for the table in a folder: tracks.csv has official splits, train_labels.csv has none."""
+    """Return "official" if the folder contains tracks.csv, else "random": train_labels.csv has no official splits."""
     from genrekeras.datasets import fma
 
     return "official" if os.path.basename(fma.find_table(folder)) == "tracks.csv" else "random"

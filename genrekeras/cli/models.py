@@ -25,14 +25,14 @@ from genrekeras.utils.io import atomic_write, format_size
 from genrekeras.utils.progress import printable
 
 _COLUMNS = 80
-# Copies of the endings in `genrekeras.export.FORMATS`, and of its quantizations for LiteRT.
+# Copies of values in `genrekeras.export.FORMATS`: the endings of all formats, and the quantizations of LiteRT.
 EXPORTS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "saved_model": "", "litert": ".tflite"}
 QUANTIZE = ("float16", "int8")
 
 
 @click.command()
 @MODEL_FILE
-@file_to_write("--card", endings=(".md",), help="Write a model card, in the format of model hubs, to this .md file.")
+@file_to_write("--card", endings=(".md",), help="Write a model card for model hubs to this .md file.")
 def info(path, card):
     """Show a model's architecture, training data and scores.
 
@@ -72,8 +72,8 @@ def info(path, card):
 def evaluate(folder, path, subset, protocol, split, crops, output, picture):
     """Evaluate a model on labelled music.
 
-    FOLDER is FMA, or music in one folder per genre. The names of the folders must be genres of the model, but the
-    music may lack some of the model's genres.
+    FOLDER contains FMA, or one folder of music per genre. The names of these folders must be genres of the model. Not
+    every genre of the model needs a folder.
     """
     with error_handling():
         from genrekeras import evaluation
@@ -83,10 +83,10 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
         report = evaluation.evaluate(model, clips, crop="even", crops=crops)
         width = max(len(printable(genre)) for genre in report.genres)
         click.echo(printable(f"{data}\n{report}\n\n{'':<{width}} recall        95 %", keep="\n"))
-        for genre, share in report.genre_recall.items():
-            if share is not None:
+        for genre, recall in report.genre_recall.items():
+            if recall is not None:
                 low, high = report.genre_recall_interval[genre]
-                click.echo(f"{printable(genre):<{width}} {share:6.1%}  {low:5.0%} to {high:4.0%}  {bar(share)}")
+                click.echo(f"{printable(genre):<{width}} {recall:6.1%}  {low:5.0%} to {high:4.0%}  {bar(recall)}")
         if output:
             report.to_json(output)
         if picture:
@@ -104,18 +104,20 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
     type=click.FloatRange(0, 1, max_open=True),
     default=0.05,
     show_default=True,
-    help="Share of the correctly classified tracks that each of the two limits marks as low confidence.",
+    help="Fraction of the correctly classified tracks that each of the two limits marks as low confidence.",
 )
 @file_to_write("-o", "--output", endings=(".keras",), required=True, help="The .keras file to write.")
 @file_to_write(
-    "--picture", endings=PICTURES, help="Draw the reliability before and after to this .png, .pdf or .svg file."
+    "--picture",
+    endings=PICTURES,
+    help="Draw reliability diagrams, before and after calibration, to this .png, .pdf or .svg file.",
 )
 def calibrate(folder, path, subset, protocol, crops, rejection_rate, output, picture):
     """Calibrate the probabilities of a model on held-out music.
 
-    FOLDER is FMA, or music in one folder per genre, as for `evaluate`; its validation split is used. The weights of the
-    last layer are divided by the temperature that minimizes the log-loss. The limits of probability and
-    out-of-distribution score beyond which a prediction has low confidence are stored in the new model.
+    FOLDER contains FMA, or one folder of music per genre. The validation split is used. The weights of the last layer
+    are divided by the temperature that minimizes the log-loss. Two thresholds are stored in the new model: a prediction
+    has low confidence if its probability is too low, or if its out-of-distribution score is too high.
     """
     with error_handling():
         from genrekeras import evaluation, visualization
@@ -146,7 +148,7 @@ def calibrate(folder, path, subset, protocol, crops, rejection_rate, output, pic
 @click.option(
     "--quantize",
     type=click.Choice(QUANTIZE),
-    help="Quantize the convolution kernels of the backbone; for litert.",
+    help="Quantize the convolution kernels of the backbone. Only for litert.",
 )
 @click.option(
     "-o",
@@ -154,16 +156,15 @@ def calibrate(folder, path, subset, protocol, crops, rejection_rate, output, pic
     type=click.Path(),
     help="The file to write.  [default: the name of MODEL with the ending of the format]",
 )
-@click.option(
-    "--clips", type=click.Path(), help="Audio file or folder for the comparison.  [default: synthetic sounds]"
-)
+@click.option("--clips", type=click.Path(), help="Audio file or folder to compare on.  [default: synthetic sounds]")
 def export(path, target, quantize, output, clips):
     """Export a model for another runtime.
 
     MODEL is a preset, a .keras file, or the output folder of an experiment. The default is the preset fma_small.
 
-    The exported model is run by its own runtime and compared with MODEL. It is kept only if the probabilities agree.
-    It contains the genres, sample rate and clip length of MODEL.
+    The exported model is run in its own runtime, and its probabilities are compared with those of MODEL. The exported
+    file is kept only if the probabilities agree. The file also contains the genres, sample rate and clip length of
+    MODEL.
     """
     if output is not None and EXPORTS[target]:
         check_ending(output, [EXPORTS[target]])
@@ -172,15 +173,18 @@ def export(path, target, quantize, output, clips):
 
         model = load_model(path)
         if clips is not None:
-            clips = _clips(model, clips)
+            clips = _load_clips(model, clips)
         if output is None:
             output = os.path.splitext(path)[0] + (EXPORTS[target] or "_saved_model")
         difference = exports.export(model, output, target, clips, quantize=quantize)
         click.echo(f"{output}: probabilities equal those of {path} within {difference:.1g}")
 
 
-def _clips(model, path):
-    """Return the first clips of up to 16 files, `(clips, samples)`; of a single file also the reversed clip."""
+def _load_clips(model, path):
+    """Return the first clip of each of up to 16 files, `(clips, samples)`.
+
+    The comparison needs at least two clips. For a single file, the second clip is the reversed first clip.
+    """
     import numpy as np
     from genrekeras import audio, inference
 

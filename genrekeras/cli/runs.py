@@ -10,7 +10,7 @@ from genrekeras.utils.io import atomic_write
 from genrekeras.utils.progress import printable
 
 _COLUMNS = 80
-_MAX_NAME_WIDTH = 12  # the figures need the rest of a line
+_MAX_NAME_WIDTH = 12  # The scores need the rest of a line.
 
 
 @click.command()
@@ -19,7 +19,7 @@ _MAX_NAME_WIDTH = 12  # the figures need the rest of a line
 def report(folder, output):
     """Write an HTML report of a training run.
 
-    RUN is the output folder of an experiment, finished or interrupted. The report is one self-contained file.
+    RUN is the output folder of a finished or interrupted experiment. The report is one self-contained file.
     """
     from genrekeras import reports
 
@@ -39,7 +39,7 @@ def report(folder, output):
     help="The split to compare.",
 )
 @click.option(
-    "--first-clip", is_flag=True, help="Compare predictions of the first clip of each track, not of several clips."
+    "--first-clip", is_flag=True, help="Compare predictions for the first clip of each track instead of several clips."
 )
 @file_to_write(
     "-o", "--output", endings=(*PICTURES, ".csv"), help="Write a .png, .pdf or .svg figure, or a .csv table."
@@ -47,32 +47,33 @@ def report(folder, output):
 def compare(runs, split, first_clip, output):
     """Compare the scores of several runs.
 
-    RUNS are output folders of experiments, or .json files that `genrekeras evaluate` wrote. All must be evaluated on
-    the same clips. Each accuracy is compared with that of the first run. The interval of the difference is that of a
-    paired bootstrap over clips: if it contains 0, the difference may be due to chance.
+    RUNS are output folders of experiments, or .json files that `genrekeras evaluate` wrote. All runs must be evaluated
+    on the same clips. Each accuracy is compared with the accuracy of the first run. The interval of the difference is
+    estimated by a paired bootstrap over clips. If the interval contains 0, the difference may be due to chance.
     """
     from genrekeras import visualization
     from genrekeras.evaluation import comparison
 
     with error_handling():
         names = _short_names(runs)
-        reports = {name: _report(run, split, first_clip) for name, run in zip(names, runs, strict=True)}
+        reports = {name: _load_report(run, split, first_clip) for name, run in zip(names, runs, strict=True)}
         table = comparison.compare(reports)
         first = next(iter(reports.values()))
-        same = (table["input_coverage"] == first.input_coverage).all()
-        coverage = f", {first.input_coverage}" if same and first.input_coverage else ""
+        is_same_coverage = (table["input_coverage"] == first.input_coverage).all()
+        coverage = f", {first.input_coverage}" if is_same_coverage and first.input_coverage else ""
         title = f"{first.split}, {first.protocol} protocol, {len(first.labels)} clips{coverage}"
-        click.echo("\n".join([*_wrapped(title), ""]))
-        titles = [_wrapped(name if same else f"{name}: {text}") for name, text in table["input_coverage"].items()]
+        click.echo("\n".join([*_wrap(title), ""]))
+        titles = [name if is_same_coverage else f"{name}: {text}" for name, text in table["input_coverage"].items()]
+        titles = [_wrap(title) for title in titles]
         width = min(_MAX_NAME_WIDTH, max(len(lines[0]) for lines in titles))
         click.echo(f"{'':<{width}}  {'accuracy [95 %]':<21}  macro-F1  log-loss  difference [95 %]")
         for lines, row in zip(titles, table.itertuples(), strict=True):
-            if len(lines) > 1 or len(lines[0]) > width:  # a name that does not fit is printed above its figures
+            if len(lines) > 1 or len(lines[0]) > width:  # Print a long name above its scores.
                 click.echo("\n".join(lines))
                 lines = [""]
             accuracy = f"{row.accuracy:6.1%} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
             difference = ""
-            if row.difference == row.difference:  # NaN for the first run
+            if row.difference == row.difference:  # The difference is NaN for the first run.
                 low, high = 100 * row.difference_low, 100 * row.difference_high
                 difference = f"  {row.difference:+6.1%} [{low:+.1f}, {high:+.1f}]"
             click.echo(f"{lines[0]:<{width}}  {accuracy:<21}  {row.macro_f1:8.3f}  {row.log_loss:8.3f}{difference}")
@@ -83,8 +84,8 @@ def compare(runs, split, first_clip, output):
             visualization.comparison(table, output)
 
 
-def _report(run, split, first_clip):
-    """Return the `Report` of a run's folder or of a .json file."""
+def _load_report(run, split, first_clip):
+    """Return the `Report` in the output folder of an experiment, or in a .json file."""
     from genrekeras import reports
     from genrekeras.evaluation import Report
 
@@ -94,23 +95,24 @@ def _report(run, split, first_clip):
                 return Report.from_dict(json.load(file))
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{run} cannot be read as a report: {error}") from error
-    of_run = reports.load_run(run).reports
+    reports_of_run = reports.load_run(run).reports
     for name in [split] if first_clip else [f"{split}_tracks", split]:
-        if name in of_run:
-            return of_run[name]
-    raise ValueError(f"{run} holds no scores of the split {split}. It holds: {', '.join(of_run) or 'none'}.")
+        if name in reports_of_run:
+            return reports_of_run[name]
+    names = ", ".join(reports_of_run) or "none"
+    raise ValueError(f"{run} contains no scores of the split {split}. It contains: {names}.")
 
 
-def _wrapped(text):
-    """Return the lines of a text, each with at most 80 characters."""
+def _wrap(text):
+    """Split a text into lines of at most 80 characters."""
     return textwrap.wrap(printable(text), _COLUMNS, break_on_hyphens=False) or [""]
 
 
 def _short_names(runs):
-    """Return the last part of each path, with as many parent folders as are needed to make the names differ."""
+    """Return the last part of each path. Add parent folders until all names differ."""
     parts = [os.path.normpath(os.path.abspath(run)).split(os.sep) for run in runs]
     for count in range(1, max(map(len, parts))):
         names = ["/".join(part[-count:]) for part in parts]
         if len(set(names)) == len(names):
             return names
-    raise ValueError("RUNS must be different runs, but one is given twice.")
+    raise ValueError("RUNS must be different runs, but one run is given twice.")

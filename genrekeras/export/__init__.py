@@ -1,4 +1,4 @@
-"""Export of models to other runtimes, and loading of exported models."""
+"""Export models to other runtimes, and load exported models."""
 
 from genrekeras.export.base import CARD, ExportError, Format
 from genrekeras.export.conversion import FORMATS, TOLERANCES, export, load

@@ -1,8 +1,9 @@
-"""What all formats of exported models share."""
+"""Definitions that all export formats share."""
 
 from typing import NamedTuple
 
-CARD = "genrekeras.json"  # name of the card: genres, sample rate and clip length in the exported file
+# Name of the card in an exported file. The card is a JSON object with genres, sample rate and clip length.
+CARD = "genrekeras.json"
 
 
 class ExportError(ValueError):
@@ -13,13 +14,14 @@ class Format(NamedTuple):
     """A format of exported models.
 
     Attributes:
-        ending: str, ending of the file name; empty for a folder.
+        ending: str, ending of the file name. Empty if the format is a folder.
         backends: tuple of str, the Keras backends that can write the format.
-        write: function of (functional model, path, card, clips), and of `quantize` if there are such options.
-        run: function of a path that returns a function, `(batch, samples)` -> `(batch, genres)`, which runs the model
-            in the runtime of the format.
-        read_card: function of a path that returns the card.
-        quantize: tuple of str, number types other than float32 in which weights can be stored.
+        write: function `(functional model, path, card, clips)` that writes the exported model. If `quantize` is not
+            empty, the function also has an argument `quantize`.
+        run: function that loads the model at a path into the runtime of the format. It returns a function
+            `(batch, samples)` -> `(batch, genres)` that runs the model.
+        read_card: function that returns the card of the exported model at a path.
+        quantize: tuple of str, types other than float32 in which weights can be stored.
     """
 
     ending: str

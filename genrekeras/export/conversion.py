@@ -1,4 +1,4 @@
-"""Export a model (waveform -> probabilities) to other runtimes, and compare the result with the Keras model."""
+"""Export a model to another runtime, and compare the exported model with the Keras model."""
 
 import os
 import tempfile
@@ -11,9 +11,10 @@ from genrekeras.export.base import CARD, ExportError
 from genrekeras.utils.io import TEMPORARY
 from genrekeras.version import __version__
 
-# Maximum accepted difference of a probability, by number type of the weights. Measured with EfficientNet-Lite0 on 800
-# real spectrograms of FMA: 0.014 (float16) and 0.18 (int8). With the last layer in 8 bits too, it was 0.32, and 0.86
-# with last-layer weights of very unequal size.
+# Type of the weights -> largest accepted difference between probabilities of the exported model and the Keras model.
+# The differences of EfficientNet-Lite0 on 800 spectrograms of FMA were at most 0.014 (float16) and 0.18 (int8). If the
+# last layer was quantized to int8 too, the largest difference was 0.32. It was 0.86 if the weights of the last layer
+# had very unequal magnitudes.
 TOLERANCES = {None: 1e-3, "float16": 0.03, "int8": 0.25}
 FORMATS = {
     "onnx": onnx.FORMAT,
@@ -27,53 +28,57 @@ FORMATS = {
 def export(model, path, format, clips=None, tolerance=None, quantize=None):
     """Write a model in the format of another runtime.
 
-    The spectrogram is computed by matrix products (`dft="matmul"`), since most formats have no complex numbers.
-    Augmentation is omitted. The exported model is loaded in its own runtime and compared with the Keras model on single
-    clips and on a batch. It is moved to `path` only if all probabilities agree.
+    The exported model computes the probabilities of a waveform, including the spectrogram. It computes the spectrogram
+    by matrix products (`dft="matmul"`), because most formats have no complex numbers. Augmentation is omitted.
 
-    A quantized model stores the kernels of the backbone's convolutions in fewer bits, but computes in 32 bits: the file
-    is smaller, the model not faster. All other weights stay in 32 bits, such as the matrices of the spectrogram, which
-    span more than 80 dB, and the last layer. With `"int8"`, kernels of fewer than 1,024 numbers (the first layers) also
-    stay in 32 bits: quantizing them costs the most accuracy and saves little space.
+    The exported model is loaded in its own runtime, and compared with the Keras model on single clips and on a batch.
+    The file is moved to `path` only if all probabilities agree.
+
+    Quantization stores the kernels of the backbone's convolutions in fewer bits. The file is smaller, but the model is
+    not faster, because it still computes in 32 bits. All other weights stay in 32 bits. Among these are the last layer
+    and the matrices of the spectrogram, which span more than 80 dB. With `"int8"`, kernels with fewer than 1,024
+    weights also stay in 32 bits. These are the kernels of the first layers. To quantize them would cost the most
+    accuracy and save little space.
 
     Args:
         model: `GenreClassifier`.
-        path: str or path-like, ends in `.onnx`, `.xml` (OpenVINO, which writes a `.bin` too), `.tflite` or `.pt2`; for
-            `"saved_model"`, a new folder.
-        format: a key of `FORMATS`.
-        clips: `(n, samples)` float32, at least two clips for the comparison; `None` uses synthetic sounds.
-        tolerance: float > 0, maximum accepted difference of a probability. `None` uses `TOLERANCES`: 0.001, with
-            `"float16"` 0.03, with `"int8"` 0.25, which detects a broken model but not a small loss. To measure the
-            loss, compare on real clips and use the returned value.
-        quantize: `None`; or, for `"litert"`, `"float16"` or `"int8"` (with one scale per channel).
+        path: str or path-like, the file to write. It must end in `.onnx`, `.xml`, `.tflite` or `.pt2`. For
+            `"openvino"`, a `.bin` file is written beside the `.xml` file. For `"saved_model"`, a new folder.
+        format: str, a key of `FORMATS`.
+        clips: `(n, samples)` float32, at least two clips, on which the models are compared. `None` uses synthetic
+            sounds.
+        tolerance: float > 0, the largest accepted difference of a probability. `None` uses `TOLERANCES`: 0.001 for
+            float32, 0.03 for `"float16"` and 0.25 for `"int8"`. A tolerance of 0.25 detects a broken model, but not a
+            small loss of accuracy. To measure the loss, pass real clips, and use the returned value.
+        quantize: `None`, `"float16"` or `"int8"` (one scale per channel). Only `"litert"` can be quantized.
 
     Returns:
-        float, the maximum difference of a probability.
+        float, the largest difference between probabilities of the exported model and the Keras model.
 
     Raises:
-        ValueError: the format is unknown, cannot be written from this backend or cannot be quantized in this way;
-            `path` has a wrong ending or exists (`"saved_model"`); or `clips` have another shape.
-        ImportError: a package is missing.
+        ValueError: `format` is unknown, the Keras backend cannot write this format, the format does not support
+            `quantize`, `path` has a wrong ending, the folder for `"saved_model"` exists, or `clips` has a wrong shape.
+        ImportError: a package that the format needs is not installed.
         ExportError: the conversion fails, or the probabilities of the exported model differ.
         OSError: the file cannot be written.
 
     Warns:
-        UserWarning: the probabilities of the Keras model are the same for all clips, within the tolerance, so that the
-            comparison cannot distinguish a correct export from one that ignores its input.
+        UserWarning: the Keras model predicts almost the same probabilities for all clips. A wrong export that ignores
+            its input would then pass the comparison too.
     """
-    spec = _spec(format)
+    target = _get_format(format)
     path = os.path.abspath(os.fspath(path))
-    if keras.backend.backend() not in spec.backends:
+    if keras.backend.backend() not in target.backends:
         raise ValueError(
-            f"{format} can only be exported with the backend {' or '.join(spec.backends)}, and the backend is "
-            f"{keras.backend.backend()}. Save the model, and load it with KERAS_BACKEND={spec.backends[0]}."
+            f"{format} can only be exported with the backend {' or '.join(target.backends)}, but the backend is "
+            f"{keras.backend.backend()}. Save the model, and load it with KERAS_BACKEND={target.backends[0]}."
         )
-    if quantize is not None and quantize not in spec.quantize:
+    if quantize is not None and quantize not in target.quantize:
         raise ValueError(
-            f"`quantize` must be one of {(None, *spec.quantize)} for {format}. Received: quantize={quantize!r}"
+            f"`quantize` must be one of {(None, *target.quantize)} for {format}. Received: quantize={quantize!r}"
         )
     _check_ending(path, format)
-    if not spec.ending and os.path.exists(path):
+    if not target.ending and os.path.exists(path):
         raise ValueError(f"`path` must be a new folder. Received: path={path!r}")
     clips = _synthetic_clips(model) if clips is None else np.asarray(clips, "float32")
     if clips.ndim != 2 or len(clips) < 2 or clips.shape[1] != model.input_shape[1]:
@@ -92,37 +97,34 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
     }
     expected = model.predict(clips, verbose=0)
     spread = float(np.ptp(expected, axis=0).max())
-    if spread / 2 <= tolerance:  # the largest error of a constant output halfway between the extremes
+    if spread / 2 <= tolerance:  # A constant output at the midpoint is wrong by at most half the spread.
         warnings.warn(
-            f"The probabilities of the model differ by only {spread:.2g} between the {len(clips)} clips, and the "
-            f"tolerance is {tolerance:g}: an export that ignores its input would pass. The comparison cannot "
-            "distinguish a correct export from a wrong one. Compare on other clips, or export a trained model.",
+            f"The probabilities of the model differ by only {spread:.2g} between the {len(clips)} clips. A constant "
+            f"output would be within the tolerance of {tolerance:g} too, so the comparison cannot distinguish a correct"
+            " export from a wrong one. Compare on other clips, or export a trained model.",
             stacklevel=2,
         )
     folder, name = os.path.split(path)
     with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder) as temporary:
-        written = os.path.join(temporary, name)
-        with warnings.catch_warnings():  # tracing warns about fixed shapes
+        temporary_path = os.path.join(temporary, name)
+        with warnings.catch_warnings():  # Tracing a model causes warnings about fixed shapes.
             warnings.simplefilter("ignore")
             try:
-                spec.write(
-                    _called(model.for_export(), clips),
-                    written,
-                    card,
-                    clips,
-                    **({"quantize": quantize} if quantize else {}),
-                )
+                functional_model = model.for_export()
+                functional_model(clips[:1])  # Keras exports a model to ONNX only after a call.
+                options = {"quantize": quantize} if quantize else {}
+                target.write(functional_model, temporary_path, card, clips, **options)
             except (ImportError, OSError):
                 raise
-            except Exception as error:  # each converter raises errors of its own
+            except Exception as error:  # Converters raise different exception types.
                 raise ExportError(f"The conversion to {format} failed: {type(error).__name__}: {error}") from error
-        difference = _difference(spec, written, clips, expected, card)
+        difference = _difference(target, temporary_path, clips, expected, card)
         if not difference <= tolerance:
             raise ExportError(
                 f"{format}: probabilities differ from those of the Keras model by {difference:.2g}, more than the "
                 f"tolerance of {tolerance:g}. {path} was not written."
             )
-        # Files of weights are moved before the file that refers to them.
+        # Move the files of weights before the file that refers to them.
         for entry in sorted(os.listdir(temporary), key=lambda entry: entry == name):
             os.replace(os.path.join(temporary, entry), os.path.join(folder, entry))
     return difference
@@ -132,81 +134,84 @@ def load(path, format):
     """Load an exported model and its card.
 
     Args:
-        path: str or path-like.
-        format: a key of `FORMATS`.
+        path: str or path-like, an exported file, or the folder of a SavedModel.
+        format: str, a key of `FORMATS`.
 
     Returns:
-        tuple: a function, `(batch, samples)` float32 -> `(batch, genres)` float32, which runs the model in the runtime
-        of the format; and the card, a dict with `genres`, `sample_rate`, `clip_seconds`, `made_by` and more.
+        tuple `(run, card)`:
+
+        - `run`: function `(batch, samples)` float32 -> `(batch, genres)` float32. It runs the model in the runtime of
+          the format.
+        - `card`: dict with the keys `genres`, `sample_rate`, `clip_seconds`, `input`, `output`, `weights` and
+          `made_by`.
 
     Raises:
-        ValueError: the format is unknown, or `path` has a wrong ending.
+        ValueError: `format` is unknown, or `path` has a wrong ending.
         FileNotFoundError: `path` does not exist.
-        ImportError: a package is missing.
+        ImportError: a package that the format needs is not installed.
         ExportError: the file is damaged, has another format, or contains no card of genrekeras.
     """
-    spec, path = _spec(format), os.fspath(path)
+    target, path = _get_format(format), os.fspath(path)
     _check_ending(path, format)
     if not os.path.exists(path):
         raise FileNotFoundError(f"The exported model {path} does not exist.")
     try:
-        run = spec.run(path)
+        run = target.run(path)
     except ImportError:
         raise
-    except Exception as error:  # each runtime raises errors of its own
+    except Exception as error:  # Runtimes raise different exception types.
         raise ExportError(
             f"{path} cannot be loaded as {format}, because it is damaged or has another format: {_reason(error)}"
         ) from error
     try:
-        card = spec.read_card(path)
-        complete = {"genres", "sample_rate", "clip_seconds"} <= card.keys()
-    except Exception as error:  # each format raises errors of its own
+        card = target.read_card(path)
+        is_complete = {"genres", "sample_rate", "clip_seconds"} <= card.keys()
+    except Exception as error:  # Formats raise different exception types.
         raise ExportError(f"{path} contains no {CARD} that can be read: {_reason(error)}") from error
-    if not complete:
+    if not is_complete:
         raise ExportError(f"{path} contains a {CARD} that was not written by genrekeras. Received: keys={list(card)}")
     return run, card
 
 
 def _reason(error):
-    """Return the class and the first line of the message of an error."""
+    """Return the class of an error and the first line of its message."""
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
 
 
 def _check_ending(path, format):
+    """Raise `ValueError` if a path does not have the ending of the format."""
     ending = FORMATS[format].ending
     if not path.endswith(ending):
         raise ValueError(f"`path` must end in {ending} for {format}. Received: path={path!r}")
 
 
-def _spec(format):
+def _get_format(format):
+    """Return the `Format` with a given name. Raise `ValueError` if there is none."""
     if format not in FORMATS:
         raise ValueError(f"`format` must be one of {tuple(FORMATS)}. Received: format={format!r}")
     return FORMATS[format]
 
 
-def _called(model, clips):
-    """Call a model, which is required before the export to ONNX, and return it."""
-    model(clips[:1])
-    return model
+def _difference(target, path, clips, expected, card):
+    """Return the largest difference between the probabilities of an exported model and the expected probabilities.
 
-
-def _difference(spec, path, clips, expected, card):
-    """Return the maximum difference of a probability of an exported model, on single clips and on a batch."""
+    The exported model processes single clips and a batch. Its card must equal `card`.
+    """
     try:
-        run, read_card = spec.run(path), spec.read_card(path)
+        run, card_of_file = target.run(path), target.read_card(path)
         single = np.concatenate([run(clip[None]) for clip in clips])
         batch = run(clips)
     except ImportError:
         raise
-    except Exception as error:  # each runtime raises errors of its own
+    except Exception as error:  # Runtimes raise different exception types.
         raise ExportError(f"The exported model cannot be run by its own runtime: {error}") from error
-    if read_card != card:
-        raise ExportError(f"The exported model has the card {read_card}, and should have {card}.")
+    if card_of_file != card:
+        raise ExportError(f"The exported model has the card {card_of_file}, but should have {card}.")
     return float(max(np.abs(probabilities - expected).max() for probabilities in (single, batch)))
 
 
 def _synthetic_clips(model):
-    """Return noise, a chord, silence and a loud clipped tone: `(4, samples)` float32."""
+    """Return `(4, samples)` float32: noise, a chord, silence and a loud clipped tone."""
     rng, time = np.random.default_rng(0), np.arange(model.input_shape[1]) / model.sample_rate
     chord = sum(np.sin(2 * np.pi * hz * time) for hz in (220.0, 277.2, 329.6)) / 4
     clipped = np.clip(3 * np.sin(2 * np.pi * 110 * time), -1, 1)

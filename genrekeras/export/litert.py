@@ -7,18 +7,21 @@ from genrekeras.export.base import CARD, Format
 
 
 def write(model, path, card, clips, quantize=None):
+    """Export a model and its card to a `.tflite` file. See `Format`."""
     model.export(path, format="litert", verbose=False)
     if quantize:
         _quantize_litert(path, quantize)
-    with zipfile.ZipFile(path, "a") as file:  # appended to the model, as LiteRT's associated files are
+    # Append the card as a zip archive. LiteRT stores associated files in the same way.
+    with zipfile.ZipFile(path, "a") as file:
         file.writestr(CARD, json.dumps(card))
 
 
 def _quantize_litert(path, quantize):
     """Store the kernels of the backbone's convolutions as `"float16"` or `"int8"`.
 
-    TensorFlow's own converter also quantizes the last layer and, with 16 bits, the matrices of the spectrogram. With 8
-    bits it also quantizes activations at each call, which took LiteRT three times as long as 32 bits.
+    The converter of TensorFlow is not used, because it also quantizes the last layer. With 16 bits, it quantizes the
+    matrices of the spectrogram too. With 8 bits, it adds a quantization of activations to each call, and LiteRT then
+    needed three times as long as with 32 bits.
     """
     from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
 
@@ -38,6 +41,7 @@ def _quantize_litert(path, quantize):
 
 
 def run(path):
+    """Return a function that runs an exported model in LiteRT. See `Format`."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(path)
@@ -54,6 +58,7 @@ def run(path):
 
 
 def read_card(path):
+    """Return the card of a `.tflite` file."""
     with zipfile.ZipFile(path) as file:
         return json.loads(file.read(CARD))
 

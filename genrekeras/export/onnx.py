@@ -6,6 +6,7 @@ from genrekeras.export.base import CARD, Format
 
 
 def write(model, path, card, clips):
+    """Export a model and its card to an `.onnx` file. See `Format`."""
     import onnx
 
     model.export(path, format="onnx", verbose=False)
@@ -15,6 +16,7 @@ def write(model, path, card, clips):
 
 
 def run(path):
+    """Return a function that runs an exported model in ONNX Runtime. See `Format`."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -23,6 +25,7 @@ def run(path):
 
 
 def read_card(path):
+    """Return the card of an `.onnx` file."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

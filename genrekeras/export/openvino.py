@@ -7,6 +7,7 @@ from genrekeras.export.base import CARD, Format
 
 
 def write(model, path, card, clips):
+    """Export a model and its card to an `.xml` file and its `.bin` file. See `Format`."""
     import openvino
 
     model.export(path, format="openvino", verbose=False)
@@ -14,20 +15,22 @@ def write(model, path, card, clips):
     graph.set_rt_info(json.dumps(card), [CARD])
     with_card = f"{path[:-4]}-card.xml"
     openvino.save_model(graph, with_card, compress_to_fp16=False)
-    del graph  # it keeps the old .bin open
+    del graph  # The graph keeps the old .bin file open.
     for ending in (".xml", ".bin"):
         os.replace(f"{with_card[:-4]}{ending}", f"{path[:-4]}{ending}")
 
 
 def run(path):
+    """Return a function that runs an exported model in OpenVINO. See `Format`."""
     import openvino
 
-    # Without the hint, some processors compute in 16 bits: probabilities differed by 0.38.
+    # Without the hint, OpenVINO computes in 16 bits on some processors. The probabilities then differed by 0.38.
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda waveforms: compiled(waveforms)[0]
 
 
 def read_card(path):
+    """Return the card of an `.xml` file."""
     import openvino
 
     return json.loads(openvino.Core().read_model(path).get_rt_info([CARD]).astype(str))

@@ -1,4 +1,4 @@
-"""SavedModel: folders of TensorFlow."""
+"""SavedModel: folders that TensorFlow loads."""
 
 import json
 import os
@@ -7,13 +7,15 @@ from genrekeras.export.base import CARD, Format
 
 
 def write(model, path, card, clips):
+    """Export a model and its card to a SavedModel. See `Format`."""
     model.export(path, format="tf_saved_model", verbose=False)
-    os.makedirs(os.path.join(path, "assets.extra"))  # the folder that TensorFlow reserves for files of users
+    os.makedirs(os.path.join(path, "assets.extra"))  # TensorFlow reserves this folder for other files.
     with open(os.path.join(path, "assets.extra", CARD), "w", encoding="utf-8") as file:
         json.dump(card, file)
 
 
 def run(path):
+    """Return a function that runs an exported model in TensorFlow. See `Format`."""
     import tensorflow
 
     loaded = tensorflow.saved_model.load(path)
@@ -21,6 +23,7 @@ def run(path):
 
 
 def read_card(path):
+    """Return the card of a SavedModel."""
     with open(os.path.join(path, "assets.extra", CARD), encoding="utf-8") as file:
         return json.load(file)
 

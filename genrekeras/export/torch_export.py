@@ -6,6 +6,7 @@ from genrekeras.export.base import CARD, Format
 
 
 def write(model, path, card, clips):
+    """Export a model and its card to a `.pt2` file. See `Format`."""
     import torch
 
     class Module(torch.nn.Module):
@@ -16,13 +17,14 @@ def write(model, path, card, clips):
         def forward(self, waveform):
             return self.model(waveform, training=False)
 
-    # Keras' own export to torch fixes the batch size to 1.
+    # `keras.Model.export` is not used, because it fixes the batch size to 1.
     example = torch.from_numpy(clips[:2])
     program = torch.export.export(Module().eval(), (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
     torch.export.save(program, path, extra_files={CARD: json.dumps(card)})
 
 
 def run(path):
+    """Return a function that runs an exported model in PyTorch. See `Format`."""
     import torch
 
     module = torch.export.load(path).module()
@@ -30,6 +32,7 @@ def run(path):
 
 
 def read_card(path):
+    """Return the card of a `.pt2` file."""
     import torch
 
     extra = {CARD: ""}

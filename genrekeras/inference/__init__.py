@@ -1,4 +1,4 @@
-"""Inference: predictions and embeddings of audio files of any length."""
+"""Predictions and embeddings of audio files of any length."""
 
 from genrekeras.genres import genres_of
 from genrekeras.inference.clips import clip_starts, find_files, load_clips

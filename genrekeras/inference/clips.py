@@ -1,4 +1,4 @@
-"""Audio files below folders, and clips from audio files."""
+"""Find audio files in folders, and read clips of audio files."""
 
 import os
 import warnings
@@ -7,24 +7,25 @@ import numpy as np
 from genrekeras import audio
 from genrekeras.utils.io import files_below
 
-_BLOCK_SECONDS = 300.0  # longest part of a file that is decoded at once
+_BLOCK_SECONDS = 300.0  # maximum time between the first and the last clip that are decoded together
 
 
 def find_files(paths):
-    """Find the audio files below folders, at any depth, sorted by folder and name.
+    """Return the audio files in folders and their subfolders, sorted by folder and name.
 
-    Folders and links that cannot be opened are skipped, with one warning for each folder of `paths`.
+    Subfolders and links that cannot be opened are skipped. Each folder in `paths` causes at most one warning about
+    skipped subfolders and links.
 
     Args:
         paths: str or path-like, or an iterable of them. A path that is not a folder is returned unchanged, even if it
-            does not exist; reading it reports the error.
+            does not exist.
 
     Returns:
         list of str.
 
     Raises:
         ValueError: a folder contains no audio files, or `paths` is empty.
-        OSError: there are no files, because folders cannot be opened.
+        OSError: no audio file was found, because a folder cannot be opened.
     """
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
@@ -38,7 +39,7 @@ def find_files(paths):
         if unreadable:
             warnings.warn(
                 f"{path}: {len(unreadable)} folders or links cannot be opened (the first: {unreadable[0]}). They are "
-                "left out.",
+                "skipped.",
                 stacklevel=2,
             )
         elif not audio_names:
@@ -53,53 +54,58 @@ def find_files(paths):
 
 
 def clip_starts(seconds, clip_seconds, max_clips):
-    """Return evenly spaced start times of clips, from the start of a track to its end.
+    """Return evenly spaced start times of clips.
 
-    There are as many clips as fit without overlap. A last clip also counts if at most a twentieth of it is missing,
-    because 30 s clips of FMA have 29.98 s.
+    The first clip starts at the start of the track, and the last clip ends at the end of the track.
+
+    The number of clips is the largest number that fits into the track without overlap. One more clip is added if at
+    most 5 % of this clip is missing. For example, three clips of 10 s are taken from a file of FMA, which has
+    29.98 s.
 
     Args:
-        seconds: float > 0, length of the track.
-        clip_seconds: float > 0, length of a clip.
+        seconds: float > 0, length of the track in s.
+        clip_seconds: float > 0, length of a clip in s.
         max_clips: int > 0, maximum number of clips.
 
     Returns:
-        `(clips,)` array, in s.
+        `(clips,)` array of start times in s.
     """
     count = int(np.clip(seconds / clip_seconds + 0.05, 1, max_clips))
     return np.linspace(0.0, max(0.0, seconds - clip_seconds), count)
 
 
 def load_clips(file, clip_seconds, starts):
-    """Decode clips of a file, with at most some minutes of it in memory.
+    """Decode clips of a file one by one. About five minutes of the file are in memory at most.
 
     Args:
         file: `audio.AudioFile`.
-        clip_seconds: float > 0, length of a clip.
+        clip_seconds: float > 0, length of a clip in s.
         starts: sequence of float, start times of the clips in s, ascending.
 
     Yields:
         `(round(clip_seconds * file.sample_rate),)` float32, one clip. If the file is shorter than its header states,
-        clips that begin after its end are omitted.
+        clips that start after the end of the file are omitted.
 
     Raises:
-        audio.AudioError: samples are not finite or exceed 1e9 in magnitude.
+        audio.AudioError: the file contains samples that are not finite or exceed 1e9 in magnitude.
     """
+    # Clips that are close together are decoded as one block.
     blocks = []
     for start in starts:
-        is_near = blocks and start - blocks[-1][-1] <= 2 * clip_seconds and start - blocks[-1][0] <= _BLOCK_SECONDS
-        blocks[-1].append(start) if is_near else blocks.append([start])
+        fits_block = blocks and start - blocks[-1][-1] <= 2 * clip_seconds and start - blocks[-1][0] <= _BLOCK_SECONDS
+        blocks[-1].append(start) if fits_block else blocks.append([start])
     for block in blocks:
         waveform = file.read(block[0], block[-1] - block[0] + clip_seconds)
         starts_in_block = np.subtract(block, block[0])
-        exists = starts_in_block * file.sample_rate < len(waveform)
-        yield from cut(waveform, file.sample_rate, clip_seconds, starts_in_block[exists])
+        is_in_file = starts_in_block * file.sample_rate < len(waveform)
+        yield from cut(waveform, file.sample_rate, clip_seconds, starts_in_block[is_in_file])
 
 
 def cut(waveform, sample_rate, clip_seconds, starts):
-    """Yield clips of a waveform, each of `clip_seconds`.
+    """Yield clips of a waveform, each of which lasts `clip_seconds`.
 
-    A clip that would end behind the waveform begins earlier; a waveform shorter than a clip is padded with zeros.
+    A clip that would extend beyond the end of the waveform starts earlier instead. A waveform that is shorter than a
+    clip is padded with zeros.
     """
     samples = round(clip_seconds * sample_rate)
     for start in starts:

@@ -1,4 +1,4 @@
-"""Embeddings of audio files: mean features of a model, nearest neighbors, and a two-dimensional map."""
+"""Embeddings of audio files, their nearest neighbors, and a two-dimensional map."""
 
 import os
 from typing import NamedTuple
@@ -16,7 +16,7 @@ class Embeddings(NamedTuple):
     Attributes:
         files: `pandas.DataFrame` with one row per file and the columns of `predict_files`.
         vectors: `(files, feature_dim)` float32, the mean features of the clips of each file.
-        errors: `pandas.DataFrame`, `path` and `error` of the files that could not be read.
+        errors: `pandas.DataFrame` with the columns `path` and `error` and one row per file that could not be read.
     """
 
     files: pd.DataFrame
@@ -24,14 +24,15 @@ class Embeddings(NamedTuple):
     errors: pd.DataFrame
 
     def nearest(self, path, count=5):
-        """Return the files whose embeddings are most similar to that of one of the files.
+        """Return the files whose embeddings are most similar to the embedding of a given file.
 
         Args:
-            path: str or path-like, as in `files`.
+            path: str or path-like, one of the paths in `files`.
             count: int > 0, maximum number of files.
 
         Returns:
-            `pandas.DataFrame` with `path`, `genre` and `similarity` (cosine similarity), the most similar first.
+            `pandas.DataFrame` with the columns `path`, `genre` and `similarity` (cosine similarity). It is sorted by
+            descending similarity.
 
         Raises:
             KeyError: `path` is not in `files`.
@@ -40,15 +41,15 @@ class Embeddings(NamedTuple):
 
         rows = np.flatnonzero(self.files["path"] == os.fspath(path))
         if not len(rows):
-            raise KeyError(f"{os.fspath(path)} is not one of the files")
-        count = min(count + 1, len(self.vectors))  # the file itself is its own nearest neighbor
+            raise KeyError(f"{os.fspath(path)} is not one of the files.")
+        count = min(count + 1, len(self.vectors))  # One more, because the file is a neighbor of itself.
         search = NearestNeighbors(n_neighbors=count, metric="cosine").fit(self.vectors)
         [distances], [neighbors] = search.kneighbors(self.vectors[rows[:1]])
         table = self.files.loc[neighbors, ["path", "genre"]].assign(similarity=1 - distances)
         return table[neighbors != rows[0]].head(count - 1).reset_index(drop=True)
 
     def map(self, seed=0):
-        """Compute coordinates of the files in a plane by t-SNE with cosine distances.
+        """Compute two-dimensional coordinates of the files by t-SNE with cosine distances.
 
         Source: van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008.
 
@@ -56,7 +57,7 @@ class Embeddings(NamedTuple):
             seed: int, seed of t-SNE.
 
         Returns:
-            `(files, 2)` array.
+            `(files, 2)` array of coordinates.
         """
         from sklearn.manifold import TSNE
 
@@ -68,17 +69,21 @@ class Embeddings(NamedTuple):
 
 
 def embed_files(model, paths, max_clips=30, batch_size=16, workers=2):
-    """Compute the mean features of audio files, by which similar files can be found.
+    """Compute the embeddings of audio files.
+
+    The embedding of a file is the mean of the model's features over the clips of the file. Similar files have similar
+    embeddings.
 
     Args:
-        model, paths, max_clips, batch_size, workers: as in `predict_files`.
+        model, paths, max_clips, batch_size, workers: see `predict_files`.
 
     Returns:
         `Embeddings` of the files that can be read.
 
     Raises:
-        ValueError: an argument is out of range, no file can be read, or as in `find_files`.
-        OSError: as in `find_files`.
+        ValueError: an argument is out of range, `paths` is empty, a folder contains no audio files, or no file can be
+            read.
+        OSError: no audio file was found, because a folder cannot be opened.
     """
     predict.check_counts(max_clips=max_clips, batch_size=batch_size, workers=workers)
     paths = find_files(paths)
@@ -94,5 +99,5 @@ def embed_files(model, paths, max_clips=30, batch_size=16, workers=2):
     table = predict.to_table(model, rows)
     is_read = table["error"].isna()
     if not vectors:
-        raise ValueError(f"None of the {len(paths)} files can be read. The first, {paths[0]}: {rows[0]['error']}")
+        raise ValueError(f"None of the {len(paths)} files can be read. The first is {paths[0]}: {rows[0]['error']}")
     return Embeddings(table[is_read].reset_index(drop=True), np.stack(vectors), table.loc[~is_read, ["path", "error"]])

@@ -1,4 +1,4 @@
-"""Journal of finished rows of a long computation, which a later call reads instead of computing them again."""
+"""Store the finished rows of a long computation in a file, so that a later call does not compute them again."""
 
 import contextlib
 import json
@@ -11,35 +11,36 @@ from genrekeras.utils.io import atomic_write
 
 
 class Journal:
-    """Rows of files by path: a context manager that reads the rows of earlier calls and stores new rows.
+    """Context manager that reads the rows of earlier calls from a file, and adds new rows to the file.
 
-    The journal is a text file. Its first line records what the rows depend on. Each other line contains a row, and the
-    size and modification time of its audio file. Each line begins with its checksum.
+    The journal is a text file. The first line describes the settings with which the rows were computed. Every other
+    line contains one row, and the size and modification time of the audio file. Every line begins with a checksum.
 
     Args:
-        path: str or path-like, the journal; with `None`, nothing is stored.
-        about: JSON-serializable dict, what the rows depend on. Rows that depend on something else and damaged rows are
-            removed, with a warning.
+        path: str or path-like, the path of the journal. With `None`, nothing is read or stored.
+        settings: JSON-serializable dict, the settings with which the rows are computed. If the journal has other
+            settings, all of its rows are removed, with a warning. Damaged rows are also removed, with a warning.
 
     Attributes:
-        rows: dict, path -> row, for the audio files that have not changed and could be read.
+        rows: dict, path of an audio file -> row. Rows of earlier calls are included only if the audio file could be
+            read and has not changed.
 
     Raises:
         ValueError: on entering, if the file is not a journal.
         OSError: on entering, if the file cannot be written or another process is using it.
     """
 
-    def __init__(self, path, about):
+    def __init__(self, path, settings):
         self.rows = {}
         self._path = None if path is None else os.fspath(path)
-        self._about = about
+        self._settings = settings
         self._file = None
         self._exit_stack = contextlib.ExitStack()
 
     def __enter__(self):
-        with self._exit_stack:  # closes the files after an error
+        with self._exit_stack:  # If a step below fails, close what was opened.
             if self._path is not None:
-                open(self._path, "ab").close()  # an error names this file rather than the lock file
+                open(self._path, "ab").close()  # If this fails, the error names the journal instead of the lock file.
                 self._exit_stack.enter_context(_lock(self._path))
                 self._read()
                 self._file = self._exit_stack.enter_context(open(self._path, "ab"))
@@ -50,23 +51,24 @@ class Journal:
         self._exit_stack.close()
 
     def add(self, row):
-        """Store a row, a dict with `path` and `error`."""
+        """Store a row. It is a dict with the keys `path` and `error`, and possibly other keys."""
         self.rows[row["path"]] = row
         if self._file:
             self._file.write(_encode([row, _file_state(row["path"])]))
             self._file.flush()
 
     def _read(self):
-        """Read the rows, and remove those that are damaged or depend on something else from the file."""
+        """Read the rows of earlier calls, and remove rows that are damaged or have other settings."""
         with open(self._path, "rb") as file:
             content = file.read()
-        expected_head = _encode(self._about)
-        head, *lines = content.splitlines(keepends=True) or [b""]
-        if lines and not lines[-1].endswith(b"\n"):  # the process ended while it was writing
+        expected_first_line = _encode(self._settings)
+        first_line, *lines = content.splitlines(keepends=True) or [b""]
+        if lines and not lines[-1].endswith(b"\n"):  # The process ended while it wrote this line.
             lines.pop()
         valid = [line for line in lines if _decode(line) is not None]
-        if head != expected_head and not expected_head.startswith(content):
-            if _decode(head) is None and not valid:
+        # A new journal is empty, or contains a part of the first line.
+        if first_line != expected_first_line and not expected_first_line.startswith(content):
+            if _decode(first_line) is None and not valid:
                 raise ValueError(f"{self._path} is not a journal of predictions. Remove it, or choose another file.")
             self._warn(
                 "belongs to another model, other thresholds or another `max_clips`, or is damaged. All of its rows are "
@@ -74,33 +76,33 @@ class Journal:
             )
             valid = []
         elif damaged := len(lines) - len(valid):
-            self._warn(f"is damaged. {damaged} of its rows are removed, and their files are processed again")
+            self._warn(f"is damaged. {damaged} of its rows are removed. The files of these rows are processed again")
         for row, state in map(_decode, valid):
             if row["error"] is None and state == _file_state(row["path"]):
                 self.rows[row["path"]] = row
-        new_content = b"".join([expected_head, *valid])
+        new_content = b"".join([expected_first_line, *valid])
         if new_content != content:
             with atomic_write(self._path) as temporary, open(temporary, "wb") as file:
                 file.write(new_content)
 
-    def _warn(self, what):
-        warnings.warn(f"The journal {self._path} {what}.", stacklevel=5)
+    def _warn(self, problem):
+        warnings.warn(f"The journal {self._path} {problem}.", stacklevel=5)
 
 
 def _encode(value):
-    """Return a line with a checksum and the value as JSON."""
+    """Return a line that contains a checksum and the value as JSON."""
     text = json.dumps(value, default=str).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
 def _decode(line):
-    """Return the value of a line of `_encode`; `None` for a damaged line."""
+    """Return the value in a line that `_encode` returned, or `None` if the line is damaged."""
     checksum, _, text = line.rstrip(b"\n").partition(b" ")
     return json.loads(text) if checksum == b"%08x" % zlib.crc32(text) else None
 
 
 def _file_state(path):
-    """Return size and modification time of a file, by which changes are detected; `None` if it is missing."""
+    """Return the size and modification time of a file, or `None` if the file does not exist."""
     try:
         status = os.stat(path)
     except OSError:
@@ -110,7 +112,7 @@ def _file_state(path):
 
 @contextlib.contextmanager
 def _lock(path):
-    """Lock a file; raise `BlockingIOError` if another process has locked it."""
+    """Context manager that locks a file. Raise `BlockingIOError` if another process has locked the file."""
     lock = filelock.FileLock(f"{path}.lock")
     try:
         lock.acquire(blocking=False)
@@ -119,6 +121,6 @@ def _lock(path):
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # on Windows, filelock itself removes the file
+        with contextlib.suppress(OSError):  # On Windows, filelock itself removes the lock file.
             os.remove(lock.lock_file)
         lock.release()

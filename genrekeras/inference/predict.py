@@ -1,8 +1,8 @@
-"""Predictions for audio files, waveforms and the positions along a track.
+"""Predict the genres of audio files, of waveforms, and of positions along a track.
 
-The probabilities of a track are the arithmetic mean of those of its clips. With the mean of their logarithms, a single
-confident clip would outweigh all others. With their product, confidence would also grow with the length of the track,
-although clips of a track are not independent.
+The probabilities of a track are the arithmetic mean over the clips of the track. With the mean of the logarithms, a
+single confident clip would outweigh all others. With the product, the confidence would also grow with the length of the
+track, although the clips of a track are not independent.
 """
 
 import collections
@@ -25,18 +25,18 @@ from genrekeras.inference.clips import clip_starts, cut, find_files, load_clips
 from genrekeras.inference.journal import Journal
 from genrekeras.utils.progress import bar
 
-_MIN_SECONDS, _MIN_HOP_SECONDS = 1.0, 0.01
+_MIN_SECONDS, _MIN_HOP_SECONDS = 1.0, 0.01  # shortest accepted track and hop
 
 
 def predict_each(model, paths, max_clips=30, batch_size=16, workers=2):
-    """Yield the rows of `predict_files` one by one, each as soon as its file is processed.
+    """Predict the genre of audio files, and yield the result of each file as soon as the file is processed.
 
     Args:
-        model, max_clips, batch_size, workers: as in `predict_files`.
-        paths: iterable of str, files.
+        model, max_clips, batch_size, workers: see `predict_files`.
+        paths: iterable of str, audio files. Folders are not searched.
 
     Yields:
-        dict, column -> value.
+        dict, column -> value: one row of the table that `predict_files` returns.
 
     Raises:
         ValueError: an argument is out of range.
@@ -52,43 +52,51 @@ def predict_files(model, paths, max_clips=30, batch_size=16, workers=2, journal=
 
     Args:
         model: `GenreClassifier`. It defines the sample rate, the clip length and the genres.
-        paths: files and folders, as in `find_files`.
-        max_clips: int > 0, maximum number of clips of a track. Clips of `model.clip_seconds` are evenly spaced, as many
-            as fit without overlap. The probabilities of a track are the mean of those of its clips.
-        batch_size: int > 0, number of clips in a batch, which may be from several files.
+        paths: str or path-like, or an iterable of them: audio files and folders. Folders are searched for audio files
+            at any depth.
+        max_clips: int > 0, maximum number of clips of a track. The clips have `model.clip_seconds` and are evenly
+            spaced. As many clips as fit without overlap are used. The probabilities of the track are the mean over the
+            clips.
+        batch_size: int > 0, number of clips in a batch. A batch may contain clips of several files.
         workers: int > 0, number of threads that decode files.
-        journal: str or path-like, a file in which each finished row is stored; `None` for no journal. A later call with
-            the same journal processes only files that are new, have changed, or could not be read. Rows that belong to
-            another model, other thresholds or another `max_clips`, and damaged rows, are removed, with a warning.
+        journal: str or path-like, a file in which each finished row is stored, or `None`. A later call with the same
+            journal processes only files that are new, have changed, or could not be read. Rows of another model, other
+            thresholds or another `max_clips` are removed, with a warning. Damaged rows are also removed.
 
     Returns:
         `pandas.DataFrame` with one row per file:
 
         - `path`: str.
-        - `genre`: str, the most probable genre, and `probability`: float, its probability.
-        - `low_confidence`: bool, whether the track is beyond one of the limits in `model.thresholds`; missing without
-          limits.
-        - `reason`: str, why the confidence is low, or `None`: "between genres", "unlike the training data", or both,
-          joined by "; "; or "model not better than chance".
-        - `ood_score`: float, the out-of-distribution score, 1 on average; missing without a limit for it.
-        - `seconds`: float, the length that was processed.
+        - `genre`: str, the most probable genre.
+        - `probability`: float, the probability of this genre.
+        - `low_confidence`: bool, whether the probability is below `model.thresholds.min_confidence` or the OOD score is
+          above `model.thresholds.max_ood_score`. Missing if the model has no thresholds.
+        - `reason`: str, the reason of a low confidence, or `None`. A probability below its limit is "between genres".
+          An OOD score above its limit is "unlike the training data". Two reasons are joined by "; ". If the model was
+          not better than chance in its calibration, all tracks have the reason "model not better than chance".
+        - `ood_score`: float, the out-of-distribution score, which is 1 on average for the calibration clips. Missing if
+          the model has no limit for the score.
+        - `seconds`: float, the length of the processed audio in s.
         - `warning`: str, the problem of a damaged file that could still be processed, or `None`.
-        - `error`: str, why the file could not be read, or `None`. All columns but `path` and `error` are missing then.
-        - `probability_GENRE`: float, for each genre, in the order of `model.genres`; see `genres_of`.
+        - `error`: str, the reason why the file could not be read, or `None`. If there is an error, all columns except
+          `path` and `error` are missing.
+        - `probability_GENRE`: float, one column for each genre, in the order of `model.genres`; see `genres_of`.
 
     Raises:
-        ValueError: an argument is out of range, the file `journal` is not a journal, or as in `find_files`.
-        OSError: the journal cannot be written, another process is using it, or as in `find_files`.
+        ValueError: an argument is out of range, `paths` is empty, a folder contains no audio files, or the file
+            `journal` is not a journal.
+        OSError: no audio file was found because a folder cannot be opened, the journal cannot be written, or another
+            process is using the journal.
     """
     check_counts(max_clips=max_clips, batch_size=batch_size, workers=workers)
     paths = find_files(paths)
-    with _open_journal(journal, model, max_clips) as finished:
-        missing = [path for path in paths if path not in finished.rows]
-        with bar(len(paths), "Predicting", "file", initial=len(paths) - len(missing)) as progress:
-            for row in predict_each(model, missing, max_clips, batch_size, workers):
-                finished.add(row)
+    with _open_journal(journal, model, max_clips) as opened_journal:
+        remaining = [path for path in paths if path not in opened_journal.rows]
+        with bar(len(paths), "Predicting", "file", initial=len(paths) - len(remaining)) as progress:
+            for row in predict_each(model, remaining, max_clips, batch_size, workers):
+                opened_journal.add(row)
                 progress.update()
-        return to_table(model, [finished.rows[path] for path in paths])
+        return to_table(model, [opened_journal.rows[path] for path in paths])
 
 
 def predict_waveform(model, y, sample_rate, max_clips=30):
@@ -98,14 +106,14 @@ def predict_waveform(model, y, sample_rate, max_clips=30):
         model: `GenreClassifier`.
         y: `(samples,)` array, mono, in [-1, 1].
         sample_rate: int > 0, sample rate of `y` in Hz.
-        max_clips: int > 0, as in `predict_files`.
+        max_clips: int > 0, maximum number of clips; see `predict_files`.
 
     Returns:
-        `pandas.Series` with the columns of `predict_files`.
+        `pandas.Series` with the columns of the table that `predict_files` returns. The value of `path` is `None`.
 
     Raises:
-        ValueError: an argument is out of range, or `y` has another shape, is too short, or contains values that are not
-            finite or exceed 1e9 in magnitude.
+        ValueError: an argument is out of range, `y` is not one-dimensional, `y` is too short, or `y` contains values
+            that are not finite or exceed 1e9 in magnitude.
     """
     check_counts(sample_rate=sample_rate, max_clips=max_clips)
     y = np.asarray(y)
@@ -120,7 +128,7 @@ def predict_waveform(model, y, sample_rate, max_clips=30):
     y = soxr.resample(y, sample_rate, model.sample_rate)
     starts = clip_starts(seconds, model.clip_seconds, max_clips)
     clips = list(cut(y, model.sample_rate, model.clip_seconds, starts))
-    # The parts of the model are compiled once; `for_inference` would build and compile a new model at each call.
+    # Keras compiles the parts of the model once. `for_inference` would build a new model in each call.
     features = model.feature_extractor.predict(model.front_end.predict(np.stack(clips), verbose=0), verbose=0)
     outputs = model.head.predict(features, verbose=0), keras.ops.convert_to_numpy(model.ood_score(features))
     means = [output.mean(axis=0) for output in outputs]
@@ -132,13 +140,14 @@ def predict_timeline(model, path, hop_seconds=None, batch_size=16):
 
     Args:
         model: `GenreClassifier`.
-        path: str or path-like, a file of any length. At most some minutes of it are in memory at once.
-        hop_seconds: float >= 0.01, maximum distance between the starts of two consecutive clips, in s; `None` is half
+        path: str or path-like, an audio file of any length. About five minutes of the file are in memory at most.
+        hop_seconds: float >= 0.01, in s, maximum distance between the starts of two consecutive clips. `None` uses half
             of `model.clip_seconds`.
-        batch_size: int > 0.
+        batch_size: int > 0, number of clips in a batch.
 
     Returns:
-        `pandas.DataFrame` with one row per clip: `start` and `end` in s, and `probability_GENRE` for each genre.
+        `pandas.DataFrame` with one row per clip. The columns are `start` and `end` (in s), and one column
+        `probability_GENRE` for each genre.
 
     Raises:
         audio.AudioError: the file cannot be read or is too short.
@@ -153,14 +162,14 @@ def predict_timeline(model, path, hop_seconds=None, batch_size=16):
     network, probabilities = model.for_inference(), []
     with audio.AudioFile(path, model.sample_rate) as file:
         _check_long_enough(file, model)
-        last = max(0.0, file.seconds - model.clip_seconds)
-        starts = np.linspace(0.0, last, math.ceil(last / hop_seconds - 1e-9) + 1)
+        last_start = max(0.0, file.seconds - model.clip_seconds)
+        starts = np.linspace(0.0, last_start, math.ceil(last_start / hop_seconds - 1e-9) + 1)
         clips = load_clips(file, model.clip_seconds, starts)
         with bar(len(starts), "Predicting", "clip") as progress:
             while batch := list(itertools.islice(clips, batch_size)):
                 probabilities.append(network.predict_on_batch(np.stack(batch)))
                 progress.update(len(batch))
-        _check_long_enough(file, model)
+        _check_long_enough(file, model)  # After reading, the true length is known.
     if file.warning:
         warnings.warn(audio.AudioWarning(path, file.warning), stacklevel=2)
     starts, seconds = starts[: sum(map(len, probabilities))], file.seconds
@@ -178,14 +187,14 @@ def check_counts(**arguments):
 
 
 def columns(model):
-    """Return the columns of `predict_files`."""
-    about = ["genre", "probability", "low_confidence", "reason", "ood_score", "seconds", "warning", "error"]
-    return ["path", *about, *_probability_columns(model)]
+    """Return the names of the columns of the table that `predict_files` returns."""
+    names = ["path", "genre", "probability", "low_confidence", "reason", "ood_score", "seconds", "warning", "error"]
+    return [*names, *_probability_columns(model)]
 
 
 def to_table(model, rows):
-    """Return a `pandas.DataFrame` with rows of `to_row`."""
-    # dtype object, because strings of pandas cannot contain a name that is not UTF-8.
+    """Return the table of `predict_files` as a `pandas.DataFrame`, from rows that `to_row` returned."""
+    # The dtype is object, because the string dtype of pandas cannot store file names that are not UTF-8.
     table = pd.DataFrame(rows, columns=columns(model), dtype=object)
     return table.astype(dict.fromkeys(["probability", "ood_score", "seconds", *_probability_columns(model)], "float64"))
 
@@ -196,10 +205,10 @@ def to_row(model, path, means, seconds, error=None, warning=None):
     Args:
         model: `GenreClassifier`.
         path: str, or `None` for a waveform.
-        means: list of the mean probabilities, `(genres,)`, and the mean OOD score of the clips; empty if the file could
-            not be read.
-        seconds: float, the length that was processed.
-        error, warning: str or `None`.
+        means: list of the mean probabilities, `(genres,)`, and the mean OOD score over the clips. The list is empty if
+            the file could not be read.
+        seconds: float, the length of the processed audio in s.
+        error, warning: str or `None`, the values of these columns.
 
     Returns:
         dict, column -> value.
@@ -222,20 +231,29 @@ def _probability_columns(model):
 
 def _open_journal(path, model, max_clips):
     """Return a `Journal` of rows that depend on the model, its thresholds and `max_clips`."""
-    content = hashlib.sha256()
+    digest = hashlib.sha256()
     if path is not None:
         for layer in model.front_end.layers:
             config = {key: value for key, value in layer.get_config().items() if key != "name"}
-            content.update(json.dumps(config, default=str).encode())
+            digest.update(json.dumps(config, default=str).encode())
         for variable in model.weights:
-            content.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
-    about = {"max_clips": max_clips, "columns": columns(model), "thresholds": dataclasses.asdict(model.thresholds)}
-    return Journal(path, {**about, "model": content.hexdigest()})
+            digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
+    settings = {"max_clips": max_clips, "columns": columns(model), "thresholds": dataclasses.asdict(model.thresholds)}
+    return Journal(path, {**settings, "model": digest.hexdigest()})
 
 
 @dataclasses.dataclass
 class _Track:
-    """A decoded file: its clips, and for each processed clip a list with one array per output of the network."""
+    """A decoded file.
+
+    Attributes:
+        path: str.
+        clips: list of `(samples,)` float32 arrays.
+        seconds: float, the length of the audio in the clips, in s.
+        error: str, the reason why the file could not be read, or `None`.
+        warning: str, the problem of a damaged file that could still be read, or `None`.
+        results: list, one entry per processed clip: a list with one array per output of the network.
+    """
 
     path: str
     clips: list
@@ -254,7 +272,7 @@ class _Track:
 
 
 def decode_tracks(model, paths, max_clips, workers):
-    """Yield a `_Track` for each file, in order; threads decode some files ahead."""
+    """Yield a `_Track` for each file, in order. Threads decode at most `workers` files ahead."""
 
     def decode(path):
         try:
@@ -262,7 +280,7 @@ def decode_tracks(model, paths, max_clips, workers):
                 _check_long_enough(file, model)
                 starts = clip_starts(file.seconds, model.clip_seconds, max_clips)
                 clips = list(load_clips(file, model.clip_seconds, starts))
-                _check_long_enough(file, model)  # the header may state more than the file contains
+                _check_long_enough(file, model)  # The file may contain less than its header states.
         except (audio.AudioError, OSError) as error:
             return _Track(path, [], error=getattr(error, "reason", str(error)))
         return _Track(path, clips, _processed_seconds(file.seconds, clips, model), warning=file.warning)
@@ -278,45 +296,50 @@ def decode_tracks(model, paths, max_clips, workers):
 
 
 def predict_tracks(network, tracks, batch_size):
-    """Apply a network to the clips of tracks, in batches across tracks, and yield each track when it is done.
+    """Apply a network to the clips of tracks, and yield each track when all of its clips are processed.
+
+    A batch may contain clips of several tracks.
 
     Args:
         network: `keras.Model`, clips -> one or several outputs.
         tracks: iterable of `_Track` without results.
-        batch_size: int > 0.
+        batch_size: int > 0, number of clips in a batch.
 
     Yields:
         `_Track` with results, in the order of `tracks`.
     """
-    unfinished, waiting = collections.deque(), []  # tracks; (track, clip)
+    unfinished = collections.deque()  # tracks with clips that have no results yet
+    waiting = []  # pairs (track, clip) without results
     has_full_batch = False
-    for track in itertools.chain(tracks, [None]):
+    for track in itertools.chain(tracks, [None]):  # `None` marks the end.
         if track is not None:
             unfinished.append(track)
             waiting += [(track, clip) for clip in track.clips]
         while len(waiting) >= batch_size or (waiting and track is None):
             batch, waiting = waiting[:batch_size], waiting[batch_size:]
             clips = np.stack([clip for _, clip in batch])
-            if has_full_batch:  # the network may be compiled for this batch size
+            if has_full_batch:  # The network may be compiled for the full batch size.
                 clips = np.pad(clips, ((0, batch_size - len(clips)), (0, 0)))
             has_full_batch |= len(clips) == batch_size
             outputs = keras.tree.flatten(network.predict_on_batch(clips))
-            for (owner, _), *results in zip(batch, *outputs, strict=False):  # without results of padding
-                owner.results.append(results)
+            for (clip_track, _), *results in zip(batch, *outputs, strict=False):  # `zip` drops the results of padding.
+                clip_track.results.append(results)
         while unfinished and unfinished[0].is_done:
             yield unfinished.popleft()
 
 
 def _check_long_enough(file, model):
+    """Raise `AudioError` if a file is too short for a model."""
     if too_short := _too_short(file.seconds, model):
         raise audio.AudioError(file.path, too_short)
 
 
 def _too_short(seconds, model):
-    """Return a message if a track is too short for a model, else `None`."""
+    """Return a message if a track is too short for a model, or `None` if it is long enough."""
     minimum = min(_MIN_SECONDS, model.clip_seconds)
-    return f"too short: {seconds:.3g} s, and at least {minimum:g} s are needed" if seconds < minimum else None
+    return f"too short: {seconds:.3g} s, but the minimum is {minimum:g} s" if seconds < minimum else None
 
 
 def _processed_seconds(seconds, clips, model):
+    """Return the length of the audio in the clips, in s. It is at most the length of the track."""
     return min(seconds, len(clips) * model.clip_seconds)

@@ -1,4 +1,4 @@
-"""Model card: a summary of a saved model as lines, and as Markdown for model hubs."""
+"""Summarize a saved model as lines of text, or as a model card in Markdown for model hubs."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from genrekeras.models import backbones
 from genrekeras.utils.io import atomic_write
 from genrekeras.utils.progress import printable
 
-# Errors that a malformed card or file of a run may raise, including numbers that are too large and too deep nesting.
+# Exceptions that malformed cards and files may cause, for example by too large numbers or too deep nesting.
 MALFORMED = (
     KeyError,
     IndexError,
@@ -21,16 +21,16 @@ MALFORMED = (
     RecursionError,
     jinja2.TemplateError,
 )
-_MARKDOWN = re.compile(r"[\\`*\[\]|#~$]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word is not markup
+_MARKDOWN = re.compile(r"[\\`*\[\]|#~$]|(?<![^\W_])_|_(?![^\W_])")  # An underscore inside a word is not markup.
 _MAX_QUOTED = 1000  # characters
 
 
 def templates(escape, **options):
-    """Return a Jinja environment for the templates of this package, which escapes each value.
+    """Return a Jinja environment for the templates of this package. The environment escapes each value.
 
     Args:
-        escape: function, str -> str; it is not applied to values that are marked as `safe`.
-        options: arguments of `jinja2.Environment`.
+        escape: function, str -> str. It is not applied to values that are marked as `safe`.
+        options: further arguments of `jinja2.Environment`.
     """
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(os.path.join(os.path.dirname(__file__), "templates")),
@@ -47,7 +47,7 @@ def _escape_html(text):
 
 
 def _escape_markdown(text):
-    """Escape all that Markdown, HTML or a terminal would interpret."""
+    """Escape characters that Markdown, HTML or a terminal would interpret."""
     return _MARKDOWN.sub(r"\\\g<0>", _escape_html(printable(text)))
 
 
@@ -56,13 +56,13 @@ _TEMPLATES.filters["prose"] = lambda text: _escape_html(printable(str(text), kee
 
 
 def describe(model):
-    """Return a summary of a model: its parts, training data, scores, calibration and thresholds.
+    """Summarize a model: its layers, training data, scores, calibration and thresholds.
 
     Args:
         model: `GenreClassifier`.
 
     Returns:
-        list of (str, str), a name and a text; the name is empty if the text continues the previous line.
+        list of pairs `(name, text)` of str. If the name is empty, the text continues the previous pair.
     """
     trained = {"all": "all", "stem": "stem and last layer", "head": "last layer"}[model.fine_tune]
     backbone, stem = _describe_backbone(model), _describe_stem(model)
@@ -77,7 +77,7 @@ def describe(model):
     if limits:
         lines.append(("thresholds", f"low confidence {limits}"))
     if not model.card:
-        return [*lines, ("card", "none: training data and scores were not saved with the model")]
+        return [*lines, ("card", "none, because training data and scores were not saved with the model")]
     try:
         return lines + _describe_card(model.card, model.thresholds)
     except MALFORMED:
@@ -85,7 +85,7 @@ def describe(model):
 
 
 def describe_limits(thresholds):
-    """Return when a prediction has low confidence; an empty text without limits."""
+    """Return text that states when a prediction has low confidence. The text is empty if there are no limits."""
     if thresholds.better_than_chance is False:
         return "in all cases, because the model is not better than chance on the calibration clips"
     limits = []
@@ -97,7 +97,7 @@ def describe_limits(thresholds):
 
 
 def _quote_malformed(card):
-    """Return the beginning of a card that does not have the expected form, as JSON."""
+    """Return the first characters of a malformed card as JSON."""
     try:
         text = json.dumps(dict(card))
     except (ValueError, RecursionError) as error:
@@ -122,25 +122,25 @@ def _describe_card(card, thresholds):
 
 
 def _describe_backbone(model):
-    """Return the name of the backbone; for an ensemble, the number of models for each name."""
+    """Return the name of the backbone. For an ensemble, return the names with the numbers of models."""
     if isinstance(model.backbone, str):
         return model.backbone
     return " and ".join(f"{model.backbone.count(name)} {name}" for name in dict.fromkeys(model.backbone))
 
 
 def _describe_stem(model):
-    """Return the kind of the stem and a comma; an empty text for networks with one input channel by design."""
+    """Return the kind of the stem and a comma. The text is empty for networks that are designed for one channel."""
     has_gray_input = isinstance(backbones.get(model.backbone), backbones.MelBackbone)
     return "" if has_gray_input else f"stem {model.stem}, "
 
 
 def _count_weights(model):
-    """Return the number of weights of backbone and last layer."""
+    """Return the number of weights in the backbone and the last layer."""
     return model.feature_extractor.count_params() + model.head.count_params()
 
 
 def _describe_front_end(model):
-    """Return a line for each layer between the waveform and the image."""
+    """Return one line for each layer of the front end."""
     omitted = ("name", "dtype", "trainable")
     return [
         f"{type(layer).__name__}({', '.join(f'{k}={v!r}' for k, v in layer.get_config().items() if k not in omitted)})"
@@ -150,7 +150,7 @@ def _describe_front_end(model):
 
 
 def _describe_scores(figures):
-    """Return a line with the scores of `Report.figures()`."""
+    """Return a line of text with the scores of a report. `figures` is the result of `Report.figures()`."""
     low, high = figures["accuracy_interval_95"]
     return (
         f"{figures['split']} ({figures['protocol']} protocol, {figures['clips']:,} clips, "
@@ -162,11 +162,11 @@ def _describe_scores(figures):
 def model_card(model, path):
     """Write a model card in Markdown, with front matter for model hubs.
 
-    All text of the model and its card is escaped, such as names of genres. Only `card["about"]` may contain Markdown,
-    but not HTML.
+    Text from the model, such as names of genres, is escaped. Only `model.card["about"]` may contain Markdown. It must
+    not contain HTML.
 
     Args:
-        model: `GenreClassifier`. Sections for which its `card` has no entry are omitted or marked as unknown.
+        model: `GenreClassifier`. If an entry of `model.card` is missing, its section is omitted or marked as unknown.
         path: str or path-like, such as "model_card.md".
 
     Raises:
@@ -203,7 +203,7 @@ def _render(model, card):
 
 
 def _front_matter(card):
-    """Return the front matter of a model card for model hubs: dict, key -> JSON-serializable value."""
+    """Return the front matter of a model card: dict, key -> JSON-serializable value."""
     results = [
         {
             "task": {"type": "audio-classification"},
@@ -234,7 +234,10 @@ def _front_matter(card):
 
 
 def _frequent_errors(figures, genres):
-    """Return the five most frequent errors: (true genre, predicted genre, clips, clips of the true genre)."""
+    """Return the five most frequent errors.
+
+    Each is a tuple (true genre, predicted genre, number of these errors, number of clips of the true genre).
+    """
     matrix = figures["confusion_matrix"]
     errors = [
         (genres[row], genres[column], count, sum(matrix[row]))
@@ -246,7 +249,7 @@ def _frequent_errors(figures, genres):
 
 
 def _name_first(name, lines):
-    """Return (name, line) for the first line, and ("", line) for all others."""
+    """Return pairs (name, line). The name is empty for all lines except the first."""
     return [(name if index == 0 else "", line) for index, line in enumerate(lines)]
 
 

@@ -1,4 +1,4 @@
-"""HTML report of a training run, from the files in its folder."""
+"""Write an HTML report of a training run, from the files in the folder of the run."""
 
 import csv
 import dataclasses
@@ -17,9 +17,9 @@ from genrekeras.utils.progress import printable
 from genrekeras.visualization.metrics import learning_curves, reliability
 
 SPLITS = ("validation", "test")
-# Undefined values are allowed, because an interrupted run has not written all of them.
+# Undefined values are allowed, because the files of an interrupted run lack some values.
 _TEMPLATES = templates(printable, autoescape=True, undefined=jinja2.ChainableUndefined)
-# Colors of the figures, and the CSS colors of the page, which follow the light or dark scheme of the reader.
+# Color of the figures -> CSS color of the page. The CSS colors differ between the light and the dark color scheme.
 _CSS_COLORS = {"#000000": "currentColor", "#1f5fa8": "var(--accent)", "#8a8f98": "var(--muted)"}
 
 
@@ -28,13 +28,13 @@ class Run(NamedTuple):
 
     Attributes:
         name: str, name of the folder.
-        config: dict, content of `config.json`.
-        history: dict of lists, columns of `history.csv`; empty if there was no training by epochs.
-        reports: dict, name -> `Report`, of those that exist: "validation" and "test" (the first clip of each track),
-            "validation_tracks" and "test_tracks" (several clips of each track, calibrated),
-            "validation_tracks_uncalibrated" and "test_tracks_uncalibrated".
-        card: dict, card of the model; empty if there is none.
-        misclassified: list of dict, rows of `misclassified.csv`, the most confident first.
+        config: dict, the content of `config.json`.
+        history: dict of lists, the columns of `history.csv`. Empty if the model was not trained in epochs.
+        reports: dict, name -> `Report`. Reports that do not exist are omitted. "validation" and "test" evaluate the
+            first clip of each track. "validation_tracks" and "test_tracks" evaluate several clips of each track, after
+            calibration. "validation_tracks_uncalibrated" and "test_tracks_uncalibrated" do so before calibration.
+        card: dict, the card of the model. Empty if there is none.
+        misclassified: list of dict, the rows of `misclassified.csv`. The most confident errors come first.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Run(NamedTuple):
 
 
 def load_run(folder):
-    """Read the folder of a finished or interrupted run; missing files are skipped.
+    """Read the folder of a finished or interrupted run. Missing files are skipped.
 
     Args:
         folder: str or path-like.
@@ -78,10 +78,12 @@ def load_run(folder):
 
 
 def html(run, path):
-    """Write a self-contained HTML report of a run: scores, data, learning curves, errors, calibration, versions.
+    """Write a self-contained HTML report of a run.
+
+    The report contains scores, data, learning curves, errors, calibration, versions and settings.
 
     Args:
-        run: `Run`, from `load_run`.
+        run: `Run`, as returned by `load_run`.
         path: str or path-like, such as "report.html".
 
     Raises:
@@ -119,10 +121,10 @@ def _render(run):
 
 
 def _read(folder, name, read):
-    """Return `read(file)` for a file of a run, and `None` if there is no such file.
+    """Open a file of a run and return `read(file)`. If the file does not exist, return `None`.
 
     Raises:
-        ValueError: `read` fails; the message has the name of the file.
+        ValueError: `read` fails. The message contains the name of the file.
     """
     path = os.path.join(folder, name)
     if not os.path.exists(path):
@@ -137,12 +139,12 @@ def _read(folder, name, read):
 def _read_dict(file):
     content = json.load(file)
     if not isinstance(content, dict):
-        raise ValueError(f"it must contain a JSON object, not {type(content).__name__}")
+        raise ValueError(f"the file must contain a JSON object, not {type(content).__name__}")
     return content
 
 
 def _read_columns(file):
-    """Return the columns of a table of epochs as lists of numbers, without empty columns."""
+    """Return a dict of the columns of `history.csv` as lists of numbers. Empty columns are omitted."""
     rows = list(csv.DictReader(file))
     names = [name for name in (rows[0] if rows else ()) if name != "epoch"]
     columns = {name: [float(row[name]) for row in rows if row[name]] for name in names}
@@ -150,7 +152,7 @@ def _read_columns(file):
 
 
 def _limits(calibration):
-    """Return when a prediction has low confidence, by the calibration in a card."""
+    """Return text that states when a prediction has low confidence, from the calibration in a card."""
     names = {field.name for field in dataclasses.fields(Thresholds)}
     return describe_limits(Thresholds(**{name: value for name, value in calibration.items() if name in names}))
 

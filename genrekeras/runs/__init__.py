@@ -1,1 +1,1 @@
-"""Training runs: flags, folders, training and scoring, shared by the experiments."""
+"""Training runs: the flags, folders, training and scoring that all experiments share."""

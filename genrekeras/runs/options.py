@@ -1,4 +1,4 @@
-"""Flags of the experiments, and the data and output folder that they select."""
+"""Flags of the experiments, and the data and the output folder that these flags select."""
 
 import argparse
 import contextlib
@@ -13,19 +13,19 @@ import genrekeras as gk
 from genrekeras.models import backbones
 
 EPOCHS = 20
-TRACK_CROPS = {"crop": "even", "crops": 3}  # of a track of 30 s, three of 10 s
+TRACK_CROPS = {"crop": "even", "crops": 3}  # three crops of 10 s from a track of 30 s
 CONFIG, LOCK = "config.json", ".lock"
 
 
 def make_parser(doc, network, spectrograms):
-    """Return the parser of an experiment's flags; the arguments are those of `runner.start`."""
+    """Return the parser for the flags of an experiment. See `runner.start` for the arguments."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     if spectrograms:
         add(
             "--spectrograms",
             metavar="FILE",
-            help=".npz file of spectrograms, as written by `genrekeras fma spectrograms`; replaces --data-dir",
+            help=".npz file of spectrograms that `genrekeras fma spectrograms` wrote; cannot be used with --data-dir",
         )
         if network:
             add("--members", type=positive, default=3, help="number of networks of each backbone (default: 3)")
@@ -45,10 +45,10 @@ def make_parser(doc, network, spectrograms):
         "--seed",
         type=not_negative,
         default=0,
-        help="seed of weights, batches, dropout, augmentation and random splits (default: 0)",
+        help="seed for weights, batches, dropout, augmentation and random splits (default: 0)",
     )
     add("--output", metavar="FOLDER", help="output folder, new or empty (default: runs/EXPERIMENT-TIME)")
-    add("--smoke", action="store_true", help="check that the experiment runs: few short clips, 2 epochs")
+    add("--smoke", action="store_true", help="check that the experiment runs, with few short clips and 2 epochs")
     add(
         "--save-every",
         type=float,
@@ -65,14 +65,15 @@ def make_parser(doc, network, spectrograms):
     add(
         "--pretrained",
         metavar="WEIGHTS",
-        help="initial weights: imagenet, none, or a .weights.h5 file (default: imagenet; if these cannot be loaded, "
-        "none with --fine-tune all)",
+        help="initial weights: imagenet, none, or a .weights.h5 file (default: imagenet; if the ImageNet weights "
+        "cannot be loaded, none with --fine-tune all)",
     )
     add(
         "--stem",
         default="fold",
         choices=backbones.STEMS,
-        help="first convolution: the pretrained one, folded to one channel, or a new one (default: fold)",
+        help="first convolution: fold converts the pretrained one to a single input channel; new has random weights "
+        "(default: fold)",
     )
     add(
         "--fine-tune",
@@ -83,8 +84,8 @@ def make_parser(doc, network, spectrograms):
         "--precision",
         default="float32",
         choices=("float32", "mixed_float16", "mixed_bfloat16"),
-        help="mixed_...: the network computes in 16 bits, for GPUs; front end and weights stay in float32 (default: "
-        "float32)",
+        help="mixed precision (for GPUs) computes the network in 16 bits; the front end and the weights stay in "
+        "float32 (default: float32)",
     )
     add("--jit", action="store_true", help="compile the training step (torch.compile or XLA)")
     add("--wandb", action="store_true", help="log to Weights & Biases; offline if no API key is set")
@@ -92,14 +93,14 @@ def make_parser(doc, network, spectrograms):
 
 
 def positive(text):
-    """Return a flag's value as an int > 0."""
+    """Convert the value of a flag to an int > 0."""
     if int(text) <= 0:
         raise argparse.ArgumentTypeError(f"must be > 0, not {text}")
     return int(text)
 
 
 def not_negative(text):
-    """Return a flag's value as an int >= 0."""
+    """Convert the value of a flag to an int >= 0."""
     if int(text) < 0:
         raise argparse.ArgumentTypeError(f"must be >= 0, not {text}")
     return int(text)
@@ -130,25 +131,25 @@ def load_data(flags):
     if flags.data_dir is not None:
         return gk.datasets.load_folder(flags.data_dir, **arguments)
     print(
-        "No --data-dir: a small SYNTHETIC corpus is used, whose genres are artificial sounds.\n"
-        "It shows that the experiment runs; scores on it say nothing about music. Two of its files are broken on "
+        "Without --data-dir, a small SYNTHETIC corpus is used. Its genres are artificial sounds.\n"
+        "It shows that the experiment runs, but the scores say nothing about music. Two of its files are broken on "
         "purpose.\n"
     )
     return gk.datasets.load_synthetic(**arguments)
 
 
 def parse_flags(doc, network, spectrograms):
-    """Return the flags of the command line, or with --resume those of the run to resume.
+    """Return the flags of the command line. With --resume, return the saved flags of the run to resume.
 
     Raises:
-        SystemExit: a flag is invalid, or there is no run that can be resumed.
+        SystemExit: a flag is invalid, or the run cannot be resumed.
     """
     parser = make_parser(doc, network, spectrograms)
     flags = parser.parse_args()
     if flags.resume is None:
         return flags
     if len(sys.argv) != 2 + (sys.argv[1] == "--resume"):
-        parser.error("--resume takes no other flag: the flags of the run are read from its folder")
+        parser.error("--resume takes no other flag, because the flags of the run are read from its folder")
     path = os.path.join(flags.resume, CONFIG)
     try:
         with open(path, encoding="utf-8") as file:
@@ -157,11 +158,11 @@ def parse_flags(doc, network, spectrograms):
         if script != os.path.basename(sys.argv[0]):
             raise SystemExit(f"{flags.resume} is a run of {script}. Resume it with that script.")
         if set(saved) != set(vars(flags)) - {"resume"}:
-            raise ValueError("its flags are not those of this script")
+            raise ValueError("the saved flags are not the flags of this script")
         for name in ("data_dir", "spectrograms", "pretrained"):
             saved_path = os.path.join(config["working_directory"], saved.get(name) or "")
             if saved.get(name) and os.path.exists(saved_path):
-                saved[name] = saved_path  # valid in any working directory
+                saved[name] = saved_path  # The path is now valid in any working directory.
         if config.get("finished"):
             raise SystemExit(f"{flags.resume} is a finished run. There is nothing to resume.")
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -171,13 +172,13 @@ def parse_flags(doc, network, spectrograms):
 
 @contextlib.contextmanager
 def folder_of_run(flags):
-    """Create the output folder and lock it, so that no other process uses it at the same time.
+    """Context manager that creates and locks the output folder. No other process can use it at the same time.
 
     Yields:
-        str, the folder.
+        str, path of the folder.
 
     Raises:
-        SystemExit: the folder holds files, is locked, or cannot be created.
+        SystemExit: the folder contains files, is locked, or cannot be created.
     """
     name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
     default = os.path.join("runs", f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
@@ -185,7 +186,7 @@ def folder_of_run(flags):
     try:
         os.makedirs(folder, exist_ok=True)
         if flags.resume is None and set(os.listdir(folder)) - {LOCK}:
-            raise SystemExit(f"--output must be a new or empty folder, but {folder} holds files.")
+            raise SystemExit(f"--output must be a new or empty folder, but {folder} contains files.")
         lock = filelock.FileLock(os.path.join(folder, LOCK))
         lock.acquire(blocking=False)
     except filelock.Timeout as error:
@@ -201,7 +202,7 @@ def folder_of_run(flags):
 
 
 def _numbered(path):
-    """Yield a path, then the same with numbers: two runs may start in one second, and clocks may be set back."""
+    """Yield a path, then the path with the endings -2, -3 and so on. Two runs may start in the same second."""
     yield path
     for number in itertools.count(2):
         yield f"{path}-{number}"

@@ -1,49 +1,49 @@
-"""Training on spectrograms from random weights: the recipe of the ensemble and of the ablations."""
+"""Recipe of the ensemble and of the ablations: train networks with random weights on spectrograms."""
 
 import genrekeras as gk
 import keras
 from genrekeras.runs import options, runner
 
 EPOCHS = {"mel_cnn": 22, "mel_resnet": 40}
-EPOCHS_RANDOM = {"mel_resnet": 40}  # under the random protocol
+EPOCHS_RANDOM = {"mel_resnet": 40}  # for the random protocol
 BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 64, 2e-3, 0.05
 LICENSES = (
-    "The training clips are under the licences of their artists, most of which allow non-commercial use only: this "
-    "model is for research. The genres are those that the uploaders chose; many tracks have several genres, or none "
+    "The artists chose the licences of the training clips. Most of these licences allow non-commercial use only, so "
+    "this model is for research. The uploaders chose the genres of the clips. Many tracks have several genres, or none "
     "of these."
 )
 TUNED_ON_VALIDATION = (
-    "The recipe was tuned on the validation clips of fma_small, so scores on them are slightly too high."
+    "The recipe was tuned on the validation clips of fma_small, so scores on these clips are slightly too high."
 )
 
 
 def card_notes(run, *notes):
-    """Return `about` and `license` of the model card, if the run trains on FMA."""
+    """Return the entries `about` and `license` of the model card. Return no entries if the data is not FMA."""
     is_fma = run.flags.spectrograms or (run.flags.data_dir and gk.datasets.fma.is_fma(run.flags.data_dir))
     return {"about": " ".join([LICENSES, *notes]), "license": "other"} if is_fma else {}
 
 
 def shares_artists(run):
-    """Return whether training and validation share artists and albums, as under the random protocol.
+    """Return whether training and validation share artists and albums, which is the case in the random protocol.
 
-    Details of a recording then help to recognize its artist and album, and so the genre.
+    The details of a recording are then useful features, because artist and album predict the genre.
     """
     return run.data.protocol == "random"
 
 
 def epochs(run):
-    """Return the backbones to train and their numbers of epochs."""
+    """Return a dict: backbone to train -> number of epochs."""
     return EPOCHS_RANDOM if shares_artists(run) else EPOCHS
 
 
 def front_end_of(split):
-    """Return the layers that compute the images of a `SpectrogramSplit` from waveforms."""
+    """Return the front end that computes the images of a `SpectrogramSplit` from waveforms, as a list of layers."""
     _, mels, frames, _ = split.images.shape
     return gk.datasets.sampled_logmel_front_end(frames, split.sample_rate, mels)
 
 
 def classifier(run, backbone, **arguments):
-    """Return a `GenreClassifier` with random weights whose front end computes the images of the run."""
+    """Return a `GenreClassifier` with random weights. Its front end computes the training images from waveforms."""
     if run.flags.spectrograms:
         front_end = front_end_of(run.data.train)
     else:
@@ -60,14 +60,17 @@ def classifier(run, backbone, **arguments):
 
 
 def training_images(run):
-    """Return the training split as a `SpectrogramSplit`; of audio, with several crops of each track."""
+    """Return the training split as a `SpectrogramSplit`. Audio gives three crops of each track."""
     if run.flags.spectrograms:
         return run.data.train
     return gk.datasets.compute_spectrograms(run.data.train, classifier(run, "mel_cnn"), **options.TRACK_CROPS)
 
 
 def augmentation(seed, light=False):
-    """Return the augmentation layers: random channel effects, and masks of frequency bands."""
+    """Return the augmentation layers: random channel effects, and masks of frequency bands.
+
+    With `light`, the effects are weaker and the masks are narrower.
+    """
     effects = {"dynamic_range": 0.06, "equalizer_db": 1.0, "noise_db": 0.6, "shift": 2, "low_pass": 0.1}
     return [
         gk.layers.RandomChannelEffects(**effects if light else {}, seed=seed),
@@ -76,14 +79,14 @@ def augmentation(seed, light=False):
 
 
 def train_kernel_ridge(run, images, class_weight, seed):
-    """Return a model fitted by kernel ridge regression."""
+    """Fit a model by kernel ridge regression, and return the model."""
     model = classifier(run, "mel_kernel", dropout=0.0)
     gk.training.fit_kernel_ridge(model, images, seed=seed, class_weight=class_weight)
     return model
 
 
 def train_network(run, images, class_weight, backbone, seed, epochs):
-    """Return a network trained from random weights; an interrupted training is resumed."""
+    """Train a network from random weights, and return the model. An interrupted training is resumed."""
     keras.utils.set_random_seed(seed)
     layers = augmentation(seed, light=shares_artists(run))
     model = classifier(run, backbone, dropout=0.3, image_augmentation=layers)
@@ -97,22 +100,23 @@ def train_network(run, images, class_weight, backbone, seed, epochs):
 def ema_momentum(steps):
     """Return the momentum of the moving average of the weights.
 
-    The average covers 500 steps, or a quarter of a shorter training, so that the random weights do not count.
+    The average covers 500 steps. If the training has fewer than 2,000 steps, it covers a quarter of the training, so
+    that the initial random weights have no effect.
     """
     return min(0.998, max(0.0, 1 - 4 / steps))
 
 
 def fit(model, data, epochs, learning_rate=LEARNING_RATE, use_ema=True, label_smoothing=0.1, **saving):
-    """Train the image model for a fixed number of epochs, with AdamW, warm-up and cosine decay.
+    """Train `model.image_model` for a fixed number of epochs, with AdamW, warm-up and cosine decay.
 
     Args:
         model: `GenreClassifier`.
-        data: `Batches` of images and labels as one-hot rows.
-        epochs: int > 0.
-        learning_rate: float > 0, the maximum.
-        use_ema: bool, replace the weights by their moving average at the end.
+        data: `Batches` of images with one-hot labels.
+        epochs: int > 0, number of epochs.
+        learning_rate: float > 0, the learning rate after warm-up.
+        use_ema: bool, whether the moving average of the weights replaces the weights at the end.
         label_smoothing: float in [0, 1].
-        saving: `state` and `every_seconds` of `genrekeras.training.fit`.
+        saving: the arguments `state` and `every_seconds` of `genrekeras.training.fit`.
     """
     steps = len(data) * epochs
     rate = keras.optimizers.schedules.CosineDecay(

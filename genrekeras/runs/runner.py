@@ -1,4 +1,4 @@
-"""Run an experiment: read its flags, load the data, train, score, and write the output folder."""
+"""Run an experiment: read the flags, load the data, train and score a model, and write the output folder."""
 
 import argparse
 import contextlib
@@ -23,20 +23,20 @@ from genrekeras.utils import process
 from genrekeras.utils.io import TEMPORARY, atomic_write
 
 BATCH_SIZE = 16
-VARIANTS = 4  # augmented variants of each clip whose features are cached if the backbone is frozen
-STATE = ".state.npz"  # ending of the training states, which are removed when the run is finished
+VARIANTS = 4  # augmented variants of each clip, if the backbone is frozen and features are cached
+STATE = ".state.npz"  # ending of the files of training states, which a finished run removes
 
 
 def start(main, doc, network=True, spectrograms=False):
-    """Run an experiment, and end the process with a message if it is interrupted or fails.
+    """Run an experiment. If the run is interrupted or fails, end the process with a message.
 
-    The message names the command that resumes the run, if it can be resumed.
+    If the run can be resumed, the message contains the command to resume it.
 
     Args:
-        main: function of a `Run`, the experiment.
-        doc: str, the docstring of the experiment, shown by --help.
-        network: bool, also accept the flags of a neural network.
-        spectrograms: bool, accept a file of spectrograms instead of audio.
+        main: function `(run)`, the experiment. `run` is a `Run`.
+        doc: str, the docstring of the experiment. The flag --help prints it.
+        network: bool, whether the experiment has the flags of a neural network.
+        spectrograms: bool, whether the experiment accepts a file of spectrograms instead of audio.
     """
     signal.signal(signal.SIGTERM, _raise_interrupted)
     process.configure()
@@ -51,7 +51,7 @@ def start(main, doc, network=True, spectrograms=False):
         except KeyboardInterrupt as error:
             number = getattr(error, "signal", signal.SIGINT)
             if run:
-                with contextlib.suppress(OSError):  # the message is printed even if the disk is full
+                with contextlib.suppress(OSError):  # Print the message below even if the disk is full.
                     run.save_config()
             print(f"\nStopped by {signal.Signals(number).name}. To resume: {command}", file=sys.stderr)
             raise SystemExit(128 + number) from None
@@ -66,9 +66,9 @@ def start(main, doc, network=True, spectrograms=False):
 
 
 def processor():
-    """Return the kind of processor: PyTorch's instruction set, or the machine type on other backends.
+    """Return the kind of processor: the instruction set that PyTorch uses, or the machine type for other backends.
 
-    Rounding depends on it, so that the same seed gives other results on another kind.
+    Rounding depends on the kind of processor, so the same seed gives different results on different kinds.
     """
     if keras.backend.backend() != "torch":
         return platform.machine()
@@ -78,20 +78,21 @@ def processor():
 
 
 def _raise_interrupted(number, frame):
+    """Signal handler that raises `Interrupted`."""
     raise gk.training.Interrupted(number)
 
 
 @dataclasses.dataclass
 class Run:
-    """A run of an experiment: its flags, its data and its output folder.
+    """A run of an experiment.
 
     Attributes:
-        flags: `argparse.Namespace`.
-        folder: str, the output folder.
-        clip_seconds: float, length of the model's clips.
-        data: `genrekeras.datasets.Dataset`.
+        flags: `argparse.Namespace`, the flags of the experiment.
+        folder: str, path of the output folder.
+        clip_seconds: float > 0, length of the model's clips in s.
+        data: `genrekeras.datasets.Dataset`, or `None` until `load_data` is called.
         model_file: str, path of the best model.
-        config: dict, the content of `config.json`: command, flags, versions, data, training.
+        config: dict, the content of `config.json`: command, flags, versions, data and training.
     """
 
     flags: argparse.Namespace
@@ -110,13 +111,13 @@ class Run:
             self.config |= {name: saved[name] for name in ("command", "working_directory")}
             self.config["resumed"] = saved.get("resumed", 0) + 1
             for name in os.listdir(self.folder):
-                if name.startswith(TEMPORARY):  # from a write that a kill interrupted
+                if name.startswith(TEMPORARY):  # This file is incomplete, because the process was killed.
                     os.remove(self.path(name))
             self._print_changes(saved)
         self.save_config()
 
     def load_data(self):
-        """Load the data that the flags select; with --smoke only a few clips."""
+        """Load the data that the flags select. With --smoke, keep only a few clips."""
         try:
             self.data = options.load_data(self.flags)
             if len(self.data.genres) < 2 or len(self.data.train) < 2:
@@ -124,29 +125,29 @@ class Run:
         except (OSError, ValueError) as error:
             raise SystemExit(f"The data cannot be used: {error}") from error
         keras.config.set_dtype_policy(self.flags.precision)
-        # After the data is built, which may draw from the global random state.
+        # Set the seed after loading the data, because loading may draw from the global random state.
         keras.utils.set_random_seed(self.flags.seed)
         if self.flags.smoke:
             self.data = _subset(self.data)
         print(f"Data:    {self.data}")
         print(f"Folder:  {self.folder}")
         if len(self.data.validation) == 0:
-            print("NOTE:    the validation split is empty: the last epoch is kept, and the model is not calibrated.")
+            print("NOTE:    the validation split is empty. The last epoch is kept, and the model is not calibrated.")
         if self.data.protocol == "random":
             print(
-                "NOTE:    under the random protocol, artists are in both training and validation, and the test split "
-                "is the validation split: scores are too high."
+                "NOTE:    in the random protocol, training and validation share artists, and the test split is the "
+                "validation split. Scores are too high."
             )
         self.config["data"] = self._data_config()
 
     def _print_changes(self, saved):
-        """Print what has changed since the run was started, which may change its results."""
+        """Print the changes since the run was started that may change the results."""
         for name in ("backend", "processor", "versions"):
-            if saved.get(name, self.config[name]) != self.config[name]:  # configs of older versions lack some
+            if saved.get(name, self.config[name]) != self.config[name]:  # Configs of older versions lack some names.
                 print(f"NOTE:    {name} when the run was started: {saved[name]}; now: {self.config[name]}.")
 
     def discard(self):
-        """Remove the config of a run that ended before it wrote anything else."""
+        """Remove the config if the run has written no other file."""
         if set(os.listdir(self.folder)) <= {options.CONFIG, options.LOCK} and not self.flags.resume:
             os.remove(self.path(options.CONFIG))
 
@@ -156,7 +157,7 @@ class Run:
             if name.endswith(STATE):
                 os.remove(self.path(name))
         self.save_config(finished=True)
-        print(f"\nAll results are in {self.folder}; start with report.html.")
+        print(f"\nAll results are in {self.folder}. To view them, start with report.html.")
 
     def path(self, name):
         """Return the path of a file in the output folder."""
@@ -167,10 +168,10 @@ class Run:
         return self.path("model.keras")
 
     def classifier(self, backbone, dropout, waveform_augmentation=(), image_augmentation=()):
-        """Return a `GenreClassifier` as the flags say.
+        """Return the `GenreClassifier` that the flags select.
 
-        If the ImageNet weights cannot be loaded and --pretrained is not given, the weights are random and all of them
-        are trained.
+        If --pretrained is not given and the ImageNet weights cannot be loaded, the model has random weights, and all
+        layers are trained.
         """
         arguments = {
             "backbone": backbone,
@@ -202,18 +203,18 @@ class Run:
 
     def _default_fine_tune(self):
         if self.flags.pretrained == "none":
-            return "all"  # a frozen random network would not learn
+            return "all"  # A frozen random network would not learn.
         return "stem" if self.flags.stem == "new" else "head"
 
     def class_weight(self):
-        """Return "balanced" if the largest genre has more than 1.5 times the clips of the smallest, else `None`."""
+        """Return "balanced" if the largest genre has over 1.5 times the clips of the smallest genre, else `None`."""
         counts = np.bincount(self.data.train.labels, minlength=len(self.data.genres))
         if counts.max() <= 1.5 * counts.min():
             return None
         smallest, largest = self.data.genres[counts.argmin()], self.data.genres[counts.argmax()]
         print(
             f"Weights: the genres have unequal numbers of clips (largest: {largest}, {counts.max()}; smallest: "
-            f"{smallest}, {counts.min()}); all genres get the same weight in training."
+            f"{smallest}, {counts.min()}). All genres get the same weight in training."
         )
         return "balanced"
 
@@ -224,9 +225,10 @@ class Run:
         self.save_json(options.CONFIG, self.config)
 
     def train(self, model, callbacks=()):
-        """Fit a compiled model, save that of the best epoch, and write config, history and learning curves.
+        """Fit a compiled model, save it, and write config, history and learning curves.
 
-        Without a validation split, the model of the last epoch is saved.
+        The model of the epoch with the best validation accuracy is saved. Without a validation split, the model of the
+        last epoch is saved.
         """
         training = {
             "epochs": self._epochs(),
@@ -236,7 +238,7 @@ class Run:
         }
         self.save_config(**training)
         if self.flags.jit:
-            model.jit_compile = True  # pragma: no cover - compiles for minutes, and torch needs a compiler
+            model.jit_compile = True  # pragma: no cover - takes minutes, and torch needs a C++ compiler
         weights = self.class_weight()
         callbacks = list(callbacks)
         if len(self.data.validation):
@@ -265,12 +267,12 @@ class Run:
         return gk.training.fit(model, train, validation_data=validation, **arguments)
 
     def _fit_head(self, model, weights, arguments):
-        """Train the head of a model with a frozen backbone on cached features, which is faster than `_fit`."""
+        """Train the head of a model on cached features of the frozen backbone. This is faster than `_fit`."""
         config = model.get_config()
         augment = bool(config["waveform_augmentation"] or config["image_augmentation"])
         variants = VARIANTS if augment else 1
         augmented = f" of {VARIANTS} augmented variants of each clip" if augment else ""
-        print(f"Frozen:  the features{augmented} are computed once and cached; only the head is trained.\n")
+        print(f"Frozen:  the features{augmented} are computed once and cached. Only the head is trained.\n")
         arguments |= {"seed": self.flags.seed, "batch_size": BATCH_SIZE, "class_weight": weights}
         train = gk.training.extract_features(model, self.data.train, crops=variants, augment=augment)
         validation = gk.training.extract_features(model, self.data.validation) if len(self.data.validation) else None
@@ -280,7 +282,7 @@ class Run:
         """Calibrate the saved model on the validation split, score it, and write reports, figures and model card.
 
         Args:
-            card: further entries of the model card, such as `about`, a text, and `license`.
+            card: further entries of the model card, such as `about` (a text) and `license`.
         """
         scoring.evaluate(self, **card)
 
@@ -288,14 +290,18 @@ class Run:
         """Print reports, and write them as JSON files, figures, and one HTML page.
 
         Args:
-            reports: dict, name -> `Report`: "validation", "test", "..._tracks", "..._tracks_uncalibrated".
+            reports: dict, name -> `Report`. The names are "validation" and "test", each also with the ending "_tracks"
+                or "_tracks_uncalibrated".
         """
         scoring.save_reports(self, reports)
 
     def splits_to_score(self):
-        """Return the validation and test splits that are not empty; under the random protocol they are the same."""
-        same = self.data.protocol == "random"
-        return [split for split in [self.data.validation, *([] if same else [self.data.test])] if len(split)]
+        """Return a list of the validation and test splits, without empty splits.
+
+        In the random protocol, the test split is the validation split, so the list contains only the latter.
+        """
+        is_same = self.data.protocol == "random"
+        return [split for split in [self.data.validation, *([] if is_same else [self.data.test])] if len(split)]
 
     def _epochs(self):
         return self.flags.epochs or (2 if self.flags.smoke else options.EPOCHS)
@@ -346,7 +352,10 @@ class Run:
 
 
 def augmentation_of_2023(seed):
-    """Return the 2023 augmentation, as arguments of `Run.classifier`: 20 % of the clips by gain, 20 % by noise."""
+    """Return the augmentation of the system of 2023, as arguments of `Run.classifier`.
+
+    The gain changes 20 % of the clips, and noise changes another 20 %.
+    """
     return {
         "waveform_augmentation": [gk.layers.PowerGain(factors=(1.5, 0.5), share=(0.0, 0.2), seed=seed)],
         "image_augmentation": [gk.layers.ImageNoise(sigma=0.1, share=(0.2, 0.4), seed=seed)],
@@ -354,7 +363,7 @@ def augmentation_of_2023(seed):
 
 
 def _subset(data, clips=32):
-    """Return a dataset with at most `clips` random clips of each split; random, so that all genres occur."""
+    """Return a dataset with at most `clips` clips of each split. The clips are random, so that all genres occur."""
     splits = {name: getattr(data, name) for name in ("train", "validation", "test")}
     rng = np.random.default_rng(0)
     small = {name: split.select(np.sort(rng.permutation(len(split))[:clips])) for name, split in splits.items()}
@@ -363,7 +372,7 @@ def _subset(data, clips=32):
 
 
 def _version(package):
-    """Return the version of an installed package, or `None`."""
+    """Return the version of a package, or `None` if the package is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

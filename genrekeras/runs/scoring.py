@@ -1,4 +1,4 @@
-"""Score the model of a run, and write its reports, figures, model card and HTML page."""
+"""Score the model of a run, and write the reports, figures, model card and HTML page of the run."""
 
 import os
 import sys
@@ -10,10 +10,10 @@ from genrekeras.utils.io import atomic_write
 
 
 def evaluate(run, **card):
-    """Calibrate and score the saved model; see `runner.Run.evaluate`.
+    """Calibrate and score the saved model. See `runner.Run.evaluate`.
 
-    A model that has a card was scored before the run was interrupted: training removes the card, and the model is saved
-    with a new one at the end of this function.
+    If the model has a card, nothing is done, because the model was scored before the run was interrupted. Training
+    removes the card of a model, and the last step of this function saves the model with a new card.
     """
     model = gk.load_model(run.model_file)
     if model.card:
@@ -26,7 +26,7 @@ def evaluate(run, **card):
         reports = {f"{name}_uncalibrated": report for name, report in uncalibrated.items()}
         reports["validation_tracks"] = calibration.after
         reports |= _score_test_tracks(model, splits)
-    if not run.flags.spectrograms:  # a spectrogram has one crop only, that of the reports above
+    if not run.flags.spectrograms:  # Spectrograms have only one crop, which the reports above include.
         reports |= {name: gk.evaluation.evaluate(model, split) for name, split in splits.items()}
     model.card = {**_card(run, reports), **card, **model.card}
     run.save_json("card.json", dict(model.card))
@@ -40,10 +40,10 @@ def evaluate(run, **card):
 
 
 def save_reports(run, reports):
-    """Print reports and write their files; see `runner.Run.save_reports`."""
+    """Print reports, and write their files. See `runner.Run.save_reports`."""
     print()
     if not reports:
-        print("Nothing was scored: the validation and test splits are empty.")
+        print("Nothing was scored, because the validation and test splits are empty.")
     for name, report in reports.items():
         report.to_json(run.path(f"{name}.json"))
         if "uncalibrated" in name:
@@ -59,14 +59,14 @@ def save_reports(run, reports):
 
 
 def _score_test_tracks(model, splits):
-    """Return the report of the test split, several crops of each track, by its name; empty without a test split."""
+    """Return a dict with the report of the test split, with several crops of each track. Empty without a test split."""
     if "test" not in splits:
         return {}
     return {"test_tracks": gk.evaluation.evaluate(model, splits["test"], **options.TRACK_CROPS)}
 
 
 def _card(run, reports):
-    """Return the model card of a run, without paths of this machine: it is published with the model."""
+    """Return the model card of a run. It contains no paths of this machine, because it is published with the model."""
     hidden = ("data_dir", "spectrograms", "output", "wandb")
     flags = {key: value for key, value in vars(run.flags).items() if value is not None and key not in hidden}
     return {
@@ -84,11 +84,12 @@ def _card(run, reports):
 
 
 def _training_method(config):
-    """Return the `method` in the config of a run, or the epochs, batch size and optimizer."""
+    """Return a dict with the `method` in the config of a run, or with the epochs, batch size and optimizer."""
     if "method" in config:
         return {"method": config["method"]}
     optimizer = config["optimizer"]
-    optimizer = optimizer.get("inner_optimizer", {}).get("config", optimizer)  # of mixed precision's loss scaling
+    # Mixed precision wraps the optimizer. Use the inner one.
+    optimizer = optimizer.get("inner_optimizer", {}).get("config", optimizer)
     return {
         "epochs": config["epochs"],
         "epochs_fixed": config.get("epochs_fixed", False),
@@ -99,7 +100,7 @@ def _training_method(config):
 
 
 def _save_misclassified(run, reports):
-    """Write the wrong predictions on the test split, or on validation if there is no test split."""
+    """Write the wrong predictions on the test split. Without a test split, use the validation split."""
     for split in run.splits_to_score()[-1:]:
         report = reports[f"{split.name}_tracks" if f"{split.name}_tracks" in reports else split.name]
         table = gk.evaluation.misclassified(report, split)

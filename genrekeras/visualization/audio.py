@@ -12,12 +12,12 @@ def spectrogram(image, seconds, frequencies, path=None, title=None, offset=0.0):
     """Draw the spectrogram image of a clip, with low frequencies at the bottom.
 
     Args:
-        image: `(mels, frames)` array in 0..255, output of a front end.
-        seconds: float > 0, length of the clip.
-        frequencies: `(mels,)` array, in Hz, center frequency of each row, ascending or descending.
+        image: `(mels, frames)` array in 0..255, the output of a front end.
+        seconds: float > 0, length of the clip in s.
+        frequencies: `(mels,)` array, center frequency of each row in Hz, ascending or descending.
         path: str or path-like, file to save the figure to (png, pdf or svg), or `None`.
         title: str or `None`.
-        offset: float, in s, start of the clip in its file.
+        offset: float, start of the clip in its file, in s.
 
     Returns:
         `matplotlib.figure.Figure`.
@@ -42,7 +42,7 @@ def spectrogram(image, seconds, frequencies, path=None, title=None, offset=0.0):
 
 
 def _frequency_ticks(frequencies):
-    """Return rows and labels of round frequencies, at least a fifteenth of the height apart."""
+    """Return positions and labels of ticks at round frequencies. Ticks are at least 1/15 of the height apart."""
     order = np.argsort(frequencies)
     rows, labels = [], []
     for hz in (50, 100, 200, 500, 1000, 2000, 4000, 8000, 16000):
@@ -57,7 +57,7 @@ def timeline(table, path=None, title=None):
     """Draw the probabilities of the genres along a track, as stacked areas.
 
     Args:
-        table: `pandas.DataFrame` of `genrekeras.inference.predict_timeline`.
+        table: `pandas.DataFrame` that `genrekeras.inference.predict_timeline` returned.
         path: str or path-like, file to save the figure to, or `None`.
         title: str or `None`.
 
@@ -66,7 +66,7 @@ def timeline(table, path=None, title=None):
     """
     genres = genres_of(table)
     times = (table["start"] + table["end"]).to_numpy() / 2
-    times[0], times[-1] = table["start"].iloc[0], table["end"].iloc[-1]  # the areas cover all of the track
+    times[0], times[-1] = table["start"].iloc[0], table["end"].iloc[-1]  # The areas begin and end with the track.
     percentages = 100 * table[[PROBABILITY_PREFIX + genre for genre in genres]].to_numpy().T
     if len(table) == 1:
         times, percentages = table[["start", "end"]].to_numpy()[0], np.repeat(percentages, 2, axis=1)
@@ -87,7 +87,7 @@ def timeline(table, path=None, title=None):
 
 
 def collection_map(embeddings, path=None, title=None, seed=0):
-    """Draw the map of a collection: each track is a point, and tracks with similar embeddings are close together.
+    """Draw a map of a collection. Each point is a track, and tracks with similar embeddings are close together.
 
     Args:
         embeddings: `genrekeras.inference.Embeddings`.
@@ -121,5 +121,6 @@ def collection_map(embeddings, path=None, title=None, seed=0):
 
 
 def _colors(genres):
+    """Return one color per genre. With more than 20 genres, colors are repeated."""
     palette = colormaps["tab10" if len(genres) <= 10 else "tab20"].colors
     return [palette[index % len(palette)] for index in range(len(genres))]

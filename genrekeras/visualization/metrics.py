@@ -13,17 +13,17 @@ def plain_text(text):
     """Escape text so that Matplotlib draws it literally.
 
     Names of genres, files and runs may contain any character. Matplotlib interprets text between two `$` as a formula,
-    omits names that begin with an underscore from legends, and fails on bytes that are not UTF-8.
+    and fails on bytes that are not UTF-8. It omits names that begin with an underscore from legends.
     """
     text = printable(text).replace("$", r"\$")
-    return f"\u200b{text}" if text.startswith("_") else text  # a zero-width space
+    return f"\u200b{text}" if text.startswith("_") else text  # \u200b is a zero-width space.
 
 
 def confusion_matrix(report, path=None):
     """Draw the confusion matrix of a report.
 
-    Rows are true genres, columns are predicted genres. Each cell shows the percentage of the clips of the true genre
-    and, below it, the number of clips.
+    Rows are true genres, and columns are predicted genres. Each cell shows the percentage of the clips of its row. The
+    number of clips is below the percentage.
 
     Args:
         report: `genrekeras.evaluation.Report`.
@@ -71,10 +71,10 @@ def learning_curves(history, path=None, title=None, keys=("loss", "accuracy", "l
     """Draw loss, accuracy and learning rate of training and validation over the epochs.
 
     Args:
-        history: dict of lists, such as `model.fit(...).history`.
+        history: dict of lists, one value per epoch, such as `model.fit(...).history`.
         path: str or path-like, file to save the figure to, or `None`.
         title: str or `None`.
-        keys: sequence of str, the keys of `history` to draw; keys that it lacks are skipped.
+        keys: sequence of str, the keys of `history` to draw. Keys that `history` does not contain are skipped.
 
     Returns:
         `matplotlib.figure.Figure`.
@@ -96,7 +96,7 @@ def learning_curves(history, path=None, title=None, keys=("loss", "accuracy", "l
             axes.plot(epochs, percent * np.asarray(history[key]), color=_TRAINING, label="training", marker=".")
         if history.get(f"val_{key}"):
             validation = percent * np.asarray(history[f"val_{key}"])[: len(epochs)]
-            every = len(epochs) // len(validation)  # `validation_freq` of `fit`
+            every = len(epochs) // len(validation)  # equals `validation_freq` of `fit`
             validated = epochs[every - 1 :: every][: len(validation)]
             axes.plot(validated, validation, color=_VALIDATION, label="validation", marker=".")
             best = validation.argmin() if key == "loss" else validation.argmax()
@@ -123,10 +123,12 @@ def learning_curves(history, path=None, title=None, keys=("loss", "accuracy", "l
 
 
 def reliability(reports, path=None):
-    """Draw reliability diagrams: accuracy against confidence. A calibrated model lies on the diagonal.
+    """Draw reliability diagrams, which show accuracy against confidence.
+
+    The points of a calibrated model are on the diagonal.
 
     Args:
-        reports: dict, name -> `genrekeras.evaluation.Report`, such as before and after `calibrate`.
+        reports: dict, name -> `genrekeras.evaluation.Report`, such as the reports before and after a calibration.
         path: str or path-like, file to save the figure to, or `None`.
 
     Returns:
@@ -153,12 +155,12 @@ def reliability(reports, path=None):
 
 
 def comparison(table, path=None):
-    """Draw the accuracies of several models, and their differences from the first, with 95 % intervals.
+    """Draw the accuracies of several models, and the differences from the first model, with 95 % intervals.
 
-    Differences whose interval contains 0 are gray.
+    A difference is gray if its interval contains 0.
 
     Args:
-        table: `pandas.DataFrame` of `genrekeras.evaluation.compare`.
+        table: `pandas.DataFrame` that `genrekeras.evaluation.compare` returned.
         path: str or path-like, file to save the figure to, or `None`.
 
     Returns:

@@ -372,12 +372,12 @@ def test_compare_and_report(tmp_path, rng):
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
     for arguments, message in (
         ([tmp_path / "a"], "two or more"),
-        ([tmp_path / "a", tmp_path / "a"], "one is given twice"),
+        ([tmp_path / "a", tmp_path / "a"], "one run is given twice"),
         ([tmp_path / "a", tmp_path], "is not the folder of a run"),
         ([tmp_path / "a", tmp_path / "a" / "config.json"], "cannot be read as a report"),
         (
             [tmp_path / "a", tmp_path / "b", "--split", "validation"],
-            "no scores of the split validation. It holds: test",
+            "no scores of the split validation. It contains: test",
         ),
     ):
         assert message in run("compare", *arguments, code=1).stderr

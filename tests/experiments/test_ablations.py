@@ -121,7 +121,7 @@ def test_trained_ablations(ablation, spectrograms, tmp_path, monkeypatch, capsys
     output.write_text(other)
     with pytest.raises(SystemExit):
         ablation.main()
-    assert "rows.jsonl holds runs on other tracks: choose another file" in capsys.readouterr().err
+    assert "rows.jsonl contains runs on other tracks. Choose another file" in capsys.readouterr().err
     assert output.read_text() == other
 
 
@@ -157,7 +157,7 @@ def test_ablation_table(tmp_path):
     assert far in lines[lines.index("Processors of kind AVX-512") :]
     (tmp_path / "text.jsonl").write_text("no rows\n")
     for flags, message in [
-        ([tmp_path / "rows.jsonl", "--to", "recipe"], "holds no run of it"),
+        ([tmp_path / "rows.jsonl", "--to", "recipe"], "contains no run of this ablation"),
         ([tmp_path / "text.jsonl"], "text.jsonl cannot be read"),
         ([tmp_path / "none.jsonl"], "none.jsonl cannot be read"),
     ]:

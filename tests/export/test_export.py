@@ -179,7 +179,7 @@ def test_invalid_arguments(one_second_model, tmp_path):
 @pytest.mark.parametrize(
     "predict, card, error, reason",
     [
-        (lambda clips: clips, {"genres": ["b"]}, export.ExportError, "has the card {'genres': .*, and should have"),
+        (lambda clips: clips, {"genres": ["b"]}, export.ExportError, "has the card {'genres': .*, but should have"),
         (lambda clips: 1 / 0, {}, export.ExportError, "cannot be run by its own runtime: division"),
         (lambda clips: importlib.import_module("no_runtime"), {}, ImportError, "no_runtime"),
     ],

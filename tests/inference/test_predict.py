@@ -392,4 +392,4 @@ def test_a_file_without_decodable_samples(one_second_model, tmp_path, monkeypatc
     soundfile.write(tmp_path / "x.wav", np.zeros(100 * RATE), RATE)
     monkeypatch.setattr(audio.decoders.SndfileDecoder, "_read", fail)
     [row] = one_second_model.predict_files(tmp_path / "x.wav").to_dict("records")
-    assert row["error"] == "too short: 0 s, and at least 1 s are needed" and np.isnan(row["probability"])
+    assert row["error"] == "too short: 0 s, but the minimum is 1 s" and np.isnan(row["probability"])

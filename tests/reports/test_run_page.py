@@ -112,7 +112,7 @@ def test_a_run_without_training_or_scores(folder, tmp_path):
         ),
         ("test.json", "[]", r"test.json cannot be read: `content` must be"),
         ("history.csv", "epoch,loss\n1,many\n", r"history.csv cannot be read"),
-        ("config.json", "[]", r"config.json cannot be read: it must contain a JSON object, not list"),
+        ("config.json", "[]", r"config.json cannot be read: the file must contain a JSON object, not list"),
         ("card.json", "null", r"card.json cannot be read"),
         ("config.json", "[" * 100_000, r"config.json cannot be read"),
         ("test.json", '{"genres": ["x", "y"], "split": "", "protocol": "", "track_ids": [1e400]', "cannot be read"),
