@@ -168,7 +168,7 @@ def _upper_size(size, offset=0):
 def _upper_triangle(size, offset=0):
     """Return a `(size * size, n)` matrix of 0 and 1 that selects the n elements in the upper triangle of a matrix.
 
-    It is multiplied by the flattened matrix. All export formats support this product, but some do not support indexing.
+    The flattened matrix is multiplied by it. All export formats support this product, but some do not support indexing.
     """
     return np.eye(size * size, dtype="float32")[:, np.flatnonzero(np.triu(np.ones((size, size)), offset))]
 
