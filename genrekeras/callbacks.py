@@ -88,7 +88,8 @@ class BestCheckpoint(keras.callbacks.Callback):
         self.mode = mode or ("min" if monitor.endswith(("loss", "error")) else "max")
         self.best = None
         self.best_epoch = None
-        self._is_monitor_logged = None  # None before the first epoch; then whether any epoch had `monitor` in its logs
+        # None before the first epoch. Then True if `monitor` was in the logs of any epoch, and else False.
+        self._is_monitor_logged = None
 
     def on_train_begin(self, logs=None):
         os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
@@ -101,7 +102,7 @@ class BestCheckpoint(keras.callbacks.Callback):
         self._is_monitor_logged = True
         if self.best is not None and not os.path.exists(self.path):
             warnings.warn(
-                f"{self.path} does not exist any more. Earlier epochs are not compared any more.", stacklevel=2
+                f"{self.path} does not exist any more. Only this epoch and later epochs are compared.", stacklevel=2
             )
             self.best = self.best_epoch = None
         value = float(logs[self.monitor])

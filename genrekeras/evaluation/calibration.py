@@ -62,12 +62,12 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, rejection_rate=
     Coefficient of Agreement for Nominal Scales", 1960.
 
     Args:
-        model: `GenreClassifier`; changed in place.
+        model: `GenreClassifier`. It is changed in place.
         split: `genrekeras.datasets.Split`, such as `data.validation`. Its genres are matched by name, as in `evaluate`.
         batch_size, crop, crops: as in `evaluate`.
         rejection_rate: float in [0, 1). Each of the two limits marks this share of the correctly classified tracks as
-            low confidence. A higher rate also marks more of the wrong predictions. The card records the share of tracks
-            that have low confidence by at least one limit.
+            low confidence, if the same number of crops is used. A higher rate also marks more of the wrong predictions.
+            The card records the shares that the two limits mark together.
 
     Returns:
         `Calibration`. Do not publish the scores of `after`, because the temperature was fitted on the same clips.

@@ -285,8 +285,8 @@ class RandomChannelEffects(RandomLayer):
         dynamic_range: float in [0, 1). The distances of all values from the maximum are multiplied by a factor. The
             factor is drawn uniformly from `1 - dynamic_range` to `1 + dynamic_range`.
         equalizer_db: float >= 0, in dB. A random equalizer curve is applied to 80 % of the clips. The curve is a
-            weighted sum of seven cosines over the mel axis. The weights are normal random numbers with this standard
-            deviation; the weight of the constant cosine has half of it.
+            weighted sum of seven cosines over the mel axis. The weights are normal random numbers with the standard
+            deviation `equalizer_db`. The weight of the constant cosine has half this standard deviation.
         noise_db: float >= 0, in dB, largest standard deviation of the Gaussian noise. The standard deviation for a clip
             is drawn uniformly from 0 to `noise_db`.
         shift: int >= 0, in mels, largest shift of the spectrum up or down. The row at the edge is repeated.

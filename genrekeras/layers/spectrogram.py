@@ -18,7 +18,7 @@ _MAX_FILTER_SIZE = 1 << 26  # largest value of `n_fft * n_mels`
 
 @keras.saving.register_keras_serializable("genrekeras")
 class MelSpectrogram(Float32Layer):
-    """Compute mel power spectrograms. The defaults are those of `librosa.feature.melspectrogram`, with equal results.
+    """Compute mel power spectrograms. By default, the result equals that of `librosa.feature.melspectrogram`.
 
     The waveform is padded with `n_fft // 2` zeros at both ends and split into frames of `n_fft` samples. The frames are
     multiplied by a periodic Hann window and Fourier-transformed. Their power is summed in triangular mel bands.
@@ -127,7 +127,7 @@ class MelSpectrogram(Float32Layer):
     def _is_clip_by_clip(self, waveform):
         """Return whether to process clips one by one. On a CPU this is faster, since intermediates fit in the cache."""
         if self.dft == "matmul" and not isinstance(waveform.shape[0], int):
-            return False  # This is an export with a dynamic batch size, and not all formats support loops.
+            return False  # The model is exported with a dynamic batch size, and some formats do not support loops.
         return waveform.device.type == "cpu" if keras.backend.backend() == "torch" else runs_on_cpu()
 
     def _power(self, waveform):

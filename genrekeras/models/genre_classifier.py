@@ -429,7 +429,7 @@ class GenreClassifier(keras.Model):
                     raise ValueError(f"The data's `{name}` is not the model's {expected}. Received: {name}={value}")
         if isinstance(x, np.ndarray):
             self._check_waveform_shape(x.shape)
-        # Integer labels are checked, because JAX accepts labels out of range without an error. One-hot rows are not.
+        # JAX accepts integer labels out of range without an error, so they are checked. One-hot rows are not checked.
         labels = np.zeros(0) if y is None else np.asarray(ops.convert_to_numpy(y) if ops.is_tensor(y) else y)
         if labels.size and isinstance(labels.flat[0], str):
             raise ValueError(f"Labels must be integers, indices into `genres`. Received: label {labels.flat[0]!r}")

@@ -178,7 +178,7 @@ def _are_close(old, new):
 
 
 def _is_seeded():
-    """Return whether `keras.utils.set_random_seed` was called. Return True if this is unknown (not on PyTorch)."""
+    """Return whether `keras.utils.set_random_seed` was called. This is known on PyTorch only. Otherwise return True."""
     return keras.backend.backend() != "torch" or _is_seeded_on_torch()
 
 

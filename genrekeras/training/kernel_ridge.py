@@ -10,7 +10,7 @@ more than 8,192 images (Nystroem's method).
 Sources: Saunders et al., "Ridge Regression Learning Algorithm in Dual Variables", ICML 1998; Rudi et al., "Less is
 More: Nystroem Computational Regularization", NeurIPS 2015; Rifkin and Klautau, "In Defense of One-Vs-All
 Classification", JMLR 2004 (labels as targets, leave-one-out predictions); Hatch et al., "Within-Class Covariance
-Normalization for SVM-based Speaker Recognition", Interspeech 2006 (the directions; here, a class is a clip).
+Normalization for SVM-based Speaker Recognition", Interspeech 2006 (the directions, where each clip is a class).
 """
 
 import keras
@@ -50,8 +50,8 @@ def fit_kernel_ridge(model, split, ridge=0.3, seed=0, class_weight=None, batch_s
         batch_size: int > 0, number of images that are processed at once.
 
     Returns:
-        `(images, genres)` float32 array, leave-one-track-out probabilities of the training images. The directions and
-        the landmarks are not left out. They are computed from all tracks.
+        `(images, genres)` float32 array, leave-one-track-out probabilities of the training images. A track is left out
+        only in the fit of the last layer. The directions and the landmarks are computed from all tracks.
 
     Raises:
         ValueError: the model has another backbone, the split does not fit the model or has fewer than two tracks,

@@ -278,7 +278,7 @@ class _TrainingState(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         if self._arrays_to_restore is not None:
-            # Not restored earlier, because on PyTorch the start of the iteration draws a random number.
+            # Before this, on PyTorch, the start of the iteration has drawn a random number.
             self._restore_random_states()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -306,8 +306,8 @@ class _TrainingState(keras.callbacks.Callback):
         if self.path:
             self._save(arrays)
         if was_resumed:
-            # This `model.fit` ends after this epoch. If the optimizer has a moving average, it replaces the weights at
-            # the end of `model.fit`, so the next `model.fit` must restore the weights.
+            # This `model.fit` ends after this epoch. At its end, an optimizer with a moving average replaces the
+            # weights. Therefore the next `model.fit` must restore the weights.
             self._arrays_to_restore = {part: [np.array(value) for value in values] for part, values in arrays.items()}
             self._callback_values_to_restore = self._capture_callbacks()
         self._raise_if_signalled()

@@ -25,7 +25,7 @@ def mel_kernel(image, name="mel_kernel"):
     """
     statistics = SpectralStatistics(name=f"{name}_statistics")(image)
     weights = keras.initializers.RandomNormal(stddev=0.002 / statistics.shape[1] ** 0.5)
-    # Computed in float32 under mixed precision too, because distances are small differences of large numbers.
+    # The projection is in float32 under mixed precision too, because distances are small differences of large numbers.
     projection = keras.layers.Dense(DIRECTIONS, kernel_initializer=weights, name=f"{name}_projection", dtype="float32")
     return GaussianKernel(LANDMARKS, name=f"{name}_landmarks")(projection(statistics))
 
