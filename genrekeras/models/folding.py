@@ -1,9 +1,10 @@
 """Batch-norm folding: copies of backbones that compute the same features faster, for inference only.
 
 In inference, batch normalization multiplies each channel by a factor and adds an offset. Factor and offset are folded
-into the weights of the convolution before the batch normalization. The convolution also applies the activation. Dropout
-layers are omitted. The remaining layers are called one after the other, without the overhead of Keras' functional
-models. On PyTorch, kernels are stored with the axes in PyTorch's order, and activations are computed in place.
+into the weights of the convolution before the batch normalization. The convolution also applies the activation after
+the batch normalization. Dropout layers are omitted. The remaining layers are called one after the other, without the
+overhead of Keras' functional models. On PyTorch, kernels are stored with the axes in PyTorch's order, and activations
+are computed in place.
 
 Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
 CVPR 2018, section 3.2.
@@ -51,7 +52,8 @@ class FoldedModel(keras.layers.Layer):
     """Call layers one after the other. Each tensor is released after its last use.
 
     Args:
-        steps: list of tuples: layer, keys of its input tensors, key of its output tensor.
+        steps: list of tuples: layer, keys of its input tensors, key of its output tensor. A key is the `id` of a Keras
+            tensor.
         image_key, features_key: keys of the input tensor and of the output tensor.
         symbolic_features: Keras tensor with the shape and dtype of the features.
     """
