@@ -1,4 +1,4 @@
-"""Music genre classification with Keras 3: from waveforms to probabilities of genres.
+"""Music genre classification with Keras 3. Models compute the probabilities of genres from waveforms.
 
 ```python
 import genrekeras as gk
@@ -6,9 +6,12 @@ import genrekeras as gk
 model = gk.GenreClassifier(backbone="efficientnet_b0")
 ```
 
-The Keras backend is that of the environment variable `KERAS_BACKEND` or of an already imported Keras. If neither is
-set, it is that of Keras' config file, unless this is tensorflow, which Keras writes by default on its first import; and
-else PyTorch.
+The first of these that exists determines the Keras backend:
+
+1. a Keras that is already imported;
+2. the environment variable `KERAS_BACKEND`;
+3. Keras' config file. The value tensorflow is ignored, because Keras writes it by default on its first import;
+4. the default of genrekeras, PyTorch.
 """
 
 import importlib
@@ -18,14 +21,14 @@ import sys
 
 
 def _choose_backend():
-    """Set `KERAS_BACKEND` if no backend was chosen; must be called before Keras is imported."""
+    """Set `KERAS_BACKEND` to PyTorch if no other backend was chosen. Must be called before Keras is imported."""
     if "keras" in sys.modules or os.environ.get("KERAS_BACKEND"):
         return
     home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
     try:
         with open(os.path.join(home, "keras.json"), encoding="utf-8") as file:
             configured = json.load(file).get("backend", "tensorflow")
-    except (OSError, ValueError, AttributeError):  # no file, or an invalid file, which Keras ignores too
+    except (OSError, ValueError, AttributeError):  # the file does not exist or is invalid; Keras ignores it too
         configured = "tensorflow"
     if configured == "tensorflow":
         os.environ["KERAS_BACKEND"] = "torch"
@@ -34,7 +37,7 @@ def _choose_backend():
 def _runs_as_command():
     """Return whether this process is the command `genrekeras` or `python -m genrekeras`."""
     arguments = getattr(sys, "argv", None) or [""]
-    if arguments[0] == "-m":  # while Python imports the package of the module that it runs
+    if arguments[0] == "-m":  # `python -m` has not found the path of the module yet
         return sys.orig_argv[-len(arguments)] == "genrekeras"
     return os.path.basename(arguments[0]) in ("genrekeras", "genrekeras.exe")
 
@@ -82,8 +85,9 @@ def __dir__():
     return sorted(set(globals()) | set(__all__))
 
 
-# `keras.saving.load_model` finds registered classes only, so importing the library imports Keras and these classes. The
-# command line imports Keras where it is needed only, since that takes seconds: help and usage errors appear at once.
+# `keras.saving.load_model` can load registered classes only, so importing the library imports Keras and these classes.
+# Importing Keras takes seconds. The command line imports it only when needed, so that help and usage errors appear at
+# once.
 if not _runs_as_command():
     from genrekeras import callbacks, layers, models
     from genrekeras.genres import GENRES

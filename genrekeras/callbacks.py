@@ -14,14 +14,14 @@ from genrekeras.utils.io import atomic_write
 class StepDecay(keras.callbacks.LearningRateScheduler):
     """Multiply the learning rate by a factor every few epochs.
 
-    The rate is a function of the epoch only, `initial_learning_rate * factor ** (epoch // every)`, so resumed training
-    continues with the right rate. The state of the optimizer does not change.
+    The learning rate is `initial_learning_rate * factor ** (epoch // every)`. It depends on the epoch only, so resumed
+    training continues with the correct learning rate.
 
     Args:
         initial_learning_rate: float > 0, learning rate of the first epoch.
-        factor: float in (0, 1].
-        every: int > 0, in epochs.
-        verbose: int, 1 to print the learning rate of each epoch.
+        factor: float in (0, 1], factor of the learning rate.
+        every: int > 0, in epochs, number of epochs with the same learning rate.
+        verbose: int. 1 prints the learning rate of each epoch.
 
     Raises:
         ValueError: an argument is out of range.
@@ -51,23 +51,25 @@ class StepDecay(keras.callbacks.LearningRateScheduler):
 class BestCheckpoint(keras.callbacks.Callback):
     """Save the model after each epoch that is better than all epochs before it.
 
-    The file is written under a temporary name and then moved, so that the previous file stays until the new one is
-    complete. (`keras.callbacks.ModelCheckpoint` overwrites the previous file.) If it cannot be written, a warning is
-    issued and training continues. If no epoch runs, nothing is written.
+    A new file is written under a temporary name and then renamed, so the previous file is kept until the new file is
+    complete. (`keras.callbacks.ModelCheckpoint` overwrites the previous file.) If the file cannot be written, a warning
+    is issued and training continues. If no epoch runs, no file is written.
 
     Args:
-        path: str or path-like, ends in `.keras`.
-        monitor: str, name of the metric to compare, from the logs of the epoch.
-        mode: `"max"` or `"min"`; `None` for "min" if the name ends in "loss" or "error", and else "max".
-        model: the model to save if the trained model is only a part of it, such as the head of a `GenreClassifier`.
+        path: str or path-like, path of the file, ends in `.keras`.
+        monitor: str, name of the metric to compare. The metric is read from the logs of each epoch.
+        mode: `"max"`, `"min"` or `None`. `None` is `"min"` if `monitor` ends in "loss" or "error", and `"max"`
+            otherwise.
+        model: `keras.Model` to save; `None` for the trained model. Set it if the trained model is only a part of the
+            model to save, such as the head of a `GenreClassifier`.
 
     Attributes:
-        best: float, the best value so far; `None` before the first.
+        best: float, the best value of the metric so far; `None` before the first value.
         best_epoch: int, epoch of `best`, counted from 0.
 
     Raises:
-        ValueError: an argument is invalid; or, at the end of training, epochs ran and none had `monitor` in its logs.
-            Then the last epoch is saved.
+        ValueError: an argument is invalid. Also raised at the end of training if `monitor` was in the logs of no epoch.
+            The model of the last epoch is saved in this case.
     """
 
     compared_attributes = ("monitor", "mode")  # used by `genrekeras.training.fit`
@@ -86,7 +88,8 @@ class BestCheckpoint(keras.callbacks.Callback):
         self.mode = mode or ("min" if monitor.endswith(("loss", "error")) else "max")
         self.best = None
         self.best_epoch = None
-        self._is_monitor_logged = None  # whether `monitor` was in the logs of an epoch; None before the first epoch
+        # None before the first epoch. Then True if `monitor` was in the logs of any epoch, and else False.
+        self._is_monitor_logged = None
 
     def on_train_begin(self, logs=None):
         os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
@@ -95,11 +98,11 @@ class BestCheckpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if self.monitor not in (logs or {}):
             self._is_monitor_logged = self._is_monitor_logged or False
-            return  # some epochs may have no validation
+            return  # an epoch without validation has no validation metrics
         self._is_monitor_logged = True
         if self.best is not None and not os.path.exists(self.path):
             warnings.warn(
-                f"{self.path} does not exist any more. The best epoch is determined from this epoch on.", stacklevel=2
+                f"{self.path} does not exist any more. Only this epoch and later epochs are compared.", stacklevel=2
             )
             self.best = self.best_epoch = None
         value = float(logs[self.monitor])
@@ -112,8 +115,8 @@ class BestCheckpoint(keras.callbacks.Callback):
         if self._is_monitor_logged is False:
             self._save()
             raise ValueError(
-                f"`monitor` must be one of {sorted(logs or {})}. The last epoch was saved instead of the best. "
-                f"Received: monitor={self.monitor!r}"
+                f"`monitor` must be one of {sorted(logs or {})}. The model of the last epoch was saved instead of the "
+                f"best one. Received: monitor={self.monitor!r}"
             )
 
     def _is_better(self, value):
@@ -129,9 +132,10 @@ class BestCheckpoint(keras.callbacks.Callback):
         return True
 
 
-# In seconds: limits of the time that W&B may delay training at its start and its end.
+# W&B may delay the start of training and its end by at most these times, in seconds.
 _TIMEOUTS = {"init_timeout": 5, "finish_timeout": 5, "finish_timeout_raises": False}
-# By default W&B sends the names of host, user and script, its arguments, packages, the state of git and the hardware.
+# By default, W&B uploads the names of host, user and script, the command-line arguments, the installed packages, the
+# state of git and data about the hardware. These settings disable that.
 _NO_METADATA = {
     **dict.fromkeys(("x_disable_meta", "x_disable_stats", "x_disable_machine_info"), True),
     **dict.fromkeys(("disable_git", "disable_code", "disable_job_creation"), True),
@@ -143,23 +147,24 @@ _NO_METADATA = {
 class WandbLogger(keras.callbacks.Callback):
     """Log a run to Weights & Biases: config, metrics of each epoch, learning rate, and confusion matrix.
 
-    The run is online if the environment variable WANDB_API_KEY or the netrc file contains a key, and WANDB_MODE is not
-    "offline" or "disabled". Otherwise it is written to `folder`, from which `wandb sync` uploads it. The user is never
-    prompted for a key. If the server does not answer within 5 s, the run is logged offline; closing a run takes at most
-    5 s. Only the config and the logged values are sent, no data about the machine, the script or the environment.
+    The run is uploaded if the environment variable WANDB_API_KEY or the netrc file contains a key, and WANDB_MODE is
+    neither "offline" nor "disabled". Otherwise the run is logged offline, and `wandb sync` can upload it from `folder`.
+    The user is never prompted for a key. If the server does not answer within 5 s, the run is logged offline too.
+    Closing a run takes at most 5 s. Only the config and the logged values are uploaded. Data about the machine, the
+    script and the environment is not uploaded.
 
-    No environment variable is set. Programs can turn off messages and error reports of W&B by
-    `genrekeras.utils.process.quiet_wandb`. The Keras callbacks of W&B are not used because they import TensorFlow.
+    This callback sets no environment variable. A program can turn off W&B's messages and error reports with
+    `genrekeras.utils.process.quiet_wandb`. W&B's own Keras callbacks are not used because they import TensorFlow.
 
     Args:
-        project: str.
+        project: str, name of the W&B project.
         config: dict, configuration of the run.
-        name: str, name of the run, or `None` for a random name.
-        folder: str or path-like; the files of the run are written into its subfolder `wandb`.
+        name: str, name of the run; `None` for a random name.
+        folder: str or path-like. The files of the run are written into its subfolder `wandb`.
 
     Attributes:
-        run: the W&B run; `None` before the first use.
-        run_id: str, id of the run. If it is set before the start, that run is resumed.
+        run: the W&B run; `None` before `start` and after `finish`.
+        run_id: str, id of the run. If `run_id` is set before `start`, the run with this id is resumed.
     """
 
     state_attributes = ("run_id",)  # used by `genrekeras.training.fit`
@@ -174,7 +179,7 @@ class WandbLogger(keras.callbacks.Callback):
         self.run_id = None
 
     def start(self):
-        """Start the run, unless it is started already."""
+        """Start the run if it is not started yet."""
         if self.run is None:
             import wandb
 
@@ -225,16 +230,17 @@ class WandbLogger(keras.callbacks.Callback):
         )
 
     def finish(self):
-        """Close the run. Otherwise W&B closes it at the end of the program."""
+        """Close the run. If this method is not called, W&B closes the run at the end of the program."""
         if self.run is not None:
             self.run.finish()
             self.run = None
 
 
 def _wandb_mode():
-    """Return the value of WANDB_MODE if it is "offline" or "disabled"; else "online" if there is a key, or "offline".
+    """Return the mode of the run: "online", "offline" or "disabled".
 
-    Online without a key, W&B would prompt for it.
+    WANDB_MODE is used if its value is "offline" or "disabled". Otherwise the mode is "online" if there is a key.
+    Without a key the mode is "offline", because W&B would prompt for a key in the mode "online".
     """
     if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
         return os.environ["WANDB_MODE"]

@@ -1,4 +1,4 @@
-"""Evaluation of models on labelled music: scores, calibration and comparison."""
+"""Evaluate, calibrate and compare models on labelled music."""
 
 from genrekeras.evaluation.calibration import Calibration, calibrate
 from genrekeras.evaluation.comparison import compare

@@ -1,4 +1,4 @@
-"""Temperature scaling, and thresholds beyond which a prediction has low confidence."""
+"""Temperature-scale a model, and determine its thresholds for predictions with low confidence."""
 
 import dataclasses
 import math
@@ -11,20 +11,22 @@ from genrekeras.evaluation.scoring import in_genres_of, predict_crops, to_report
 from genrekeras.models.thresholds import Thresholds
 from scipy import optimize, special
 
-_TEMPERATURES = (0.05, 1e4)  # bounds of the search in `calibrate`
-_LEAST_CONFIDENCE = 1.01  # times 1 / genres; a limit below this would mark nearly equal probabilities only
+_TEMPERATURE_BOUNDS = (0.05, 1e4)  # bounds of the search in `calibrate`
+# `min_confidence` must be above this multiple of 1 / genres. Otherwise it would mark only nearly equal probabilities.
+_MIN_CONFIDENCE_FACTOR = 1.01
 
 
 class Calibration(NamedTuple):
     """Result of `calibrate`.
 
     Attributes:
-        temperature: float > 0; a value above 1 means that the model was overconfident.
+        temperature: float > 0. A value above 1 means that the model was overconfident.
         thresholds: `Thresholds` of the calibrated model. `min_confidence` is `None` if no prediction is correct, or if
-            the limit is not clearly above 1 / genres. `max_ood_score` is `None` if no prediction is correct, with fewer
-            than 20 clips or artists, or for a model with a `"mel_kernel"`.
-        low_confidence_share: dict, share of the `correct` and of the `wrong` predictions with low confidence.
-        before, after: `Report` of the split.
+            the limit is not clearly above 1 / genres. `max_ood_score` is `None` if no prediction is correct, if there
+            are fewer than 20 clips or artists, or if the backbone contains a `"mel_kernel"`.
+        low_confidence_share: dict with the keys `correct` and `wrong`. The values are the shares of the correct and of
+            the wrong predictions that have low confidence.
+        before, after: `Report` of the split before and after the calibration.
     """
 
     temperature: float
@@ -35,42 +37,46 @@ class Calibration(NamedTuple):
 
 
 def calibrate(model, split, batch_size=16, crop="even", crops=3, rejection_rate=0.05):
-    """Temperature-scale a model on held-out clips, and determine its thresholds of low confidence.
+    """Temperature-scale a model on held-out clips, and determine its thresholds for low confidence.
 
-    The logits are divided by the temperature that minimizes the log-loss. This does not change the order of genres in a
-    crop. The log-loss is that of the mean probabilities of several crops, as for whole files. The weights of the last
-    layer are divided by the temperature, so that the saved model is calibrated.
+    The logits are divided by the temperature that minimizes the log-loss. This does not change the order of the genres
+    for a crop. The log-loss is computed from the mean probabilities of several crops, as in the prediction of files.
+    The weights of the last layer are divided by the temperature, so the saved model is calibrated.
 
-    `model.thresholds` gets two limits. `predict_files` marks a prediction as low confidence if its probability is below
-    the first (the track is between genres), or if the out-of-distribution score of its features is above the second
-    (the track is unlike these clips; not for a model with a `"mel_kernel"`, whose features of unlike clips are 0).
-    Both are copied to the card of the model. Scores in the card no longer apply and are removed.
+    `model.thresholds` gets two limits. A prediction has low confidence in two cases:
 
-    `model.thresholds.better_than_chance` is whether the 95 % interval of the accuracy lies above chance. Chance is
-    Cohen's expected agreement: the accuracy of predictions with the same genre frequencies that are independent of the
-    labels. For a constant prediction it is the share of that genre, for uniform predictions 1 / genres. If the model is
-    not better than chance, all its predictions have low confidence.
+    - Its probability is below `min_confidence`. The track is between genres.
+    - The out-of-distribution score of its features is above `max_ood_score`. The track is unlike the clips of the
+      split. This limit is not used with the backbone `"mel_kernel"`, whose features are 0 for such tracks.
+
+    The limits are copied to the card of the model. The scores in the card are removed, because they do not apply to the
+    calibrated model.
+
+    `model.thresholds.better_than_chance` is true if the 95 % interval of the accuracy lies above chance. Chance is
+    Cohen's expected agreement: the accuracy of predictions that have the same genre frequencies but are independent of
+    the labels. For a constant prediction, chance is the share of the predicted genre. For uniform predictions, chance
+    is 1 / genres. If the model is not better than chance, all its predictions have low confidence.
 
     Sources: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. Platt, "Probabilistic Outputs for
     Support Vector Machines", 1999, section 2.2 (smoothed labels keep the temperature of few clips above 0). Cohen, "A
     Coefficient of Agreement for Nominal Scales", 1960.
 
     Args:
-        model: `GenreClassifier`; changed in place.
-        split: `genrekeras.datasets.Split`, such as `data.validation`; its genres are matched as in `evaluate`.
+        model: `GenreClassifier`. It is changed in place.
+        split: `genrekeras.datasets.Split`, such as `data.validation`. Its genres are matched by name, as in `evaluate`.
         batch_size, crop, crops: as in `evaluate`.
-        rejection_rate: float in [0, 1), share of the correctly classified tracks that each of the two limits marks as
-            low confidence, with this number of crops. The card records the share that both mark together. A higher rate
-            also marks more of the wrong predictions.
+        rejection_rate: float in [0, 1). Each of the two limits marks this share of the correctly classified tracks as
+            low confidence, if the same number of crops is used. A higher rate also marks more of the wrong predictions.
+            The card records the shares that the two limits mark together.
 
     Returns:
-        `Calibration`. `after` is computed on the clips that the temperature was fitted on: report scores on others.
+        `Calibration`. Do not publish the scores of `after`, because the temperature was fitted on the same clips.
 
     Raises:
-        ValueError: as `evaluate`; `rejection_rate` is out of range.
+        ValueError: `rejection_rate` is out of range. Also raises the errors of `evaluate`.
 
     Warns:
-        UserWarning: the model is not better than chance, or the temperature is at a bound of its search.
+        UserWarning: the model is not better than chance, or the temperature is at a bound of the search.
     """
     if not 0 <= rejection_rate < 1:
         raise ValueError(f"`rejection_rate` must lie in [0, 1). Received: rejection_rate={rejection_rate}")
@@ -79,14 +85,14 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, rejection_rate=
     probabilities, features = predict_crops(model, split, batch_size, crop, crops, "probabilities", "features")
     layer = model.output_layer
     kernel, bias = (weight.astype("float64") for weight in layer.get_weights())
-    logits = features @ kernel + bias  # exact also where probabilities are rounded to 0
+    logits = features @ kernel + bias  # They are exact, even if a probability is rounded to 0.
     temperature = _temperature(logits, split.labels)
     before = to_report(model, split, probabilities, coverage)
     after = to_report(model, split, special.softmax(logits / temperature, axis=-1), coverage)
     has_kernel = "mel_kernel" in np.atleast_1d(model.backbone)
     ood_scores = None if has_kernel else model.ood_score.fit(features, split.groups)
     is_better = _is_better_than_chance(after)
-    min_confidence, max_ood_score, share = _limits(after, ood_scores, rejection_rate, is_better)
+    min_confidence, max_ood_score, low_confidence_share = _limits(after, ood_scores, rejection_rate, is_better)
     thresholds = Thresholds(model.thresholds.temperature * temperature, min_confidence, max_ood_score, is_better)
     layer.set_weights([weight / temperature for weight in layer.get_weights()])
     model.thresholds = thresholds
@@ -94,19 +100,19 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, rejection_rate=
         **{key: value for key, value in model.card.items() if key != "scores"},
         "calibration": {
             **dataclasses.asdict(thresholds),
-            "low_confidence_share": share,
+            "low_confidence_share": low_confidence_share,
             "on": {"split": split.name, "protocol": split.protocol, "input_coverage": coverage, "clips": len(split)},
             "log_loss": {"before": before.log_loss, "after": after.log_loss},
             "calibration_error": {"before": before.calibration_error, "after": after.calibration_error},
         },
     }
-    return Calibration(temperature, thresholds, share, before, after)
+    return Calibration(temperature, thresholds, low_confidence_share, before, after)
 
 
 def _temperature(logits, labels):
-    """Return the temperature that minimizes the log-loss; logits are `(clips, crops, genres)`."""
-    # Smoothed labels, by the rule of succession as in Platt scaling. With hard labels, the log-loss would be lowest at
-    # a temperature of 0 if all predictions are correct.
+    """Return the temperature that minimizes the log-loss. `logits` is a `(clips, crops, genres)` array."""
+    # The labels are smoothed by the rule of succession, as in Platt scaling. If all predictions are correct, the
+    # log-loss of hard labels would be lowest at a temperature of 0.
     smoothing, genres = 1 / (len(labels) + 2), logits.shape[-1]
     targets = np.where(np.eye(genres)[labels] > 0, 1 - smoothing, smoothing / (genres - 1))
 
@@ -114,20 +120,20 @@ def _temperature(logits, labels):
         mean = special.softmax(logits / math.exp(log_temperature), axis=-1).mean(axis=1)
         return -(targets * np.log(np.maximum(mean, np.finfo("float32").tiny))).sum(axis=1).mean()
 
-    bounds = np.log(_TEMPERATURES)
+    bounds = np.log(_TEMPERATURE_BOUNDS)
     log_temperature = optimize.minimize_scalar(loss, bounds=bounds, method="bounded").x
-    if np.abs(bounds - log_temperature).min() < 0.01:  # the search comes close to a bound, but never reaches it
+    if np.abs(bounds - log_temperature).min() < 0.01:  # The search comes close to a bound, but never reaches it.
         warnings.warn(
-            f"The temperature {math.exp(log_temperature):.5g} is at a bound of the search, {_TEMPERATURES[0]:g} to "
-            f"{_TEMPERATURES[1]:g}: the model's logits do not fit these clips at any temperature. Check that the model "
-            "was trained and that the labels are correct.",
+            f"The temperature {math.exp(log_temperature):.5g} is at a bound of the search, "
+            f"{_TEMPERATURE_BOUNDS[0]:g} to {_TEMPERATURE_BOUNDS[1]:g}. The model's logits do not fit these clips at "
+            "any temperature. Check that the model was trained and that the labels are correct.",
             stacklevel=3,
         )
     return math.exp(log_temperature)
 
 
 def _is_better_than_chance(report):
-    """Return whether the interval of the accuracy lies above chance, and warn if not; see `calibrate`."""
+    """Return whether the interval of the accuracy lies above chance, and warn if not. `calibrate` defines chance."""
     count = len(report.genres)
     labels, predictions = (np.bincount(x, minlength=count) for x in (report.labels, report.predictions))
     chance = float(labels @ predictions) / len(report.labels) ** 2
@@ -135,25 +141,25 @@ def _is_better_than_chance(report):
     if not is_better:
         warnings.warn(
             f"The model is not better than chance ({100 * chance:.1f} %): {report}. All predictions of the calibrated "
-            "model have low confidence. Train it further, or calibrate it on more clips.",
+            "model have low confidence. Train the model further, or calibrate it on more clips.",
             stacklevel=3,
         )
     return is_better
 
 
 def _limits(report, ood_scores, rejection_rate, is_better):
-    """Return both limits, and the shares of the correct and of the wrong predictions with low confidence."""
+    """Return `min_confidence`, `max_ood_score` and `low_confidence_share`. See `Calibration`."""
     is_correct = report.predictions == report.labels
     if not is_correct.any():
         return None, None, {}
     confidence, max_ood_score = report.probabilities.max(axis=1), None
     min_confidence = float(np.quantile(confidence[is_correct], rejection_rate, method="lower"))
-    if min_confidence <= _LEAST_CONFIDENCE / len(report.genres):
+    if min_confidence <= _MIN_CONFIDENCE_FACTOR / len(report.genres):
         min_confidence = None
     is_low = (confidence < (min_confidence or 0.0)) | (not is_better)
     if ood_scores is not None:
         max_ood_score = float(np.quantile(ood_scores[is_correct], 1 - rejection_rate, method="higher"))
         is_low = is_low | (ood_scores > max_ood_score)
     masks = {"correct": is_correct, "wrong": ~is_correct}
-    share = {name: float(is_low[mask].mean()) for name, mask in masks.items() if mask.any()}
-    return min_confidence, max_ood_score, share
+    low_confidence_share = {name: float(is_low[mask].mean()) for name, mask in masks.items() if mask.any()}
+    return min_confidence, max_ood_score, low_confidence_share

@@ -11,12 +11,12 @@ def wilson_interval(hits, count, z=1.959964):
     Args:
         hits: int >= 0, number of successes.
         count: int > 0, number of trials.
-        z: float > 0, quantile of the normal distribution; the default gives a 95 % interval.
+        z: float > 0, quantile of the normal distribution. The default gives a 95 % interval.
 
     Returns:
         tuple of two floats in [0, 1], the lower and the upper bound.
     """
-    share = hits / count
-    center = share + z * z / (2 * count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    proportion = hits / count
+    center = proportion + z * z / (2 * count)
+    half = z * math.sqrt(proportion * (1 - proportion) / count + z * z / (4 * count * count))
     return max(0.0, (center - half) / (1 + z * z / count)), min(1.0, (center + half) / (1 + z * z / count))

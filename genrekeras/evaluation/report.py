@@ -12,14 +12,14 @@ from sklearn import metrics
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Labels and predicted probabilities of a split, and scores.
+    """Labels and predicted probabilities of a split, and the scores that are computed from them.
 
     Attributes:
         genres: tuple of str.
         split: str, name of the split, such as "validation".
-        protocol: str, the protocol by which clips were assigned to splits.
-        track_ids: `(n,)` int64.
-        labels: `(n,)` int32, indices in `genres`.
+        protocol: str, name of the protocol by which clips were assigned to splits.
+        track_ids: `(n,)` int64, track id of each clip.
+        labels: `(n,)` int32, index of the true genre of each clip in `genres`.
         probabilities: `(n, len(genres))` float.
         input_coverage: str, the part of each clip that was processed, such as "first 10 s".
 
@@ -41,8 +41,9 @@ class Report:
             raise ValueError("`labels` must contain at least one clip. Received: labels=[]")
         if self.probabilities.shape != (count, genres) or not self.track_ids.shape == self.labels.shape == (count,):
             raise ValueError(
-                f"`probabilities` must have the shape ({count}, {genres}), `labels` and `track_ids` ({count},). "
-                f"Received: {self.probabilities.shape}, {self.labels.shape} and {self.track_ids.shape}"
+                f"`probabilities` must have the shape ({count}, {genres}), and `labels` and `track_ids` must have the "
+                f"shape ({count},). Received: {self.probabilities.shape}, {self.labels.shape} and "
+                f"{self.track_ids.shape}"
             )
         if self.labels.min() < 0 or self.labels.max() >= genres:
             raise ValueError(
@@ -53,7 +54,7 @@ class Report:
 
     @property
     def predictions(self):
-        """`(n,)` int, the most probable label of each clip."""
+        """`(n,)` int, index of the most probable genre of each clip."""
         return self.probabilities.argmax(axis=1)
 
     @property
@@ -63,7 +64,7 @@ class Report:
 
     @property
     def accuracy_interval(self):
-        """`(low, high)`, 95 % Wilson interval of `accuracy`; it assumes that clips are independent of each other."""
+        """`(low, high)`, 95 % Wilson interval of `accuracy`. It assumes that clips are independent of each other."""
         return wilson_interval(int((self.predictions == self.labels).sum()), len(self.labels))
 
     @property
@@ -73,13 +74,13 @@ class Report:
 
     @property
     def genre_recall(self):
-        """dict, genre -> recall, the share of its clips that are predicted correctly; `None` for one without clips."""
+        """dict, genre -> recall (share of the clips with a correct prediction); `None` for a genre without clips."""
         is_correct = self.predictions == self.labels
         return {genre: float(is_correct[mask].mean()) if mask.any() else None for genre, mask in self._masks_by_genre()}
 
     @property
     def genre_recall_interval(self):
-        """dict, genre -> `(low, high)`, 95 % Wilson interval of its recall; `None` for a genre without clips."""
+        """dict, genre -> `(low, high)`, 95 % Wilson interval of the recall; `None` for a genre without clips."""
         is_correct = self.predictions == self.labels
         return {
             genre: wilson_interval(int(is_correct[mask].sum()), int(mask.sum())) if mask.any() else None
@@ -88,19 +89,19 @@ class Report:
 
     @property
     def confusion_matrix(self):
-        """`(genres, genres)` int, numbers of clips; rows are true genres, columns are predicted genres."""
+        """`(genres, genres)` int, numbers of clips. Rows are true genres, columns are predicted genres."""
         return metrics.confusion_matrix(self.labels, self.predictions, labels=range(len(self.genres)))
 
     @property
     def log_loss(self):
         """float, mean of the negative log-probability of the true genre, in nats."""
         probabilities = self.probabilities.astype("float64")
-        probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)  # the sum of float32 is not exactly 1
+        probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)  # float32 rows do not sum to 1
         return float(metrics.log_loss(self.labels, probabilities, labels=range(len(self.genres))))
 
     @property
     def calibration_error(self):
-        """float, expected calibration error: mean difference of confidence and accuracy over 15 bins of confidence.
+        """float, expected calibration error: mean difference between confidence and accuracy in 15 bins of confidence.
 
         Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
         """
@@ -109,7 +110,7 @@ class Report:
 
     @property
     def reliability(self):
-        """list of (mean confidence, accuracy, number of clips), one for each of 15 bins of confidence with clips."""
+        """list of (mean confidence, accuracy, number of clips), one tuple for each non-empty bin of 15 bins."""
         confidence = self.probabilities.max(axis=1)
         is_correct = self.predictions == self.labels
         bins = np.minimum((confidence * 15).astype(int), 14)
@@ -134,7 +135,7 @@ class Report:
         }
 
     def to_dict(self):
-        """Return `figures` and the labels and probabilities of each clip as a JSON-serializable dict."""
+        """Return all scores, and the labels and probabilities of each clip, as a JSON-serializable dict."""
         return {
             **self.figures(),
             "genres": list(self.genres),
@@ -145,13 +146,13 @@ class Report:
         }
 
     def to_json(self, path):
-        """Write `to_dict` to a JSON file, atomically."""
+        """Write the dict of `to_dict` to a JSON file. The file is replaced atomically."""
         with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             json.dump(self.to_dict(), file, indent=1)
 
     @classmethod
     def from_dict(cls, content):
-        """Return the report that `to_dict` describes.
+        """Create a report from the dict that `to_dict` returned.
 
         Raises:
             ValueError: `content` is not the dict of a report.
@@ -172,7 +173,7 @@ class Report:
             ) from error
 
     def plot(self, path=None):
-        """Draw the confusion matrix; see `genrekeras.visualization.confusion_matrix`."""
+        """Draw the confusion matrix. See `genrekeras.visualization.confusion_matrix`."""
         return confusion_matrix(self, path)
 
     def __str__(self):

@@ -1,4 +1,4 @@
-"""Scores of a model on a split."""
+"""Evaluate a model on a split."""
 
 import os
 
@@ -12,22 +12,24 @@ from genrekeras.utils.progress import printable
 def evaluate(model, split, batch_size=16, crop="start", crops=1):
     """Evaluate a model on a split.
 
-    Genres are matched by name (`genrekeras.datasets.splits.match_genres`); the split may have only some genres of the
-    model, in any order. The prediction is the most probable of all genres of the model, so the prediction of a genre
-    that the split does not have counts as an error.
+    Genres are matched by name (`genrekeras.datasets.splits.match_genres`). The split may have only some of the genres
+    of the model, in any order. The prediction is the most probable of all genres of the model. If the split does not
+    have the predicted genre, the prediction counts as an error.
 
     Args:
         model: `GenreClassifier`.
-        split: `genrekeras.datasets.Split`; or `SpectrogramSplit`, whose images replace those of the front end.
+        split: `genrekeras.datasets.Split`, or `SpectrogramSplit`. The front end does not process the images of a
+            `SpectrogramSplit`.
         batch_size: int > 0.
         crop, crops: position and number of the crops of `model.clip_seconds` from each waveform, as in
-            `genrekeras.datasets.batches`, such as `crop="even", crops=3`. The probabilities of all crops are averaged.
+            `genrekeras.datasets.batches`. An example is `crop="even", crops=3`. The probabilities of all crops are
+            averaged.
 
     Returns:
         `Report` with the genres of the model and the clips in the order of the split.
 
     Raises:
-        ValueError: the split is empty, its sample rate is not that of the model, or the model lacks one of its genres.
+        ValueError: the split is empty, has another sample rate than the model, or has a genre that the model lacks.
     """
     split = in_genres_of(model, split)
     [probabilities] = predict_crops(model, split, batch_size, crop, crops, "probabilities")
@@ -35,23 +37,26 @@ def evaluate(model, split, batch_size=16, crop="start", crops=1):
 
 
 def in_genres_of(model, split):
-    """Return the split with labels that are indices in the genres of the model."""
+    """Return the split with labels that are indices into the genres of the model."""
     if not hasattr(split, "with_genres"):
-        raise ValueError(f"`split` must be a split, such as `data.test`. Received: {type(split).__name__}")
+        raise ValueError(
+            "`split` must be a genrekeras.datasets.Split or SpectrogramSplit, such as `data.test`. "
+            f"Received: {type(split).__name__}"
+        )
     return split if split.genres == model.genres else split.with_genres(model.genres)
 
 
 def misclassified(report, split):
-    """Return the wrong predictions, the most confident first.
+    """Return the wrong predictions, sorted by falling probability.
 
     Args:
-        report: `Report` of the split, with the clips in its order.
+        report: `Report` of the split, with the clips in the order of the split.
         split: `genrekeras.datasets.Split`.
 
     Returns:
-        `pandas.DataFrame` with one row per wrong prediction: `track_id`, `title` (artist and title if they are known,
-        else the file name), `genre`, `predicted`, `probability` (of the predicted genre). Control characters in names
-        are escaped.
+        `pandas.DataFrame` with one row per wrong prediction. Its columns are `track_id`, `title` (artist and title, or
+        the file name if both are unknown), `genre`, `predicted` and `probability` (of the predicted genre). Control
+        characters in names are escaped.
     """
     confidence = report.probabilities.max(axis=1)
     wrong = np.flatnonzero(report.predictions != report.labels)
@@ -77,9 +82,9 @@ def _describe_track(track):
 
 
 def predict_crops(model, split, batch_size, crop, crops, *outputs):
-    """Return the outputs of `model.for_inference` for the crops of each clip: list of `(clips, crops, size)` arrays."""
+    """Compute outputs of `model.for_inference` for the crops of each clip: list of `(clips, crops, size)` arrays."""
     if len(np.unique(split.track_ids)) < len(split):
-        raise ValueError("`split` must contain each track once. Received: several clips or images of one track.")
+        raise ValueError("`split` must contain each track once. Received: several clips or images of a track")
     crops = min(crops, split.max_crops)
     data = split.batches(batch_size, model.clip_seconds, crop, crops)
     model.check_data(data)
@@ -89,6 +94,6 @@ def predict_crops(model, split, batch_size, crop, crops, *outputs):
 
 
 def to_report(model, split, probabilities, coverage):
-    """Return the `Report` of a split, from `(clips, crops, genres)` probabilities that are averaged over the crops."""
+    """Return the `Report` of a split. The `(clips, crops, genres)` probabilities are averaged over the crops."""
     mean = probabilities.mean(axis=1)
     return Report(tuple(model.genres), split.name, split.protocol, split.track_ids, split.labels, mean, coverage)

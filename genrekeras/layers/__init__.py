@@ -1,4 +1,4 @@
-"""Keras layers of the front end, augmentation layers, and layers of the networks."""
+"""Keras layers for the front end and for augmentation."""
 
 from genrekeras.layers.augmentation import (
     ImageNoise,

@@ -1,7 +1,8 @@
-"""Augmentation layers: random changes of clips that keep the genre; active in training only.
+"""Augmentation layers. They change clips at random in training, but not the genre. In inference they do nothing.
 
-Layers for `waveform_augmentation` take waveforms `(batch, samples)`, layers for `image_augmentation` take images
-`(batch, mels, frames, 1)`. Random parameters are drawn for each clip and each step.
+Layers for the argument `waveform_augmentation` process waveforms `(batch, samples)`. Layers for the argument
+`image_augmentation` process images `(batch, mels, frames, 1)`. In each training step, each clip gets its own random
+parameters.
 """
 
 import math
@@ -13,13 +14,14 @@ from keras import ops
 
 
 class RandomLayer(Float32Layer):
-    """Base class of layers that change a random share of the clips in training; subclasses implement `augment`.
+    """Base class of layers that change randomly selected clips in training. Subclasses implement `augment`.
 
     Args:
-        share: float in [0, 1], share of the clips to change. A number in [0, 1) is drawn for each clip, and the clip is
-            changed if its number is below `share`. Or a pair `(start, stop)`: a clip is changed if its number lies in
-            [start, stop). Layers with the same seed that are called equally often draw the same numbers. With shares
-            (0, 0.2) and (0.2, 0.4), for example, no clip is changed by both.
+        share: float in [0, 1], share of the clips to change. In each step, a uniform random number in [0, 1) is drawn
+            for each clip. The clip is changed if its number is below `share`. `share` can also be a pair
+            `(start, stop)`. Then a clip is changed if its number lies in [start, stop). With pairs, one clip can be
+            kept from being changed by two layers: layers with the same seed draw the same numbers, so the shares
+            (0, 0.2) and (0.2, 0.4) never change the same clip.
         seed: int, or `None` for a random seed.
     """
 
@@ -28,27 +30,28 @@ class RandomLayer(Float32Layer):
         start, stop = share if isinstance(share, (tuple, list)) else (0.0, share)
         if not 0 <= start <= stop <= 1:
             raise ValueError(
-                f"`share` must be a number or an interval (start, stop) in [0, 1]. Received: share={share}"
+                "`share` must be a number in [0, 1], or a pair (start, stop) with 0 <= start <= stop <= 1. "
+                f"Received: share={share}"
             )
         self.share = share
         self.seed = seed
         self._interval = (start, stop)
         self._selection_seeds = keras.random.SeedGenerator(seed)
-        self._parameter_seeds = keras.random.SeedGenerator(None if seed is None else _unrelated_seed(seed))
+        self._parameter_seeds = keras.random.SeedGenerator(None if seed is None else _hash_seed(seed))
 
     def call(self, inputs, training=False):
         if not training:
             return inputs
         start, stop = self._interval
-        number = self._per_clip(inputs, seed=self._selection_seeds)
+        number = self._draw_uniform(inputs, seed=self._selection_seeds)
         return ops.where(ops.logical_and(number >= start, number < stop), self.augment(inputs), inputs)
 
     def augment(self, inputs):
-        """Return all clips of `inputs` changed, in the same shape."""
+        """Return changed copies of all clips, in the shape of `inputs`."""
         raise NotImplementedError  # pragma: no cover - abstract
 
-    def _per_clip(self, inputs, low=0.0, high=1.0, seed=None):
-        """Draw one uniform number for each clip; its shape is `(batch, 1, ...)` with the rank of `inputs`."""
+    def _draw_uniform(self, inputs, low=0.0, high=1.0, seed=None):
+        """Draw one uniform random number for each clip. The shape is `(batch, 1, ...)`, with the rank of `inputs`."""
         shape = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
         return keras.random.uniform(shape, low, high, seed=seed or self._parameter_seeds)
 
@@ -61,14 +64,15 @@ class RandomLayer(Float32Layer):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class RandomGain(RandomLayer):
-    """Apply a random gain to waveforms, by default a fade that is linear in dB between two random gains.
+    """Apply a random gain to waveforms. By default, the gain of a clip changes from its start to its end (a fade).
 
-    A front end that normalizes each clip (`PowerToDecibels(ref="max")`, `SpectrogramToImage(scale="clip")`) removes a
-    constant gain, so `moving=False` has an effect with other front ends only.
+    With `moving=False`, the gain of a clip is constant. A front end that normalizes each clip removes a constant gain,
+    so `moving=False` has no effect with `PowerToDecibels(ref="max")` or `SpectrogramToImage(scale="clip")`.
 
     Args:
-        max_db: float > 0, in dB; gains are drawn uniformly from [-max_db, max_db].
-        moving: bool; true draws a gain for the start and another for the end of the clip, false a constant gain.
+        max_db: float > 0, in dB. Gains are drawn uniformly from [-max_db, max_db].
+        moving: bool. If true, one gain is drawn for the start of a clip and another for its end, and the gain changes
+            linearly in dB. If false, one constant gain is drawn.
         share, seed: as in `RandomLayer`.
     """
 
@@ -80,12 +84,12 @@ class RandomGain(RandomLayer):
         self.input_spec = keras.layers.InputSpec(ndim=2)
 
     def augment(self, waveform):
-        decibels = self._per_clip(waveform, -self.max_db, self.max_db)
+        decibels = self._draw_uniform(waveform, -self.max_db, self.max_db)
         if self.moving:
-            end = self._per_clip(waveform, -self.max_db, self.max_db)
+            end_decibels = self._draw_uniform(waveform, -self.max_db, self.max_db)
             samples = ops.shape(waveform)[1]
             position = ops.cast(ops.arange(samples), "float32") / ops.cast(samples, "float32")
-            decibels = decibels + (end - decibels) * position
+            decibels = decibels + (end_decibels - decibels) * position
         return waveform * ops.exp(decibels * (math.log(10.0) / 20.0))
 
     def get_config(self):
@@ -97,8 +101,8 @@ class RandomNoise(RandomLayer):
     """Add white Gaussian noise to waveforms, at a random signal-to-noise ratio. Silent clips do not change.
 
     Args:
-        min_snr_db, max_snr_db: float, in dB, bounds between which the ratio of the mean powers of clip and noise is
-            drawn uniformly.
+        min_snr_db, max_snr_db: float, in dB, bounds of the signal-to-noise ratio. The ratio of a clip is drawn
+            uniformly between the bounds. It is the mean power of the clip divided by the mean power of the noise.
         share, seed: as in `RandomLayer`.
     """
 
@@ -106,15 +110,14 @@ class RandomNoise(RandomLayer):
         super().__init__(share=share, seed=seed, **kwargs)
         if not min_snr_db <= max_snr_db:
             raise ValueError(
-                "`min_snr_db` must not be above `max_snr_db`. "
-                f"Received: min_snr_db={min_snr_db}, max_snr_db={max_snr_db}"
+                f"`min_snr_db` must be <= `max_snr_db`. Received: min_snr_db={min_snr_db}, max_snr_db={max_snr_db}"
             )
         self.min_snr_db = min_snr_db
         self.max_snr_db = max_snr_db
         self.input_spec = keras.layers.InputSpec(ndim=2)
 
     def augment(self, waveform):
-        snr_db = self._per_clip(waveform, self.min_snr_db, self.max_snr_db)
+        snr_db = self._draw_uniform(waveform, self.min_snr_db, self.max_snr_db)
         power = ops.mean(ops.square(waveform), axis=1, keepdims=True)
         sigma = ops.sqrt(power * ops.exp(snr_db * (-math.log(10.0) / 10.0)))
         return waveform + sigma * keras.random.normal(ops.shape(waveform), seed=self._parameter_seeds)
@@ -125,10 +128,10 @@ class RandomNoise(RandomLayer):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class RandomTimeShift(RandomLayer):
-    """Shift waveforms in time by a random number of samples, circularly.
+    """Shift waveforms circularly in time by a random number of samples.
 
     Args:
-        max_shift: float in (0, 1], largest shift in either direction, as a fraction of the clip.
+        max_shift: float in (0, 1], largest shift in both directions, as a fraction of the length of the clip.
         share, seed: as in `RandomLayer`.
     """
 
@@ -141,7 +144,7 @@ class RandomTimeShift(RandomLayer):
 
     def augment(self, waveform):
         samples = ops.shape(waveform)[1]
-        fraction = self._per_clip(waveform, -self.max_shift, self.max_shift)
+        fraction = self._draw_uniform(waveform, -self.max_shift, self.max_shift)
         shift = ops.cast(ops.floor(fraction * ops.cast(samples, "float32")), "int32")
         index = ops.mod(ops.expand_dims(ops.arange(samples, dtype="int32"), 0) - shift, samples)  # (batch, samples)
         return ops.take_along_axis(waveform, index, axis=1)
@@ -152,13 +155,13 @@ class RandomTimeShift(RandomLayer):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class PowerGain(RandomLayer):
-    """Multiply the power of waveforms by a factor that is drawn from a list, as the system of 2023 did.
+    """Multiply the power of waveforms by a factor that is drawn from a list.
 
-    This layer reproduces the experiments of that system. A front end that normalizes each clip, such as that of the
-    system, removes the gain.
+    This layer reproduces the experiments of the PyTorch system of 2023. A front end that normalizes each clip removes
+    the gain. The front end of the system of 2023 does so too.
 
     Args:
-        factors: tuple of floats > 0, factors of the power; amplitudes are multiplied by their square roots.
+        factors: tuple of floats > 0, factors of the power. Amplitudes are multiplied by the square root of the factor.
         share, seed: as in `RandomLayer`.
     """
 
@@ -171,7 +174,7 @@ class PowerGain(RandomLayer):
 
     def augment(self, waveform):
         amplitudes = np.sqrt(np.asarray(self.factors, "float32"))
-        index = ops.cast(ops.floor(self._per_clip(waveform) * len(amplitudes)), "int32")
+        index = ops.cast(ops.floor(self._draw_uniform(waveform) * len(amplitudes)), "int32")
         return waveform * ops.take(amplitudes, index)
 
     def get_config(self):
@@ -180,11 +183,11 @@ class PowerGain(RandomLayer):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class ImageNoise(RandomLayer):
-    """Add Gaussian noise to the gray values of images, without clipping to [0, 255].
+    """Add Gaussian noise to the gray values of images. The result is not clipped to [0, 255].
 
     Args:
-        sigma: float > 0, standard deviation in gray values. The system of 2023 used 0.1, which is invisible in a range
-            of 255.
+        sigma: float > 0, in gray levels, standard deviation of the noise. The PyTorch system of 2023 used 0.1, which is
+            negligible compared with the range of 255 gray levels.
         share, seed: as in `RandomLayer`.
     """
 
@@ -203,20 +206,21 @@ class ImageNoise(RandomLayer):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class SpecAugment(RandomLayer):
-    """Replace random ranges of mels and of frames of images by the mean of the image.
+    """Replace random ranges of mels and random ranges of frames by the mean of the image.
 
-    Source: Park et al., "SpecAugment", Interspeech 2019 (without time warping).
+    Source: Park et al., "SpecAugment", Interspeech 2019. Time warping is not implemented.
 
     Args:
         frequency_masks: int >= 0, number of frequency masks.
-        frequency_width: int > 0, in mels; the width of each frequency mask is drawn uniformly from
-            0..frequency_width.
+        frequency_width: int > 0, in mels, largest width of a frequency mask. The width of each mask is drawn uniformly
+            from 0 to `frequency_width`.
         time_masks: int >= 0, number of time masks.
-        time_width: int > 0, in frames; the width of each time mask is drawn uniformly from 0..time_width.
+        time_width: int > 0, in frames, largest width of a time mask. The width of each mask is drawn uniformly from 0
+            to `time_width`.
         share, seed: as in `RandomLayer`.
 
     Raises:
-        ValueError: an option is out of range, or a mask is wider than the image.
+        ValueError: an option is out of range, or the largest width is larger than the image.
     """
 
     def __init__(
@@ -251,14 +255,14 @@ class SpecAugment(RandomLayer):
         return image
 
     def _mask(self, image, axis, width):
-        """Return a boolean mask that is true in a random range of 0..width rows or columns along `axis`."""
+        """Return a boolean mask that is true in a random range along `axis`. The range has at most `width` elements."""
         size = ops.cast(ops.shape(image)[axis], "float32")
-        masked = ops.floor(self._per_clip(image) * (width + 1))
-        start = ops.floor(self._per_clip(image) * (size - masked + 1))
+        length = ops.floor(self._draw_uniform(image) * (width + 1))
+        start = ops.floor(self._draw_uniform(image) * (size - length + 1))
         shape = [1, 1, 1, 1]
         shape[axis] = -1
         index = ops.reshape(ops.cast(ops.arange(ops.shape(image)[axis]), "float32"), shape)
-        return ops.logical_and(index >= start, index < start + masked)
+        return ops.logical_and(index >= start, index < start + length)
 
     def get_config(self):
         return {
@@ -272,22 +276,24 @@ class SpecAugment(RandomLayer):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class RandomChannelEffects(RandomLayer):
-    """Simulate another recording of the same music: dynamic range, equalizer, noise, pitch and bandwidth of images.
+    """Change dynamic range, equalization, noise, pitch and bandwidth of images at random, as another recording would.
 
-    Images must represent decibels: 255 is the peak of the clip, and 0 is `top_db` below it
-    (`SpectrogramToImage(scale="decibels")`).
+    Images must represent decibels: 255 is the maximum of the clip, and 0 is `top_db` below the maximum.
+    `SpectrogramToImage(scale="decibels")` computes such images.
 
     Args:
-        dynamic_range: float in [0, 1); distances from the peak are multiplied by a factor that is drawn uniformly from
-            `1 - dynamic_range` to `1 + dynamic_range`.
-        equalizer_db: float >= 0, in dB. Four of five clips get a random equalizer curve: the sum of seven cosines over
-            the mel axis, whose weights have this standard deviation (half of it for the constant).
-        noise_db: float >= 0, in dB; the standard deviation of Gaussian noise is drawn uniformly from 0 to this value.
-        shift: int >= 0, in mels, largest shift of the spectrum up or down; the row at the edge is repeated.
+        dynamic_range: float in [0, 1). The distances of all values from the maximum are multiplied by a factor. The
+            factor is drawn uniformly from `1 - dynamic_range` to `1 + dynamic_range`.
+        equalizer_db: float >= 0, in dB. A random equalizer curve is applied to 80 % of the clips. The curve is a
+            weighted sum of seven cosines over the mel axis. The weights are normal random numbers with the standard
+            deviation `equalizer_db`. The weight of the constant cosine has half this standard deviation.
+        noise_db: float >= 0, in dB, largest standard deviation of the Gaussian noise. The standard deviation for a clip
+            is drawn uniformly from 0 to `noise_db`.
+        shift: int >= 0, in mels, largest shift of the spectrum up or down. The row at the edge is repeated.
         low_pass: float in [0, 1], share of the clips that are low-pass filtered. The cutoff is drawn uniformly from the
             upper 30 % of the mels.
-        top_db: float > 0, in dB, the range that the image represents.
-        highest_first: bool, whether row 0 is the highest band (`SpectrogramToImage(flip=True)`).
+        top_db: float > 0, in dB, range of the image.
+        highest_first: bool, whether row 0 is the highest band, as with `SpectrogramToImage(flip=True)`.
         share, seed: as in `RandomLayer`.
 
     Raises:
@@ -330,27 +336,27 @@ class RandomChannelEffects(RandomLayer):
 
     def augment(self, image):
         mels = image.shape[1]
-        x = image / 255.0  # 1 is the peak, 0 is `top_db` below it
-        x = 1 - (1 - x) * self._per_clip(x, 1 - self.dynamic_range, 1 + self.dynamic_range)
+        x = image / 255.0  # 1 is the maximum of the clip, 0 is `top_db` below the maximum
+        x = 1 - (1 - x) * self._draw_uniform(x, 1 - self.dynamic_range, 1 + self.dynamic_range)
         x = x + self._equalizer(x, mels)
-        x = x + self._normal(ops.shape(x)) * self._per_clip(x, 0.0, self.noise_db / self.top_db)
-        shift = ops.floor(self._per_clip(x, -self.shift, self.shift + 1))
+        x = x + self._draw_normal(ops.shape(x)) * self._draw_uniform(x, 0.0, self.noise_db / self.top_db)
+        shift = ops.floor(self._draw_uniform(x, -self.shift, self.shift + 1))
         rows = ops.clip(self._rows(mels) + ops.cast(shift, "int32"), 0, mels - 1)  # (batch, mels, 1, 1)
         x = ops.clip(ops.take_along_axis(x, rows, axis=1), 0.0, 1.1)
-        cutoff = ops.floor(self._per_clip(x, 0.7 * mels, mels))
-        cutoff = ops.where(self._per_clip(x) < self.low_pass, cutoff, float(mels))
+        cutoff = ops.floor(self._draw_uniform(x, 0.7 * mels, mels))
+        cutoff = ops.where(self._draw_uniform(x) < self.low_pass, cutoff, float(mels))
         band = mels - 1 - self._rows(mels) if self.highest_first else self._rows(mels)
         return 255.0 * ops.where(ops.cast(band, "float32") < cutoff, x, 0.0)
 
     def _equalizer(self, x, mels):
-        """Draw an equalizer curve for each clip, `(batch, mels, 1, 1)`; it is 0 for one of five clips."""
+        """Draw an equalizer curve for each clip: `(batch, mels, 1, 1)`. The curve is 0 for 20 % of the clips."""
         curves = np.cos(np.pi * (np.arange(mels) + 0.5) * np.arange(7)[:, None] / mels)  # (7, mels)
         curves[0] /= 2
-        weights = self._normal((ops.shape(x)[0], 7)) * (self.equalizer_db / self.top_db)
+        weights = self._draw_normal((ops.shape(x)[0], 7)) * (self.equalizer_db / self.top_db)
         curve = ops.matmul(weights, ops.convert_to_tensor(curves.astype("float32")))[:, :, None, None]
-        return ops.where(self._per_clip(x) < 0.8, curve, 0.0)
+        return ops.where(self._draw_uniform(x) < 0.8, curve, 0.0)
 
-    def _normal(self, shape):
+    def _draw_normal(self, shape):
         return keras.random.normal(shape, seed=self._parameter_seeds)
 
     @staticmethod
@@ -362,8 +368,8 @@ class RandomChannelEffects(RandomLayer):
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
-def _unrelated_seed(seed):
-    """Return a seed that is a hash of `seed`, and so differs from the seeds of layers with neighbouring numbers."""
+def _hash_seed(seed):
+    """Return a hash of `seed`. A simple value such as `seed + 1` might be the seed of another layer."""
     return int(np.random.SeedSequence([abs(seed), 1]).generate_state(1)[0] >> 1)
 
 

@@ -1,4 +1,4 @@
-"""Common parts of the layers: computation in float32, constants that are not weights, and detection of the device."""
+"""Common parts of the layers: computation in float32, constants that are not weights, and devices."""
 
 import functools
 
@@ -8,14 +8,14 @@ from keras import ops
 
 if keras.backend.backend() == "openvino":
     raise ImportError(
-        "genrekeras does not support the Keras backend openvino, which cannot compute the spectrogram. Set the "
+        "genrekeras does not support the Keras backend openvino, because it cannot compute the spectrogram. Set the "
         'environment variable KERAS_BACKEND to "torch", "jax", "tensorflow" or "numpy". To run a model on OpenVINO, '
         'export it with genrekeras.export.export(..., format="openvino").'
     )
 
 
 class Float32Layer(keras.layers.Layer):
-    """Base class of layers that compute in float32 under any global dtype policy; no other `dtype` is accepted."""
+    """Base class of layers that compute in float32 under any global dtype policy. They accept no other `dtype`."""
 
     def __init__(self, **kwargs):
         kwargs.setdefault("dtype", "float32")
@@ -26,7 +26,7 @@ class Float32Layer(keras.layers.Layer):
             )
 
     def add_constant(self, name, array):
-        """Add an array as an attribute that is not saved. On PyTorch it is a buffer, which `to(device)` moves."""
+        """Add an array as an attribute that is not saved. On PyTorch it is a buffer, so `layer.to(device)` moves it."""
         if keras.backend.backend() == "torch":
             self.register_buffer(name, ops.convert_to_tensor(array), persistent=False)
         else:
@@ -34,7 +34,10 @@ class Float32Layer(keras.layers.Layer):
 
 
 def to_device_of(constant, tensor):
-    """Return a constant as a tensor on the device of another tensor: on PyTorch, `model.to` does not move layers."""
+    """Return a constant as a tensor on the device of `tensor`.
+
+    On PyTorch, `model.to(device)` does not move the constants of the layers in the model.
+    """
     return constant.to(tensor.device) if keras.backend.backend() == "torch" else ops.convert_to_tensor(constant)
 
 
@@ -45,7 +48,7 @@ def matmul(constant, tensor):
 
 @functools.cache
 def runs_on_cpu():
-    """Return whether the backend has no accelerator. Not for PyTorch, where each tensor has its own device."""
+    """Return whether the backend has no accelerator. Not used on PyTorch, where each tensor has its own device."""
     return keras.backend.backend() == "numpy" or keras.distribution.list_devices()[0].startswith("cpu")
 
 

@@ -1,9 +1,9 @@
 """Out-of-distribution score of a clip: the Mahalanobis distance of its features under probabilistic PCA.
 
-A model assigns a genre to speech, noise and tones as well, often with a high probability, so probabilities alone do not
-show that a clip differs from the training data. The features of held-out clips are modelled by a normal distribution,
-whose covariance has some principal directions and the same variance in all other directions. The score is high for
-features that are improbable under this distribution.
+A model assigns a genre to speech, noise and tones too, often with a high probability. Therefore probabilities do not
+show whether a clip differs from the training data. The features of held-out clips are modelled by a normal
+distribution. Its covariance has some principal directions, and the same variance in all other directions. The score is
+high for features that are improbable under this distribution.
 
 Sources: Tipping and Bishop, "Probabilistic Principal Component Analysis", JRSS B 1999; Lee et al., "A Simple Unified
 Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018 (Mahalanobis distance of
@@ -14,15 +14,16 @@ import keras
 import numpy as np
 from keras import ops
 
-_DIRECTIONS = 20  # number of principal directions
-_FOLDS = 20
+_NUM_DIRECTIONS = 20  # number of principal directions
+_NUM_FOLDS = 20  # number of folds of the cross-validation
 
 
 @keras.saving.register_keras_serializable("genrekeras")
 class OODScore(keras.layers.Layer):
-    """Compute the squared Mahalanobis distance of features from the features that the layer was fitted on.
+    """Compute the squared Mahalanobis distance between features and the distribution that `fit` has estimated.
 
-    The distances are scaled such that their mean over the fitted features is about 1. Before `fit`, all scores are 0.
+    The distances are scaled such that their mean over the features given to `fit` is about 1. Before `fit`, all scores
+    are 0.
 
     Input shape: `(batch, features)`.
 
@@ -34,7 +35,7 @@ class OODScore(keras.layers.Layer):
 
     def build(self, input_shape):
         size = input_shape[-1]
-        for name, shape in (("mean", (size,)), ("scale", (size,)), ("directions", (size, min(_DIRECTIONS, size)))):
+        for name, shape in (("mean", (size,)), ("scale", (size,)), ("directions", (size, min(_NUM_DIRECTIONS, size)))):
             setattr(self, name, self.add_weight(shape=shape, initializer="zeros", trainable=False, name=name))
 
     def call(self, features):
@@ -46,30 +47,31 @@ class OODScore(keras.layers.Layer):
         return (input_shape[0],)
 
     def fit(self, features, groups=None):
-        """Fit the distribution.
+        """Fit the distribution to features, and compute cross-validated scores of the same features.
 
         Args:
             features: `(tracks, clips, size)` array of finite numbers.
-            groups: `(tracks,)` int array, index of the group of each track, such as its artist; `None` for one group
-                per track.
+            groups: `(tracks,)` int array, index of the group of each track, such as its artist. `None` puts each track
+                into a group of its own.
 
         Returns:
-            `(tracks,)` array, the mean score of the clips of each track, by 20-fold cross-validation over groups.
-            `None` with fewer than 20 groups, too few to estimate a distribution; the layer then does not change.
+            `(tracks,)` array, the mean score over the clips of each track. The scores are computed by 20-fold
+            cross-validation over groups. With fewer than 20 groups the distribution cannot be estimated. Then `None` is
+            returned, and the layer does not change.
 
         Raises:
-            ValueError: `features` are not finite numbers.
+            ValueError: `features` contains NaN or an infinite value.
         """
         if not np.isfinite(features).all():
             raise ValueError("`features` must be finite numbers.")
         _, groups = np.unique(np.arange(len(features)) if groups is None else groups, return_inverse=True)
         count = groups.max(initial=-1) + 1
-        if count < _FOLDS:
+        if count < _NUM_FOLDS:
             return None
-        fold = (np.random.default_rng(0).permutation(count) % _FOLDS)[groups]
+        fold = (np.random.default_rng(0).permutation(count) % _NUM_FOLDS)[groups]
         size, directions = features.shape[-1], self.directions.shape[1]
         scores = np.zeros(len(features))
-        for number in range(_FOLDS):
+        for number in range(_NUM_FOLDS):
             training, held_out = features[fold != number], features[fold == number]
             distribution = _fit_normal(training.reshape(-1, size), directions)
             distances = _distances(held_out.reshape(-1, size), *distribution)
@@ -79,26 +81,25 @@ class OODScore(keras.layers.Layer):
 
 
 def _fit_normal(features, count):
-    """Return the weights of the layer: mean, reciprocal deviation, and scaled principal directions."""
-    from sklearn.utils.extmath import randomized_svd  # a slow import, not needed for predictions
+    """Fit a normal distribution. Return the weights of the layer: mean, reciprocal deviation, scaled directions."""
+    from sklearn.utils.extmath import randomized_svd  # a slow import that predictions do not need
 
     features = features.astype("float64")
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     typical = np.median(deviation[deviation > 0]) if deviation.any() else 1.0
-    deviation = np.maximum(deviation, 0.1 * typical)  # a constant feature would have an infinite weight
-    standard = (features - mean) / deviation
-    size, estimated = standard.shape[1], min(count, len(features) // 4)
-    # Directions of the largest variances, and the mean variance in all other directions.
-    _, values, vectors = randomized_svd(standard, estimated, n_iter=7, random_state=0)
-    variances = values**2 / len(features)
-    noise = ((standard**2).sum() / len(features) - variances.sum()) / max(1, size - estimated)
-    noise = max(noise, 1e-3)
+    deviation = np.maximum(deviation, 0.1 * typical)  # otherwise a constant feature would have an infinite weight
+    standardized = (features - mean) / deviation
+    size, num_estimated = standardized.shape[1], min(count, len(features) // 4)
+    _, values, vectors = randomized_svd(standardized, num_estimated, n_iter=7, random_state=0)
+    variances = values**2 / len(features)  # in the directions of the largest variance
+    noise = ((standardized**2).sum() / len(features) - variances.sum()) / max(1, size - num_estimated)
+    noise = max(noise, 1e-3)  # the mean variance in all other directions
     directions = np.zeros((size, count))
-    directions[:, :estimated] = vectors.T * np.sqrt(1 - noise / np.maximum(variances, noise))
+    directions[:, :num_estimated] = vectors.T * np.sqrt(1 - noise / np.maximum(variances, noise))
     return [mean, 1 / (deviation * np.sqrt(noise * size)), directions]
 
 
 def _distances(features, mean, scale, directions):
-    """Return the scores of features, as `OODScore.call` computes them, in float64."""
+    """Return the scores of features in float64. `OODScore.call` computes the same scores in float32."""
     whitened = (features - mean) * scale
     return (whitened**2).sum(axis=1) - ((whitened @ directions) ** 2).sum(axis=1)

@@ -1,4 +1,4 @@
-"""Pooling over time."""
+"""A layer for pooling over time."""
 
 import keras
 from keras import ops
@@ -8,17 +8,17 @@ from keras import ops
 class AttentiveStatisticsPooling(keras.layers.Layer):
     """Pool frames by their mean, standard deviation, attention-weighted mean and, optionally, maximum.
 
-    Source: Okabe et al., "Attentive Statistics Pooling for Deep Speaker Embedding", Interspeech 2018. Unlike there, the
-    standard deviation is not weighted, and each head weights the frames of a part of the channels.
+    Source: Okabe et al., "Attentive Statistics Pooling for Deep Speaker Embedding", Interspeech 2018. There are two
+    differences from this paper. The standard deviation is not weighted, and each head has its own part of the channels.
 
     Args:
         heads: int > 0, number of attention heads.
         units: int > 0, size of the hidden layer that computes the attention.
-        maximum: bool, whether to add the maximum.
+        maximum: bool, whether to append the maximum over the frames.
 
-    Input shape: `(batch, frames, channels)`; the number of channels is a multiple of `heads`.
+    Input shape: `(batch, frames, channels)`. The number of channels must be a multiple of `heads`.
 
-    Output shape: `(batch, 3 * channels)`; with the maximum `(batch, 4 * channels)`.
+    Output shape: `(batch, 3 * channels)`; `(batch, 4 * channels)` with `maximum`.
 
     Raises:
         ValueError: the number of channels is not a multiple of `heads`.

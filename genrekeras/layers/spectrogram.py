@@ -1,7 +1,7 @@
 """Layers of the front end: waveform -> mel power -> decibels -> image.
 
 No statistic is computed over the batch, so the image of a clip does not depend on the other clips. All layers compute
-in float32, also under mixed precision: the power of a quiet spectrum is below the smallest float16.
+in float32, under mixed precision too, because the power of a quiet spectrum is below the smallest float16 number.
 """
 
 import math
@@ -13,38 +13,38 @@ from genrekeras.layers.base import Float32Layer, check_positive_integer, matmul,
 from keras import ops
 
 _MAX_N_FFT = 1 << 16
-_MAX_FILTER_SIZE = 1 << 26  # of `n_fft * n_mels`
+_MAX_FILTER_SIZE = 1 << 26  # largest value of `n_fft * n_mels`
 
 
 @keras.saving.register_keras_serializable("genrekeras")
 class MelSpectrogram(Float32Layer):
-    """Compute mel power spectrograms, equal to `librosa.feature.melspectrogram` with its defaults.
+    """Compute mel power spectrograms. By default, the result equals that of `librosa.feature.melspectrogram`.
 
     The waveform is padded with `n_fft // 2` zeros at both ends and split into frames of `n_fft` samples. The frames are
-    multiplied by a periodic Hann window and Fourier-transformed, and their power is summed in triangular mel bands.
+    multiplied by a periodic Hann window and Fourier-transformed. Their power is summed in triangular mel bands.
 
-    `keras.layers.MelSpectrogram` is not used: its decibels depend on the other clips of the batch, it supports the HTK
-    scale only, and it rebuilds its filterbank at each call.
+    `keras.layers.MelSpectrogram` is not used for three reasons. Its decibels depend on the other clips of the batch, it
+    supports the HTK scale only, and it rebuilds its filterbank at each call.
 
     Args:
         sample_rate: int > 0, in Hz, sample rate of the waveform.
         n_fft: even int > 0, at most 65,536, in samples, length of a frame.
-        hop_length: int > 0, in samples, step from one frame to the next.
-        n_mels: int > 0, number of mel bands; `n_fft * n_mels` is at most 2^26.
+        hop_length: int > 0, in samples, distance between successive frames.
+        n_mels: int > 0, number of mel bands. `n_fft * n_mels` must be at most 2^26.
         f_min: float >= 0, in Hz, lower edge of the lowest band.
         f_max: float > `f_min` and <= `sample_rate / 2`, in Hz, upper edge of the highest band; `None` for
             `sample_rate / 2`.
         mel_scale: `"slaney"` (linear below 1 kHz, logarithmic above) or `"htk"` (logarithmic).
         norm: `"slaney"` (all bands have the same area) or `None` (all bands have a peak of 1).
-        dft: `"fft"`; or `"matmul"`, which computes the same transform by real matrix products, for export to formats
-            without complex numbers (ONNX, OpenVINO, LiteRT).
+        dft: `"fft"` or `"matmul"`, how the Fourier transform is computed. `"matmul"` uses real matrix products. Use it
+            for export to formats without complex numbers (ONNX, OpenVINO, LiteRT).
 
     Input shape: `(batch, samples)`, at least one sample.
 
     Output shape: `(batch, n_mels, frames)`, >= 0, with `frames = 1 + samples // hop_length`.
 
     Raises:
-        ValueError: an argument is out of range; a waveform has no samples or is not of rank 2.
+        ValueError: an argument is out of range, or a waveform has no samples or is not of rank 2.
 
     Example:
 
@@ -114,20 +114,20 @@ class MelSpectrogram(Float32Layer):
 
     @property
     def band_frequencies(self):
-        """`(n_mels,)` array, in Hz: peak frequency of each band."""
+        """Peak frequency of each mel band: `(n_mels,)` array, in Hz."""
         f_max = self.sample_rate / 2 if self.f_max is None else self.f_max
         return _band_edges(self.n_mels, self.f_min, f_max, self.mel_scale)[1:-1]
 
     def call(self, waveform):
         self.compute_output_shape(waveform.shape)
-        if self._clip_by_clip(waveform):
+        if self._is_clip_by_clip(waveform):
             return ops.map(lambda clip: self._power(clip[None])[0], waveform)
         return self._power(waveform)
 
-    def _clip_by_clip(self, waveform):
-        """Return whether to process clips one by one, so that intermediates fit in the cache of a CPU."""
+    def _is_clip_by_clip(self, waveform):
+        """Return whether to process clips one by one. On a CPU this is faster, since intermediates fit in the cache."""
         if self.dft == "matmul" and not isinstance(waveform.shape[0], int):
-            return False  # during export with a dynamic batch size: not all formats support loops
+            return False  # The model is exported with a dynamic batch size, and some formats do not support loops.
         return waveform.device.type == "cpu" if keras.backend.backend() == "torch" else runs_on_cpu()
 
     def _power(self, waveform):
@@ -151,18 +151,18 @@ class MelSpectrogram(Float32Layer):
         return ops.reshape(squares[:, :columns] + squares[:, columns:], (batch, -1, count))  # (batch, bins, frames)
 
     def _frames(self, padded):
-        """Split `(batch, samples)` into `(batch, columns, rows, frames)`; see `windowed_dft_factors`."""
+        """Split `(batch, samples)` into `(batch, columns, rows, frames)`. See `windowed_dft_factors`."""
         columns, _, rows = self._inner.shape
         batch, hop = ops.shape(padded)[0], self.hop_length
         count = 1 + (ops.shape(padded)[1] - self.n_fft) // hop
         if self.n_fft % hop or hop % columns:
             index = ops.arange(columns)[:, None] + ops.arange(rows) * columns
             return ops.take(padded, index[..., None] + ops.arange(count) * hop, axis=1)
-        # A frame consists of complete hops, so slices of the sequence of hops replace the slower `ops.take`.
+        # Each frame consists of complete hops. Slices of the sequence of hops are faster than `ops.take`.
         hops_in_frame = self.n_fft // hop
         hops = count + hops_in_frame - 1
         x = ops.reshape(padded[:, : hops * hop], (batch, hops, hop // columns, columns))
-        # Padding by one unused hop makes the transposed array contiguous once; otherwise each slice would be copied.
+        # Padding by one unused hop makes the transposed array contiguous. Otherwise each slice would be copied.
         x = ops.pad(ops.transpose(x, (0, 3, 2, 1)), [[0, 0], [0, 0], [0, 0], [0, 1]])
         return ops.concatenate([x[..., i : i + count] for i in range(hops_in_frame)], axis=2)
 
@@ -189,20 +189,20 @@ class MelSpectrogram(Float32Layer):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class PowerToDecibels(Float32Layer):
-    """Convert power spectrograms to decibels, equal to `librosa.power_to_db` of each clip.
+    """Convert power spectrograms to decibels. The result equals `librosa.power_to_db` of each clip.
 
-    The system of 2023 applied `amplitude_to_db(..., top_db=80)` to power spectrograms. In decibels of power this is
-    `top_db=40, amin=1e-5`.
+    The PyTorch system of 2023 applied `amplitude_to_db(..., top_db=80)` to power spectrograms. `PowerToDecibels` does
+    the same with `top_db=40, amin=1e-5`, except that its values are half as large.
 
     Args:
-        ref: float > 0, the power at 0 dB; or `"max"`, the maximum of the clip.
+        ref: float > 0, the power at 0 dB; or `"max"` for the maximum of each clip.
         amin: float > 0, lower bound of the power.
-        top_db: float > 0, in dB; values that are further below the maximum of the clip are raised to this distance.
-            `None` for no limit.
+        top_db: float > 0, in dB, largest distance from the maximum of the clip. Lower values are raised to this
+            distance. `None` for no limit.
 
     Input shape: `(batch, mels, frames)`, >= 0.
 
-    Output shape: the same.
+    Output shape: same as the input shape.
 
     Raises:
         ValueError: an argument is out of range.
@@ -222,10 +222,10 @@ class PowerToDecibels(Float32Layer):
         self.input_spec = keras.layers.InputSpec(ndim=3)
 
     def call(self, power):
-        reference = _clip_max(power) if self.ref == "max" else self.ref
+        reference = _max_per_clip(power) if self.ref == "max" else self.ref
         decibels = self._decibels(power) - self._decibels(reference)
         if self.top_db is not None:
-            decibels = ops.maximum(decibels, _clip_max(decibels) - self.top_db)
+            decibels = ops.maximum(decibels, _max_per_clip(decibels) - self.top_db)
         return decibels
 
     def _decibels(self, power):
@@ -243,10 +243,11 @@ class SpectrogramToImage(Float32Layer):
     """Convert spectrograms to gray images with values in [0, 255].
 
     Args:
-        scale: `"clip"` maps the minimum and maximum of each clip to 0 and 255, and constant clips (silence) to 0;
-            `"decibels"` maps `-top_db` and 0 to 0 and 255, and clips values outside.
-        top_db: float > 0, in dB, for `scale="decibels"`.
-        flip: bool, whether the highest band is the first row.
+        scale: `"clip"` or `"decibels"`. `"clip"` maps the minimum of each clip to 0 and its maximum to 255. A constant
+            clip (silence) becomes 0. `"decibels"` maps `-top_db` dB to 0 and 0 dB to 255, and limits the result to
+            [0, 255].
+        top_db: float > 0, in dB. Used with `scale="decibels"` only.
+        flip: bool, whether the highest band is the first row of the image.
 
     Input shape: `(batch, mels, frames)`.
 
@@ -274,7 +275,7 @@ class SpectrogramToImage(Float32Layer):
 
     def _scale_clip(self, spectrogram):
         lowest = ops.min(spectrogram, axis=(1, 2), keepdims=True)
-        extent = _clip_max(spectrogram) - lowest
+        extent = _max_per_clip(spectrogram) - lowest
         return (spectrogram - lowest) * (255.0 / ops.where(extent > 0, extent, 1.0))
 
     def _scale_decibels(self, decibels):
@@ -288,17 +289,17 @@ class SpectrogramToImage(Float32Layer):
 
 
 def default_front_end():
-    """Return the default front end of `GenreClassifier`: list of layers, waveform at 22,050 Hz -> image."""
+    """Return the default front end of `GenreClassifier`: a list of layers from waveforms at 22,050 Hz to images."""
     return [MelSpectrogram(), PowerToDecibels(), SpectrogramToImage()]
 
 
 def mel_filterbank(sample_rate, n_fft, n_mels, f_min, f_max, mel_scale, norm):
-    """Compute triangular mel filters, equal to those of `librosa.filters.mel`.
+    """Compute triangular mel filters. They equal the filters of `librosa.filters.mel`.
 
     Sources: Slaney, "Auditory Toolbox", 1998; Young et al., "The HTK Book", 2006.
 
     Args:
-        sample_rate, n_fft, n_mels, f_min, f_max, mel_scale, norm: as in `MelSpectrogram`; `f_max` is a number.
+        sample_rate, n_fft, n_mels, f_min, f_max, mel_scale, norm: as in `MelSpectrogram`, but `f_max` is not `None`.
 
     Returns:
         `(n_fft // 2 + 1, n_mels)` float32 array, >= 0.
@@ -314,8 +315,8 @@ def mel_filterbank(sample_rate, n_fft, n_mels, f_min, f_max, mel_scale, norm):
     empty = np.flatnonzero(~filters.any(axis=0) & (edges[:-2] > 0))
     if len(empty):
         warnings.warn(
-            f"{len(empty)} of {n_mels} mel bands contain no frequency bin and are always 0; the first one is band "
-            f"{empty[0]}. Use a larger `n_fft` ({n_fft}) or a smaller `n_mels`.",
+            f"{len(empty)} of {n_mels} mel bands contain no frequency bin and are always 0. The first one is band "
+            f"{empty[0]}. Use an `n_fft` larger than {n_fft}, or a smaller `n_mels`.",
             stacklevel=4,
         )
     if norm == "slaney":
@@ -324,30 +325,40 @@ def mel_filterbank(sample_rate, n_fft, n_mels, f_min, f_max, mel_scale, norm):
 
 
 def _band_edges(n_mels, f_min, f_max, mel_scale):
-    """Return `(n_mels + 2,)` edges in Hz: band i extends from edge i to edge i + 2, with its peak at edge i + 1."""
+    """Return the edges of the bands: `(n_mels + 2,)` array, in Hz.
+
+    Band i extends from edge i to edge i + 2. Its peak is at edge i + 1.
+    """
     return _mel_to_hz(np.linspace(*_hz_to_mel(np.array([f_min, f_max]), mel_scale), n_mels + 2), mel_scale)
 
 
 def windowed_dft_factors(window):
     """Factorize the discrete Fourier transform of a windowed real frame into two matrix products.
 
-    With `n_fft = rows * columns`, sample `columns * r + c` is in row r and column c. The transform at bin
-    `k = p + rows * q` is the sum over c of `turn(c * q / columns)` times the sum over r of
-    `turn((columns * r + c) * p / n_fft) * window * sample`, where `turn(x) = exp(-2j * pi * x)`. Samples are real, so
-    the transform is symmetric, and only p from 0 to `rows // 2` are needed.
+    The samples of a frame are arranged in a matrix with `n_fft = rows * columns` elements: sample `columns * r + c` is
+    in row r and column c. With `turn(x) = exp(-2j * pi * x)`, the transform at bin `k = p + rows * q` is
+
+        sum over c: turn(c * q / columns) * inner(c, p)
+
+    where inner(c, p) is
+
+        sum over r: turn((columns * r + c) * p / n_fft) * window[columns * r + c] * sample[columns * r + c]
+
+    The samples are real, so the transform is symmetric. Therefore only p from 0 to `rows // 2` are needed.
 
     Source: Cooley and Tukey, "An Algorithm for the Machine Calculation of Complex Fourier Series", 1965.
 
     Args:
-        window: `(n_fft,)` array, `n_fft` even.
+        window: `(n_fft,)` array. `n_fft` must be even.
 
     Returns:
-        inner: `(columns, 2 * half_rows, rows)` float32, the matrix over r for each column, where `half_rows` is
-            `rows // 2 + 1`; rows of real parts, then of imaginary parts.
-        outer: `(2 * columns, 2 * columns)` float32, the matrix over c; rows of real parts, then of imaginary parts,
-            both sorted by frequency. Its columns are the real and the imaginary part of each c in turn.
-        bins: `(columns * half_rows,)` int, frequency bin in 0..n_fft // 2 of each output, in the order of q, then p; -1
-            for a bin that occurs before.
+        inner: `(columns, 2 * half_rows, rows)` float32, the matrix of the sum over r, for each column c. `half_rows` is
+            `rows // 2 + 1`. The first `half_rows` rows are the real parts, the other rows are the imaginary parts.
+        outer: `(2 * columns, 2 * columns)` float32, the matrix of the sum over c. The first `columns` rows are the real
+            parts, the other rows are the imaginary parts. Both halves are sorted by frequency. The columns alternate
+            between the real part and the imaginary part of each c.
+        bins: `(columns * half_rows,)` int, frequency bin in 0..n_fft // 2 of each output. The outputs are ordered by q,
+            then by p. The bin of an output is -1 if an earlier output has the same bin.
     """
     n_fft = len(window)
     rows = min((d for d in range(2, n_fft + 1, 2) if n_fft % d == 0), key=lambda d: (d + n_fft // d, -d))
@@ -373,11 +384,11 @@ def windowed_dft_factors(window):
 
 
 def _filter_blocks(filterbank, bands=32):
-    """Split `(bins, mels)` filters into blocks of bands, each without the bins whose weights are all 0.
+    """Split `(bins, mels)` filters into blocks of bands. Each block contains only the range of bins that it needs.
 
     Yields:
-        first, last: int, range of the bins.
-        filters: `(bands, last - first)` float32.
+        first, last: int, the block needs the bins `first` to `last - 1`.
+        filters: `(bands, last - first)` float32, weights of the bands in the block.
     """
     for band in range(0, filterbank.shape[1], bands):
         block = filterbank[:, band : band + bands]
@@ -386,7 +397,7 @@ def _filter_blocks(filterbank, bands=32):
         yield first, last, np.ascontiguousarray(block[first:last].T, "float32")
 
 
-# Slaney's mel scale: 3 mels per 200 Hz up to 1 kHz, then 27 mels per factor of 6.4.
+# Slaney's mel scale has 3 mels per 200 Hz up to 1 kHz, and 27 mels per factor of 6.4 above.
 _LINEAR_HZ, _LINEAR_MEL, _LOG_STEP = 1000.0, 15.0, math.log(6.4) / 27.0
 
 
@@ -404,7 +415,7 @@ def _mel_to_hz(mel, mel_scale):
     return np.where(mel < _LINEAR_MEL, mel * 200.0 / 3.0, logarithmic)
 
 
-def _clip_max(spectrogram):
+def _max_per_clip(spectrogram):
     return ops.max(spectrogram, axis=(1, 2), keepdims=True)
 
 

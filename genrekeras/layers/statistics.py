@@ -1,8 +1,8 @@
-"""Statistics of a spectrogram over time, as fixed (not trained) features.
+"""Statistics of a spectrogram over time. They are features that are not trained.
 
-Apart from the differences of successive frames, they do not depend on the order of the frames, so frames may be a
-quarter of a second apart (`UniformTemporalSubsample`). Gradients are stopped. Only matrix products, sorting and
-elementwise operations are used, which all export formats support.
+Only the differences of successive frames depend on the order of the frames. Therefore frames may be a quarter of a
+second apart (`UniformTemporalSubsample`). Gradients are stopped. The layers use only matrix products, sorting and
+elementwise operations, because all export formats support these.
 
 Source: Li et al., "Towards Faster Training of Global Covariance Pooling Networks by Iterative Matrix Square Root
 Normalization", CVPR 2018 (square roots of covariance matrices).
@@ -14,26 +14,28 @@ import scipy.fft
 from genrekeras.layers.base import Float32Layer, matmul, to_device_of
 from keras import ops
 
-_DECIBELS = 80 / 255  # per gray level
-_SQUARE_ROOT_STEPS = 20  # of the Newton-Schulz iteration, enough for condition numbers up to about 1e5
-# Numbers of cepstral coefficients, in all and in covariances: of `CepstralStatistics` and of `SpectralStatistics`.
-_CEPSTRA, _COVARIANCE_CEPSTRA = 40, 24
-_MORE_CEPSTRA, _MORE_COVARIANCE_CEPSTRA = 64, 40
+_DECIBELS_PER_GRAY_LEVEL = 80 / 255
+_NEWTON_SCHULZ_STEPS = 20  # enough for condition numbers up to about 1e5
+# Number of cepstral coefficients, and number of those whose covariance is computed.
+_CEPSTRA, _COVARIANCE_CEPSTRA = 40, 24  # in `CepstralStatistics`
+_MORE_CEPSTRA, _MORE_COVARIANCE_CEPSTRA = 64, 40  # in `SpectralStatistics`
 _BROAD_BANDS = 32
 _PERCENTILES = (5, 25, 50, 75, 95, 100)
 
 
 @keras.saving.register_keras_serializable("genrekeras")
 class CepstralStatistics(Float32Layer):
-    """Compute statistics of the cepstral coefficients of images over time.
+    """Compute statistics over time of the cepstral coefficients of images.
 
-    - 40 coefficients: mean, log standard deviation, percentiles 10, 50, 90 and 100, log mean absolute difference of
+    - For 40 coefficients: mean, log standard deviation, percentiles 10, 50, 90 and 100, log mean absolute difference of
       successive frames, and skewness.
-    - The first 24 coefficients, and their differences between successive frames: square root of the covariance matrix.
+    - For the first 24 coefficients, and for their differences between successive frames: square root of the covariance
+      matrix.
 
-    Input shape: `(batch, mels, frames, 1)` in [0, 255], for a range of 80 dB; at least 24 mels and 2 frames.
+    Input shape: `(batch, mels, frames, 1)`, at least 24 mels and 2 frames. Gray values 0 to 255 represent a range of
+    80 dB.
 
-    Output shape: `(batch, 920)`; fewer features with fewer than 40 mels.
+    Output shape: `(batch, 920)`. Images with fewer than 40 mels have fewer features.
 
     Raises:
         ValueError: the image has fewer than 24 mels or 2 frames.
@@ -74,18 +76,18 @@ class CepstralStatistics(Float32Layer):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class SpectralStatistics(Float32Layer):
-    """Compute statistics of the mel bands and of the cepstral coefficients of images over time, for a kernel machine.
+    """Compute statistics over time of the mel bands and the cepstral coefficients of images, for kernel regression.
 
-    - Each mel band: mean, standard deviation, percentiles 5, 25, 50, 75, 95 and 100.
-    - 64 cepstral coefficients: mean, log standard deviation, skewness, log mean absolute difference of successive
-      frames.
-    - The first 40 coefficients, and their differences between successive frames: square root of the covariance matrix;
-      of the coefficients also its fourth root.
-    - 32 broad bands: correlation coefficients.
+    - For each mel band: mean, standard deviation, and percentiles 5, 25, 50, 75, 95 and 100.
+    - For 64 cepstral coefficients: mean, log standard deviation, skewness, and log mean absolute difference of
+      successive frames.
+    - For the first 40 coefficients, and for their differences between successive frames: square root of the covariance
+      matrix. For the coefficients, the fourth root is computed too.
+    - For 32 broad bands: correlation coefficients of each pair of bands.
 
-    Input shape: `(batch, mels, frames, 1)` in [0, 255], for a range of 80 dB; at least 40 mels.
+    Input shape: `(batch, mels, frames, 1)`, at least 40 mels. Gray values 0 to 255 represent a range of 80 dB.
 
-    Output shape: `(batch, features)`, 4,236 features with 128 mels.
+    Output shape: `(batch, features)`. With 128 mels there are 4,236 features.
 
     Raises:
         ValueError: the image has fewer than 40 mels.
@@ -105,7 +107,7 @@ class SpectralStatistics(Float32Layer):
 
     def call(self, image):
         image = ops.stop_gradient(image[..., 0])  # (batch, mels, frames)
-        spectrum, cepstra = image * _DECIBELS, matmul(self._cosines, image)
+        spectrum, cepstra = image * _DECIBELS_PER_GRAY_LEVEL, matmul(self._cosines, image)
         differences = cepstra[:, :, 1:] - cepstra[:, :, :-1]
         root = _square_root(_covariance(cepstra[:, :_MORE_COVARIANCE_CEPSTRA]))
         difference_root = _square_root(_covariance(differences[:, :_MORE_COVARIANCE_CEPSTRA]))
@@ -129,7 +131,7 @@ class SpectralStatistics(Float32Layer):
         )
 
     def sizes(self, mels):
-        """Return the number of features of each kind, in their order: list of int."""
+        """Return the number of features of each kind, in the order of the output: list of int."""
         cepstra, covariance = min(_MORE_CEPSTRA, mels), _upper_size(_MORE_COVARIANCE_CEPSTRA)
         pairs = _upper_size(min(_BROAD_BANDS, mels), 1)
         return [mels, mels, len(_PERCENTILES) * mels, *4 * [cepstra], *3 * [covariance], pairs]
@@ -149,8 +151,8 @@ class SpectralStatistics(Float32Layer):
 
 
 def _cepstral_transform(mels, count):
-    """Return the `(count, mels)` matrix from gray levels to cepstral coefficients in decibels."""
-    return (scipy.fft.dct(np.eye(mels), axis=0, norm="ortho")[:count] * _DECIBELS).astype("float32")
+    """Return the `(count, mels)` matrix that computes cepstral coefficients, in dB, from gray levels."""
+    return (scipy.fft.dct(np.eye(mels), axis=0, norm="ortho")[:count] * _DECIBELS_PER_GRAY_LEVEL).astype("float32")
 
 
 def _broad_bands(mels):
@@ -164,20 +166,20 @@ def _upper_size(size, offset=0):
 
 
 def _upper_triangle(size, offset=0):
-    """Return a `(size * size, ...)` matrix of 0 and 1 that selects the upper triangle of a flattened matrix.
+    """Return a `(size * size, n)` matrix of 0 and 1 that selects the n elements in the upper triangle of a matrix.
 
-    Export formats support the matrix product, but not all support indexing.
+    The flattened matrix is multiplied by it. All export formats support this product, but some do not support indexing.
     """
     return np.eye(size * size, dtype="float32")[:, np.flatnonzero(np.triu(np.ones((size, size)), offset))]
 
 
 def _flatten(matrix, triangle):
-    """Return the elements of the upper triangle of each matrix; `triangle` is from `_upper_triangle`."""
+    """Return the upper triangle of each matrix as a vector. `triangle` is a result of `_upper_triangle`."""
     return ops.matmul(ops.reshape(matrix, (-1, triangle.shape[0])), to_device_of(triangle, matrix))
 
 
 def _identity(matrix):
-    """Return the identity of the size of `matrix`; OpenVINO does not support `ops.eye` of TensorFlow."""
+    """Return the identity matrix of the size of `matrix`. OpenVINO does not support TensorFlow's `ops.eye`."""
     return to_device_of(ops.convert_to_tensor(np.eye(matrix.shape[1], dtype="float32")), matrix)
 
 
@@ -195,18 +197,18 @@ def _log_mean_difference(differences):
 
 
 def _covariance(values):
-    """Return the covariance matrix of the rows, `(batch, rows, rows)`, plus 1 on the diagonal for regularization."""
+    """Return the covariance matrices of the rows: `(batch, rows, rows)`. 1 is added to the diagonal to regularize."""
     values = values - ops.mean(values, axis=2, keepdims=True)
     covariance = ops.matmul(values, ops.transpose(values, (0, 2, 1))) / values.shape[2]
     return covariance + _identity(covariance)
 
 
 def _square_root(matrix):
-    """Return the square root of positive definite matrices, by the Newton-Schulz iteration."""
+    """Return the square roots of positive definite matrices, computed by the Newton-Schulz iteration."""
     identity = _identity(matrix)
     scale = ops.sqrt(ops.sum(ops.square(matrix), axis=(1, 2), keepdims=True))
     root, inverse = matrix / scale, identity
-    for _ in range(_SQUARE_ROOT_STEPS):
+    for _ in range(_NEWTON_SCHULZ_STEPS):
         correction = 1.5 * identity - 0.5 * ops.matmul(inverse, root)
         root, inverse = ops.matmul(root, correction), ops.matmul(correction, inverse)
     return root * ops.sqrt(scale)

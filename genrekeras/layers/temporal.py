@@ -1,4 +1,4 @@
-"""Layers that select frames: evenly spaced frames, and in training random frames or a random crop."""
+"""Layers that select frames: evenly spaced frames, random frames, or a random crop."""
 
 import keras
 from genrekeras.layers.base import Float32Layer, check_positive_integer
@@ -7,9 +7,10 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("genrekeras")
 class UniformTemporalSubsample(Float32Layer):
-    """Select evenly spaced frames: those at `int((i + 0.5) / num_samples * frames)` for i from 0 to `num_samples - 1`.
+    """Select evenly spaced frames.
 
-    Frames of clips with fewer than `num_samples` frames are repeated.
+    Frame i of the output is frame `int((i + 0.5) / num_samples * frames)` of the input. If the input has fewer than
+    `num_samples` frames, frames are repeated.
 
     Args:
         num_samples: int > 0, number of frames to select.
@@ -26,10 +27,10 @@ class UniformTemporalSubsample(Float32Layer):
         self.input_spec = keras.layers.InputSpec(ndim=3)
 
     def call(self, spectrogram):
-        # Integer arithmetic, for the same result on each backend.
+        # Integer arithmetic gives the same result on all backends.
         count = self.num_samples
         index = (2 * ops.arange(count, dtype="int32") + 1) * ops.shape(spectrogram)[2] // (2 * count)
-        if keras.backend.backend() == "torch":  # `ops.take` of PyTorch cannot be exported
+        if keras.backend.backend() == "torch":  # `ops.take` cannot be exported from PyTorch
             return spectrogram[:, :, index]
         return ops.take(spectrogram, index, axis=2)
 
@@ -41,9 +42,9 @@ class UniformTemporalSubsample(Float32Layer):
 
 
 class _RandomFrames(keras.layers.Layer):
-    """Base class of layers that select some frames of images in training; subclasses implement `draw_frames`.
+    """Base class of layers that select frames of images at random in training. Subclasses implement `draw_frames`.
 
-    In inference, if the layer is frozen, and for images with no more frames than `count`, all frames are kept.
+    All frames are kept in inference, if the layer is frozen, or if the image has at most `count` frames.
     """
 
     def __init__(self, count, seed=None, **kwargs):
@@ -69,7 +70,7 @@ class _RandomFrames(keras.layers.Layer):
         raise NotImplementedError  # pragma: no cover - abstract
 
     def compute_output_shape(self, input_shape):
-        return input_shape  # in inference
+        return input_shape  # This is the shape in inference. In training, the output may have fewer frames.
 
     def get_config(self):
         return {**super().get_config(), "count": self.count, "seed": self.seed}
@@ -77,15 +78,15 @@ class _RandomFrames(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class RandomTemporalSubsample(_RandomFrames):
-    """Select random frames of each image, in their order; active in training only.
+    """Select random frames of each image in training. The selected frames keep their order.
 
     Args:
-        count: int > 0, number of frames to select; or float in (0, 1], share of the frames.
+        count: int > 0, number of frames to select; or float in (0, 1], share of the frames to select.
         seed: int, or `None` for a random seed.
 
     Input shape: `(batch, mels, frames, 1)`.
 
-    Output shape: the same, with `count` frames in training.
+    Output shape: `(batch, mels, selected frames, 1)` in training; the input shape in inference.
     """
 
     def draw_frames(self, batch, total, count):
@@ -95,15 +96,15 @@ class RandomTemporalSubsample(_RandomFrames):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class RandomTemporalCrop(_RandomFrames):
-    """Select consecutive frames of each image, from a random position; active in training only.
+    """Select consecutive frames of each image in training. The first frame is drawn at random.
 
     Args:
-        count: int > 0, number of frames to select; or float in (0, 1], share of the frames.
+        count: int > 0, number of frames to select; or float in (0, 1], share of the frames to select.
         seed: int, or `None` for a random seed.
 
     Input shape: `(batch, mels, frames, 1)`.
 
-    Output shape: the same, with `count` frames in training.
+    Output shape: `(batch, mels, selected frames, 1)` in training; the input shape in inference.
     """
 
     def draw_frames(self, batch, total, count):

@@ -8,26 +8,28 @@ from genrekeras.models.genre_classifier import GenreClassifier
 def average(models, weights=None):
     """Average the logits of several models in one model, optionally weighted.
 
-    Networks that were trained from different random weights make different errors, and their average makes fewer. The
-    logits of each model are linear in its features, so their average is one dense layer over all features.
+    Networks that were trained from different random weights make different errors, so their average makes fewer errors.
+    The logits of each model are linear in its features. Therefore the average is one dense layer over the features of
+    all models.
 
     Args:
-        models: sequence of at least one `GenreClassifier`, each with one of the `"mel_..."` backbones, and all with the
+        models: sequence of at least one `GenreClassifier`. Each model has one `"mel_..."` backbone. All models have the
             same genres, clip length and front end.
         weights: sequence of float > 0, one for each model; `None` for equal weights.
 
     Returns:
-        `GenreClassifier`, not compiled; its backbone is the list of the backbones.
+        `GenreClassifier`, not compiled. Its backbone is the list of the backbones of the models.
 
     Raises:
-        ValueError: `models` is empty or the models differ; or `weights` are not one positive number for each model.
+        ValueError: `models` is empty, the models differ, a model is an average itself, or `weights` is not one positive
+            number for each model.
     """
     models = list(models)
     weights = np.ones(len(models)) if weights is None else np.asarray(weights, "float64")
     if not models:
         raise ValueError("`models` must contain at least one model. Received: models=[]")
     if not all(isinstance(model.backbone, str) for model in models):
-        raise ValueError("`models` must not contain averages of models. Average all models at once.")
+        raise ValueError("`models` must not contain averages of models. Average the single models in one call.")
     if weights.shape != (len(models),) or not (np.isfinite(weights) & (weights > 0)).all():
         raise ValueError(
             f"`weights` must be a number > 0 for each of {len(models)} models. Received: weights={weights}"
@@ -58,6 +60,6 @@ def average(models, weights=None):
 
 
 def _without_names(config):
-    """Return a config without the names of layers, which Keras numbers automatically."""
+    """Return a config without the names of its layers. Keras numbers these names automatically."""
     layers = [(layer["class_name"], {**layer["config"], "name": None}) for layer in config["front_end"]]
     return {**config, "front_end": layers}

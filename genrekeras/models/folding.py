@@ -1,9 +1,10 @@
 """Batch-norm folding: copies of backbones that compute the same features faster, for inference only.
 
-In inference, batch normalization multiplies each channel by a factor and adds an offset. Both are folded into the
-weights of the convolution before it, which also applies the activation. Dropout layers are omitted. The remaining
-layers are called one after the other, without the overhead of Keras' functional models. On PyTorch, kernels are stored
-in the order of PyTorch, and activations are computed in place.
+In inference, batch normalization multiplies each channel by a factor and adds an offset. Factor and offset are folded
+into the weights of the convolution before the batch normalization. The convolution also applies the activation after
+the batch normalization. Dropout layers are omitted. The remaining layers are called one after the other, without the
+overhead of Keras' functional models. On PyTorch, kernels are stored with the axes in PyTorch's order, and activations
+are computed in place.
 
 Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
 CVPR 2018, section 3.2.
@@ -24,8 +25,8 @@ def for_inference(network):
         network: `backbones.FeatureExtractor`.
 
     Returns:
-        `keras.Model`, not trainable, that computes the same features up to rounding. It has its own weights, so later
-        training of `network` does not change it. It cannot be saved.
+        `keras.Model` that computes the same features, up to rounding. It is not trainable and cannot be saved. It has
+        copies of the weights, so later training of `network` does not change it.
     """
     consumers = _consumers(network)
     steps = []
@@ -48,19 +49,21 @@ def for_inference(network):
 
 
 class FoldedModel(keras.layers.Layer):
-    """Layers that are called one after the other. Each tensor is released after its last use.
+    """Call layers one after the other. Each tensor is released after its last use.
 
     Args:
-        steps: list of tuples: layer, keys of its input tensors, key of its output tensor.
-        image, features: keys of the input and the output tensor.
-        features_spec: symbolic tensor with the shape and dtype of the features.
+        steps: list of tuples: layer, keys of its input tensors, key of its output tensor. A key is the `id` of a Keras
+            tensor.
+        image_key, features_key: keys of the input tensor and of the output tensor.
+        symbolic_features: Keras tensor with the shape and dtype of the features.
     """
 
-    def __init__(self, steps, image, features, features_spec):
-        super().__init__(dtype=features_spec.dtype, autocast=False)
-        self.image, self.features, self._features_shape = image, features, features_spec.shape
+    def __init__(self, steps, image_key, features_key, symbolic_features):
+        super().__init__(dtype=symbolic_features.dtype, autocast=False)
+        self.image_key, self.features_key = image_key, features_key
+        self._features_shape = symbolic_features.shape
         self.sublayers = [layer for layer, _, _ in steps]
-        # `__call__` of a layer casts its inputs; with mixed precision or 16 bits this is needed, else it costs time.
+        # `layer.__call__` casts the inputs of the layer. Only mixed precision and 16-bit types need these slow casts.
         self.needs_casts = {layer.compute_dtype for layer in self.sublayers} != {"float32"}
         last_use = {key: index for index, (_, inputs, _) in enumerate(steps) for key in inputs}
         self.connections = [
@@ -69,14 +72,14 @@ class FoldedModel(keras.layers.Layer):
         ]
 
     def call(self, image):
-        tensors = {self.image: image}
+        tensors = {self.image_key: image}
         for layer, (inputs, output, unused) in zip(self.sublayers, self.connections, strict=True):
             values = [tensors[key] for key in inputs]
             function = layer if self.needs_casts else layer.call
             tensors[output] = function(values[0] if len(values) == 1 else values)
             for key in unused:
                 del tensors[key]
-        features = tensors[self.features]
+        features = tensors[self.features_key]
         return keras.ops.cast(features, self.compute_dtype) if self.needs_casts else features
 
     def compute_output_shape(self, image_shape):
@@ -84,17 +87,17 @@ class FoldedModel(keras.layers.Layer):
 
 
 class LayerChain(keras.layers.Layer):
-    """Layers and models that are called one after the other, and output layers that are called on the last result.
+    """Call layers or models one after the other. Then call each output layer on the last result.
 
-    It returns the output of the output layer, or the list of the outputs of several.
+    With one output layer, its output is returned. With several output layers, the list of their outputs is returned.
 
-    A functional model over parts of another model would never be released: Keras stores each call on a symbolic tensor
-    in the called layer, together with the layers that produced the tensor. A functional model over a `LayerChain` can
-    be released.
+    Use this layer to build a functional model from parts of another model. If the functional model called the parts
+    directly, it would never be released. Keras stores each call on a symbolic tensor in the called layer, together with
+    the layers that produced the tensor. A functional model that calls a `LayerChain` can be released.
 
     Args:
-        steps: list of layers.
-        output_layers: list of layers; `None` stands for the result of the last step.
+        steps: list of layers or models.
+        output_layers: list of layers. `None` in this list outputs the result of the last step.
     """
 
     def __init__(self, steps, output_layers=(None,)):
@@ -117,11 +120,13 @@ class LayerChain(keras.layers.Layer):
 
 
 class TorchConvolution(keras.layers.Layer):
-    """Convolution by one call of PyTorch, bias included; Keras permutes the kernel and adds the bias at each call.
+    """Compute a convolution with bias by one call of PyTorch.
+
+    Keras' own layer permutes the kernel and adds the bias separately in each call.
 
     Args:
-        layer: `keras.layers.Conv2D` or `DepthwiseConv2D` in channels_first that pads alike on all sides.
-        kernel: array in the order of Keras.
+        layer: `keras.layers.Conv2D` or `DepthwiseConv2D` in channels_first, with symmetric padding.
+        kernel: array with the axes in Keras' order.
         bias: `(filters,)` array.
         activation: function that is applied to the output.
     """
@@ -154,7 +159,7 @@ def _torch_convolve(layer, x):
 
 
 def _torch_in_place_activations():
-    """Return PyTorch functions that overwrite their input, by the Keras activations that they replace."""
+    """Return a dict from Keras' activations to PyTorch functions that compute the same and overwrite their input."""
     import torch
 
     return {
@@ -165,7 +170,10 @@ def _torch_in_place_activations():
 
 
 def _consumers(network):
-    """Return the layers that take each tensor of a network, by key; `None` stands for the caller of the network."""
+    """Return the layers that use each tensor of a network as input: dict, key of the tensor -> list.
+
+    For the output of the network, the list contains `None`.
+    """
     consumers = {id(network.output): [None]}
     for layer in network.layers:
         for tensor in keras.tree.flatten(layer.input):
@@ -174,9 +182,10 @@ def _consumers(network):
 
 
 def _foldable_layers(layer, consumers):
-    """Return the batch normalization and the activation that can be folded into a convolution, `None` for none.
+    """Return the batch normalization and the activation after a layer that can be folded into the layer.
 
-    Each must be the only consumer of the tensor before it.
+    Each is `None` if there is no such layer. Layers can be folded only into a convolution, and only if no other layer
+    uses the tensor between the two.
     """
     foldable = []
     is_linear = isinstance(layer, CONVOLUTIONS) and layer.activation is keras.activations.linear
@@ -195,7 +204,7 @@ def _folded_copy(layer, norm, activation):
     if isinstance(layer, CONVOLUTIONS):
         kernel, bias = _folded_weights(weights, layer, norm)
         function = activation.activation if activation else layer.activation
-        if _torch_pads_alike(layer):
+        if _has_symmetric_padding_on_torch(layer):
             return TorchConvolution(layer, kernel, bias, function)
         config |= {"use_bias": True, "activation": function}
         weights = [kernel, bias]
@@ -205,15 +214,15 @@ def _folded_copy(layer, norm, activation):
     return copy
 
 
-def _torch_pads_alike(layer):
-    """Return whether the backend is PyTorch and pads as Keras does for this convolution: alike on all sides."""
+def _has_symmetric_padding_on_torch(layer):
+    """Return whether `TorchConvolution` can replace a convolution: on PyTorch, if all sides are padded equally."""
     odd_sizes = all(size % 2 for size in layer.kernel_size)
     is_symmetric = layer.padding == "valid" or (set(layer.strides) == {1} and odd_sizes)
     return keras.backend.backend() == "torch" and layer.data_format == "channels_first" and is_symmetric
 
 
 def _folded_weights(weights, convolution, norm):
-    """Return kernel and bias of a convolution with the batch normalization after it, if any."""
+    """Return kernel and bias of a convolution that includes the batch normalization `norm`, if it is not `None`."""
     kernel, *bias = (weight.astype("float64") for weight in weights)
     depthwise = isinstance(convolution, keras.layers.DepthwiseConv2D)
     filters = np.prod(kernel.shape[2:] if depthwise else kernel.shape[3:], dtype=int)

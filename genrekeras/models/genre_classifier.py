@@ -1,4 +1,4 @@
-"""GenreClassifier: a Keras model from waveforms to the probabilities of genres."""
+"""GenreClassifier, a Keras model that computes the probabilities of genres from waveforms."""
 
 import dataclasses
 import json
@@ -19,13 +19,14 @@ from genrekeras.models.presets import preset_file
 from genrekeras.models.thresholds import Thresholds
 from keras import ops
 
-# With Keras' 0.99, moving statistics of a network that is trained from random weights lag hundreds of steps behind it.
+# Used for networks that are trained from random weights. With Keras' default of 0.99, the moving statistics would lag
+# hundreds of steps behind the weights.
 _MOMENTUM_FROM_SCRATCH = 0.9
 _MAX_GENRES = 10_000
 
 
 class _Restored(NamedTuple):
-    """Argument `pretrained` of a saved model: the value stays in the config, but the weights are not loaded."""
+    """Argument `pretrained` of a saved model. The config keeps the value, but no pretrained weights are loaded."""
 
     pretrained: object
 
@@ -34,54 +35,59 @@ class _Restored(NamedTuple):
 class GenreClassifier(keras.Model):
     """Classify clips of music by genre.
 
-    The model consists of public parts, each a `keras.Model`, that share their weights with it:
+    The model consists of parts. Each part is a `keras.Model`, except `ood_score`, which is a layer. The parts share
+    their weights with the model:
 
-    - `front_end`: waveform -> image, after the waveform augmentation;
-    - `feature_extractor`: image -> features, the backbone;
-    - `head`: features -> probabilities, dropout and a dense layer;
-    - `image_model`: image -> probabilities: the image augmentation, `feature_extractor` and `head`;
-    - `ood_score`, a layer: features -> out-of-distribution score, fitted by `genrekeras.evaluation.calibrate`.
+    - `front_end`: waveform -> image. It includes the waveform augmentation.
+    - `feature_extractor`: image -> features. This is the backbone.
+    - `head`: features -> probabilities. It consists of dropout and a dense layer.
+    - `image_model`: image -> probabilities. It consists of image augmentation, `feature_extractor` and `head`.
+    - `ood_score`: features -> out-of-distribution score. `genrekeras.evaluation.calibrate` fits it.
 
     Args:
-        backbone: str, `"efficientnet_b0"`, `"resnet50"` or `"efficientnet_lite0"` (smaller and faster); or a small
-            network for spectrograms without pretrained weights, `"mel_cnn"` or `"mel_resnet"`; or `"mel_kernel"`, which
-            is fitted in one step (`genrekeras.training.fit_kernel_ridge`); or a list of `"mel_..."` names (see
-            `genrekeras.models.average`).
-        genres: list or tuple of distinct str, at least two; the label of a genre is its index.
-        clip_seconds: float > 0, length of a clip.
-        front_end: sequence of layers (or a `keras.Sequential`), waveform `(batch, samples)` -> image
-            `(batch, mels, frames, 1)` in [0, 255]. One layer is a `MelSpectrogram`, which defines the sample rate.
-            `None` is `genrekeras.layers.default_front_end()`: `MelSpectrogram`, `PowerToDecibels`,
+        backbone: str or list of str. `"efficientnet_b0"`, `"resnet50"` and `"efficientnet_lite0"` (smaller and faster)
+            have pretrained weights. `"mel_cnn"` and `"mel_resnet"` are small networks for spectrograms without
+            pretrained weights. `"mel_kernel"` is fitted in one step by `genrekeras.training.fit_kernel_ridge`. A list
+            of `"mel_..."` names is an average of several networks (see `genrekeras.models.average`).
+        genres: list or tuple of distinct str, at least two. The label of a genre is its index.
+        clip_seconds: float > 0, in s, length of a clip.
+        front_end: sequence of layers, or a `keras.Sequential`. The layers compute images `(batch, mels, frames, 1)` in
+            [0, 255] from waveforms `(batch, samples)`. One layer must be a `MelSpectrogram`, which defines the sample
+            rate. `None` is `genrekeras.layers.default_front_end()`: `MelSpectrogram`, `PowerToDecibels`,
             `SpectrogramToImage`.
-        stem: `"fold"` folds the first convolution of the backbone to one channel, which is equivalent to passing the
-            gray image as three equal channels; `"new"` is a new convolution with random weights.
-        fine_tune: trainable layers: `"head"`, the last layer; `"stem"`, the first convolution and the last layer;
-            `"all"`. It can be changed later by assigning `model.fine_tune`, and is saved with the model.
-        pretrained: `"imagenet"`, `None` (random weights), or the path of a `.weights.h5` file that was saved from the
-            RGB network (`genrekeras.models.backbones`) built with `weights=None, include_top=False`.
+        stem: `"fold"` or `"new"`, the first convolution of a backbone with pretrained weights. `"fold"` converts the
+            convolution to one channel. The result is the same as for the gray image in three equal channels. `"new"` is
+            a new convolution with random weights.
+        fine_tune: which layers are trainable: `"head"` (the last layer), `"stem"` (the first convolution and the last
+            layer) or `"all"`. It is saved with the model and can be changed later by assigning `model.fine_tune`.
+        pretrained: `"imagenet"`, `None` for random weights, or the path of a `.weights.h5` file. The file must be saved
+            from the RGB network, built with `weights=None, include_top=False` (see `genrekeras.models.backbones`).
         dropout: float in [0, 1), rate of the dropout before the last layer.
-        waveform_augmentation: sequence of layers, `(batch, samples)` -> same shape, active in training.
-        image_augmentation: sequence of layers, `(batch, mels, frames, 1)` -> same shape, active in training.
-        thresholds: `genrekeras.models.thresholds.Thresholds`, or a dict of its attributes: the limits beyond which a
-            prediction has low confidence, set by `genrekeras.evaluation.calibrate`. `None` for no limits.
-        card: JSON-serializable dict that describes the model: `data`, `training`, `scores`, `calibration`. It is saved
-            with the model. `fit` removes card and thresholds, since they describe earlier weights. After the training
-            of a part, such as `image_model`, call `model.reset_card()`.
+        waveform_augmentation: sequence of layers that change waveforms `(batch, samples)` in training. The shape stays
+            the same.
+        image_augmentation: sequence of layers that change images `(batch, mels, frames, 1)` in training. The shape
+            stays the same.
+        thresholds: `genrekeras.models.thresholds.Thresholds`, or a dict of its attributes. Thresholds decide whether a
+            prediction has low confidence. `genrekeras.evaluation.calibrate` sets them. `None` for no thresholds.
+        card: JSON-serializable dict that describes the model, with the keys `data`, `training`, `scores` and
+            `calibration`. It is saved with the model. `fit` removes card and thresholds, because they describe the
+            weights before the training. Call `model.reset_card()` after the training of a part, such as `image_model`.
 
     Attributes:
-        genres, clip_seconds, backbone, ...: the arguments. A new `card` or `thresholds` can be assigned as a whole.
-        sample_rate: int, in Hz, from the front end.
+        genres, clip_seconds, backbone, ...: the arguments. `card` and `thresholds` can be changed by assigning a new
+            value.
+        sample_rate: int, in Hz, sample rate of the front end.
         front_end, feature_extractor, head, image_model, ood_score: the parts.
-        output_layer: the `keras.layers.Dense` of the head.
-        band_frequencies: `(mels,)`, in Hz, center frequency of each row of the image.
+        output_layer: `keras.layers.Dense`, the last layer of `head`.
+        band_frequencies: `(mels,)` array, in Hz, center frequency of each row of the image.
 
     Input shape: `(batch, clip_seconds * sample_rate)` float32 in [-1, 1].
 
     Output shape: `(batch, len(genres))` float32, rows sum to 1.
 
     Raises:
-        ValueError: an argument is unknown or out of range; a waveform has another rank or length; labels are out of
-            range; data has another sample rate or other genres.
+        ValueError: an argument is unknown or out of range. A waveform has a wrong rank or length. Labels are out of
+            range. Data has another sample rate or other genres than the model.
         genrekeras.models.backbones.PretrainedWeightsError: the pretrained weights are not available.
 
     Example:
@@ -116,8 +122,8 @@ class GenreClassifier(keras.Model):
             [pretrained] = pretrained
         if stem == "new" and fine_tune == "head":
             raise ValueError(
-                'A new stem has random weights and must be trained: `stem="new"` needs `fine_tune="stem"` or "all". '
-                f"Received: stem={stem!r}, fine_tune={fine_tune!r}"
+                '`fine_tune` must be "stem" or "all" with `stem="new"`, because a new stem has random weights and must '
+                f"be trained. Received: stem={stem!r}, fine_tune={fine_tune!r}"
             )
         if not _is_number(dropout) or not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must lie in [0, 1). Received: dropout={dropout}")
@@ -131,8 +137,8 @@ class GenreClassifier(keras.Model):
             pretrained = os.fspath(pretrained)
         elif fine_tune == "head" and not restored:
             warnings.warn(
-                'The backbone has random weights and is frozen: `pretrained=None, fine_tune="head"` trains the last '
-                "layer on random features.",
+                'With `pretrained=None, fine_tune="head"`, the backbone has random weights and is frozen. The last '
+                "layer will be trained on random features.",
                 stacklevel=2,
             )
         front_end_layers = default_front_end() if front_end is None else _as_layers("front_end", front_end)
@@ -144,7 +150,7 @@ class GenreClassifier(keras.Model):
         front_end_model = _chain(waveform, waveform_augmentation + front_end_layers, "front_end")
         if len(front_end_model.output_shape) != 4 or front_end_model.output_shape[-1] != 1:
             raise ValueError(
-                "`front_end` must end in images of shape (batch, mels, frames, 1). "
+                "`front_end` must compute images of shape (batch, mels, frames, 1). "
                 f"Received: front_end with output shape {front_end_model.output_shape}"
             )
 
@@ -189,7 +195,7 @@ class GenreClassifier(keras.Model):
 
     @property
     def fine_tune(self):
-        """Trainable layers: "head", "stem" or "all". Compile the model again after a change."""
+        """Which layers are trainable: "head", "stem" or "all". Compile the model again after a change."""
         return self.feature_extractor.fine_tune
 
     @fine_tune.setter
@@ -198,12 +204,12 @@ class GenreClassifier(keras.Model):
 
     @property
     def output_layer(self):
-        """The last layer of the head, features -> probabilities."""
+        """Last layer of `head`. It computes the probabilities from the features."""
         return self.head.get_layer("probabilities")
 
     @property
     def band_frequencies(self):
-        """`(mels,)` array, in Hz: center frequency of each row of the image."""
+        """Center frequency of each row of the image: `(mels,)` array, in Hz."""
         front_end = self._config_layers["front_end"]
         [spectrogram] = [layer for layer in front_end if isinstance(layer, MelSpectrogram)]
         is_flipped = any(getattr(layer, "flip", False) for layer in front_end)
@@ -211,7 +217,7 @@ class GenreClassifier(keras.Model):
 
     @property
     def thresholds(self):
-        """`Thresholds`; a new one, a dict of its attributes, or `None` can be assigned."""
+        """`Thresholds` of the model. To change them, assign a `Thresholds`, a dict of its attributes, or `None`."""
         return self._thresholds
 
     @thresholds.setter
@@ -219,12 +225,12 @@ class GenreClassifier(keras.Model):
         try:
             value = value if isinstance(value, Thresholds) else Thresholds(**(value or {}))
         except TypeError as error:
-            raise ValueError(f"`thresholds` must hold the attributes of `Thresholds` ({error})") from error
+            raise ValueError(f"`thresholds` must contain the attributes of `Thresholds` ({error})") from error
         self._thresholds = value
 
     @property
     def card(self):
-        """Read-only dict; a new one can be assigned."""
+        """Description of the model, a read-only dict. To change it, assign a new dict."""
         return self._card
 
     @card.setter
@@ -236,12 +242,12 @@ class GenreClassifier(keras.Model):
         self._card = types.MappingProxyType(copy)
 
     def reset_card(self):
-        """Remove card and thresholds, which describe the weights before further training."""
+        """Remove card and thresholds, because they do not describe the model any more after its weights change."""
         self.card = self.thresholds = None
 
     @property
     def input_spec(self):
-        """None: `call` checks the shape itself, with a clearer message than that of Keras."""
+        """`None`, so that Keras does not check the shape. `call` checks it and raises a clearer error."""
         return None
 
     def call(self, waveform, training=None, mask=None):
@@ -262,9 +268,10 @@ class GenreClassifier(keras.Model):
         *args,
         **kwargs,
     ):
-        """Call `keras.Model.fit`, after a check that the data belongs to this model.
+        """Check that the data fits this model, and call `keras.Model.fit`.
 
-        Batches with a method `fit_options`, such as `genrekeras.datasets.Batches`, keep their own order of clips.
+        `genrekeras.datasets.Batches`, and other data with a method `fit_options`, determine the order of clips
+        themselves. The argument `shuffle` has no effect on such data.
         """
         self.check_data(x, y)
         if isinstance(validation_data, (tuple, list)):
@@ -279,39 +286,40 @@ class GenreClassifier(keras.Model):
         )
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
-        """Call `keras.Model.evaluate`, after a check that the data belongs to this model."""
+        """Check that the data fits this model, and call `keras.Model.evaluate`."""
         self.check_data(x, y)
         return super().evaluate(x, y, *args, **kwargs)
 
     def predict(self, x, *args, **kwargs):
-        """Call `keras.Model.predict`, after a check that the data belongs to this model."""
+        """Check that the data fits this model, and call `keras.Model.predict`."""
         self.check_data(x, None)
         return super().predict(x, *args, **kwargs)
 
     def for_inference(self, *outputs, inputs="waveform"):
         """Return a faster model for inference with the current weights.
 
-        Its backbone is a copy with batch normalization folded into the convolutions. It cannot be trained, and later
-        training of this model does not change it.
+        The backbone of the returned model is a copy with batch normalization folded into the convolutions. Later
+        training does not change the copy. The returned model cannot be trained.
 
         Args:
-            *outputs: str, of `"features"`, `"probabilities"` and `"ood_score"`; the default is `"probabilities"`.
+            *outputs: str, each `"features"`, `"probabilities"` or `"ood_score"`. The default is `"probabilities"`.
             inputs: `"waveform"` or `"image"`.
 
         Returns:
-            `keras.Model`, inputs -> the output, or the list of several outputs.
+            `keras.Model` from the inputs to the output, or to the list of outputs if there are several.
         """
         shape = {"waveform": self.input_shape, "image": self.front_end.output_shape}[inputs][1:]
         steps = [self.front_end] if inputs == "waveform" else []
-        ends = {"features": None, "probabilities": self.head, "ood_score": self.ood_score}
-        ends = [ends[name] for name in outputs or ["probabilities"]]
+        output_layers = {"features": None, "probabilities": self.head, "ood_score": self.ood_score}
+        output_layers = [output_layers[name] for name in outputs or ["probabilities"]]
         x = keras.Input(shape)
-        return keras.Model(x, folding.LayerChain([*steps, folding.for_inference(self.feature_extractor)], ends)(x))
+        steps.append(folding.for_inference(self.feature_extractor))
+        return keras.Model(x, folding.LayerChain(steps, output_layers)(x))
 
     def for_export(self):
-        """Return a functional model with the same weights that other runtimes can execute.
+        """Return a functional model with the same weights, for export to other runtimes.
 
-        It has no augmentation, and its spectrogram is computed by matrix products, without complex numbers.
+        It has no augmentation. It computes the spectrogram by matrix products, without complex numbers.
         """
         front_end = [
             MelSpectrogram.from_config({**layer.get_config(), "dft": "matmul"})
@@ -326,39 +334,39 @@ class GenreClassifier(keras.Model):
         return keras.Model(copy.input, copy.output)
 
     def predict_files(self, paths, **options):
-        """Predict the genre of whole files; see `genrekeras.inference.predict_files`."""
+        """Predict the genre of each file. See `genrekeras.inference.predict_files`."""
         from genrekeras import inference
 
         return inference.predict_files(self, paths, **options)
 
     def predict_waveform(self, y, sample_rate, **options):
-        """Predict the genre of a waveform, `(samples,)`; see `genrekeras.inference.predict_waveform`."""
+        """Predict the genre of a waveform `(samples,)`. See `genrekeras.inference.predict_waveform`."""
         from genrekeras import inference
 
         return inference.predict_waveform(self, y, sample_rate, **options)
 
     def predict_timeline(self, path, **options):
-        """Predict the genres along a track; see `genrekeras.inference.predict_timeline`."""
+        """Predict the genres along a track. See `genrekeras.inference.predict_timeline`."""
         from genrekeras import inference
 
         return inference.predict_timeline(self, path, **options)
 
     def embed_files(self, paths, **options):
-        """Compute the mean features of files; see `genrekeras.inference.embed_files`."""
+        """Compute the mean features of each file. See `genrekeras.inference.embed_files`."""
         from genrekeras import inference
 
         return inference.embed_files(self, paths, **options)
 
     @classmethod
     def from_preset(cls, name):
-        """Load a trained model of the package.
+        """Load a trained model from the package.
 
         Args:
-            name: str, `"fma_small"`: the eight genres of the small subset of FMA, for research. `model.card` and
-                `genrekeras info` show its training data and scores.
+            name: str, name of the preset. `"fma_small"` predicts the eight genres of the small subset of FMA. It is for
+                research. `model.card` and the command `genrekeras info` show its training data and scores.
 
         Raises:
-            ValueError: there is no preset of this name.
+            ValueError: there is no preset with this name.
         """
         return keras.saving.load_model(preset_file(name))
 
@@ -379,7 +387,7 @@ class GenreClassifier(keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """Build a model with random weights. Pretrained weights are not loaded: the saved file holds all weights."""
+        """Build a model with random weights. Pretrained weights are not loaded, since a model file has all weights."""
         config = dict(config)
         for key in ("front_end", "waveform_augmentation", "image_augmentation"):
             config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)
@@ -389,10 +397,12 @@ class GenreClassifier(keras.Model):
     def get_compile_config(self):
         """Return the compile config in a form that all backends can load.
 
-        On PyTorch, Keras saves a class of that backend as the optimizer; here its public name is saved. Keras saves the
-        value that `jit_compile="auto"` has on this backend; here "auto" is saved. Keras omits that the optimizer scales
-        the loss under `mixed_float16`; here it is saved, since otherwise the state of the optimizer does not fit when
-        the model is loaded with another precision.
+        It differs from Keras' compile config in three points:
+
+        - The optimizer is saved with its public class name. On PyTorch, Keras saves a class of that backend.
+        - `jit_compile="auto"` is saved as "auto". Keras saves the value of "auto" on this backend.
+        - The loss scaling of the optimizer under `mixed_float16` is saved. Keras omits it. Then the state of the
+          optimizer does not fit if the model is loaded with another precision.
         """
         config = super().get_compile_config()
         if config and isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
@@ -411,7 +421,7 @@ class GenreClassifier(keras.Model):
             )
 
     def check_data(self, x, y=None):
-        """Raise `ValueError` if data does not belong to this model: sample rate, genres, length, labels."""
+        """Raise `ValueError` if the sample rate, the genres, the clip length or the labels do not fit this model."""
         if isinstance(x, keras.utils.PyDataset):
             for name in ("sample_rate", "genres", "clip_seconds"):
                 value, expected = getattr(x, name, None), getattr(self, name)
@@ -419,7 +429,7 @@ class GenreClassifier(keras.Model):
                     raise ValueError(f"The data's `{name}` is not the model's {expected}. Received: {name}={value}")
         if isinstance(x, np.ndarray):
             self._check_waveform_shape(x.shape)
-        # One-hot rows are not checked. JAX accepts integer labels that are out of range without an error.
+        # JAX accepts integer labels out of range without an error, so they are checked. One-hot rows are not checked.
         labels = np.zeros(0) if y is None else np.asarray(ops.convert_to_numpy(y) if ops.is_tensor(y) else y)
         if labels.size and isinstance(labels.flat[0], str):
             raise ValueError(f"Labels must be integers, indices into `genres`. Received: label {labels.flat[0]!r}")
@@ -446,7 +456,7 @@ def _as_layers(name, layers):
 
 
 def _sample_rate(front_end):
-    """Return the sample rate of the layer of a front end that has one."""
+    """Return the sample rate of a front end. Exactly one of its layers must define a sample rate."""
     rates = {layer.sample_rate for layer in front_end if hasattr(layer, "sample_rate")}
     if len(rates) != 1:
         raise ValueError(
@@ -466,7 +476,7 @@ def _checked_genres(genres):
 
 
 def _chain(x, layers, name):
-    """Return a functional model that calls layers one after the other on the Keras tensor `x`."""
+    """Return a functional model that calls layers one after the other, first on the Keras tensor `x`."""
     inputs = x
     for layer in layers:
         x = layer(x)
@@ -474,7 +484,7 @@ def _chain(x, layers, name):
 
 
 def _with_public_optimizers(config):
-    """Replace the backend's modules of optimizers in a config by `keras.optimizers`."""
+    """Return a config in which the backend's modules of optimizers are replaced by `keras.optimizers`."""
     if isinstance(config, list):
         return [_with_public_optimizers(value) for value in config]
     if not isinstance(config, dict):

@@ -23,28 +23,29 @@ _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _MEMBERS = {"metadata.json", _CONFIG, _WEIGHTS}
 # A file may unpack to at most `_MAX_EXPANSION` times its size plus `_SLACK` bytes.
 _MAX_EXPANSION, _SLACK = 20, 1 << 20
-_MAX_DEPTH, _MAX_OBJECTS, _MAX_SIZE = 100, 1000, 1 << 28  # of a config: nesting, objects, weights of one object
+# Limits of a config: depth of nesting, number of objects, number of weights of one object.
+_MAX_DEPTH, _MAX_OBJECTS, _MAX_SIZE = 100, 1000, 1 << 28
 _LAYER_LISTS = ("waveform_augmentation", "front_end", "image_augmentation")
 _LAYER_KEYS = (*_LAYER_LISTS, "layer", "layers", "backward_layer", "cell", "cells")
 _SIZE_LIMITED = {f"genrekeras>{name}" for name in layers.__all__}  # classes that limit their own size
 
 
 class ModelFileError(ValueError):
-    """A file cannot be loaded as a `GenreClassifier`. The message contains its path and the reason."""
+    """Raised if a file cannot be loaded as a `GenreClassifier`. The message contains the path and the reason."""
 
 
 def load_model(path):
     """Load a `GenreClassifier` from a `.keras` file, and reject damaged and malicious files.
 
-    `keras.saving.load_model` loads the same models. Before it is called, this function checks:
+    The model is loaded by `keras.saving.load_model`. Before that, this function checks:
 
     - the checksums of all contents, since Keras may load damaged weights without an error;
-    - that the file contains nothing else, and does not unpack to far more than its size;
-    - that the model is a `GenreClassifier`, whose layers have no more weights than the file;
-    - that the weights are arrays of numbers in the file itself.
+    - that the file contains the parts of a model and nothing else, and does not unpack to far more than its size;
+    - that the model is a `GenreClassifier`, and that its layers do not have more weights than the file;
+    - that the weights are arrays of numbers, and that they are stored in the file itself.
 
-    No code of a file is executed. Keras rejects lambdas, and classes and functions that are neither part of Keras nor
-    registered (`keras.saving.register_keras_serializable`).
+    No code from the file is executed. Keras rejects lambdas. Keras also rejects classes and functions, unless they are
+    part of Keras or registered (`keras.saving.register_keras_serializable`).
 
     Args:
         path: str or path-like.
@@ -62,23 +63,23 @@ def load_model(path):
     try:
         _check_file(path)
         return keras.saving.load_model(path, safe_mode=True)
-    except Exception as error:  # Keras raises exceptions of any class for a wrong config
+    except Exception as error:  # For a wrong config, Keras may raise an exception of any class.
         innermost = str(error).rpartition("Exception encountered: ")[2]
         reason = (innermost.strip().splitlines() or [type(error).__name__])[0]
         raise ModelFileError(f"{path} cannot be loaded as a model: {reason[:300]}") from error
 
 
 def _check_file(path):
-    """Raise an exception if a file is damaged or may be malicious; see `load_model`."""
+    """Raise an exception if a file is damaged or may be malicious. See `load_model`."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if len(members) != len(_MEMBERS) or {member.filename for member in members} != _MEMBERS:
             names = sorted(member.filename for member in members)
             raise ValueError(
-                f"it must hold {', '.join(sorted(_MEMBERS))}, and holds {', '.join(names[:10]) or 'nothing'}"
+                f"it must contain {', '.join(sorted(_MEMBERS))}, but contains {', '.join(names[:10]) or 'nothing'}"
             )
         if any(stat.S_ISLNK(member.external_attr >> 16) for member in members):
-            raise ValueError("it holds a link")
+            raise ValueError("it contains a link")
         limit = _MAX_EXPANSION * os.path.getsize(path) + _SLACK
         if sum(member.file_size for member in members) > limit:
             raise ValueError("it unpacks to far more than its size")
@@ -98,29 +99,39 @@ def _check_file(path):
 
 
 def _read_config(content):
-    """Return the config of the model; raise `ValueError` if it is of another class, too large or too deeply nested."""
+    """Return the config of the model.
+
+    Raises:
+        ValueError: the model is of another class, or the config is too large or nested too deeply.
+    """
     try:
         saved = json.loads(content)
     except RecursionError as error:
         raise ValueError("its config is nested too deeply") from error
     if saved["registered_name"] != "genrekeras>GenreClassifier":
-        raise ValueError(f"it holds a {saved['class_name']}, not a GenreClassifier")
+        raise ValueError(f"it contains a {saved['class_name']}, not a GenreClassifier")
     config = saved["config"]
-    objects = list(_objects({**saved, "config": [{**config, "card": None}]}))  # without the model itself
+    objects = list(_objects({**saved, "config": [{**config, "card": None}]}))  # all objects except the model itself
     others = [item for _, item in objects if not _is_size_limited(item)]
     if sum(map(_size, others)) > _MAX_SIZE:
         raise ValueError(f"its {max(others, key=_size)['class_name']} is too large")
     names = [name for _, item in objects if (name := str(item.get("registered_name"))).startswith("genrekeras>")]
     if names.count("genrekeras>MelSpectrogram") > 1 or not _SIZE_LIMITED.issuperset(names):
-        raise ValueError(f"it must hold one MelSpectrogram and layers of genrekeras.layers, and holds {sorted(names)}")
-    for key, item in objects:  # weights of layers at other keys would not be counted
+        raise ValueError(
+            f"it must contain one MelSpectrogram and layers of genrekeras.layers, but contains {sorted(names)}"
+        )
+    for key, item in objects:  # `_check_number_of_weights` does not count the weights of layers at other keys
         if ("build_config" in item or "layers" in item["config"]) and key not in _LAYER_KEYS:
-            raise ValueError(f"its {key} is a {item['class_name']}, which is a layer")
+            raise ValueError(f"its {key} must not be a layer, but is a {item['class_name']}")
     return config
 
 
 def _objects(config):
-    """Yield the serialized objects in a config with their keys; raise `ValueError` if too many or nested too deeply."""
+    """Yield (key, serialized object) for each object in a config.
+
+    Raises:
+        ValueError: there are too many objects, or the config is nested too deeply.
+    """
     pending, count = [(None, config, 1)], 0
     while pending:
         key, value, depth = pending.pop()
@@ -130,7 +141,7 @@ def _objects(config):
             if "class_name" in value and isinstance(value.get("config"), dict):
                 count += 1
                 if count > _MAX_OBJECTS:
-                    raise ValueError(f"its config holds more than {_MAX_OBJECTS} layers and other objects")
+                    raise ValueError(f"its config contains more than {_MAX_OBJECTS} layers and other objects")
                 yield key, value
             pending += [(name, inner, depth + 1) for name, inner in value.items()]
         elif isinstance(value, list):
@@ -147,18 +158,18 @@ def _is_dtype_policy(item):
 
 
 def _size(item):
-    """Return the product of all positive integers in the config of an object, an upper bound of its size.
+    """Return an upper bound of the size of an object: the product of all positive integers in its config.
 
-    A confusion matrix has the square of `num_classes` elements.
+    `num_classes` is a factor twice, because a confusion matrix has `num_classes ** 2` elements.
     """
     sizes = [value for name, value in item["config"].items() if name != "seed"]
     return math.prod(_positive_integers([*sizes, item["config"].get("num_classes", 1)]))
 
 
 def _check_number_of_weights(config, stored):
-    """Raise `ValueError` if a model has more weights than its file; memory for its weights is not allocated.
+    """Raise `ValueError` if a model has more weights than its file. No memory is allocated for the weights.
 
-    The model is built in a thread, since Keras keeps a list of such variables until the thread ends.
+    The model is built in another thread, because Keras keeps a list of its variables until the thread ends.
     """
 
     def count():
@@ -168,11 +179,11 @@ def _check_number_of_weights(config, stored):
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         needed = pool.submit(count).result()
     if needed > stored:
-        raise ValueError(f"its layers have {needed} weights, and the file holds {stored}")
+        raise ValueError(f"its layers have {needed} weights, but the file contains {stored}")
 
 
 def _positive_integers(values):
-    """Yield the positive integers in a list and in its short lists, such as the size of a kernel."""
+    """Yield the positive integers in a list, and in the short lists within it, such as a kernel size."""
     for value in values:
         if isinstance(value, list) and len(value) <= 4:
             yield from _positive_integers(value)
@@ -181,7 +192,7 @@ def _positive_integers(values):
 
 
 def _dataset_names(group, prefix=""):
-    """Yield the names of all datasets in a group; raise `ValueError` for links, without following them."""
+    """Yield the names of all datasets in a group. Raise `ValueError` for a link, without following the link."""
     for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
             raise ValueError(f"its weights are in another file, behind the link {prefix}{name}")
@@ -192,20 +203,20 @@ def _dataset_names(group, prefix=""):
 
 
 def _checked_dataset(file, name):
-    """Return a dataset; raise `ValueError` if it is stored in another file or does not hold numbers."""
+    """Return a dataset. Raise `ValueError` if it is stored in another file or does not contain numbers."""
     dataset = file[name]
     if dataset.is_virtual or dataset.external:
         raise ValueError(f"its weights are in another file, referred to by {name}")
     if dataset.dtype.kind not in "fiub":
-        raise ValueError(f"its weight {name} is not an array of numbers, its type is {dataset.dtype}")
+        raise ValueError(f"its weight {name} is not an array of numbers, but of the type {dataset.dtype}")
     return dataset
 
 
 def save_float16(model, path):
-    """Save a model without its optimizer, with weights as float16, in a file of half the size.
+    """Save a model with float16 weights and without its optimizer. The file has half the size.
 
-    The loaded model computes in the precision of `model`. Arrays with values beyond the range of float16 are saved
-    unchanged.
+    A model that is loaded from the file computes in the precision of `model`. Arrays with values outside the range of
+    float16 are saved unchanged.
 
     Args:
         model: `keras.Model`.

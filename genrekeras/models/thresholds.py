@@ -1,4 +1,4 @@
-"""Thresholds: the limits beyond which a prediction has low confidence."""
+"""Thresholds that decide whether a prediction has low confidence."""
 
 import dataclasses
 import math
@@ -6,18 +6,20 @@ import math
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-    """Result of a calibration, by which predictions are marked as low confidence.
+    """Thresholds of a model. They decide whether a prediction has low confidence.
+
+    `genrekeras.evaluation.calibrate` determines the values.
 
     Attributes:
-        temperature: float > 0, by which the logits are divided; already applied to the weights of the last layer.
-        min_confidence: float, the probability below which a prediction has low confidence; `None` for no limit.
-        max_ood_score: float, the out-of-distribution score above which a prediction has low confidence; `None` for no
+        temperature: float > 0. The calibration has divided the weights of the last layer by this value.
+        min_confidence: float. A prediction with a lower probability has low confidence. `None` for no limit.
+        max_ood_score: float. A prediction with a higher out-of-distribution score has low confidence. `None` for no
             limit.
-        better_than_chance: bool, whether the model was better than chance on the calibration clips; `None` before the
-            calibration. If it is false, all predictions have low confidence.
+        better_than_chance: bool, whether the model was better than chance on the calibration clips. If it is false, all
+            predictions have low confidence. `None` before the calibration.
 
     Raises:
-        ValueError: a value is not of its type or not finite.
+        ValueError: a value has the wrong type or is not finite.
     """
 
     temperature: float = 1.0
@@ -40,15 +42,15 @@ class Thresholds:
             )
 
     def low_confidence(self, probability, ood_score):
-        """Compare a prediction with the limits.
+        """Return whether a prediction has low confidence, and the reason.
 
         Args:
-            probability: float, of the most probable genre.
-            ood_score: float.
+            probability: float, probability of the most probable genre.
+            ood_score: float, out-of-distribution score.
 
         Returns:
-            tuple: bool, whether the confidence is low, and str, the reason, `None` if it is not. `(None, None)` if
-            there are no limits.
+            tuple `(is_low, reason)`. `is_low` is a bool, or `None` if there are no limits. `reason` is a str, or `None`
+            if the prediction does not have low confidence.
         """
         if self.better_than_chance is False:
             return True, "model not better than chance"

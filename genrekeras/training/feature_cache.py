@@ -1,4 +1,4 @@
-"""Cached features of a frozen backbone: each clip is processed once, and the head trains on the features in seconds."""
+"""Cache the features of a frozen backbone. Each clip is processed once, and the head trains on features in seconds."""
 
 import hashlib
 import json
@@ -19,12 +19,12 @@ from genrekeras.version import __version__
 
 
 class Features(NamedTuple):
-    """Features of a split from a frozen backbone; unpacks as `features, labels, track_ids`.
+    """Features of a split, computed by a frozen backbone. They unpack as `features, labels, track_ids`.
 
     Attributes:
-        features: `(clips * variants, feature_dim)` float32; the variants (crops) of a clip are consecutive rows.
-        labels: `(clips * variants,)` int32.
-        track_ids: `(clips * variants,)` int64.
+        features: `(clips * variants, feature_dim)` float32. The variants (crops) of a clip are consecutive rows.
+        labels: `(clips * variants,)` int32, label of each row.
+        track_ids: `(clips * variants,)` int64, track id of each row.
     """
 
     features: np.ndarray
@@ -35,35 +35,40 @@ class Features(NamedTuple):
 def extract_features(
     model, split, cache_dir=None, crop="start", crops=1, augment=False, seed=0, batch_size=16, workers=2
 ):
-    """Compute the features of each clip of a split once, or read them from the cache.
+    """Compute the features of each clip of a split, or read them from the cache.
 
-    The cache key covers everything that the features depend on: clips, labels, crops, `seed`, `augment`; configs and
-    weights of the front end, of the image augmentation (with `augment=True`) and of the backbone; the backend and the
-    version of genrekeras. It does not cover seeds that random layers draw by themselves (`seed=None`). A damaged entry
-    is computed again. Two processes do not compute the same entry at the same time.
+    The cache has an entry for each combination of everything that the features depend on:
+
+    - the clips, the labels, the crops, `seed` and `augment`;
+    - the configs and weights of the front end, the backbone and, with `augment=True`, the image augmentation;
+    - the backend and the version of genrekeras.
+
+    Random layers with `seed=None` draw a seed themselves. The cache ignores these seeds. A damaged entry is computed
+    again. Two processes do not compute the same entry at the same time.
 
     Args:
-        model: `GenreClassifier` with `fine_tune="head"`, whose backbone is frozen.
-        split: `genrekeras.datasets.Split`; or `SpectrogramSplit`, whose images replace those of the front end.
-        cache_dir: str or path-like; `None` is the folder `features` in the user's cache (or in the environment variable
-            GENREKERAS_CACHE).
-        crop, crops: position of the crop of `model.clip_seconds`, and number of crops of each clip, as in
+        model: `GenreClassifier` with a frozen backbone (`fine_tune="head"`).
+        split: `genrekeras.datasets.Split`, or `SpectrogramSplit`. The front end does not process the images of a
+            `SpectrogramSplit`.
+        cache_dir: str or path-like, folder of the cache. `None` is the folder `features` in the user's cache, or in the
+            folder that the environment variable GENREKERAS_CACHE names.
+        crop, crops: position and number of the crops of `model.clip_seconds` from each clip, as in
             `genrekeras.datasets.batches`.
-        augment: bool, whether the model's augmentation is applied, with new random numbers for each crop.
+        augment: bool, whether the model's augmentation is applied. Each crop gets its own random numbers.
         seed: int, seed of random crops.
         batch_size: int > 0.
-        workers: int > 0, number of threads that read ahead.
+        workers: int > 0, number of threads that read batches. With 1, batches are not read ahead.
 
     Returns:
         `Features`.
 
     Raises:
         ValueError: the backbone is not frozen, or the split does not fit the model.
-        OSError: no file can be written in `cache_dir`.
+        OSError: the features cannot be written to `cache_dir`.
     """
     if model.fine_tune != "head":
         raise ValueError(
-            'Only features of a frozen backbone can be cached: `model.fine_tune` must be "head". '
+            '`model.fine_tune` must be "head", because only the features of a frozen backbone can be cached. '
             f"Received: fine_tune={model.fine_tune!r}"
         )
     data = split.batches(batch_size, model.clip_seconds, crop, crops, seed, workers)
@@ -85,21 +90,21 @@ def extract_features(
 
 
 def fit_head(model, train, validation=None, batch_size=16, epochs=1, seed=0, class_weight=None, **options):
-    """Train the head of a compiled model on features; the other parts of the model do not change.
+    """Train the head of a compiled model on features. The other parts of the model do not change.
 
-    The order of the batches is that of `model.fit` on `datasets.batches(..., shuffle=True)` with the same seed. Each
-    epoch uses one random variant of each clip. The head is trained by the optimizer of the model, so that training can
-    be continued after the model is saved.
+    The clips have the same order as in `model.fit` on `datasets.batches(..., shuffle=True)` with the same seed. Each
+    epoch uses one random variant of each clip. The optimizer of the model trains the head, so training can be continued
+    after the model is saved and loaded.
 
     Args:
         model: compiled `GenreClassifier` with `fine_tune="head"`.
-        train, validation: `Features`, or `None` for no validation.
+        train, validation: `Features`. `validation` may be `None`.
         batch_size: int > 0.
         epochs: int > 0.
         seed: int, seed of the order of the clips and of the choice of variants.
-        class_weight: as in `genrekeras.datasets.batches`: `None`, `"balanced"`, or a sequence of one float per genre.
-        options: other arguments of `genrekeras.training.fit`, such as `callbacks` (`BestCheckpoint(..., model=model)`),
-            `state`, `initial_epoch`, `verbose`.
+        class_weight: `None`, `"balanced"`, or a sequence of one float per genre, as in `genrekeras.datasets.batches`.
+        options: other arguments of `genrekeras.training.fit`, such as `callbacks`, `state`, `initial_epoch` and
+            `verbose`. The callback `BestCheckpoint` needs the argument `model=model`.
 
     Returns:
         `keras.callbacks.History`.
@@ -112,8 +117,8 @@ def fit_head(model, train, validation=None, batch_size=16, epochs=1, seed=0, cla
             '`model` must be compiled and have fine_tune="head". '
             f"Received: fine_tune={model.fine_tune!r}, compiled={model.compiled}"
         )
-    # A separate model with the same layers: if the head itself were compiled, Keras would save the shared optimizer
-    # with the head and omit it from the whole model.
+    # A separate model with the same layers is trained. If the head itself were compiled, Keras would save the shared
+    # optimizer with the head, and not with the complete model.
     trainer = keras.Model(model.head.inputs, model.head.outputs)
     trainer.compile_from_config(model.get_compile_config())
     trainer.optimizer, trainer.jit_compile = model.optimizer, model.jit_compile
@@ -126,11 +131,11 @@ def fit_head(model, train, validation=None, batch_size=16, epochs=1, seed=0, cla
 
 
 def _batches(model, features, batch_size, seed, class_weight):
-    """Return `Batches` of (features, labels) with one random variant of each clip per epoch."""
+    """Return `Batches` of (features, labels). Each epoch has one random variant of each clip."""
     num_clips = len(np.unique(features.track_ids))
     if num_clips == 0 or len(features.labels) % num_clips:
         raise ValueError(
-            "`train` must contain at least one clip, and the same number of variants of each clip. "
+            "`train` must contain at least one clip and the same number of variants of each clip. "
             f"Received: {len(features.labels)} rows of {num_clips} clips"
         )
     variants = len(features.labels) // num_clips
@@ -157,7 +162,7 @@ def _batches(model, features, batch_size, seed, class_weight):
 
 
 class _AlwaysTraining(keras.layers.Layer):
-    """Call a layer with `training=True` even in `predict`, so that it augments its inputs."""
+    """Call a layer with `training=True`, in `predict` too, so that the layer augments its inputs."""
 
     def __init__(self, layer):
         super().__init__()
@@ -171,13 +176,13 @@ class _AlwaysTraining(keras.layers.Layer):
 
 
 def _layers_up_to_features(model, augment, inputs):
-    """Return the layers and models from the inputs, `"waveform"` or `"image"`, to the features."""
+    """Return the layers and models that compute features from `inputs`, `"waveform"` or `"image"`."""
     front_end = [model.front_end] if inputs == "waveform" else []
     return [*front_end, *(_image_augmentation(model) if augment else []), model.feature_extractor]
 
 
 def _inference_model(model, layers, augment, inputs):
-    """Return a model that applies the layers in order; with `augment`, all but the last one in training mode."""
+    """Return a model that applies the layers in order. With `augment`, all layers but the last are in training mode."""
     part = model if inputs == "waveform" else model.image_model
     inputs = keras.Input(part.input_shape[1:])
     *upstream, feature_extractor = layers
@@ -197,15 +202,16 @@ def _image_augmentation(model):
 def _cache_key(layers, options):
     """Return a hash of everything that the features depend on.
 
-    The attribute `weights` of a layer excludes the states of random layers, which change at each call.
+    The states of random layers change in each call. `layer.weights` does not contain them.
     """
-    description = [options, [identity.config_of(layer) for layer in layers], keras.backend.backend(), __version__]
+    configs = [identity.class_and_config(layer) for layer in layers]
+    description = [options, configs, keras.backend.backend(), __version__]
     weights = [keras.ops.convert_to_numpy(weight) for layer in layers for weight in layer.weights]
     return hashlib.sha256(f"{json.dumps(description)}{identity.digest(*weights)}".encode()).hexdigest()[:32]
 
 
 def _read_entry(path, shape):
-    """Return the features in a cache entry; `None` if it is missing, damaged or of another shape."""
+    """Return the features in a cache entry. Return `None` if the entry is missing, damaged or of another shape."""
     try:
         features = io.read_arrays(path)["features"]
     except FileNotFoundError:
@@ -215,8 +221,8 @@ def _read_entry(path, shape):
         return None
     if features.shape != shape or features.dtype != np.float32:
         print_message(
-            f"The features in {path} are computed again: expected shape {shape} and float32, "
-            f"found {features.shape} and {features.dtype}."
+            f"The features in {path} are computed again, because they have the shape {features.shape} and the dtype "
+            f"{features.dtype} instead of {shape} and float32."
         )
         return None
     return features

@@ -1,4 +1,4 @@
-"""Identity of a training run: the description by which a saved state is matched with a run."""
+"""Describe a training run, to check whether a saved state belongs to the run."""
 
 import collections
 import hashlib
@@ -8,7 +8,7 @@ import re
 import keras
 import numpy as np
 
-# Settings of Keras' callbacks that change the training. Other callbacks list theirs in `compared_attributes`.
+# Attributes of Keras' callbacks that change the training. Custom callbacks list theirs in `compared_attributes`.
 _CALLBACK_SETTINGS = {
     keras.callbacks.EarlyStopping: ("monitor", "mode", "min_delta", "patience", "baseline", "start_from_epoch"),
     keras.callbacks.ReduceLROnPlateau: ("monitor", "mode", "min_delta", "patience", "factor", "cooldown", "min_lr"),
@@ -22,11 +22,11 @@ _NOT_COMPARED = ("module", "registered_name", "build_config", "shared_object_id"
 def describe_run(model, data, validation_data, callbacks, initial_epoch):
     """Describe a run before its first epoch.
 
-    The description contains no path, object id or automatic counter, so that it is the same in a later process.
+    The description contains no path, object id or automatic counter, so it is the same in a later process.
 
     Args:
         model, data, validation_data, initial_epoch: as in `genrekeras.training.fit`.
-        callbacks: list of (`keras.callbacks.Callback`, names of the attributes that `fit` saves).
+        callbacks: list of pairs of a `keras.callbacks.Callback` and the names of its attributes that `fit` saves.
 
     Returns:
         JSON-serializable dict.
@@ -39,7 +39,7 @@ def describe_run(model, data, validation_data, callbacks, initial_epoch):
         "model": _config_of_model(model),
         "seeds": seeds,
         "initial_weights": weights,
-        "compile": _comparable({key: compiled.get(key) for key in _COMPILE_ARGUMENTS}),
+        "compile": _normalized({key: compiled.get(key) for key in _COMPILE_ARGUMENTS}),
         "data": {**(data.fingerprint or {}), "batches": len(data), "first_tracks": data.track_ids(0, 0)[:8]},
         "validation_data": _describe_validation_data(validation_data),
         "callbacks": [
@@ -49,17 +49,18 @@ def describe_run(model, data, validation_data, callbacks, initial_epoch):
         ],
         "initial_epoch": initial_epoch,
     }
-    return json.loads(json.dumps(identity, default=_plain))
+    return json.loads(json.dumps(identity, default=_to_json_value))
 
 
 def differences(old, new):
     """Compare two descriptions from `describe_run`.
 
-    If the backend differs, the config, seeds and initial weights of the model are not compared. If the device differs,
-    the initial weights are not compared. The same code produces other values there.
+    If the backend differs, the config, the seeds and the initial weights of the model are not compared. If only the
+    device differs, the initial weights are not compared. The same code produces other values on another backend or
+    device.
 
     Returns:
-        dict, name of a differing entry -> (old value, new value); initial weights come last.
+        dict, name of a differing entry -> (old value, new value). Initial weights are the last entries.
     """
     skipped = {"backend", "device"}
     if old.get("backend") != new["backend"]:
@@ -75,13 +76,13 @@ def differences(old, new):
     return {name: pair for name, pair in values.items() if pair[0] != pair[1]}
 
 
-def config_of(layer):
-    """Return the class name and the config of a layer or model, equal for equal layers.
+def class_and_config(layer):
+    """Return the class name and the config of a layer or model. The result is the same for equally configured layers.
 
-    Counters in automatic names are reset ("dense_7", "dense_9" become "dense", "dense_1"). Modules of classes are left
-    out, since they differ between backends.
+    Counters in automatic names are reset: "dense_7" and "dense_9" become "dense" and "dense_1". The modules of classes
+    are omitted, because they differ between backends.
     """
-    return type(layer).__name__, _comparable(layer.get_config(), code=True)
+    return type(layer).__name__, _normalized(layer.get_config(), include_bytecode=True)
 
 
 def digest(*arrays):
@@ -96,21 +97,21 @@ def digest(*arrays):
 
 def _config_of_model(model):
     try:
-        config = _comparable(model.get_config())
-    except NotImplementedError:  # a subclass of keras.Model without get_config
+        config = _normalized(model.get_config())
+    except NotImplementedError:  # The model is of a subclass of keras.Model that does not define `get_config`.
         config = {}
     config = {key: value for key, value in config.items() if key not in ("name", "card")}
     return {"class": type(model).__name__, **config}
 
 
-def _comparable(config, code=False):
-    """Return a serialized config without the parts that differ between equal objects.
+def _normalized(config, include_bytecode=False):
+    """Return a serialized config without the parts that differ between equally configured objects.
 
-    Automatic names are numbered again from the first. The bytecode of lambdas is included only with `code`.
+    The counters of automatic names are reset. The bytecode of lambdas is omitted, unless `include_bytecode` is true.
     """
     names, counts = {}, collections.Counter()
 
-    def collect(value):
+    def collect_names(value):
         if isinstance(value, dict):
             name = value.get("name")
             if isinstance(name, str) and name not in names:
@@ -120,21 +121,21 @@ def _comparable(config, code=False):
             value = list(value.values())
         if isinstance(value, (list, tuple)):
             for part in value:
-                collect(part)
+                collect_names(part)
 
-    def renamed(value):
+    def normalize(value):
         if isinstance(value, dict):
-            if value.get("class_name") == "__lambda__" and not code:
+            if value.get("class_name") == "__lambda__" and not include_bytecode:
                 return "lambda"
-            left_out = _NOT_COMPARED if "class_name" in value else ()
-            return {key: renamed(part) for key, part in value.items() if key not in left_out}
+            omitted = _NOT_COMPARED if "class_name" in value else ()
+            return {key: normalize(part) for key, part in value.items() if key not in omitted}
         if isinstance(value, (list, tuple)):
-            return [renamed(part) for part in value]
+            return [normalize(part) for part in value]
         return names.get(value, value) if isinstance(value, str) else value
 
     config = keras.saving.serialize_keras_object(config)
-    collect(config)
-    return renamed(config)
+    collect_names(config)
+    return normalize(config)
 
 
 def _settings(callback):
@@ -144,12 +145,12 @@ def _settings(callback):
         names = next((names for kind, names in _CALLBACK_SETTINGS.items() if isinstance(callback, kind)), ())
     settings = {name: getattr(callback, name) for name in names}
     if "min_delta" in settings:
-        settings["min_delta"] = abs(settings["min_delta"])  # Keras changes its sign when the training begins
+        settings["min_delta"] = abs(settings["min_delta"])  # Keras may change the sign when the training begins.
     return settings
 
 
 def _describe_validation_data(data):
-    """Return the fingerprint of batches, the hash of arrays, or the class name of other validation data."""
+    """Return the fingerprint of batches, a hash of arrays, or the class name of other validation data."""
     if hasattr(data, "fingerprint"):
         return data.fingerprint
     if isinstance(data, (tuple, list)):
@@ -158,7 +159,7 @@ def _describe_validation_data(data):
 
 
 def _seeds_and_norms(model):
-    """Return the seeds of random layers, and the norms of all other variables, as two lists."""
+    """Return two lists: the seeds of the random layers, and the norms of all other variables."""
     seeds, norms = [], []
     for variable in model.variables:
         array = keras.ops.convert_to_numpy(variable)
@@ -170,24 +171,24 @@ def _seeds_and_norms(model):
 
 
 def _are_close(old, new):
-    """Return whether norms are equal up to the rounding differences between processors."""
+    """Return whether norms are equal, except for the rounding differences between processors."""
     if old is None or new is None or len(old) != len(new):
         return False
     return np.allclose(old, new, rtol=1e-5, atol=1e-12)
 
 
 def _is_seeded():
-    """Return whether `keras.utils.set_random_seed` was called; True on backends without a public way to find out."""
+    """Return whether `keras.utils.set_random_seed` was called. This is known on PyTorch only. Otherwise return True."""
     return keras.backend.backend() != "torch" or _is_seeded_on_torch()
 
 
 def _is_seeded_on_torch():
-    """Return whether the seed of PyTorch is below 2**32, as Keras' seeds are; its default is a random 53-bit number."""
+    """Return whether the seed of PyTorch is below 2**32, like Keras' seeds. The default is a random 53-bit number."""
     import torch
 
     return torch.initial_seed() < 2**32
 
 
-def _plain(value):
+def _to_json_value(value):
     """Return a JSON-serializable value for a NumPy scalar, a function or another object."""
     return value.item() if isinstance(value, np.generic) else getattr(value, "__qualname__", type(value).__name__)

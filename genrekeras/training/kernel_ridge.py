@@ -1,15 +1,16 @@
-"""Kernel ridge regression on statistics of spectra: a classifier that is fitted in closed form, in two minutes.
+"""Kernel ridge regression on statistics of spectra. The classifier is fitted in closed form, in two minutes.
 
 The kernel of two images is `exp(-d^2)`, where d is a distance between their statistics (`SpectralStatistics`). Each
-statistic is standardized, and each kind of statistic has the same weight in total. The distance is measured in the
-directions in which the variance between images is largest relative to the variance between the quarters of an image.
-The logit of a genre is a weighted sum of the kernels with the training images, fitted by least squares with a ridge. If
-there are more training images than landmarks, a random subset of the images is used as landmarks (Nystroem's method).
+statistic is standardized, and each kind of statistic has the same total weight. The statistics are projected onto 128
+directions before the distance is computed. In these directions, the variance between images is largest relative to the
+variance between the quarters of an image. The logit of a genre is a weighted sum of the kernels with the landmarks. The
+weights are fitted by ridge regression. The landmarks are the training images, or a random subset of them if there are
+more than 8,192 images (Nystroem's method).
 
 Sources: Saunders et al., "Ridge Regression Learning Algorithm in Dual Variables", ICML 1998; Rudi et al., "Less is
 More: Nystroem Computational Regularization", NeurIPS 2015; Rifkin and Klautau, "In Defense of One-Vs-All
 Classification", JMLR 2004 (labels as targets, leave-one-out predictions); Hatch et al., "Within-Class Covariance
-Normalization for SVM-based Speaker Recognition", Interspeech 2006 (the directions; here, a class is a clip).
+Normalization for SVM-based Speaker Recognition", Interspeech 2006 (the directions, where each clip is a class).
 """
 
 import keras
@@ -23,34 +24,34 @@ from genrekeras.layers.statistics import SpectralStatistics
 from genrekeras.models.backbones.mel_kernel import DIRECTIONS, LANDMARKS
 from keras import ops
 
-_PARTS = 4  # parts of an image, for the variance within an image
-_NUM_COMPONENTS = 1024  # principal components of the statistics, in which the directions are searched
-_SHRINKAGE = 0.3  # of the covariance within images towards a multiple of the identity, relative to its mean variance
-_MEAN_SQUARED_NORM = 2.0  # of the projected training images
-_JITTER = 1e-3  # for nearly equal images; without it, their weights would be huge and cancel each other
-_UNUSED_DEVIATION = 100.0  # standard deviation of unused landmarks, whose kernels with all images are 0
+_PARTS = 4  # The variance within an image is computed from this number of parts of the image.
+_NUM_COMPONENTS = 1024  # The directions are searched in the space of this number of principal components.
+_SHRINKAGE = 0.3  # This multiple of the mean variance within images is added to the diagonal of the covariance.
+_MEAN_SQUARED_NORM = 2.0  # The projected training images are scaled to this value.
+_JITTER = 1e-3  # It is added to the diagonal of the kernel matrix. Otherwise nearly equal images get huge weights.
+_UNUSED_DEVIATION = 100.0  # Unused landmarks have this standard deviation, so their kernels with all images are 0.
 
 
 def fit_kernel_ridge(model, split, ridge=0.3, seed=0, class_weight=None, batch_size=64):
-    """Fit a model with a `"mel_kernel"`: its directions, its landmarks and its last layer.
+    """Fit the directions, the landmarks and the last layer of a model with the backbone `"mel_kernel"`.
 
-    The previous weights are replaced. The scale of the logits minimizes the log-loss of leave-one-track-out predictions
-    of the training images, between 0.05 and 150. `genrekeras.evaluation.calibrate` fits it again on tracks of
-    other artists. The fit needs 3 GB of memory for 6,000 images, and 200 KB for each image above the number of
-    landmarks.
+    The previous weights are replaced. The logits are scaled by a factor from 0.05 to 150. The factor minimizes the
+    log-loss of leave-one-track-out predictions of the training images. `genrekeras.evaluation.calibrate` fits the
+    factor again on tracks of other artists. A fit on 6,000 images needs 3 GB of memory. Each image after the first
+    8,192 needs another 200 KB.
 
     Args:
         model: `GenreClassifier` with `backbone="mel_kernel"`.
-        split: `genrekeras.datasets.SpectrogramSplit` of at least two tracks, with images from the front end of the
-            model (`compute_spectrograms` computes them from clips).
-        ridge: float > 0, regularization; a larger value gives a smoother function.
+        split: `genrekeras.datasets.SpectrogramSplit` with at least two tracks. Its images must be computed by the front
+            end of the model, for example by `compute_spectrograms`.
+        ridge: float > 0, regularization. A larger value gives a smoother function.
         seed: int, seed of the choice of landmarks if there are more than 8,192 images.
         class_weight: as in `genrekeras.datasets.batches`.
         batch_size: int > 0, number of images that are processed at once.
 
     Returns:
-        `(images, genres)` float32 array, leave-one-track-out probabilities of the training images. Only directions and
-        landmarks are computed from all tracks.
+        `(images, genres)` float32 array, leave-one-track-out probabilities of the training images. A track is left out
+        only in the fit of the last layer. The directions and the landmarks are computed from all tracks.
 
     Raises:
         ValueError: the model has another backbone, the split does not fit the model or has fewer than two tracks,
@@ -83,17 +84,17 @@ def fit_kernel_ridge(model, split, ridge=0.3, seed=0, class_weight=None, batch_s
     matrix, offset = projection.get_weights()
     points = (statistics @ matrix + offset).astype("float64")
     rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.permutation(len(points))[:LANDMARKS])
+    landmark_rows = np.sort(rng.permutation(len(points))[:LANDMARKS])
     landmarks = rng.normal(0, _UNUSED_DEVIATION, (LANDMARKS, DIRECTIONS))
-    landmarks[: len(chosen)] = points[chosen]
+    landmarks[: len(landmark_rows)] = points[landmark_rows]
     kernel.set_weights([landmarks])
 
     targets = np.eye(len(model.genres))[split.labels]
     prior = np.average(targets, axis=0, weights=weights)
-    coefficients, scores = _ridge_regression(points, points[chosen], targets - prior, weights, ridge, tracks)
+    coefficients, scores = _ridge_regression(points, points[landmark_rows], targets - prior, weights, ridge, tracks)
     scale = _logit_scale(scores + prior, split.labels, weights)
     output_kernel = np.zeros((LANDMARKS, len(model.genres)))
-    output_kernel[: len(chosen)] = scale * coefficients
+    output_kernel[: len(landmark_rows)] = scale * coefficients
     model.output_layer.set_weights([output_kernel, scale * prior])
     model.reset_card()
     return scipy.special.softmax(scale * (scores + prior), axis=1).astype("float32")
@@ -103,8 +104,8 @@ def _statistics(model, split, batch_size):
     """Compute the statistics of the images of a split.
 
     Returns:
-        tuple: `(images, statistics)` float32; their mean covariance between the parts of an image; and the number of
-        statistics of each kind.
+        tuple: `(images, statistics)` float32 array of the statistics; `(statistics, statistics)` array, mean covariance
+        between the parts of an image; list, number of statistics of each kind.
     """
     layer, image = SpectralStatistics(), keras.Input(split.images.shape[1:])
     parts = ops.split(image, [image.shape[2] * part // _PARTS for part in range(1, _PARTS)], axis=2)
@@ -116,11 +117,11 @@ def _statistics(model, split, batch_size):
     covariance_within = np.zeros(2 * statistics.shape[1:])
 
     def compute(images):
-        of_image, of_parts = np.split(network.predict_on_batch(images), [1], axis=1)
-        deviations = of_parts - of_parts.mean(axis=1, keepdims=True)
+        image_statistics, part_statistics = np.split(network.predict_on_batch(images), [1], axis=1)
+        deviations = part_statistics - part_statistics.mean(axis=1, keepdims=True)
         deviations = deviations.reshape(-1, deviations.shape[2])
         covariance_within[:] += deviations.T @ deviations
-        return of_image[:, 0]
+        return image_statistics[:, 0]
 
     fill(statistics, data, compute, f"Statistics of {split.name}")
     return statistics, covariance_within / ((_PARTS - 1) * len(split)), layer.sizes(image.shape[1])
@@ -129,10 +130,10 @@ def _statistics(model, split, batch_size):
 def _projection(statistics, covariance_within, sizes):
     """Return matrix and offset of the projection of statistics onto the directions of the kernel.
 
-    The directions are those of largest total variance relative to the variance within images (a generalized eigenvalue
-    problem), in the space of the principal components.
+    In these directions, the total variance is largest relative to the variance within images. They are the solution of
+    a generalized eigenvalue problem in the space of the principal components.
     """
-    from sklearn.utils.extmath import randomized_svd  # slow import that prediction does not need
+    from sklearn.utils.extmath import randomized_svd  # a slow import that predictions do not need
 
     mean, deviation = statistics.mean(axis=0, dtype="float64"), statistics.std(axis=0, dtype="float64")
     weight = np.repeat([1 / np.sqrt(size * len(sizes)) for size in sizes], sizes)
@@ -154,9 +155,10 @@ def _projection(statistics, covariance_within, sizes):
 
 
 def _ridge_regression(points, landmarks, targets, weights, ridge, tracks):
-    """Fit the coefficients of the landmarks, and predict each point without its track.
+    """Fit the coefficients of the landmarks, and predict each point by a fit without the track of the point.
 
-    In Nystroem coordinates, in which the ridge is isotropic, leave-one-track-out predictions have a closed form.
+    Points are converted to Nystroem coordinates, in which the ridge is the same in all directions. In these
+    coordinates, leave-one-track-out predictions have a closed form.
 
     Returns:
         tuple: `(landmarks, genres)` coefficients, and `(points, genres)` leave-one-track-out scores.
@@ -174,7 +176,8 @@ def _ridge_regression(points, landmarks, targets, weights, ridge, tracks):
     solution = scipy.linalg.cho_solve(factor, weighted.T @ targets)
     del weighted
     residuals = targets - coordinates @ solution
-    whitened = scipy.linalg.solve_triangular(factor[0].T, coordinates.T, lower=True).T  # inner products are leverages
+    # The inner products of the rows of `whitened` are leverages.
+    whitened = scipy.linalg.solve_triangular(factor[0].T, coordinates.T, lower=True).T
     for rows in np.split(np.argsort(tracks, kind="stable"), np.cumsum(np.bincount(tracks))[:-1]):
         leverage = whitened[rows] @ (whitened[rows] * weights[rows, None]).T
         residuals[rows] = np.linalg.solve(np.eye(len(rows)) - leverage, residuals[rows])
@@ -187,7 +190,7 @@ def _gaussian_kernel(first, second):
 
 
 def _logit_scale(scores, labels, weights):
-    """Return the factor of the scores that minimizes the log-loss of the labels."""
+    """Return the factor of the scores that minimizes the log-loss. Its bounds are exp(-3) and exp(5)."""
 
     def loss(log_scale):
         logits = np.exp(log_scale) * scores

@@ -1,4 +1,4 @@
-"""Resumable training: save the state of a fit, and resume it after an interruption."""
+"""Resumable training: save the state of a training, and resume the training after an interruption."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from genrekeras.datasets.batches import Batches
 from genrekeras.training import identity
 from genrekeras.utils.io import atomic_write, read_arrays
 
-# Attributes in which Keras' callbacks keep values between epochs. Other callbacks list theirs in `state_attributes`.
+# Attributes in which Keras' callbacks keep values between epochs. Custom callbacks list theirs in `state_attributes`.
 _STATE_ATTRIBUTES = {
     keras.callbacks.EarlyStopping: ("wait", "best", "best_epoch", "stopped_epoch"),
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
@@ -24,7 +24,7 @@ _STATE_ATTRIBUTES = {
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised when a signal stops a training, after its state was saved.
+    """Raised when a signal stops a training. The state file, if any, contains the last saved state.
 
     Attributes:
         signal: int, `signal.SIGINT` or `signal.SIGTERM`.
@@ -39,15 +39,15 @@ class NonFiniteLossError(ArithmeticError):
     """Raised when the loss or a weight becomes infinite or NaN.
 
     Attributes:
-        epoch, batch: int, counted from 0, where the value was detected.
-        track_ids: list of int, the tracks of that batch; empty if the data has no track ids.
+        epoch, batch: int, counted from 0, epoch and batch in which the value was detected.
+        track_ids: list of int, the tracks of this batch; empty if the data has no track ids.
     """
 
     def __init__(self, what, epoch, batch, track_ids):
         tracks = f", with the tracks {', '.join(map(str, track_ids))}" if track_ids else ""
         super().__init__(
-            f"{what} in epoch {epoch + 1}, batch {batch + 1}{tracks}. Earlier saved files are kept. Use a smaller "
-            "learning rate or clipped gradients (`global_clipnorm`), or remove the track if a single one is the cause."
+            f"{what} in epoch {epoch + 1}, batch {batch + 1}{tracks}. Files that were saved earlier are kept. Use a "
+            "smaller learning rate or clipped gradients (`global_clipnorm`). If a single track is the cause, remove it."
         )
         self.epoch, self.batch, self.track_ids = epoch, batch, track_ids
 
@@ -65,53 +65,63 @@ def fit(
 ):
     """Train a model as `model.fit` does, and resume an interrupted run.
 
-    Call it again with the same arguments, in a later process, to resume. The state contains the weights, the optimizer,
-    the epoch, the position in the data, the states of random layers, the history, the metrics of an unfinished epoch,
-    and the values that callbacks keep between epochs (`BestCheckpoint`, `WandbLogger`, Keras' `EarlyStopping` and
-    `ReduceLROnPlateau`; other callbacks list such attributes in an attribute `state_attributes`). It is saved at the
-    end of each epoch and, within an epoch, every `every_seconds`. Unless that is 0, saving within epochs takes at most
-    a twentieth of the time. The file is replaced atomically. If it cannot be written, a warning is given and training
-    continues.
+    To resume a run, call this function again with the same arguments. This may be in a later process. The state of a
+    run contains:
 
-    SIGINT (Ctrl-C) and SIGTERM save the state after the current batch and raise `Interrupted`. A second signal has its
-    usual effect at once. A signal during validation saves nothing; the file then contains an earlier state.
+    - the weights, the optimizer and the states of random layers;
+    - the epoch, the position in the data, the history and the metrics of an unfinished epoch;
+    - the values that these callbacks keep between epochs: `BestCheckpoint`, `WandbLogger`, and Keras' `EarlyStopping`
+      and `ReduceLROnPlateau`. Custom callbacks list the names of such attributes in an attribute `state_attributes`.
 
-    With the same seed, backend and machine, the weights and the history of a resumed run equal those of an
-    uninterrupted run, bit for bit on PyTorch. (The states of Python's and NumPy's generators are not restored.)
+    The state is saved at the end of each epoch and, within an epoch, every `every_seconds`. Saving within epochs takes
+    at most a twentieth of the time, unless `every_seconds` is 0. The file is replaced atomically. If the file cannot be
+    written, a warning is issued and training continues.
 
-    A state belongs to one run. To resume it, these must be equal: the config of the model (without `card`), its initial
-    weights and seeds, its compile config, the data and its options (`data.fingerprint`), the validation data, the
-    callbacks with the settings that change the training, and `initial_epoch`. Custom callbacks list the names of such
-    settings in an attribute `compared_attributes`. These may change: `epochs` (a larger number continues a finished
-    run), `every_seconds`, `verbose`, the files that callbacks write, the workers of the data, the backend and the
-    device. Functions, such as a loss or a schedule, are compared by name only.
+    After SIGINT (Ctrl-C) or SIGTERM, the state is saved at the end of the current batch, and `Interrupted` is raised. A
+    second signal has its usual effect at once. After a signal during validation, no state is saved, and the file
+    contains an earlier state.
+
+    A resumed run and an uninterrupted run have the same weights and history if seed, backend and machine are the same.
+    On PyTorch they are equal bit for bit. The states of Python's and NumPy's random generators are not restored.
+
+    A state belongs to one run. These must be the same to resume the run:
+
+    - the config of the model (without `card`), its initial weights, its seeds and its compile config;
+    - the data and its options (`data.fingerprint`), and the validation data;
+    - `initial_epoch`, and the callbacks with their settings that change the training. Custom callbacks list the names
+      of such settings in an attribute `compared_attributes`.
+
+    These may change: `epochs` (a larger number continues a finished run), `every_seconds`, `verbose`, the files that
+    callbacks write, the workers of the data, the backend and the device. Functions, such as a loss or a schedule, are
+    compared by name only.
 
     Call `keras.utils.set_random_seed` before the model is created. On PyTorch, initial weights are not compared if
-    neither process set a seed. On JAX and TensorFlow, a run without a seed cannot be resumed in another process.
+    neither process has set a seed. On JAX and TensorFlow, a run without a seed cannot be resumed in another process.
 
     Args:
-        model: compiled `keras.Model`, such as a `GenreClassifier` or its `image_model`: built as for the first call, or
-            the model of the interrupted call.
+        model: compiled `keras.Model`, such as a `GenreClassifier` or its `image_model`. To resume a run, pass a model
+            that is built as for the first call, or the model of the interrupted call.
         data: `genrekeras.datasets.Batches`.
-        epochs: int, the total number, including those before an interruption.
-        state: str or path-like, ends in .npz: the file of the state. Delete it once the model is saved. With `None`, no
-            state is saved and signals are not handled.
+        epochs: int, total number of epochs, including the epochs before an interruption.
+        state: str or path-like, path of the state file, ends in .npz. Delete the file after the model is saved. With
+            `None`, no state is saved and signals are not handled.
         validation_data, callbacks, initial_epoch, verbose: as in `keras.Model.fit`.
-        every_seconds: float >= 0; 0 saves after each batch.
+        every_seconds: float >= 0, in s, time between two saved states within an epoch. With 0, the state is saved after
+            each batch.
 
     Returns:
         `keras.callbacks.History` of all epochs.
 
     Raises:
         Interrupted: a signal was received.
-        NonFiniteLossError: the loss or a weight became infinite or NaN. Nothing is saved after that.
-        ValueError: `state` belongs to another run (the message names the differences), or cannot be read.
+        NonFiniteLossError: the loss or a weight became infinite or NaN. No state is saved after that.
+        ValueError: `state` cannot be read or belongs to another run. The message contains the differences.
     """
     training = _TrainingState(state, data, keras.tree.flatten(callbacks or []), every_seconds, initial_epoch)
     training.read(model, validation_data)
     with training.handle_signals():
         while not training.is_done(epochs):
-            if training.batch:  # finish an interrupted epoch by a fit over the rest of its batches
+            if training.batch:  # An interrupted epoch is finished by a fit on the rest of its batches.
                 batches, last_epoch = data.rest(training.epoch, training.batch), training.epoch + 1
             else:
                 batches, last_epoch = data, epochs
@@ -135,12 +145,13 @@ def fit(
 
 
 class _TrainingState(keras.callbacks.Callback):
-    """Save the state of a training and restore it. Must be the last callback.
+    """Save the state of a training and restore it. This must be the last callback.
 
     Attributes:
         callbacks: list, the callbacks before this one.
         first_epoch: int, the epoch in which the training began.
-        epoch, batch: int, the position of the training: `batch` batches of this epoch are done.
+        epoch: int, the current epoch.
+        batch: int, number of batches of the current epoch that are done.
         history: dict, key -> list of one value per epoch.
         stopped: bool, whether a callback ended the training.
     """
@@ -157,19 +168,19 @@ class _TrainingState(keras.callbacks.Callback):
         for callback in callbacks if self.path else ():
             if isinstance(callback, keras.callbacks.EarlyStopping) and callback.restore_best_weights:
                 raise ValueError(
-                    "`EarlyStopping(restore_best_weights=True)` cannot be resumed: its best weights are only in memory."
-                    " Omit `restore_best_weights`, and add `BestCheckpoint`."
+                    "`EarlyStopping(restore_best_weights=True)` cannot be resumed, because its best weights are only "
+                    "in memory. Omit `restore_best_weights`, and add `BestCheckpoint`."
                 )
         self.data, self.callbacks, self.every_seconds = data, callbacks, every_seconds
         self.first_epoch, self.epoch, self.batch = initial_epoch, initial_epoch, 0
         self.history, self.stopped = {}, False
-        self._first_batch = 0  # of the current `fit`: number of batches of its first epoch that were done before
-        self._arrays, self._callback_values = None, None  # to be restored
-        self._signal = None  # number of a received signal
+        self._first_batch = 0  # number of batches of the current epoch that an earlier `model.fit` has done
+        self._arrays_to_restore, self._callback_values_to_restore = None, None
+        self._signal = None  # number of the received signal
         self._saved_at, self._save_seconds = time.monotonic(), 0.0
 
     def read(self, model, validation_data):
-        """Describe the run; read the file if it exists, and check that it belongs to the run."""
+        """Describe the run. If the file exists, read it and check that it belongs to the run."""
         if self.path is None:
             return
         callbacks = [(callback, _state_attributes(callback)) for callback in self.callbacks]
@@ -179,10 +190,10 @@ class _TrainingState(keras.callbacks.Callback):
         try:
             arrays = read_arrays(self.path)
             about = json.loads(arrays["about"].tobytes())
-            self._arrays = {
+            self._arrays_to_restore = {
                 part: [arrays[f"{part}{i}"] for i in range(count)] for part, count in about["arrays"].items()
             }
-            run, self._callback_values = about["run"], about["callbacks"]
+            run, self._callback_values_to_restore = about["run"], about["callbacks"]
             for name in self._SAVED:
                 setattr(self, name, about[name])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -197,22 +208,22 @@ class _TrainingState(keras.callbacks.Callback):
     def _check_run(self, run, model):
         """Raise `ValueError` if the file belongs to another run."""
         differences = identity.differences(run, self._run)
-        trained = re.compile(r"initial_weights\.\d+|compile\.optimizer\..*learning_rate")  # training changes these
-        if not differences or (all(map(trained.fullmatch, differences)) and self._equals_saved(model)):
+        changed_by_training = re.compile(r"initial_weights\.\d+|compile\.optimizer\..*learning_rate")
+        if not differences or (all(map(changed_by_training.fullmatch, differences)) and self._equals_saved(model)):
             return
         first = [f"{name} was {old!r:.60}, now {new!r:.60}" for name, (old, new) in list(differences.items())[:5]]
         more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
         raise ValueError(
             f"`state` must belong to this run. Received: state={self.path!r} of another run: {'; '.join(first)}{more}. "
-            "Pass the arguments of that run to resume it; delete the file or choose another one to start a new run."
+            "To resume that run, pass its arguments. To start a new run, delete the file or choose another one."
         )
 
     def _equals_saved(self, model):
-        """Return whether model and optimizer have the values of the file, as after an interruption."""
-        variables = _variables(model)
+        """Return whether model and optimizer have the saved values. The model of an interrupted call has them."""
+        variables, saved = _variables(model), self._arrays_to_restore
         return all(
-            len(variables[part]) == len(self._arrays[part])
-            and all(map(np.array_equal, map(keras.ops.convert_to_numpy, variables[part]), self._arrays[part]))
+            len(variables[part]) == len(saved[part])
+            and all(map(np.array_equal, map(keras.ops.convert_to_numpy, variables[part]), saved[part]))
             for part in ("model", "optimizer")
         )
 
@@ -221,22 +232,23 @@ class _TrainingState(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def handle_signals(self):
-        """Record the first SIGINT or SIGTERM instead of ending the process."""
+        """Context manager: record the first SIGINT or SIGTERM instead of ending the process."""
         if self.path is None or threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread can set signal handlers
+            yield  # Only the main thread can set signal handlers.
             return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}  # nohup
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        # A signal that the process ignores stays ignored.
+        handlers = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
 
         def restore_handlers():
-            for number, handler in before.items():
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
 
         def record(number, frame):
             self._signal = number
             restore_handlers()
 
-        for number in before:
+        for number in handlers:
             signal.signal(number, record)
         try:
             yield
@@ -244,36 +256,37 @@ class _TrainingState(keras.callbacks.Callback):
             restore_handlers()
 
     def restore_finished(self, model):
-        """Restore a model whose training needs no further epoch."""
-        if self._arrays is not None:
+        """Restore the model if the training in the file is finished."""
+        if self._arrays_to_restore is not None:
             self.set_model(model)
             self._restore_variables("model", "optimizer")
             model.optimizer.finalize_variable_values(model.trainable_variables)
 
     def on_train_begin(self, logs=None):
         self._first_batch = self.batch
-        if self._arrays is not None:
-            self._restore_callbacks()  # again: some callbacks reset their attributes in on_train_begin
+        if self._arrays_to_restore is not None:
+            self._restore_callbacks()  # Some callbacks have reset their attributes in `on_train_begin`.
             self._restore_variables("model", "optimizer")
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self._arrays is not None and self.batch:
-            if len(self.model.metrics_variables) < len(self._arrays["metrics"]):
-                self.model.test_on_batch(*self.data[0])  # on TensorFlow, the first batch creates the metrics
+        if self._arrays_to_restore is not None and self.batch:
+            if len(self.model.metrics_variables) < len(self._arrays_to_restore["metrics"]):
+                self.model.test_on_batch(*self.data[0])  # On TensorFlow, the first batch creates the metrics.
             self._restore_variables("metrics")
-        elif self._arrays is not None:
+        elif self._arrays_to_restore is not None:
             self._restore_random_states()
 
     def on_train_batch_begin(self, batch, logs=None):
-        if self._arrays is not None:
-            self._restore_random_states()  # not earlier: on torch, the start of iteration draws a random number
+        if self._arrays_to_restore is not None:
+            # Before this, on PyTorch, the start of the iteration has drawn a random number.
+            self._restore_random_states()
 
     def on_train_batch_end(self, batch, logs=None):
         self.batch = self._first_batch + batch + 1
         if not math.isfinite(float((logs or {}).get("loss", 0.0))):
             self._raise_non_finite("The loss is not finite")
         if self.path is None or self.batch == len(self.data):
-            return  # after the last batch, the validation comes first
+            return  # After the last batch, `on_epoch_end` saves the state and handles signals.
         seconds = time.monotonic() - self._saved_at
         is_due = seconds >= self.every_seconds and (not self.every_seconds or seconds > 20 * self._save_seconds)
         if self._signal or is_due:
@@ -293,10 +306,10 @@ class _TrainingState(keras.callbacks.Callback):
         if self.path:
             self._save(arrays)
         if was_resumed:
-            # This `fit` ends with this epoch, and a moving average replaces the weights then: the next `fit` restores
-            # them.
-            self._arrays = {part: [np.array(value) for value in values] for part, values in arrays.items()}
-            self._callback_values = self._capture_callbacks()
+            # This `model.fit` ends after this epoch. At its end, an optimizer with a moving average replaces the
+            # weights. Therefore the next `model.fit` must restore the weights.
+            self._arrays_to_restore = {part: [np.array(value) for value in values] for part, values in arrays.items()}
+            self._callback_values_to_restore = self._capture_callbacks()
         self._raise_if_signalled()
 
     def _capture(self):
@@ -312,27 +325,27 @@ class _TrainingState(keras.callbacks.Callback):
         return arrays
 
     def _restore_variables(self, *parts):
-        """Assign the values in `_arrays` to the variables of some parts."""
+        """Assign the values in `_arrays_to_restore` to the variables of the parts."""
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
         for part in parts:
-            variables, values = _variables(self.model)[part], self._arrays[part]
+            variables, values = _variables(self.model)[part], self._arrays_to_restore[part]
             if [tuple(variable.shape) for variable in variables] != [value.shape for value in values]:
                 raise ValueError(
-                    f"`state` must belong to this model: the shapes of its {part} variables differ. "
-                    f"Received: state={self.path!r}. Delete the file or choose another one to start a new run."
+                    f"`state` must belong to this model, but its {part} variables have other shapes. "
+                    f"Received: state={self.path!r}. To start a new run, delete the file or choose another one."
                 )
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
 
     def _restore_random_states(self):
-        """Restore the states of random generators, the last step of a restoration."""
+        """Restore the states of the random generators. This is the last step of a restoration."""
         if keras.backend.backend() == "torch":
-            _set_random_states_of_torch(self._arrays["random"])
-        self._arrays = None
+            _set_random_states_of_torch(self._arrays_to_restore["random"])
+        self._arrays_to_restore = None
 
     def _save(self, arrays=None):
-        """Write the file, by default with the current values; warn if that fails."""
+        """Write `arrays`, by default the current values, to the file. Warn if the file cannot be written."""
         began = time.monotonic()
         arrays = self._capture() if arrays is None else arrays
         about = {name: getattr(self, name) for name in self._SAVED}
@@ -356,16 +369,16 @@ class _TrainingState(keras.callbacks.Callback):
         raise NonFiniteLossError(what, self.epoch, self.batch - 1, self.data.track_ids(self.epoch, self.batch - 1))
 
     def _stateful_callbacks(self):
-        """Return (callback, names of its state attributes) for each callback that has such attributes."""
+        """Return (callback, names of its state attributes) for each callback with state attributes."""
         pairs = [(callback, _state_attributes(callback)) for callback in self.callbacks]
         return [(callback, names) for callback, names in pairs if names]
 
     def _capture_callbacks(self):
-        """Return the values of the state attributes: a dict for each stateful callback."""
+        """Return the values of the state attributes: one dict for each callback with state attributes."""
         return [{name: getattr(callback, name) for name in names} for callback, names in self._stateful_callbacks()]
 
     def _restore_callbacks(self):
-        for (callback, names), values in zip(self._stateful_callbacks(), self._callback_values, strict=True):
+        for (callback, names), values in zip(self._stateful_callbacks(), self._callback_values_to_restore, strict=True):
             for name in names:
                 setattr(callback, name, values[name])
 
@@ -375,7 +388,7 @@ def _variables(model):
 
 
 def _random_states_of_torch():
-    """Return the states of PyTorch's generators, from which layers without a seed draw: CPU, then each GPU."""
+    """Return the states of PyTorch's global random generators: CPU, then each GPU."""
     import torch
 
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -383,7 +396,7 @@ def _random_states_of_torch():
 
 
 def _set_random_states_of_torch(states):
-    """Restore the states that `_random_states_of_torch` returned; do nothing for a state from another backend."""
+    """Restore the states that `_random_states_of_torch` returned. A state from another backend has no such states."""
     import torch
 
     states = [torch.from_numpy(np.array(state)) for state in states]

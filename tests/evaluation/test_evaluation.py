@@ -103,7 +103,7 @@ def test_evaluate_several_crops(model, synthetic):
 def test_invalid_arguments(model, report, synthetic):
     with pytest.raises(ValueError, match=r"genres that the model does not have: 'Synthetic Pulse', .* are 'Hip-Hop'"):
         evaluate(small_model(), synthetic.validation)
-    with pytest.raises(ValueError, match=r"must be a split, such as `data\.test`. Received: Dataset"):
+    with pytest.raises(ValueError, match=r"Split or SpectrogramSplit, such as `data\.test`. Received: Dataset"):
         evaluate(model, synthetic)
     with pytest.raises(ValueError, match=r"must have a length and the attributes .*, such as `data\.train`"):
         gk.datasets.batches(synthetic, 4, 1.0)

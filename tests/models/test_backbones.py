@@ -424,7 +424,7 @@ def test_a_weights_file_of_a_network_with_another_layer(small_rgb, tmp_path):
     small_rgb().save_weights(tmp_path / "same.weights.h5")
     pretrained._rgb_from_file("efficientnet_b0", tmp_path / "same.weights.h5")
     small_rgb(keras.layers.Rescaling(2.0)).save_weights(tmp_path / "longer.weights.h5")
-    with pytest.raises(backbones.PretrainedWeightsError, match="contains 2 layers, and the network has 1"):
+    with pytest.raises(backbones.PretrainedWeightsError, match="contains 2 layers, but the network has 1"):
         pretrained._rgb_from_file("efficientnet_b0", tmp_path / "longer.weights.h5")
 
 

@@ -181,12 +181,12 @@ def test_half_precision(rng, images, precision):
 def test_tensors_are_released_after_their_last_use(network):
     """Otherwise a batch of 16 clips would need a gigabyte."""
     folded = folded_model(folding.for_inference(network))
-    kept, largest = {folded.image}, 0
+    kept, largest = {folded.image_key}, 0
     for inputs, output, unused in folded.connections:
         assert set(inputs) <= kept
         kept = (kept | {output}) - set(unused)
         largest = max(largest, len(kept))
-    assert kept == {folded.features} and largest <= 3
+    assert kept == {folded.features_key} and largest <= 3
 
 
 def test_copies_are_released():

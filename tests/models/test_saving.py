@@ -69,7 +69,7 @@ def test_files_that_are_not_models(tmp_path):
         assert_rejected(path)
     inputs = keras.Input((3,))
     keras.Model(inputs, keras.layers.Dense(2)(inputs)).save(tmp_path / "dense.keras")
-    assert_rejected(tmp_path / "dense.keras", "holds a Functional, not a GenreClassifier")
+    assert_rejected(tmp_path / "dense.keras", "contains a Functional, not a GenreClassifier")
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(400, marks=pytest.mark.slow)])
@@ -97,16 +97,16 @@ def test_truncated_files_and_flipped_bits(saved, tmp_path, rng, count):
 
 @pytest.mark.parametrize("name", ["../evil.py", "/tmp/evil.py", "assets/evil.py", "model.weights.npz"])
 def test_other_members(name, members, tmp_path):
-    assert_rejected(write(tmp_path / "model.keras", {**members, name: b"evil"}), "it must hold config.json")
+    assert_rejected(write(tmp_path / "model.keras", {**members, name: b"evil"}), "it must contain config.json")
 
 
 def test_duplicate_and_missing_members(members, tmp_path):
     path = write(tmp_path / "model.keras", members)
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("config.json", members["config.json"])
-    assert_rejected(path, "it must hold config.json")
+    assert_rejected(path, "it must contain config.json")
     del (fewer := dict(members))["model.weights.h5"]
-    assert_rejected(write(path, fewer), "it must hold config.json")
+    assert_rejected(write(path, fewer), "it must contain config.json")
 
 
 def test_links(members, tmp_path):
@@ -117,7 +117,7 @@ def test_links(members, tmp_path):
             if name.endswith(".h5"):
                 member.external_attr, content = (stat.S_IFLNK | 0o777) << 16, b"/etc/passwd"
             archive.writestr(member, content)
-    assert_rejected(path, "it holds a link")
+    assert_rejected(path, "it contains a link")
 
 
 def test_zip_bombs(members, tmp_path):
@@ -276,23 +276,23 @@ def check_large_configs(members, path):
     extractor = serialized(backbones.FeatureExtractor("mel_cnn", (32, 32, 1)))
     metric = {"module": "keras.metrics", "registered_name": None}
     for changed, inner, reason in (
-        (sequential, {}, "holds a Sequential, not a GenreClassifier"),
+        (sequential, {}, "contains a Sequential, not a GenreClassifier"),
         ({"registered_name": "genrekeras>MelSpectrogram"}, {}, "not a GenreClassifier"),
-        ({"registered_name": None, "class_name": "Sequential"}, {}, "holds a Sequential, not a GenreClassifier"),
+        ({"registered_name": None, "class_name": "Sequential"}, {}, "contains a Sequential, not a GenreClassifier"),
         ({}, {"image_augmentation": 1001 * [serialized(keras.layers.Identity())]}, "more than 1000 layers"),
         ({}, {"image_augmentation": 100 * [serialized(keras.layers.Dense(1), units=1 << 22)]}, "Dense is too large"),
-        ({}, {"image_augmentation": wide}, r"its layers have 250\d{7} weights, and the file holds \d{6}$"),
-        ({}, {"front_end": front_end({}, *wide)}, "`front_end` must end in images"),
+        ({}, {"image_augmentation": wide}, r"its layers have 250\d{7} weights, but the file contains \d{6}$"),
+        ({}, {"front_end": front_end({}, *wide)}, "`front_end` must compute images"),
         ({}, {"waveform_augmentation": wide[:1]}, r"its layers have 110\d{7} weights"),
         ({}, {"image_augmentation": [sequential]}, r"its layers have 250\d{7} weights"),
         (
             {},
             {"image_augmentation": [serialized(keras.layers.Identity(), dtype=sequential)]},
-            "dtype is a Sequential",
+            "dtype must not be a layer, but is a Sequential",
         ),
         ({}, {"image_augmentation": 300 * [extractor]}, "one MelSpectrogram and layers of genrekeras.layers"),
-        ({}, {"front_end": 2 * front_end({"dft": "matmul", "n_fft": 1 << 16})}, "it must hold one MelSpectrogram"),
-        ({"compile_config": {"loss": sequential}}, {}, "its loss is a Sequential, which is a layer"),
+        ({}, {"front_end": 2 * front_end({"dft": "matmul", "n_fft": 1 << 16})}, "it must contain one MelSpectrogram"),
+        ({"compile_config": {"loss": sequential}}, {}, "its loss must not be a layer, but is a Sequential"),
         (
             {"compile_config": {**metric, "class_name": "AUC", "config": {"num_thresholds": 1 << 33}}},
             {},

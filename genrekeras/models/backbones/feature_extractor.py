@@ -1,4 +1,4 @@
-"""FeatureExtractor: a backbone for gray images."""
+"""FeatureExtractor, the model of a backbone for gray images."""
 
 import types
 
@@ -13,23 +13,24 @@ FINE_TUNE = ("head", "stem", "all")
 
 @keras.saving.register_keras_serializable("genrekeras")
 class FeatureExtractor(keras.Model):
-    """A backbone for gray images, with random weights.
+    """Build a backbone for gray images, with random weights.
 
     The network runs in the data format that is fastest on the backend (`genrekeras.models.backbones.data_format`). On
-    PyTorch this is channels_first, after a `Permute` that does not change the order in memory. Weights have the same
-    shapes and names in both formats. The config contains the arguments, not the layers, so a saved network can be
-    loaded on every backend.
+    PyTorch this is channels_first. A `Permute` layer converts the image without changing its order in memory. Weights
+    have the same shapes and names in both formats. The config contains the arguments instead of the layers, so a saved
+    network can be loaded on every backend.
 
     Args:
-        backbone: str, a key of `BACKBONES`; or a sequence of at most 64 `"mel_..."` names. Such networks are applied in
-            parallel, and their features are concatenated.
+        backbone: str, a key of `BACKBONES`; or a sequence of at most 64 `"mel_..."` names. The networks of a sequence
+            are applied in parallel, and their features are concatenated.
         image_shape: `(mels, frames, 1)`.
-        stem: `"fold"` or `"new"`; not used by a `"mel_..."`, which has its own stem.
-        fine_tune: trainable layers: `"all"`, `"stem"` (the first convolution) or `"head"` (none of the backbone). It
-            can be changed later by assigning `network.fine_tune`. Frozen layers keep their weights; frozen batch
-            normalization uses the moving statistics and does not update them. Dropout layers, such as drop-connect,
-            are active with `"all"` only; Keras itself would leave those of frozen blocks active.
-        momentum: float, of all batch normalizations; `None` keeps the default of Keras, 0.99.
+        stem: `"fold"` or `"new"` (see `genrekeras.models.backbones.registry`). A `"mel_..."` backbone has its own stem
+            and does not use this argument.
+        fine_tune: which layers are trainable: `"all"`, `"stem"` (the first convolution) or `"head"` (no layer of the
+            backbone). It can be changed later by assigning `network.fine_tune`. Frozen batch normalization uses the
+            moving statistics and does not update them. Dropout layers (such as drop-connect) are active with `"all"`
+            only. Keras itself would keep the dropout layers of frozen blocks active.
+        momentum: float, momentum of all batch normalizations. `None` keeps Keras' default, 0.99.
         name, trainable: as in `keras.Model`.
 
     Input shape: `(batch, mels, frames, 1)` in [0, 255].
@@ -37,8 +38,9 @@ class FeatureExtractor(keras.Model):
     Output shape: `(batch, features)`.
 
     Raises:
-        ValueError: an argument is unknown; the image has fewer than 32 mels (`"mel_kernel"`: 40) or frames, more than
-            4,096 mels or more than 2^22 pixels (12 minutes of the default front end).
+        ValueError: an argument is unknown, or the image is too small or too large. It must have at least 32 mels
+            (`"mel_kernel"`: 40), 32 frames, at most 4,096 mels and at most 2^22 pixels. With the default front end,
+            2^22 pixels are 12 minutes.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class FeatureExtractor(keras.Model):
 
     @property
     def fine_tune(self):
-        """Trainable layers: "head", "stem" or "all". Compile the model again after a change."""
+        """Which layers are trainable: "head", "stem" or "all". Compile the model again after a change."""
         return self._fine_tune
 
     @fine_tune.setter

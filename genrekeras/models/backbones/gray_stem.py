@@ -1,4 +1,4 @@
-"""Stems that let networks for RGB images process gray images; see `genrekeras.models.backbones.registry`."""
+"""Stems with which networks for RGB images process gray images. See `genrekeras.models.backbones.registry`."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("genrekeras")
 class AppendConstant(keras.layers.Layer):
-    """Append a channel with the constant value 255 to gray images, for the folded stem.
+    """Append a channel with the constant value 255 to gray images. The stem `"fold"` needs this channel.
 
     Input shape: `(..., 1)`.
 
@@ -23,10 +23,10 @@ class AppendConstant(keras.layers.Layer):
 
 
 def call_on_gray(row, image, stem):
-    """Build a network for RGB images, with a stem for gray images, and call it.
+    """Build a network for RGB images with a stem for gray images, and call it.
 
     Args:
-        row: `Backbone`.
+        row: `Backbone`, the row of the network in the table `BACKBONES`.
         image: Keras tensor, `(batch, mels, frames, 1)`.
         stem: `"fold"` or `"new"`.
 
@@ -43,30 +43,33 @@ def call_on_gray(row, image, stem):
     inputs = keras.Input((height, width, channels) if last else (channels, height, width))
     network = row.constructor(include_top=False, weights=None, input_tensor=inputs, pooling="avg")
     if DATA_FORMAT == "channels_first":
-        x = keras.layers.Permute((3, 1, 2))(x)  # a view: the memory stays in the order of the image
+        x = keras.layers.Permute((3, 1, 2))(x)  # The result is a view, so the image is not copied.
     return call_converted(network, x)
 
 
 def fold_stem(network, rgb, backbone):
-    """Set the weights of the stem of a gray network such that it is equivalent to the stem of the RGB network.
+    """Set the stem weights of a gray network such that its stem is equivalent to the stem of the RGB network.
 
     Args:
         network: `FeatureExtractor` with `stem="fold"`.
         rgb: `keras.Model`, the RGB network.
-        backbone: `Backbone`, the row of both.
+        backbone: `Backbone`, the row of both networks in the table `BACKBONES`.
     """
-    factor, offset = _stem_input(rgb, backbone, channels=3)  # for r, g, b
-    (scale, _), (_, constant) = _stem_input(network, backbone, channels=1)  # for gray value and constant
+    factor, offset = _measure_stem_input(rgb, backbone, channels=3)  # of the channels r, g, b
+    (scale, _), (_, constant) = _measure_stem_input(network, backbone, channels=1)  # of the gray value and the constant
     kernel, *bias = rgb.get_layer(backbone.stem).get_weights()  # (height, width, 3, filters)
     gray = np.einsum("hwcf,c->hwf", kernel, factor / scale)
     constant = np.einsum("hwcf,c->hwf", kernel, offset / constant)
     network.get_layer(backbone.stem).set_weights([np.stack([gray, constant], axis=2).astype("float32"), *bias])
 
 
-def _stem_input(network, backbone, channels):
-    """Return factors and offsets of the affine map from a gray value to the channels of the input of the stem.
+def _measure_stem_input(network, backbone, channels):
+    """Measure how the channels of the stem's input depend on the gray value of an image.
 
-    They are measured with a black and a white image.
+    Each channel is an affine function of the gray value. A black and a white image determine it.
+
+    Returns:
+        tuple of two arrays: factor and offset of each channel.
     """
     black_and_white = np.zeros((2, 32, 32, channels), "float32")
     black_and_white[1] = 255.0
@@ -76,10 +79,10 @@ def _stem_input(network, backbone, channels):
         black_and_white = backbone.preprocess_input(black_and_white, data_format="channels_last")
         if stem.data_format == "channels_first":  # the RGB network is in the global data format
             black_and_white = np.moveaxis(black_and_white, -1, 1)
-    else:  # the gray network accepts images of one size only
+    else:  # The gray network accepts images of one size only.
         black_and_white = np.broadcast_to(black_and_white[:, :1, :1], (2, *network.input_shape[1:]))
     inputs = ops.convert_to_numpy(probe(black_and_white, training=False))
     if stem.data_format == "channels_first":
         inputs = np.moveaxis(inputs, 1, -1)
-    black, white = inputs[:, inputs.shape[1] // 2, inputs.shape[2] // 2].astype("float64")  # center: no padding
+    black, white = inputs[:, inputs.shape[1] // 2, inputs.shape[2] // 2].astype("float64")  # the center is not padded
     return (white - black) / 255.0, black

@@ -1,18 +1,18 @@
-"""`mel_kernel`: Gaussian kernels between statistics of an image and landmarks, the features of kernel ridge regression.
+"""The backbone `mel_kernel`. Its features are Gaussian kernels between the image and landmarks.
 
-The network is not trained by gradient descent but fitted in closed form, in a minute or two, by
-`genrekeras.training.fit_kernel_ridge`.
+The network is a part of a kernel ridge regression. It is not trained by gradient descent:
+`genrekeras.training.fit_kernel_ridge` fits it in closed form, in a minute or two.
 """
 
 import keras
 from genrekeras.layers.statistics import SpectralStatistics
 from keras import ops
 
-LANDMARKS, DIRECTIONS = 8192, 128  # numbers of landmarks and of their dimensions
+LANDMARKS, DIRECTIONS = 8192, 128  # number of landmarks, and number of dimensions of each landmark
 
 
 def mel_kernel(image, name="mel_kernel"):
-    """Compute the similarity of images to landmarks: Gaussian kernels of their projected statistics.
+    """Compute Gaussian kernels between the projected statistics of images and landmarks.
 
     The network has 1.7 million weights. Before `genrekeras.training.fit_kernel_ridge`, the landmarks are random.
 
@@ -25,7 +25,7 @@ def mel_kernel(image, name="mel_kernel"):
     """
     statistics = SpectralStatistics(name=f"{name}_statistics")(image)
     weights = keras.initializers.RandomNormal(stddev=0.002 / statistics.shape[1] ** 0.5)
-    # In float32 also under mixed precision: distances are small differences of large numbers.
+    # The projection is in float32 under mixed precision too, because distances are small differences of large numbers.
     projection = keras.layers.Dense(DIRECTIONS, kernel_initializer=weights, name=f"{name}_projection", dtype="float32")
     return GaussianKernel(LANDMARKS, name=f"{name}_landmarks")(projection(statistics))
 

@@ -1,9 +1,9 @@
 """Small convolutional networks for spectrograms: convolutions along the mel axis, then statistics over time.
 
-Successive frames of an image may be a quarter of a second apart (`UniformTemporalSubsample`), so their order has little
-information; genres differ in their spectra and in the variation of these. `mel_cnn` convolves along mels, and only in
-its last block along time; `mel_resnet` convolves along both axes. Both also use fixed statistics of the cepstral
-coefficients (`CepstralStatistics`), of which the covariance contributes most.
+Successive frames of an image may be a quarter of a second apart (`UniformTemporalSubsample`), so their order contains
+little information. Genres differ in their spectra and in how the spectra vary over time. `mel_cnn` convolves along
+mels, and in its last block also along time. `mel_resnet` convolves along both axes. Both networks also use statistics
+of the cepstral coefficients that are not trained (`CepstralStatistics`). Among these, the covariance contributes most.
 
 Sources: Snyder et al., "X-Vectors: Robust DNN Embeddings for Speaker Recognition", ICASSP 2018 (pooling of statistics);
 Okabe et al., "Attentive Statistics Pooling for Deep Speaker Embedding", Interspeech 2018.
@@ -17,17 +17,18 @@ from genrekeras.models.backbones.data_format import CHANNEL_AXIS, DATA_FORMAT
 from genrekeras.models.backbones.torch_batch_norm import FusedBatchNormalization
 
 _HEADS, _ATTENTION_UNITS = 4, 64
-_MAX_SPARSE_FRAMES = 128  # images with at most this number of frames count as temporally subsampled
+_MAX_SUBSAMPLED_FRAMES = 128  # Images with at most this number of frames are taken to be temporally subsampled.
 
 
 def mel_cnn(image, name="mel_cnn", width=32, window=0.375, units=256):
-    """Build a network that convolves along mels, with 0.9 million weights.
+    """Build a network of convolutions along mels. It has 0.9 million weights.
 
     Args:
         image: Keras tensor, `(batch, mels, frames, 1)` in [0, 255].
         name: str, prefix of the names of the layers.
         width: int > 0, number of filters of the first convolution.
-        window: float in (0, 1], share of the frames in the random crop that the convolutions process in training.
+        window: float in (0, 1], share of the frames that the convolutions process in training. The frames are a random
+            crop.
         units: int > 0, number of features.
 
     Returns:
@@ -42,18 +43,18 @@ def mel_cnn(image, name="mel_cnn", width=32, window=0.375, units=256):
 
 
 def mel_resnet(image, name="mel_resnet", width=16, frames=0.5, units=256):
-    """Build a network of residual blocks along mels and time, with 0.7 million weights.
+    """Build a network of residual blocks along mels and time. It has 0.7 million weights.
 
     Args:
         image, name, width, units: as in `mel_cnn`.
-        frames: float in (0, 1], share of the frames that are processed in training. Images with at most 128 frames
-            count as temporally subsampled, and random frames are selected. For more frames a random crop is used, such
-            that differences between successive frames are the same as in inference.
+        frames: float in (0, 1], share of the frames that are processed in training. Images with at most 128 frames are
+            taken to be temporally subsampled, and random frames are selected. From longer images a random crop is
+            selected. It keeps the differences between successive frames as they are in inference.
 
     Returns:
         Keras tensor, `(batch, units)`.
     """
-    layer_class = RandomTemporalSubsample if image.shape[2] <= _MAX_SPARSE_FRAMES else RandomTemporalCrop
+    layer_class = RandomTemporalSubsample if image.shape[2] <= _MAX_SUBSAMPLED_FRAMES else RandomTemporalCrop
     image = layer_class(frames, name=f"{name}_frames")(image)
     x = _convolution(_scaled(image, name), width, (7, 3), (2, 1), f"{name}_conv1")
     x = keras.layers.MaxPooling2D(2, data_format=DATA_FORMAT, name=f"{name}_pool1")(x)
@@ -69,13 +70,13 @@ def mel_resnet(image, name="mel_resnet", width=16, frames=0.5, units=256):
 
 
 def _scaled(image, name):
-    """Rescale an image to [-1.8, 2.2], in the data format of the convolutions."""
+    """Rescale an image to [-1.8, 2.2], and convert it to the data format of the convolutions."""
     x = keras.layers.Rescaling(4 / 255, -1.8, name=f"{name}_scale", dtype="float32")(image)
     return x if CHANNEL_AXIS == 3 else keras.layers.Permute((3, 1, 2), name=f"{name}_first")(x)
 
 
 def _convolution(x, filters, size, strides, name, pad=True, activation=True):
-    """Apply a convolution, padded alike on both sides, batch normalization and, optionally, ReLU."""
+    """Apply a convolution with symmetric padding, batch normalization and, optionally, ReLU."""
     if pad and max(size) > 1:
         padding = (size[0] // 2, size[1] // 2)
         x = keras.layers.ZeroPadding2D(padding, data_format=DATA_FORMAT, name=f"{name}_pad")(x)
@@ -85,7 +86,7 @@ def _convolution(x, filters, size, strides, name, pad=True, activation=True):
 
 
 def _residual(x, filters, name):
-    """Apply a residual block of two convolutions, with a convolution in the shortcut."""
+    """Apply a residual block: two convolutions, and a 1x1 convolution as the shortcut."""
     y = _convolution(x, filters, (3, 3), 1, f"{name}_conv1")
     y = _convolution(y, filters, (3, 3), 1, f"{name}_conv2", activation=False)
     x = _convolution(x, filters, (1, 1), 1, f"{name}_shortcut", activation=False)
@@ -100,7 +101,7 @@ def _over_time(x, name):
 
 
 def _features(parts, units, name):
-    """Compute the features from concatenated statistics: a dense layer between batch normalizations."""
+    """Concatenate statistics, and compute the features by a dense layer between two batch normalizations."""
     x = keras.layers.Concatenate(name=f"{name}_all")(parts)
     x = FusedBatchNormalization(name=f"{name}_all_bn")(x)
     x = keras.layers.Dropout(0.3, name=f"{name}_dropout")(x)
@@ -110,5 +111,5 @@ def _features(parts, units, name):
 
 
 def _extents(x):
-    """Return the numbers of rows and columns of an image."""
+    """Return the number of rows and the number of columns of an image."""
     return x.shape[1:3] if CHANNEL_AXIS == 3 else x.shape[2:4]

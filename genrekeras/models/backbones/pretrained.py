@@ -1,4 +1,4 @@
-"""Load pretrained weights of networks for RGB images into networks for gray images."""
+"""Load the pretrained weights of networks for RGB images into networks for gray images."""
 
 import os
 import tempfile
@@ -13,20 +13,20 @@ _TIMEOUT = 30.0  # seconds to wait for the server of pretrained weights
 
 
 class PretrainedWeightsError(RuntimeError):
-    """Pretrained weights are not available. The message contains the reason and what to do."""
+    """Raised if pretrained weights are not available. The message contains the reason and possible solutions."""
 
 
 def load_pretrained(network, pretrained):
-    """Copy the weights of the RGB network into a network of the same backbone.
+    """Load pretrained weights of an RGB network into the `FeatureExtractor` with the same backbone.
 
     Args:
-        network: `FeatureExtractor`; a new stem keeps its random weights.
-        pretrained: `"imagenet"`, or the path of a `.weights.h5` file that was saved from the RGB network
-            (`Backbone.constructor`) built with `weights=None, include_top=False`.
+        network: `FeatureExtractor`. A stem `"new"` keeps its random weights.
+        pretrained: `"imagenet"`, or the path of a `.weights.h5` file. The file must be saved from the RGB network,
+            built by `Backbone.constructor` with `weights=None, include_top=False`.
 
     Raises:
-        PretrainedWeightsError: the ImageNet weights cannot be downloaded or are not installed; or the file does not
-            exist or belongs to another network.
+        PretrainedWeightsError: there are no pretrained weights for the backbone. The ImageNet weights cannot be
+            downloaded or are not installed. The file does not exist or belongs to another network.
     """
     name, backbone = network.backbone, get(network.backbone)
     if isinstance(backbone, MelBackbone):
@@ -36,7 +36,7 @@ def load_pretrained(network, pretrained):
         )
     rgb = _rgb_imagenet(name) if pretrained == "imagenet" else _rgb_from_file(name, pretrained)
     for layer in network.layers:
-        # Normalization layers stay the identity, since that of the RGB network is folded into the stem.
+        # Normalization layers keep the identity. The normalization of the RGB network is folded into the stem.
         if layer.weights and layer.name != backbone.stem and not isinstance(layer, keras.layers.Normalization):
             layer.set_weights(rgb.get_layer(layer.name).get_weights())
     if network.stem == "fold":
@@ -48,19 +48,19 @@ def _rgb_imagenet(name):
     try:
         _check_reachable(backbone.weights_url)
         return backbone.constructor(include_top=False, weights="imagenet")
-    except Exception as error:  # Keras raises a plain Exception when a download fails, an import an ImportError
+    except Exception as error:  # Keras raises a plain Exception if a download fails.
         raise PretrainedWeightsError(
             f"The ImageNet weights of {name} are not available: {error}\n"
             "Do one of the following:\n"
             f"- {_manual_download(backbone)};\n"
-            "- pass as `pretrained` the path of a .weights.h5 file saved from this RGB network built with "
+            "- pass the path of a .weights.h5 file as `pretrained`, saved from this RGB network built with "
             "weights=None;\n"
             '- pass `pretrained=None, fine_tune="all"` to train from random weights.'
         ) from error
 
 
 def _check_reachable(url):
-    """Raise `OSError` if weights must be downloaded and the server does not answer; Keras would wait for minutes."""
+    """Raise `OSError` if weights must be downloaded but the server does not answer. Keras would wait for minutes."""
     if url and not os.path.isfile(os.path.join(_keras_cache(), os.path.basename(url))):
         request = urllib.request.Request(url, method="HEAD")
         urllib.request.urlopen(request, timeout=_TIMEOUT).close()
@@ -72,21 +72,21 @@ def _rgb_from_file(name, path):
     if not path.endswith(".weights.h5"):
         raise PretrainedWeightsError(
             f'`pretrained` must be "imagenet", None or the path of a .weights.h5 file. Received: pretrained={path!r}. '
-            "To use a published file, whose network may have another input layer, "
-            f'{_manual_download(backbone)}, and pass pretrained="imagenet".'
+            f'To use a published file, {_manual_download(backbone)}, and pass pretrained="imagenet". Its path cannot '
+            "be passed, because its network may have another input layer."
         )
     if not os.path.isfile(path):
-        raise PretrainedWeightsError(f"`pretrained` names a file that does not exist. Received: pretrained={path!r}")
+        raise PretrainedWeightsError(f"The file `pretrained` does not exist. Received: pretrained={path!r}")
     rgb = backbone.constructor(include_top=False, weights=None)
     try:
-        # Keras matches layers by class and position, and does not notice a missing layer without weights.
+        # Keras matches layers by class and position. It raises no error if a layer without weights is missing.
         with h5py.File(path) as file:
             saved_layers = len(file["layers"])
         if saved_layers != len(rgb.layers):
             raise ValueError(
-                f"it contains {saved_layers} layers, and the network has {len(rgb.layers)}. Save it from the network "
-                'built with weights=None, include_top=False (one built with weights="imagenet" may have another input '
-                "layer)"
+                f"it contains {saved_layers} layers, but the network has {len(rgb.layers)}. Save the file from the "
+                'network built with weights=None, include_top=False. A network built with weights="imagenet" may have '
+                "another input layer."
             )
         rgb.load_weights(path)
     except (OSError, KeyError, ValueError) as error:

@@ -1,14 +1,15 @@
 """Table of the backbones: networks of `keras.applications`, EfficientNet-Lite0, and small networks for spectrograms.
 
-`FeatureExtractor` builds a backbone with random weights; `load_pretrained` copies the weights of the RGB network into
-it. There are two stems for one channel:
+`FeatureExtractor` builds a backbone with random weights. `load_pretrained` copies the weights of the RGB network into
+the backbone. A network for RGB images needs a stem for gray images. There are two stems:
 
-- `"fold"` is equivalent to passing the gray image as three equal channels. Before its first convolution, the RGB
-  network applies an affine map to each channel, whose factor and offset are folded into the kernel. The convolution
-  pads with zeros after that map, so the offset must apply inside the image only. Therefore the kernel has two input
-  channels, the gray value and a constant, which are padded alike. The result is exact, borders included.
-- `"new"` is a new convolution of the gray value, after normalization with the mean and deviation of gray values of
-  ImageNet.
+- `"fold"`: the network computes the same features as the RGB network from a gray image in three equal channels. The RGB
+  network applies an affine map to each channel before its first convolution. The factor and the offset of this map are
+  folded into the kernel of the convolution. The RGB network pads with zeros after the map, so the offset must not apply
+  to the padding. Therefore the kernel has two input channels: the gray value, and a constant that is 0 in the padding.
+  The result is exact, at the borders too.
+- `"new"`: the first convolution has one input channel and random weights. Before it, gray values are normalized with
+  the mean and standard deviation of the gray values of ImageNet.
 """
 
 from typing import NamedTuple
@@ -17,23 +18,23 @@ import keras
 from genrekeras.models.backbones import efficientnet_lite, mel_kernel, mel_networks
 
 _MAX_MEMBERS = 64
-# Mean and standard deviation of gray values of ImageNet, in [0, 255], from its channel means (0.485, 0.456, 0.406) and
-# deviations (0.229, 0.224, 0.225).
+# Mean and standard deviation of the gray values of ImageNet, in [0, 255]. They are computed from the means of its
+# channels (0.485, 0.456, 0.406) and from the standard deviations (0.229, 0.224, 0.225).
 _IMAGENET_MEAN, _IMAGENET_DEVIATION = 114.5, 57.6
 
 
 class Backbone(NamedTuple):
-    """Row of the table for a network for RGB images.
+    """A network for RGB images, one row of the table `BACKBONES`.
 
     Attributes:
         constructor: function of `keras.applications`, or a function with the same arguments.
         preprocess_input: function from images `(batch, height, width, 3)` in [0, 255] to inputs of the RGB network.
         stem: str, name of the first convolution.
-        new_stem_scale, new_stem_offset: float, factor and offset that are applied to gray values before a new stem. Its
-            input then has the same spread as that of the stem of the RGB network.
-        manual_download: str, instruction for the case that the ImageNet weights cannot be downloaded; `{cache}` stands
-            for the folder of Keras' cache.
-        weights_url: str, URL of the ImageNet weights; `None` if they are not downloaded.
+        new_stem_scale, new_stem_offset: float, factor and offset by which gray values are normalized before the stem
+            `"new"`. The input of this stem then has the same spread as in the RGB network.
+        manual_download: str, what to do if the ImageNet weights cannot be downloaded. `{cache}` is replaced by the
+            folder of Keras' cache.
+        weights_url: str, URL of the ImageNet weights; `None` if a Python package contains them.
     """
 
     constructor: object
@@ -46,11 +47,12 @@ class Backbone(NamedTuple):
 
 
 class MelBackbone(NamedTuple):
-    """Row of the table for a network for gray images, without pretrained weights.
+    """A network for gray images without pretrained weights, one row of the table `BACKBONES`.
 
     Attributes:
-        constructor: function from a Keras tensor `(batch, mels, frames, 1)` and a prefix of layer names to a Keras
-            tensor, the features. The first convolution, if any, is the stem, and its name is the prefix and "_conv1".
+        constructor: function that computes the features, a Keras tensor. Its arguments are the image, a Keras tensor
+            `(batch, mels, frames, 1)`, and a prefix of layer names. If there is a convolution, the first one is the
+            stem, and its name is the prefix followed by "_conv1".
     """
 
     constructor: object
@@ -92,7 +94,11 @@ BACKBONES = {
 
 
 def get(name):
-    """Return the row of a backbone, or of the first of several; raise `ValueError` for unknown or too many names."""
+    """Return the row of a backbone. For a sequence of names, check all names and return the first row.
+
+    Raises:
+        ValueError: a name is unknown, there are too many names, or several names are not all `"mel_..."`.
+    """
     names = (name,) if isinstance(name, str) else tuple(name) if isinstance(name, (list, tuple)) else ()
     if not names or not all(isinstance(one, str) and one in BACKBONES for one in names):
         raise ValueError(f"`backbone` must be one of {tuple(BACKBONES)}. Received: backbone={name!r}")
@@ -105,7 +111,7 @@ def get(name):
 
 
 def members(name):
-    """Return the name of each of one or several `"mel_..."` backbones and the prefix of its layers: list of tuples."""
+    """Return (name, prefix of its layers) for each network of a `"mel_..."` backbone: list of tuples."""
     if isinstance(name, str):
         return [(name, name)]
     return [(member, f"{member}_{index}") for index, member in enumerate(name)]

@@ -6,10 +6,11 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("genrekeras")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """Batch normalization with one PyTorch kernel for each of forward and backward, instead of some ten operations.
+    """Normalize batches by one PyTorch kernel in the forward pass and one in the backward pass.
 
-    Weights and results are those of `keras.layers.BatchNormalization`, up to rounding. On other backends, for an axis
-    other than 1, and with a mask, the implementation of Keras is used.
+    Keras uses about ten operations instead. Weights and results are the same as those of
+    `keras.layers.BatchNormalization`, up to rounding. Keras' implementation is used on other backends, for an axis
+    other than 1, and with a mask.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -32,7 +33,10 @@ def _normalize_on_torch(inputs, mean, variance, gamma, beta, epsilon):
 
 
 def _normalize_batch_on_torch(inputs, gamma, beta, epsilon):
-    """Return the normalized inputs, and the mean and biased variance of the batch (PyTorch's layer: unbiased)."""
+    """Return the normalized inputs, and the mean and the variance of the batch.
+
+    The variance is biased, as in Keras. PyTorch's own layer computes the unbiased variance.
+    """
     import torch
 
     outputs, mean, inverse = torch.native_batch_norm(inputs, gamma, beta, None, None, True, 0.0, epsilon)

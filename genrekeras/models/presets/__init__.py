@@ -1,4 +1,4 @@
-"""Trained models that are part of the package."""
+"""Trained models in the package."""
 
 import os
 
@@ -12,7 +12,7 @@ def preset_file(name):
         name: str, one of `PRESETS`.
 
     Raises:
-        ValueError: there is no preset of this name.
+        ValueError: there is no preset with this name.
     """
     if name not in PRESETS:
         raise ValueError(f"`name` must be one of {PRESETS}. Received: name={name!r}")
