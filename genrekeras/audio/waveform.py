@@ -136,13 +136,14 @@ class AudioFile:
                 break
             blocks.append(sum(block.T) / np.float32(decoder.channels))  # eight times as fast as block.mean(axis=1)
         samples = np.concatenate([np.zeros(0, "float32"), *blocks])
-        if len(samples) or decoder.position == decoder.samples:  # if not, the file may end before `start`
+        # Without samples, the file may end before `start`, and the position is no known end.
+        if len(samples) or decoder.position == decoder.samples:
             self._end = max(self._end, decoder.position)
         self._kept_start, self._kept = start, samples
         return samples if stop is None else samples[: stop - start]
 
     def _check_length(self, stop):
-        """If the file ended before `stop`, set `seconds` to the decoded length and set the warning."""
+        """If the file ended before `stop`, set `seconds` to the decoded length. If audio is missing, set the warning."""
         stated, rate, end = self._decoder.stated_samples, self._decoder.sample_rate, self._end
         if stop is not None and end >= stop:
             return

@@ -45,29 +45,31 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, rejection_rate=
 
     `model.thresholds` gets two limits. A prediction has low confidence in two cases:
 
-    - Its probability is below `min_confidence`. The track is between genres.
-    - The out-of-distribution score of its features is above `max_ood_score`. The track is unlike the clips of the
-      split. This limit is not used with the backbone `"mel_kernel"`, whose features are 0 for such tracks.
+    - Its probability is below `min_confidence`: no genre is clearly the most probable.
+    - The out-of-distribution score of its features is above `max_ood_score`: the track is unlike the clips of the
+      split. With the backbone `"mel_kernel"`, this limit is not used. The features of an unusual track are close to 0
+      there, so the score cannot detect it.
 
     The limits are copied to the card of the model. The scores in the card are removed, because they do not apply to the
     calibrated model.
 
     `model.thresholds.better_than_chance` is true if the 95 % interval of the accuracy lies above chance. Chance is
-    Cohen's expected agreement: the accuracy of predictions that have the same genre frequencies but are independent of
-    the labels. For a constant prediction, chance is the share of the predicted genre. For uniform predictions, chance
-    is 1 / genres. If the model is not better than chance, all its predictions have low confidence.
+    Cohen's expected agreement: the expected accuracy if the predictions of the model were shuffled among the clips. For
+    a model that always predicts one genre, it is the share of the clips with this label. For uniform predictions, it is
+    1 / genres. If the model is not better than chance, all its predictions have low confidence.
 
     Sources: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. Platt, "Probabilistic Outputs for
-    Support Vector Machines", 1999, section 2.2 (smoothed labels keep the temperature of few clips above 0). Cohen, "A
-    Coefficient of Agreement for Nominal Scales", 1960.
+    Support Vector Machines", 1999, section 2.2 (labels are smoothed, so that the temperature cannot become 0 if there
+    are few clips). Cohen, "A Coefficient of Agreement for Nominal Scales", 1960.
 
     Args:
         model: `GenreClassifier`. It is changed in place.
         split: `genrekeras.datasets.Split`, such as `data.validation`. Its genres are matched by name, as in `evaluate`.
         batch_size, crop, crops: as in `evaluate`.
-        rejection_rate: float in [0, 1). Each of the two limits marks this share of the correctly classified tracks as
-            low confidence, if the same number of crops is used. A higher rate also marks more of the wrong predictions.
-            The card records the shares that the two limits mark together.
+        rejection_rate: float in [0, 1), share of the correctly classified clips of the split that each limit marks as
+            low confidence. For later predictions, it holds for the same number of crops. A higher rate also marks more
+            of the wrong predictions. The card records the share of the correct and of the wrong predictions that at
+            least one limit marks.
 
     Returns:
         `Calibration`. Do not publish the scores of `after`, because the temperature was fitted on the same clips.

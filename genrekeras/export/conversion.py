@@ -28,17 +28,17 @@ FORMATS = {
 def export(model, path, format, clips=None, tolerance=None, quantize=None):
     """Write a model in the format of another runtime.
 
-    The exported model computes the probabilities of a waveform, including the spectrogram. It computes the spectrogram
-    by matrix products (`dft="matmul"`), because most formats have no complex numbers. Augmentation is omitted.
+    The exported model takes waveforms and returns probabilities. It computes the spectrogram by matrix products
+    (`dft="matmul"`), because most formats have no complex numbers. Augmentation is omitted.
 
-    The exported model is loaded in its own runtime, and compared with the Keras model on single clips and on a batch.
-    The file is moved to `path` only if all probabilities agree.
+    The model is first written to a temporary file, loaded in its own runtime, and compared with the Keras model on
+    single clips and on a batch. The file is moved to `path` only if all probabilities agree within `tolerance`.
 
     Quantization stores the kernels of the backbone's convolutions in fewer bits. The file is smaller, but the model is
-    not faster, because it still computes in 32 bits. All other weights stay in 32 bits. Among these are the last layer
-    and the matrices of the spectrogram, which span more than 80 dB. With `"int8"`, kernels with fewer than 1,024
-    weights also stay in 32 bits. These are the kernels of the first layers. To quantize them would cost the most
-    accuracy and save little space.
+    not faster, because it still computes in 32 bits. All other weights stay in 32 bits, such as the last layer and the
+    matrices of the spectrogram (the values of a power spectrogram span more than 80 dB). With `"int8"`, kernels with
+    fewer than 1,024 weights also stay in 32 bits. These are the kernels of the first layers. To quantize them would
+    cost the most accuracy and save little space.
 
     Args:
         model: `GenreClassifier`.
@@ -97,7 +97,7 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
     }
     expected = model.predict(clips, verbose=0)
     spread = float(np.ptp(expected, axis=0).max())
-    if spread / 2 <= tolerance:  # A constant output at the midpoint is wrong by at most half the spread.
+    if spread / 2 <= tolerance:  # A constant output could have an error of `spread / 2`, and pass.
         warnings.warn(
             f"The probabilities of the model differ by only {spread:.2g} between the {len(clips)} clips. A constant "
             f"output would be within the tolerance of {tolerance:g} too, so the comparison cannot distinguish a correct"

@@ -71,7 +71,7 @@ def predict_files(model, paths, max_clips=30, batch_size=16, workers=2, journal=
         - `probability`: float, the probability of this genre.
         - `low_confidence`: bool, whether the probability is below `model.thresholds.min_confidence` or the OOD score is
           above `model.thresholds.max_ood_score`. Missing if the model has no thresholds.
-        - `reason`: str, the reason of a low confidence, or `None`. A probability below its limit is "between genres".
+        - `reason`: str, the reason of a low confidence, or `None`. A probability below its limit is "low probability".
           An OOD score above its limit is "unlike the training data". Two reasons are joined by "; ". If the model was
           not better than chance in its calibration, all tracks have the reason "model not better than chance".
         - `ood_score`: float, the out-of-distribution score, which is 1 on average for the calibration clips. Missing if

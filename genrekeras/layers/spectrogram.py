@@ -151,18 +151,22 @@ class MelSpectrogram(Float32Layer):
         return ops.reshape(squares[:, :columns] + squares[:, columns:], (batch, -1, count))  # (batch, bins, frames)
 
     def _frames(self, padded):
-        """Split `(batch, samples)` into `(batch, columns, rows, frames)`. See `windowed_dft_factors`."""
+        """Split `(batch, samples)` into overlapping frames, `(batch, columns, rows, frames)`.
+
+        Sample `row * columns + column` of each frame is at `[:, column, row, frame]`. See `windowed_dft_factors`.
+        """
         columns, _, rows = self._inner.shape
         batch, hop = ops.shape(padded)[0], self.hop_length
         count = 1 + (ops.shape(padded)[1] - self.n_fft) // hop
         if self.n_fft % hop or hop % columns:
             index = ops.arange(columns)[:, None] + ops.arange(rows) * columns
             return ops.take(padded, index[..., None] + ops.arange(count) * hop, axis=1)
-        # Each frame consists of complete hops. Slices of the sequence of hops are faster than `ops.take`.
+        # Here a frame is a whole number of blocks of `hop_length` samples. Slices of blocks are faster than `ops.take`.
         hops_in_frame = self.n_fft // hop
         hops = count + hops_in_frame - 1
         x = ops.reshape(padded[:, : hops * hop], (batch, hops, hop // columns, columns))
-        # Padding by one unused hop makes the transposed array contiguous. Otherwise each slice would be copied.
+        # Padding by one unused block copies the transposed array once, so that it is contiguous. Without it, the
+        # concatenation below would copy each slice from strided memory.
         x = ops.pad(ops.transpose(x, (0, 3, 2, 1)), [[0, 0], [0, 0], [0, 0], [0, 1]])
         return ops.concatenate([x[..., i : i + count] for i in range(hops_in_frame)], axis=2)
 

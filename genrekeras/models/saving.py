@@ -167,9 +167,10 @@ def _size(item):
 
 
 def _check_number_of_weights(config, stored):
-    """Raise `ValueError` if a model has more weights than its file. No memory is allocated for the weights.
+    """Raise `ValueError` if the weights of a model hold more numbers than its file. No memory is allocated for them.
 
-    The model is built in another thread, because Keras keeps a list of its variables until the thread ends.
+    Keras adds the variables of the model to a list that exists until the thread ends. Therefore the model is built in
+    a short-lived thread.
     """
 
     def count():

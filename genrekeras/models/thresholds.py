@@ -58,7 +58,7 @@ class Thresholds:
             return None, None
         reasons = []
         if self.min_confidence is not None and probability < self.min_confidence:
-            reasons.append("between genres")
+            reasons.append("low probability")
         if self.max_ood_score is not None and ood_score > self.max_ood_score:
             reasons.append("unlike the training data")
         return bool(reasons), "; ".join(reasons) or None

@@ -102,7 +102,7 @@ def html(run, path):
 
 
 def _render(run):
-    """Return the HTML text of a report."""
+    """Return the HTML page of a run."""
     names = [f"{split}{kind}" for split in ("test", "validation") for kind in ("_tracks", "")]
     main = next((run.reports[name] for name in names if name in run.reports), None)
     curves = [key for key in ("loss", "accuracy", "learning_rate") if "loss" in run.history and key in run.history]

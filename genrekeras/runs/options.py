@@ -158,7 +158,7 @@ def parse_flags(doc, network, spectrograms):
         if script != os.path.basename(sys.argv[0]):
             raise SystemExit(f"{flags.resume} is a run of {script}. Resume it with that script.")
         if set(saved) != set(vars(flags)) - {"resume"}:
-            raise ValueError("the saved flags are not the flags of this script")
+            raise ValueError("the names of the saved flags differ from the flags of this script")
         for name in ("data_dir", "spectrograms", "pretrained"):
             saved_path = os.path.join(config["working_directory"], saved.get(name) or "")
             if saved.get(name) and os.path.exists(saved_path):

@@ -283,12 +283,12 @@ def test_tracks_of_low_confidence(music, tmp_path):
     before = (music / "a.ogg").read_bytes()
     options = [music / "a.ogg", "-m", tmp_path / "m.keras"]
     done = run("predict", *options, "--write-tags")
-    assert "a.ogg   (4 s, low confidence: between genres)\n" in done.stdout
+    assert "a.ogg   (4 s, low confidence: low probability)\n" in done.stdout
     assert (music / "a.ogg").read_bytes() == before
     [row] = json.loads(run("predict", *options, "--json").stdout)
     table = pd.read_csv(io.StringIO(run("predict", *options, "--csv").stdout))
     for low_confidence, reason in ((row["low_confidence"], row["reason"]), *table[["low_confidence", "reason"]].values):
-        assert low_confidence is True and reason == "between genres"
+        assert low_confidence is True and reason == "low probability"
 
 
 def test_warnings_about_a_file_are_shown(saved, music, monkeypatch):

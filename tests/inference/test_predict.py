@@ -98,10 +98,10 @@ def test_low_confidence_has_a_reason(music):
     model.thresholds = {"min_confidence": limit}
     table = model.predict_files([*inference.find_files(music), "missing.ogg"])
     assert table["low_confidence"].tolist()[:3] == is_low
-    assert table["reason"].tolist()[:3] == ["between genres" if low else None for low in is_low]
+    assert table["reason"].tolist()[:3] == ["low probability" if low else None for low in is_low]
     assert table["low_confidence"].isna().tolist() == [False, False, False, True]
     for thresholds, reason in (
-        ({"min_confidence": 0.999, "max_ood_score": -1.0}, "between genres; unlike the training data"),
+        ({"min_confidence": 0.999, "max_ood_score": -1.0}, "low probability; unlike the training data"),
         ({"min_confidence": None, "max_ood_score": -1.0}, "unlike the training data"),
         ({"min_confidence": None, "better_than_chance": False}, "model not better than chance"),
         ({"min_confidence": 0.2, "better_than_chance": True}, None),

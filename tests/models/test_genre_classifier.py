@@ -334,8 +334,8 @@ def test_thresholds():
     assert Thresholds(better_than_chance=False).low_confidence(0.9, 0.0) == (True, "model not better than chance")
     limits = Thresholds(min_confidence=0.5, max_ood_score=2.0, better_than_chance=True)
     assert limits.low_confidence(0.5, 2.0) == (False, None)
-    assert limits.low_confidence(0.4, 2.0) == (True, "between genres")
-    assert limits.low_confidence(0.4, 3.0) == (True, "between genres; unlike the training data")
+    assert limits.low_confidence(0.4, 2.0) == (True, "low probability")
+    assert limits.low_confidence(0.4, 3.0) == (True, "low probability; unlike the training data")
     assert Thresholds(max_ood_score=2.0).low_confidence(0.1, 3.0) == (True, "unlike the training data")
 
 

@@ -279,7 +279,8 @@ def _restart(url, response, part, length, expected_bytes):
     if is_shorter and new_size == length:
         raise DownloadError(
             f"{url}: the server now sends a file that is {content}. The {format_size(old_size)} that were received "
-            f"before are kept in {part}. If the new file is correct, remove {part}."
+            f"before are kept in {part}. If the file of the server is the right one, remove {part} and start the "
+            "download again."
         )
     return new_size == length or (length < 0 and new_size == old_size)
 

@@ -229,7 +229,9 @@ def _indexed(tracks, path):
 
 
 def find_table(data_dir):
-    """Return the path of the table in a folder of FMA or in its parent folder.
+    """Return the path of FMA's table of tracks.
+
+    It is searched in `data_dir`, in the parent folder, and in a folder `fma_metadata` in either of them.
 
     Args:
         data_dir: str or path-like.
