@@ -143,7 +143,7 @@ class AudioFile:
         return samples if stop is None else samples[: stop - start]
 
     def _check_length(self, stop):
-        """If the file ended before `stop`, set `seconds` to the decoded length. If audio is missing, set the warning."""
+        """If the file ended before `stop`, set `seconds` to the decoded length, and warn if audio is missing."""
         stated, rate, end = self._decoder.stated_samples, self._decoder.sample_rate, self._end
         if stop is not None and end >= stop:
             return
