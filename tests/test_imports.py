@@ -192,7 +192,7 @@ def test_a_backend_that_cannot_compute_the_spectrogram_is_refused():
     done = subprocess.run([sys.executable, "-c", "import genrekeras"], env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     message = done.stderr.splitlines()[-1]
-    assert message.startswith("ImportError: genrekeras does not run on the Keras backend openvino")
+    assert message.startswith("ImportError: genrekeras does not support the Keras backend openvino")
     assert "KERAS_BACKEND" in message and '"numpy"' in message
 
 

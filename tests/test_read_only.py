@@ -22,7 +22,7 @@ def contents(folder):
 
 def test_the_folder_of_a_run(tmp_path, read_only):
     flags = argparse.Namespace(output=str(tmp_path / "run"), resume=None)
-    with read_only(tmp_path), pytest.raises(SystemExit, match=f"The run's folder cannot be used: .*'{flags.output}'"):
+    with read_only(tmp_path), pytest.raises(SystemExit, match=f"The output folder cannot be used: .*'{flags.output}'"):
         with folder_of_run(flags):
             pass
 
@@ -76,7 +76,7 @@ def test_tags(tmp_path, read_only):
 def test_a_table_of_predictions(tmp_path, music, read_only):
     with read_only(tmp_path):
         done = CliRunner().invoke(main, ["predict", str(music), "-o", str(tmp_path / "x.csv")])
-    assert done.exit_code == 2 and f"the folder {tmp_path} cannot be written to" in done.output
+    assert done.exit_code == 2 and f"the folder {tmp_path} is not writable" in done.output
 
 
 def test_caches(tmp_path, read_only):
