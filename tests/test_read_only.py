@@ -76,7 +76,7 @@ def test_tags(tmp_path, read_only):
 def test_a_table_of_predictions(tmp_path, music, read_only):
     with read_only(tmp_path):
         done = CliRunner().invoke(main, ["predict", str(music), "-o", str(tmp_path / "x.csv")])
-    assert done.exit_code == 2 and f"the folder {tmp_path} is not writable" in done.output
+    assert done.exit_code == 2 and f"The folder {tmp_path} is not writable" in done.output
 
 
 def test_caches(tmp_path, read_only):
