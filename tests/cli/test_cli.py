@@ -245,7 +245,7 @@ def test_predict_with_a_wrong_call(saved, music, tmp_path):
         file.writestr("config.json", "{}")
     assert "cannot be loaded as a model" in run("predict", music, "-m", tmp_path / "zip.keras", code=1).stderr
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
-    assert "holds a Sequential, not a GenreClassifier" in run("info", tmp_path / "other.keras", code=1).stderr
+    assert "contains a Sequential, not a GenreClassifier" in run("info", tmp_path / "other.keras", code=1).stderr
 
 
 def test_info(saved, tmp_path):

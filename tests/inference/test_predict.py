@@ -154,7 +154,7 @@ def test_unreadable_files_are_named(one_second_model, music, tmp_path):
     paths = [tmp_path / name for name in bad]
     table = one_second_model.predict_files([music / "a.ogg", *paths, music / "b" / "two.flac"])
     assert table["error"].notna().tolist() == [False, *[True] * len(bad), False]
-    reasons = ["not audio", "0 bytes", "no such file", "0.00998 s, and at least 1 s", "finite"]
+    reasons = ["not audio", "0 bytes", "no such file", "0.00998 s, but the minimum is 1 s", "finite"]
     wrong = table[1:-1]
     assert all(reason in error for error, reason in zip(wrong["error"], reasons, strict=True))
     assert wrong["genre"].isna().all() and wrong["probability"].isna().all()

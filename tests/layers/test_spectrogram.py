@@ -134,13 +134,13 @@ def test_clip_by_clip_equals_all_at_once(rng, dft):
     """All clips are processed at once on a GPU, and in an exported model with a dynamic batch size."""
     layer = gk.layers.MelSpectrogram(dft=dft)
     waveforms = keras.ops.convert_to_tensor(tones(rng, 3, 11025))
-    assert layer._clip_by_clip(waveforms)
+    assert layer._is_clip_by_clip(waveforms)
     in_turn, at_once = numpy(layer(waveforms)), numpy(layer._power(waveforms))
     np.testing.assert_allclose(at_once, in_turn, atol=1e-6 * in_turn.max(), rtol=0)
 
 
 def test_all_clips_at_once_with_a_dynamic_batch_size():
-    assert not gk.layers.MelSpectrogram(dft="matmul")._clip_by_clip(keras.KerasTensor((None, 5000)))
+    assert not gk.layers.MelSpectrogram(dft="matmul")._is_clip_by_clip(keras.KerasTensor((None, 5000)))
 
 
 @backends
@@ -149,12 +149,12 @@ def test_all_clips_at_once_on_an_accelerator(rng, monkeypatch):
     layer = gk.layers.MelSpectrogram()
     if keras.backend.backend() == "torch":
         with keras.device("meta"):
-            assert not layer._clip_by_clip(waveforms.to("meta"))
+            assert not layer._is_clip_by_clip(waveforms.to("meta"))
         return
     for devices, expected in ((["gpu:0"], False), (["tpu:0", "tpu:1"], False), (["cpu:0"], True)):
         base.runs_on_cpu.cache_clear()
         monkeypatch.setattr(keras.distribution, "list_devices", lambda devices=devices: devices)
-        assert layer._clip_by_clip(waveforms) is expected
+        assert layer._is_clip_by_clip(waveforms) is expected
     base.runs_on_cpu.cache_clear()
 
 
