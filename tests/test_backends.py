@@ -81,13 +81,19 @@ def test_another_backend(backend, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_the_tests_marked_backends(backend):
+@pytest.mark.parametrize(
+    "backend, places",
+    [
+        ("tensorflow", ["."]),
+        # JAX compiles each network, for a quarter of an hour in all: `KERAS_BACKEND=jax pytest -m backends` runs the rest.
+        ("jax", ["layers", "training", "models/test_genre_classifier.py", "test_callbacks.py"]),
+    ],
+)
+def test_the_tests_marked_backends(backend, places):
     """The tests that depend on the backend, in a process on the other one."""
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-m", "backends and not slow"]
-    surroundings = environment(backend)
-    if backend == "jax":
-        surroundings["XLA_FLAGS"] = FAST_COMPILATION
-    done = subprocess.run([*command, TESTS], env=surroundings, capture_output=True, text=True, cwd=TESTS.parent)
+    surroundings = {**environment(backend), "XLA_FLAGS": FAST_COMPILATION}
+    command += [TESTS / place for place in places]
+    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, cwd=TESTS.parent)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert " passed" in done.stdout.splitlines()[-1]
