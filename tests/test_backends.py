@@ -85,7 +85,7 @@ def test_another_backend(backend, folder):
     "backend, places",
     [
         ("tensorflow", ["."]),
-        # JAX compiles each network, for a quarter of an hour in all: `KERAS_BACKEND=jax pytest -m backends` runs the rest.
+        # JAX compiles each network, which takes a quarter of an hour. `KERAS_BACKEND=jax pytest -m backends` runs all.
         ("jax", ["layers", "training", "models/test_genre_classifier.py", "test_callbacks.py"]),
     ],
 )
