@@ -184,8 +184,8 @@ def test_killed_many_times(part, tmp_path, synthetic_cache, new_cache):
 @pytest.mark.parametrize("backend", ["jax", "tensorflow"])
 def test_killed_and_resumed_on_other_backends(backend, tmp_path, synthetic_cache, new_cache):
     pytest.importorskip(backend)
-    uninterrupted = Experiment(tmp_path / "uninterrupted", ALL, synthetic_cache, backend, PUBLISHED)
-    killed = Experiment(tmp_path / "killed", ALL, new_cache, backend, PUBLISHED)
+    uninterrupted = Experiment(tmp_path / "uninterrupted", ALL, synthetic_cache, backend)
+    killed = Experiment(tmp_path / "killed", ALL, new_cache, backend)
     kill_and_compare(FEW["all"], uninterrupted, killed, tolerance=1e-5)
 
 
