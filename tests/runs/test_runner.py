@@ -136,7 +136,7 @@ def test_spectrograms_and_audio_exclude_each_other(experiment):
 
 def test_random_protocol_prints_a_note(experiment, capsys):
     experiment(nothing, "--smoke", "--protocol", "random", "--output", "r")
-    assert "the test split is the validation split: scores are too high" in capsys.readouterr().out
+    assert "the test split is the validation split. Scores are too high" in capsys.readouterr().out
 
 
 def test_help(capsys, monkeypatch):
