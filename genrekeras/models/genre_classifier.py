@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import operator
 import os
 import types
 import warnings
@@ -237,7 +236,7 @@ class GenreClassifier(keras.Model):
     def card(self, value):
         try:
             copy = dict(json.loads(json.dumps({} if value is None else dict(value), allow_nan=False)))
-        except (TypeError, ValueError, RecursionError) as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"`card` must be a JSON-serializable dict ({error}). Received: card={value!r}") from error
         self._card = types.MappingProxyType(copy)
 
@@ -280,7 +279,8 @@ class GenreClassifier(keras.Model):
             self.check_data(validation_data, None)
         self.reset_card()
         if hasattr(x, "fit_options"):
-            callbacks, shuffle = operator.itemgetter("callbacks", "shuffle")(x.fit_options(callbacks))
+            options = x.fit_options(callbacks)
+            callbacks, shuffle = options["callbacks"], options["shuffle"]
         return super().fit(
             x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle, *args, **kwargs
         )
