@@ -12,12 +12,14 @@ import struct
 import tempfile
 import zipfile
 import zlib
+from typing import TypeAlias
 
 import filelock
 import numpy as np
 import platformdirs
 from genrekeras.utils.progress import print_message
 
+StrPath: TypeAlias = str | os.PathLike[str]  # path of a file or folder
 TEMPORARY = ".tmp-"  # prefix of the names of temporary files
 # Exceptions that NumPy and zipfile raise when they read a damaged file.
 _DAMAGED_FILE_ERRORS = (
