@@ -102,9 +102,7 @@ def execute(command, page):
     "page", [pytest.param(page, marks=[pytest.mark.slow] * (name_of(page) in SLOW)) for page in PAGES], ids=name_of
 )
 def test_code(page, materials, tmp_path, monkeypatch):
-    run = [
-        (lang, code) for lang, title, code, _ in blocks(page) if lang in ("python", "sh") and "not exec" not in title
-    ]
+    executed = [block for block in blocks(page) if block[0] in ("python", "sh") and "not executed" not in block[1]]
     if not executed:
         pytest.skip("this page has no code")
     folder = tmp_path / "page"
