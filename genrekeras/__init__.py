@@ -18,6 +18,7 @@ import importlib
 import json
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
 
 def _choose_backend():
@@ -73,7 +74,7 @@ _MODULE_OF = {
 }
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     """Import a public name on first use."""
     if name not in __all__:
         raise AttributeError(f"module 'genrekeras' has no attribute {name!r}")
@@ -81,7 +82,7 @@ def __getattr__(name):
     return getattr(module, name) if name in _MODULE_OF else module
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted(set(globals()) | set(__all__))
 
 
@@ -93,3 +94,6 @@ if not _runs_as_command():
     from genrekeras.genres import GENRES
     from genrekeras.models.genre_classifier import GenreClassifier
     from genrekeras.models.saving import ModelFileError, load_model
+
+if TYPE_CHECKING:  # `__getattr__` imports these modules
+    from genrekeras import audio, datasets, evaluation, export, inference, reports, tags, training, visualization

@@ -5,10 +5,12 @@ import netrc
 import os
 import urllib.parse
 import warnings
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import keras
 import numpy as np
-from genrekeras.utils.io import atomic_write
+from genrekeras.utils.io import StrPath, atomic_write
 
 
 class StepDecay(keras.callbacks.LearningRateScheduler):
@@ -18,10 +20,10 @@ class StepDecay(keras.callbacks.LearningRateScheduler):
     training continues with the correct learning rate.
 
     Args:
-        initial_learning_rate: float > 0, learning rate of the first epoch.
-        factor: float in (0, 1], factor of the learning rate.
-        every: int > 0, in epochs, number of epochs with the same learning rate.
-        verbose: int. 1 prints the learning rate of each epoch.
+        initial_learning_rate: > 0, learning rate of the first epoch.
+        factor: in (0, 1], factor of the learning rate.
+        every: > 0, in epochs, number of epochs with the same learning rate.
+        verbose: 1 prints the learning rate of each epoch.
 
     Raises:
         ValueError: an argument is out of range.
@@ -29,7 +31,7 @@ class StepDecay(keras.callbacks.LearningRateScheduler):
 
     compared_attributes = ("initial_learning_rate", "factor", "every")  # used by `genrekeras.training.fit`
 
-    def __init__(self, initial_learning_rate, factor=0.1, every=10, verbose=0):
+    def __init__(self, initial_learning_rate: float, factor: float = 0.1, every: int = 10, verbose: int = 0):
         if not initial_learning_rate > 0:
             raise ValueError(
                 f"`initial_learning_rate` must be > 0. Received: initial_learning_rate={initial_learning_rate}"
@@ -43,7 +45,7 @@ class StepDecay(keras.callbacks.LearningRateScheduler):
         self.factor = factor
         self.every = every
 
-    def rate(self, epoch, learning_rate=None):
+    def rate(self, epoch: int, learning_rate: float | None = None) -> float:
         """Return the learning rate of an epoch, counted from 0. The current `learning_rate` is not used."""
         return float(self.initial_learning_rate * self.factor ** (epoch // self.every))
 
@@ -56,16 +58,15 @@ class BestCheckpoint(keras.callbacks.Callback):
     is issued and training continues. If no epoch runs, no file is written.
 
     Args:
-        path: str or path-like, path of the file, ends in `.keras`.
-        monitor: str, name of the metric to compare. The metric is read from the logs of each epoch.
-        mode: `"max"`, `"min"` or `None`. `None` is `"min"` if `monitor` ends in "loss" or "error", and `"max"`
-            otherwise.
-        model: `keras.Model` to save; `None` for the trained model. Set it if the trained model is only a part of the
-            model to save, such as the head of a `GenreClassifier`.
+        path: path of the file, ends in `.keras`.
+        monitor: name of the metric to compare. The metric is read from the logs of each epoch.
+        mode: `None` is `"min"` if `monitor` ends in "loss" or "error", and `"max"` otherwise.
+        model: the model to save; `None` for the trained model. Set it if the trained model is only a part of the model
+            to save, such as the head of a `GenreClassifier`.
 
     Attributes:
-        best: float, the best value of the metric so far; `None` before the first value.
-        best_epoch: int, epoch of `best`, counted from 0.
+        best: the best value of the metric so far; `None` before the first value.
+        best_epoch: epoch of `best`, counted from 0.
 
     Raises:
         ValueError: an argument is invalid. Also raised at the end of training if `monitor` was in the logs of no epoch.
@@ -75,7 +76,13 @@ class BestCheckpoint(keras.callbacks.Callback):
     compared_attributes = ("monitor", "mode")  # used by `genrekeras.training.fit`
     state_attributes = ("best", "best_epoch")  # used by `genrekeras.training.fit`
 
-    def __init__(self, path, monitor="val_accuracy", mode=None, model=None):
+    def __init__(
+        self,
+        path: StrPath,
+        monitor: str = "val_accuracy",
+        mode: Literal["max", "min"] | None = None,
+        model: keras.Model | None = None,
+    ):
         super().__init__()
         path = os.fspath(path)
         if not path.endswith(".keras"):
@@ -86,10 +93,10 @@ class BestCheckpoint(keras.callbacks.Callback):
         self.monitor = monitor
         self._model_to_save = model
         self.mode = mode or ("min" if monitor.endswith(("loss", "error")) else "max")
-        self.best = None
-        self.best_epoch = None
+        self.best: float | None = None
+        self.best_epoch: int | None = None
         # None before the first epoch. Then True if `monitor` was in the logs of any epoch, and else False.
-        self._is_monitor_logged = None
+        self._is_monitor_logged: bool | None = None
 
     def on_train_begin(self, logs=None):
         os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
@@ -157,28 +164,34 @@ class WandbLogger(keras.callbacks.Callback):
     `genrekeras.utils.process.quiet_wandb`. W&B's own Keras callbacks are not used because they import TensorFlow.
 
     Args:
-        project: str, name of the W&B project.
-        config: dict, configuration of the run.
-        name: str, name of the run; `None` for a random name.
-        folder: str or path-like. The files of the run are written into its subfolder `wandb`.
+        project: name of the W&B project.
+        config: configuration of the run.
+        name: name of the run; `None` for a random name.
+        folder: folder of the run. The files of the run are written into its subfolder `wandb`.
 
     Attributes:
         run: the W&B run; `None` before `start` and after `finish`.
-        run_id: str, id of the run. If `run_id` is set before `start`, the run with this id is resumed.
+        run_id: id of the run. If `run_id` is set before `start`, the run with this id is resumed.
     """
 
     state_attributes = ("run_id",)  # used by `genrekeras.training.fit`
 
-    def __init__(self, project="genrekeras", config=None, name=None, folder="."):
+    def __init__(
+        self,
+        project: str = "genrekeras",
+        config: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        folder: StrPath = ".",
+    ):
         super().__init__()
         self.project = project
         self.config = dict(config or {})
         self.name = name
         self.folder = os.fspath(folder)
-        self.run = None
-        self.run_id = None
+        self.run: Any = None
+        self.run_id: str | None = None
 
-    def start(self):
+    def start(self) -> None:
         """Start the run if it is not started yet."""
         if self.run is None:
             import wandb
@@ -211,7 +224,7 @@ class WandbLogger(keras.callbacks.Callback):
         metrics.setdefault("learning_rate", float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)))
         self.run.log({"epoch": epoch + 1, **metrics})
 
-    def log_report(self, report):
+    def log_report(self, report: Any) -> None:
         """Log accuracy, macro F1, log-loss and confusion matrix of a `genrekeras.evaluation.Report`."""
         import wandb
 
@@ -229,7 +242,7 @@ class WandbLogger(keras.callbacks.Callback):
             }
         )
 
-    def finish(self):
+    def finish(self) -> None:
         """Close the run. If this method is not called, W&B closes the run at the end of the program."""
         if self.run is not None:
             self.run.finish()

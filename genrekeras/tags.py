@@ -10,7 +10,7 @@ import unicodedata
 import mutagen
 from genrekeras import audio
 from genrekeras.audio.decoders import FileProblem
-from genrekeras.utils.io import atomic_write
+from genrekeras.utils.io import StrPath, atomic_write
 from mutagen.aiff import AIFF
 from mutagen.asf import ASF
 from mutagen.flac import FLAC
@@ -27,8 +27,8 @@ class TagError(FileProblem, ValueError):
     """Exception for a file whose tags cannot be read or written. The file is not changed.
 
     Attributes:
-        path: str, the file.
-        reason: str, what is wrong with the file or the genre.
+        path: the file.
+        reason: what is wrong with the file or the genre.
     """
 
 
@@ -73,16 +73,16 @@ def _with_raw_frames(file_type):
 _FILE_TYPES = [FLAC, OggVorbis, OggOpus, OggFLAC, MP4, ASF, *map(_with_raw_frames, (MP3, WAVE, AIFF))]
 
 
-def read_genres(path):
+def read_genres(path: StrPath) -> list[str]:
     """Return the genres in the tags of a file.
 
     If an mp3 file has an ID3v2 tag and an ID3v1 tag, the ID3v2 tag is read.
 
     Args:
-        path: str or path-like, an mp3, flac, ogg, opus, m4a, wma, wav or aiff file.
+        path: an mp3, flac, ogg, opus, m4a, wma, wav or aiff file.
 
     Returns:
-        list of str. The list is empty if the file has no genre.
+        The genres. The list is empty if the file has no genre.
 
     Raises:
         TagError: the file is missing or damaged, or its format is not supported.
@@ -90,7 +90,7 @@ def read_genres(path):
     return _genres(_open(path))
 
 
-def write_genre(path, genre, copy=None):
+def write_genre(path: StrPath, genre: str, copy: StrPath | None = None) -> None:
     """Replace the genres in the tags of a file by one genre.
 
     The audio, the other tags, the pictures, the version of an ID3 tag, the owner, group, permissions and extended
@@ -105,10 +105,10 @@ def write_genre(path, genre, copy=None):
     unchanged or complete.
 
     Args:
-        path: str or path-like, an mp3, flac, ogg, opus, m4a, wma, wav or aiff file.
-        genre: str, not empty and without control characters, such as a newline.
-        copy: str or path-like, path of a copy of the original file. An existing file at this path is kept, because it
-            is an older original. `None` writes no copy.
+        path: an mp3, flac, ogg, opus, m4a, wma, wav or aiff file.
+        genre: not empty and without control characters, such as a newline.
+        copy: path of a copy of the original file. An existing file at this path is kept, because it is an older
+            original. `None` writes no copy.
 
     Raises:
         TagError: the genre is invalid, or the file cannot be tagged for one of these reasons:

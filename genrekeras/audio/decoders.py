@@ -12,6 +12,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+from typing import Self
 
 import numpy as np
 import soundfile
@@ -38,21 +39,21 @@ _FFMPEG_FORMATS = (
 _MAX_SECONDS = 24 * 3600  # ffmpeg stops after this duration of audio
 _MAX_CPU_SECONDS = 600  # ffmpeg stops after this CPU time
 # Context manager around each call of libsndfile. `genrekeras.utils.process.hide_codec_messages` replaces it.
-codec_context = contextlib.nullcontext()
+codec_context: contextlib.AbstractContextManager = contextlib.nullcontext()
 _AU_HEADER = struct.Struct(">4s5I")  # magic number, offset and size of the audio, encoding, sample rate, channels
 
 
-class FileProblem:
+class FileProblem(Exception):
     """Base class of exceptions and warnings about a file.
 
     The exceptions and warnings can be pickled, so worker processes can raise them.
 
     Attributes:
-        path: str, the file.
-        reason: str, what is wrong with the file.
+        path: the file.
+        reason: what is wrong with the file.
     """
 
-    def __init__(self, path, reason):
+    def __init__(self, path: str | os.PathLike[str], reason: str):
         super().__init__(os.fspath(path), reason)
         self.path = os.fspath(path)
         self.reason = reason
@@ -65,8 +66,8 @@ class AudioError(FileProblem, ValueError):
     """Exception for a file that cannot be read as audio.
 
     Attributes:
-        path: str, the file.
-        reason: str, what is wrong with the file.
+        path: the file.
+        reason: what is wrong with the file.
     """
 
 
@@ -76,52 +77,73 @@ class Decoder:
     Subclasses implement `_start`, `_read` and `close`. Subclasses that can seek also implement `_seek`.
 
     Attributes:
-        path: str.
-        sample_rate: int, in Hz.
-        channels: int.
-        samples: int, length of the file. `None` if the length is unknown before the file is decoded.
-        stated_samples: int, length that the header states. `None` if the header states no length. Infinity if the
-            end of an ogg file is missing.
-        position: int, index of the next sample that `read` returns.
-        is_damaged: bool, whether decoding failed at some position.
-        is_chained: bool, whether the file is an ogg file with several streams, of which only the first is decoded.
-        can_seek: bool, whether the decoder can seek to an exact sample.
-        warm_up: int, number of samples. After a seek, the first samples are not exact, so the decoder discards this
-            number of samples.
+        path: the file.
+        sample_rate: in Hz.
+        channels: number of channels.
+        samples: length of the file. `None` if the length is unknown before the file is decoded.
+        stated_samples: length that the header states. `None` if the header states no length. Infinity if the end of an
+            ogg file is missing.
+        position: index of the next sample that `read` returns.
+        is_damaged: whether decoding failed at some position.
+        is_chained: whether the file is an ogg file with several streams, of which only the first is decoded.
+        can_seek: whether the decoder can seek to an exact sample if the length of the file is known.
+        warm_up: number of samples. After a seek, the first samples are not exact, so the decoder discards this number
+            of samples.
     """
 
+    sample_rate: int
+    channels: int
+    samples: int | None
+    stated_samples: float | None
+    position: int
     can_seek = False
     is_chained = False
     warm_up = 0
 
-    def __init__(self, path):
+    def __init__(self, path: str):
         self.path = path
         self.samples = self.stated_samples = None
         self.is_damaged = False
         self._start()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.close()
 
-    def read(self, count):
+    def read(self, count: int) -> np.ndarray:
         """Return the next samples as a `(count, channels)` array, which is shorter at the end of the file."""
         block = self._read(count)
         self.position += len(block)
         return block
 
-    def go_to(self, position):
+    def go_to(self, position: int) -> None:
         """Move to a position. The next `read` starts at the sample with this index."""
         target = max(0, position - self.warm_up)
-        if self.can_seek and not target <= self.position <= position:
+        if self.can_seek and self.samples is not None and not target <= self.position <= position:
             self._seek(min(target, self.samples))
         elif self.position > position:
             self.close()
             self._start()
         while self.position < position and len(self.read(min(BLOCK, position - self.position))):
             pass
+
+    def close(self) -> None:
+        """Close the file."""
+        raise NotImplementedError  # pragma: no cover - abstract
+
+    def _start(self):
+        """Open the file and set the attributes."""
+        raise NotImplementedError  # pragma: no cover - abstract
+
+    def _read(self, count):
+        """Return the next samples like `read`, without changing `position`."""
+        raise NotImplementedError  # pragma: no cover - abstract
+
+    def _seek(self, position):
+        """Seek to a sample and set `position`."""
+        raise NotImplementedError  # pragma: no cover - abstract
 
 
 class SndfileDecoder(Decoder):
@@ -145,10 +167,10 @@ class SndfileDecoder(Decoder):
             self.stated_samples = _stated_length(self._file, stated)
         # In Ogg Vorbis files, libsndfile does not seek to the exact sample.
         is_vorbis = (self._file.format, self._file.subtype) == ("OGG", "VORBIS")
-        self.can_seek = not is_vorbis and self.samples is not None
+        self.can_seek = not is_vorbis
         self.is_chained = self._file.format == "OGG" and _is_chained(self.path)
 
-    def close(self):
+    def close(self) -> None:
         self._file.close()
         if self._stream:
             self._stream.close()
@@ -213,7 +235,7 @@ class FfmpegDecoder(Decoder):
         self._process.stdout.read(offset - _AU_HEADER.size)
         self._set_length()
 
-    def close(self):
+    def close(self) -> None:
         if self._messages.closed:
             return
         self._process.kill()
@@ -247,16 +269,16 @@ class FfmpegDecoder(Decoder):
         return self._messages.read(1 << 16).decode("utf-8", "replace")
 
 
-def open_decoder(path):
+def open_decoder(path: str | os.PathLike[str]) -> Decoder:
     """Open a file with libsndfile. If libsndfile cannot read the file, open it with ffmpeg.
 
     The file extension does not matter. An ogg file with several streams is opened with ffmpeg if ffmpeg is installed.
 
     Args:
-        path: str or path-like.
+        path: path of the file.
 
     Returns:
-        `Decoder`, a context manager.
+        A decoder, which is a context manager.
 
     Raises:
         AudioError: the file is missing, empty, or not audio.

@@ -12,7 +12,7 @@ import io
 import mmap
 import re
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _MAX_FALSE_STARTS = 1 << 19  # counting stops after this number of bytes 0xFF that do not start a frame
 # Bits of the frame header that are equal in all frames of a file: sync word, version, layer and sample rate.
@@ -30,9 +30,9 @@ class Length(NamedTuple):
     """Counted length and stated length of an mp3 file.
 
     Attributes:
-        start: int, position of the first frame in bytes. An ID3v2 tag or other data may precede it.
-        counted: int, number of samples in all frames. `None` if the frames cannot be counted.
-        stated: int, number of samples that the Xing header states. `None` if no Xing header states a number.
+        start: position of the first frame in bytes. An ID3v2 tag or other data may precede it.
+        counted: number of samples in all frames. `None` if the frames cannot be counted.
+        stated: number of samples that the Xing header states. `None` if no Xing header states a number.
     """
 
     start: int
@@ -40,14 +40,11 @@ class Length(NamedTuple):
     stated: int | None
 
 
-def length(path):
+def length(path: str) -> Length:
     """Count the frames of an mp3 file.
 
     Args:
-        path: str or path-like, a file that is not empty.
-
-    Returns:
-        `Length`.
+        path: a file that is not empty.
     """
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         start = position = _end_of_id3(data)
@@ -77,28 +74,28 @@ class XingFile(io.RawIOBase):
     """Read-only mp3 file in which a Xing header replaces all data before the first frame.
 
     Args:
-        path: str or path-like.
-        start: int, position of the first frame in bytes.
-        sample_rate: int, in Hz.
-        channels: int, 1 or 2.
-        samples: int, the length that the Xing header states.
+        path: path of the file.
+        start: position of the first frame in bytes.
+        sample_rate: in Hz.
+        channels: 1 or 2.
+        samples: the length that the Xing header states.
     """
 
-    def __init__(self, path, start, sample_rate, channels, samples):
+    def __init__(self, path: str, start: int, sample_rate: int, channels: int, samples: int):
         super().__init__()
         self._head = _xing_frame(sample_rate, channels, samples)
         self._file = open(path, "rb")
         self._start, self._position = start, 0
         self._size = len(self._head) + self._file.seek(0, io.SEEK_END) - start
 
-    def seek(self, offset, whence=io.SEEK_SET):
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._position = (0, self._position, self._size)[whence] + offset
         return self._position
 
-    def tell(self):
+    def tell(self) -> int:
         return self._position
 
-    def readinto(self, buffer):
+    def readinto(self, buffer: Any) -> int:
         buffer = memoryview(buffer)
         if self._position < len(self._head):
             part = self._head[self._position : self._position + len(buffer)]
@@ -110,7 +107,7 @@ class XingFile(io.RawIOBase):
         self._position += count
         return count
 
-    def close(self):
+    def close(self) -> None:
         self._file.close()
         super().close()
 

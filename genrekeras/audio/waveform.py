@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import warnings
+from typing import Self
 
 import numpy as np
 import soxr
@@ -29,8 +30,8 @@ class AudioWarning(FileProblem, UserWarning):
     """Warning about a file that is damaged or shorter than its header states.
 
     Attributes:
-        path: str, the file.
-        reason: str, what is wrong with the file.
+        path: the file.
+        reason: what is wrong with the file.
     """
 
 
@@ -41,39 +42,39 @@ class AudioFile:
     on the length of the file.
 
     Args:
-        path: str or path-like. libsndfile reads mp3, wav, flac, ogg, aiff and other files. If ffmpeg is installed, it
+        path: path of the file. libsndfile reads mp3, wav, flac, ogg, aiff and other files. If ffmpeg is installed, it
             reads m4a, aac, wma, mp4 and other files. The file extension does not matter.
-        sample_rate: int > 0, in Hz, sample rate of the waveforms that `read` returns.
+        sample_rate: > 0, in Hz, sample rate of the waveforms that `read` returns.
 
     Attributes:
-        path: str, the argument.
-        sample_rate: int, the argument.
-        warning: str, what is wrong with the parts that were read, or `None`.
+        path: the argument.
+        sample_rate: the argument.
+        warning: what is wrong with the parts that were read, or `None`.
 
     Raises:
         AudioError: the file is missing, empty, or not audio.
         ValueError: `sample_rate` is out of range.
     """
 
-    def __init__(self, path, sample_rate=22050):
+    def __init__(self, path: str | os.PathLike[str], sample_rate: int = 22050):
         if int(sample_rate) != sample_rate or sample_rate <= 0:
             raise ValueError(f"`sample_rate` must be a positive integer, in Hz. Received: sample_rate={sample_rate}")
         self.path = os.fspath(path)
         self.sample_rate = int(sample_rate)
-        self.warning = None
+        self.warning: str | None = None
         self._decoder = open_decoder(path)
         # `_decode` keeps the samples of its last call, because the next part may overlap them.
         self._kept, self._kept_start = np.zeros(0, "float32"), 0
         self._end = 0  # the largest position that the decoder has reached
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self._decoder.close()
 
     @functools.cached_property
-    def seconds(self):
+    def seconds(self) -> float:
         """Length of the file in seconds.
 
         Before the end of the file is reached, this is the length that the header states. Afterwards, it is the length
@@ -86,12 +87,12 @@ class AudioFile:
                 pass
             return decoder.position / decoder.sample_rate
 
-    def read(self, offset=0.0, duration=None):
+    def read(self, offset: float = 0.0, duration: float | None = None) -> np.ndarray:
         """Return a part of the file.
 
         Args:
-            offset: float >= 0, in seconds, start of the part.
-            duration: float > 0, in seconds, length of the part. `None` reads up to the end of the file.
+            offset: >= 0, in seconds, start of the part.
+            duration: > 0, in seconds, length of the part. `None` reads up to the end of the file.
 
         Returns:
             `(samples,)` float32 array. If the file ends before the end of the part, the array is shorter or empty.
@@ -160,7 +161,9 @@ class AudioFile:
                 self.warning = f"cut short: only {self.seconds:.1f} s of {stated / rate:.1f} s can be decoded"
 
 
-def load(path, sample_rate=22050, offset=0.0, duration=None):
+def load(
+    path: str | os.PathLike[str], sample_rate: int = 22050, offset: float = 0.0, duration: float | None = None
+) -> np.ndarray:
     """Load a file as a mono waveform.
 
     The channels are averaged. The result for a part of a file equals the same part of the result for the complete file.
@@ -169,11 +172,11 @@ def load(path, sample_rate=22050, offset=0.0, duration=None):
     than 1 s and more than 1 % of the stated length is missing.
 
     Args:
-        path: str or path-like. See `AudioFile` for the file formats.
-        sample_rate: int > 0, in Hz, sample rate of the waveform.
-        offset: float >= 0, in seconds, start of the part.
-        duration: float > 0, in seconds, length of the part. `None` reads up to the end of the file. If the file ends
-            before the end of the part, the waveform is shorter. `to_length` pads a short waveform.
+        path: path of the file. See `AudioFile` for the file formats.
+        sample_rate: > 0, in Hz, sample rate of the waveform.
+        offset: >= 0, in seconds, start of the part.
+        duration: > 0, in seconds, length of the part. `None` reads up to the end of the file. If the file ends before
+            the end of the part, the waveform is shorter. `to_length` pads a short waveform.
 
     Returns:
         `(samples,)` float32 array. Most samples are in [-1, 1]. Samples of lossy formats may exceed this range; they
@@ -190,19 +193,16 @@ def load(path, sample_rate=22050, offset=0.0, duration=None):
     return waveform
 
 
-def decode(path, sample_rate=22050, offset=0.0, duration=None):
+def decode(
+    path: str | os.PathLike[str], sample_rate: int = 22050, offset: float = 0.0, duration: float | None = None
+) -> tuple[np.ndarray, str | None]:
     """Load a file like `load`, but return the warning instead of issuing it.
 
-    Use this function in threads, because `warnings.catch_warnings` is not safe in threads.
-
-    Args:
-        path, sample_rate, offset, duration: see `load`.
+    Use this function in threads, because `warnings.catch_warnings` is not safe in threads. The arguments and exceptions
+    are the same as those of `load`.
 
     Returns:
-        tuple of the waveform and the text of the warning or `None`.
-
-    Raises:
-        AudioError, ValueError: see `load`.
+        The waveform, and the text of the warning or `None`.
     """
     with AudioFile(path, sample_rate) as file:
         waveform = file.read(offset, duration)
@@ -217,9 +217,9 @@ class Info:
     """Sample rate, number of channels and length of an audio file.
 
     Attributes:
-        sample_rate: int, in Hz.
-        channels: int.
-        seconds: float, length of the file.
+        sample_rate: in Hz.
+        channels: number of channels.
+        seconds: length of the file.
     """
 
     sample_rate: int
@@ -227,16 +227,13 @@ class Info:
     seconds: float
 
 
-def info(path):
+def info(path: str | os.PathLike[str]) -> Info:
     """Return the sample rate, number of channels and length of an audio file.
 
     The file is decoded only if its header states no length.
 
     Args:
-        path: str or path-like.
-
-    Returns:
-        `Info`.
+        path: path of the file. See `AudioFile` for the file formats.
 
     Raises:
         AudioError: the file is missing, empty, or not audio.
@@ -245,16 +242,16 @@ def info(path):
         return Info(file._decoder.sample_rate, file._decoder.channels, file.seconds)
 
 
-def checksum(path):
+def checksum(path: str | os.PathLike[str]) -> str:
     """Return a hash of the decoded samples, the sample rate and the number of channels of a file.
 
     The hash does not depend on the tags of the file.
 
     Args:
-        path: str or path-like. See `AudioFile` for the file formats.
+        path: path of the file. See `AudioFile` for the file formats.
 
     Returns:
-        str, 32 hexadecimal digits.
+        32 hexadecimal digits.
 
     Raises:
         AudioError: the file is missing, empty or not audio, or no sample can be decoded.
@@ -262,13 +259,13 @@ def checksum(path):
     with open_decoder(path) as decoder:
         content = hashlib.blake2b(f"{decoder.sample_rate} {decoder.channels}".encode(), digest_size=16)
         while len(block := decoder.read(BLOCK)):
-            content.update(block)
+            content.update(block.tobytes())
         if decoder.position == 0:
             raise AudioError(path, "no samples: nothing can be decoded")
         return content.hexdigest()
 
 
-def is_sane(waveform):
+def is_sane(waveform: np.ndarray) -> bool:
     """Return whether all samples are finite and at most 1e9 in magnitude.
 
     The power spectrum of such a waveform is finite.
@@ -276,7 +273,7 @@ def is_sane(waveform):
     return bool(np.abs(waveform).max(initial=0.0) <= 1e9)  # if a sample is NaN, the comparison is false
 
 
-def to_length(waveform, samples):
+def to_length(waveform: np.ndarray, samples: int) -> np.ndarray:
     """Trim or pad a waveform to a given length.
 
     A longer waveform is cut at its end. A shorter waveform is padded equally at both ends with its reflection, which is
@@ -284,8 +281,8 @@ def to_length(waveform, samples):
     PyTorch system of 2023 pads waveforms in the same way.
 
     Args:
-        waveform: array with at least one sample, `(n,)`.
-        samples: int > 0, length of the result.
+        waveform: `(n,)`, at least one sample.
+        samples: > 0, length of the result.
 
     Returns:
         `(samples,)` array with the dtype of `waveform`.

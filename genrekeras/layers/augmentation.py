@@ -6,6 +6,8 @@ parameters.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,15 +19,15 @@ class RandomLayer(Float32Layer):
     """Base class of layers that change randomly selected clips in training. Subclasses implement `augment`.
 
     Args:
-        share: float in [0, 1], share of the clips to change. In each step, a uniform random number in [0, 1) is drawn
-            for each clip. The clip is changed if its number is below `share`. `share` can also be a pair
-            `(start, stop)`. Then a clip is changed if its number lies in [start, stop). With pairs, one clip can be
-            kept from being changed by two layers: layers with the same seed draw the same numbers, so the shares
-            (0, 0.2) and (0.2, 0.4) never change the same clip.
-        seed: int, or `None` for a random seed.
+        share: in [0, 1], share of the clips to change. In each step, a uniform random number in [0, 1) is drawn for
+            each clip. The clip is changed if its number is below `share`. `share` can also be a pair `(start, stop)`.
+            Then a clip is changed if its number lies in [start, stop). With pairs, one clip can be kept from being
+            changed by two layers: layers with the same seed draw the same numbers, so the shares (0, 0.2) and
+            (0.2, 0.4) never change the same clip.
+        seed: seed of the random numbers; `None` for a random seed.
     """
 
-    def __init__(self, share=1.0, seed=None, **kwargs):
+    def __init__(self, share: float | tuple[float, float] = 1.0, seed: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         start, stop = share if isinstance(share, (tuple, list)) else (0.0, share)
         if not 0 <= start <= stop <= 1:
@@ -46,7 +48,7 @@ class RandomLayer(Float32Layer):
         number = self._draw_uniform(inputs, seed=self._selection_seeds)
         return ops.where(ops.logical_and(number >= start, number < stop), self.augment(inputs), inputs)
 
-    def augment(self, inputs):
+    def augment(self, inputs: Any) -> Any:
         """Return changed copies of all clips, in the shape of `inputs`."""
         raise NotImplementedError  # pragma: no cover - abstract
 
@@ -70,20 +72,28 @@ class RandomGain(RandomLayer):
     so `moving=False` has no effect with `PowerToDecibels(ref="max")` or `SpectrogramToImage(scale="clip")`.
 
     Args:
-        max_db: float > 0, in dB. Gains are drawn uniformly from [-max_db, max_db].
-        moving: bool. If true, one gain is drawn for the start of a clip and another for its end, and the gain changes
+        max_db: > 0, in dB. Gains are drawn uniformly from [-max_db, max_db].
+        moving: if true, one gain is drawn for the start of a clip and another for its end, and the gain changes
             linearly in dB. If false, one constant gain is drawn.
-        share, seed: as in `RandomLayer`.
+        share: as in `RandomLayer`.
+        seed: as in `RandomLayer`.
     """
 
-    def __init__(self, max_db=6.0, moving=True, share=1.0, seed=None, **kwargs):
+    def __init__(
+        self,
+        max_db: float = 6.0,
+        moving: bool = True,
+        share: float | tuple[float, float] = 1.0,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(share=share, seed=seed, **kwargs)
         _check_positive("max_db", max_db)
         self.max_db = max_db
         self.moving = moving
         self.input_spec = keras.layers.InputSpec(ndim=2)
 
-    def augment(self, waveform):
+    def augment(self, waveform: Any) -> Any:
         decibels = self._draw_uniform(waveform, -self.max_db, self.max_db)
         if self.moving:
             end_decibels = self._draw_uniform(waveform, -self.max_db, self.max_db)
@@ -101,12 +111,21 @@ class RandomNoise(RandomLayer):
     """Add white Gaussian noise to waveforms, at a random signal-to-noise ratio. Silent clips do not change.
 
     Args:
-        min_snr_db, max_snr_db: float, in dB, bounds of the signal-to-noise ratio. The ratio of a clip is drawn
-            uniformly between the bounds. It is the mean power of the clip divided by the mean power of the noise.
-        share, seed: as in `RandomLayer`.
+        min_snr_db: in dB, lower bound of the signal-to-noise ratio. The ratio of a clip is drawn uniformly between the
+            bounds. It is the mean power of the clip divided by the mean power of the noise.
+        max_snr_db: >= `min_snr_db`, in dB, upper bound of the signal-to-noise ratio.
+        share: as in `RandomLayer`.
+        seed: as in `RandomLayer`.
     """
 
-    def __init__(self, min_snr_db=10.0, max_snr_db=40.0, share=1.0, seed=None, **kwargs):
+    def __init__(
+        self,
+        min_snr_db: float = 10.0,
+        max_snr_db: float = 40.0,
+        share: float | tuple[float, float] = 1.0,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(share=share, seed=seed, **kwargs)
         if not min_snr_db <= max_snr_db:
             raise ValueError(
@@ -116,7 +135,7 @@ class RandomNoise(RandomLayer):
         self.max_snr_db = max_snr_db
         self.input_spec = keras.layers.InputSpec(ndim=2)
 
-    def augment(self, waveform):
+    def augment(self, waveform: Any) -> Any:
         snr_db = self._draw_uniform(waveform, self.min_snr_db, self.max_snr_db)
         power = ops.mean(ops.square(waveform), axis=1, keepdims=True)
         sigma = ops.sqrt(power * ops.exp(snr_db * (-math.log(10.0) / 10.0)))
@@ -131,18 +150,21 @@ class RandomTimeShift(RandomLayer):
     """Shift waveforms circularly in time by a random number of samples.
 
     Args:
-        max_shift: float in (0, 1], largest shift in both directions, as a fraction of the length of the clip.
-        share, seed: as in `RandomLayer`.
+        max_shift: in (0, 1], largest shift in both directions, as a fraction of the length of the clip.
+        share: as in `RandomLayer`.
+        seed: as in `RandomLayer`.
     """
 
-    def __init__(self, max_shift=0.5, share=1.0, seed=None, **kwargs):
+    def __init__(
+        self, max_shift: float = 0.5, share: float | tuple[float, float] = 1.0, seed: int | None = None, **kwargs: Any
+    ):
         super().__init__(share=share, seed=seed, **kwargs)
         if not 0 < max_shift <= 1:
             raise ValueError(f"`max_shift` must lie in (0, 1]. Received: max_shift={max_shift}")
         self.max_shift = max_shift
         self.input_spec = keras.layers.InputSpec(ndim=2)
 
-    def augment(self, waveform):
+    def augment(self, waveform: Any) -> Any:
         samples = ops.shape(waveform)[1]
         fraction = self._draw_uniform(waveform, -self.max_shift, self.max_shift)
         shift = ops.cast(ops.floor(fraction * ops.cast(samples, "float32")), "int32")
@@ -161,18 +183,25 @@ class PowerGain(RandomLayer):
     the gain. The front end of the system of 2023 does so too.
 
     Args:
-        factors: tuple of floats > 0, factors of the power. Amplitudes are multiplied by the square root of the factor.
-        share, seed: as in `RandomLayer`.
+        factors: > 0, factors of the power. Amplitudes are multiplied by the square root of the factor.
+        share: as in `RandomLayer`.
+        seed: as in `RandomLayer`.
     """
 
-    def __init__(self, factors=(1.5, 0.5), share=1.0, seed=None, **kwargs):
+    def __init__(
+        self,
+        factors: Sequence[float] = (1.5, 0.5),
+        share: float | tuple[float, float] = 1.0,
+        seed: int | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(share=share, seed=seed, **kwargs)
         if not len(factors) or min(factors) <= 0:
             raise ValueError(f"`factors` must be numbers > 0. Received: factors={factors}")
         self.factors = factors
         self.input_spec = keras.layers.InputSpec(ndim=2)
 
-    def augment(self, waveform):
+    def augment(self, waveform: Any) -> Any:
         amplitudes = np.sqrt(np.asarray(self.factors, "float32"))
         index = ops.cast(ops.floor(self._draw_uniform(waveform) * len(amplitudes)), "int32")
         return waveform * ops.take(amplitudes, index)
@@ -186,18 +215,21 @@ class ImageNoise(RandomLayer):
     """Add Gaussian noise to the gray values of images. The result is not clipped to [0, 255].
 
     Args:
-        sigma: float > 0, in gray levels, standard deviation of the noise. The PyTorch system of 2023 used 0.1, which is
+        sigma: > 0, in gray levels, standard deviation of the noise. The PyTorch system of 2023 used 0.1, which is
             negligible compared with the range of 255 gray levels.
-        share, seed: as in `RandomLayer`.
+        share: as in `RandomLayer`.
+        seed: as in `RandomLayer`.
     """
 
-    def __init__(self, sigma=0.1, share=1.0, seed=None, **kwargs):
+    def __init__(
+        self, sigma: float = 0.1, share: float | tuple[float, float] = 1.0, seed: int | None = None, **kwargs: Any
+    ):
         super().__init__(share=share, seed=seed, **kwargs)
         _check_positive("sigma", sigma)
         self.sigma = sigma
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
-    def augment(self, image):
+    def augment(self, image: Any) -> Any:
         return image + self.sigma * keras.random.normal(ops.shape(image), seed=self._parameter_seeds)
 
     def get_config(self):
@@ -211,20 +243,28 @@ class SpecAugment(RandomLayer):
     Source: Park et al., "SpecAugment", Interspeech 2019. Time warping is not implemented.
 
     Args:
-        frequency_masks: int >= 0, number of frequency masks.
-        frequency_width: int > 0, in mels, largest width of a frequency mask. The width of each mask is drawn uniformly
-            from 0 to `frequency_width`.
-        time_masks: int >= 0, number of time masks.
-        time_width: int > 0, in frames, largest width of a time mask. The width of each mask is drawn uniformly from 0
-            to `time_width`.
-        share, seed: as in `RandomLayer`.
+        frequency_masks: >= 0, number of frequency masks.
+        frequency_width: > 0, in mels, largest width of a frequency mask. The width of each mask is drawn uniformly from
+            0 to `frequency_width`.
+        time_masks: >= 0, number of time masks.
+        time_width: > 0, in frames, largest width of a time mask. The width of each mask is drawn uniformly from 0 to
+            `time_width`.
+        share: as in `RandomLayer`.
+        seed: as in `RandomLayer`.
 
     Raises:
         ValueError: an option is out of range, or the largest width is larger than the image.
     """
 
     def __init__(
-        self, frequency_masks=2, frequency_width=16, time_masks=2, time_width=32, share=1.0, seed=None, **kwargs
+        self,
+        frequency_masks: int = 2,
+        frequency_width: int = 16,
+        time_masks: int = 2,
+        time_width: int = 32,
+        share: float | tuple[float, float] = 1.0,
+        seed: int | None = None,
+        **kwargs: Any,
     ):
         super().__init__(share=share, seed=seed, **kwargs)
         for name, count in {"frequency_masks": frequency_masks, "time_masks": time_masks}.items():
@@ -246,7 +286,7 @@ class SpecAugment(RandomLayer):
             if size is not None and width > size:
                 raise ValueError(f"`{name}` must be at most {size}, the size of the image. Received: {name}={width}")
 
-    def augment(self, image):
+    def augment(self, image: Any) -> Any:
         mean = ops.mean(image, axis=(1, 2, 3), keepdims=True)
         for _ in range(self.frequency_masks):
             image = ops.where(self._mask(image, axis=1, width=self.frequency_width), mean, image)
@@ -282,19 +322,20 @@ class RandomChannelEffects(RandomLayer):
     `SpectrogramToImage(scale="decibels")` computes such images.
 
     Args:
-        dynamic_range: float in [0, 1). The distances of all values from the maximum are multiplied by a factor. The
-            factor is drawn uniformly from `1 - dynamic_range` to `1 + dynamic_range`.
-        equalizer_db: float >= 0, in dB. A random equalizer curve is applied to 80 % of the clips. The curve is a
-            weighted sum of seven cosines over the mel axis. The weights are normal random numbers with the standard
-            deviation `equalizer_db`. The weight of the constant cosine has half this standard deviation.
-        noise_db: float >= 0, in dB, largest standard deviation of the Gaussian noise. The standard deviation for a clip
-            is drawn uniformly from 0 to `noise_db`.
-        shift: int >= 0, in mels, largest shift of the spectrum up or down. The row at the edge is repeated.
-        low_pass: float in [0, 1], share of the clips that are low-pass filtered. The cutoff is drawn uniformly from the
-            upper 30 % of the mels.
-        top_db: float > 0, in dB, range of the image.
-        highest_first: bool, whether row 0 is the highest band, as with `SpectrogramToImage(flip=True)`.
-        share, seed: as in `RandomLayer`.
+        dynamic_range: in [0, 1). The distances of all values from the maximum are multiplied by a factor. The factor is
+            drawn uniformly from `1 - dynamic_range` to `1 + dynamic_range`.
+        equalizer_db: >= 0, in dB. A random equalizer curve is applied to 80 % of the clips. The curve is a weighted sum
+            of seven cosines over the mel axis. The weights are normal random numbers with the standard deviation
+            `equalizer_db`. The weight of the constant cosine has half this standard deviation.
+        noise_db: >= 0, in dB, largest standard deviation of the Gaussian noise. The standard deviation for a clip is
+            drawn uniformly from 0 to `noise_db`.
+        shift: >= 0, in mels, largest shift of the spectrum up or down. The row at the edge is repeated.
+        low_pass: in [0, 1], share of the clips that are low-pass filtered. The cutoff is drawn uniformly from the upper
+            30 % of the mels.
+        top_db: > 0, in dB, range of the image.
+        highest_first: whether row 0 is the highest band, as with `SpectrogramToImage(flip=True)`.
+        share: as in `RandomLayer`.
+        seed: as in `RandomLayer`.
 
     Raises:
         ValueError: an option is out of range.
@@ -302,16 +343,16 @@ class RandomChannelEffects(RandomLayer):
 
     def __init__(
         self,
-        dynamic_range=0.15,
-        equalizer_db=2.5,
-        noise_db=1.5,
-        shift=4,
-        low_pass=0.2,
-        top_db=80.0,
-        highest_first=True,
-        share=1.0,
-        seed=None,
-        **kwargs,
+        dynamic_range: float = 0.15,
+        equalizer_db: float = 2.5,
+        noise_db: float = 1.5,
+        shift: int = 4,
+        low_pass: float = 0.2,
+        top_db: float = 80.0,
+        highest_first: bool = True,
+        share: float | tuple[float, float] = 1.0,
+        seed: int | None = None,
+        **kwargs: Any,
     ):
         super().__init__(share=share, seed=seed, **kwargs)
         if not 0 <= dynamic_range < 1 or not 0 <= low_pass <= 1:
@@ -334,7 +375,7 @@ class RandomChannelEffects(RandomLayer):
         self.highest_first = highest_first
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
-    def augment(self, image):
+    def augment(self, image: Any) -> Any:
         mels = image.shape[1]
         x = image / 255.0  # 1 is the maximum of the clip, 0 is `top_db` below the maximum
         x = 1 - (1 - x) * self._draw_uniform(x, 1 - self.dynamic_range, 1 + self.dynamic_range)

@@ -10,8 +10,11 @@ Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", Ne
 features).
 """
 
+from typing import Any
+
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 _NUM_DIRECTIONS = 20  # number of principal directions
@@ -30,7 +33,7 @@ class OODScore(keras.layers.Layer):
     Output shape: `(batch,)`.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(**{"dtype": "float32", "trainable": False, **kwargs})
 
     def build(self, input_shape):
@@ -46,16 +49,16 @@ class OODScore(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return (input_shape[0],)
 
-    def fit(self, features, groups=None):
+    def fit(self, features: np.ndarray, groups: npt.ArrayLike | None = None) -> np.ndarray | None:
         """Fit the distribution to features, and compute cross-validated scores of the same features.
 
         Args:
-            features: `(tracks, clips, size)` array of finite numbers.
-            groups: `(tracks,)` int array, index of the group of each track, such as its artist. `None` puts each track
-                into a group of its own.
+            features: `(tracks, clips, size)`, finite numbers.
+            groups: `(tracks,)` int, index of the group of each track, such as its artist. `None` puts each track into a
+                group of its own.
 
         Returns:
-            `(tracks,)` array, the mean score over the clips of each track. The scores are computed by 20-fold
+            `(tracks,)`, the mean score over the clips of each track. The scores are computed by 20-fold
             cross-validation over groups. With fewer than 20 groups the distribution cannot be estimated. Then `None` is
             returned, and the layer does not change.
 
@@ -64,11 +67,11 @@ class OODScore(keras.layers.Layer):
         """
         if not np.isfinite(features).all():
             raise ValueError("`features` must be finite numbers.")
-        _, groups = np.unique(np.arange(len(features)) if groups is None else groups, return_inverse=True)
-        count = groups.max(initial=-1) + 1
+        _, indices = np.unique(np.arange(len(features)) if groups is None else groups, return_inverse=True)
+        count = indices.max(initial=-1) + 1
         if count < _NUM_FOLDS:
             return None
-        fold = (np.random.default_rng(0).permutation(count) % _NUM_FOLDS)[groups]
+        fold = (np.random.default_rng(0).permutation(count) % _NUM_FOLDS)[indices]
         size, directions = features.shape[-1], self.directions.shape[1]
         scores = np.zeros(len(features))
         for number in range(_NUM_FOLDS):

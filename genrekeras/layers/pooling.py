@@ -1,5 +1,7 @@
 """A layer for pooling over time."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -12,9 +14,9 @@ class AttentiveStatisticsPooling(keras.layers.Layer):
     differences from this paper. The standard deviation is not weighted, and each head has its own part of the channels.
 
     Args:
-        heads: int > 0, number of attention heads.
-        units: int > 0, size of the hidden layer that computes the attention.
-        maximum: bool, whether to append the maximum over the frames.
+        heads: > 0, number of attention heads.
+        units: > 0, size of the hidden layer that computes the attention.
+        maximum: whether to append the maximum over the frames.
 
     Input shape: `(batch, frames, channels)`. The number of channels must be a multiple of `heads`.
 
@@ -24,7 +26,7 @@ class AttentiveStatisticsPooling(keras.layers.Layer):
         ValueError: the number of channels is not a multiple of `heads`.
     """
 
-    def __init__(self, heads=4, units=64, maximum=False, **kwargs):
+    def __init__(self, heads: int = 4, units: int = 64, maximum: bool = False, **kwargs: Any):
         super().__init__(**{"dtype": "float32", **kwargs})
         self.heads = heads
         self.units = units

@@ -6,6 +6,7 @@ in float32, under mixed precision too, because the power of a quiet spectrum is 
 
 import math
 import warnings
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -27,17 +28,16 @@ class MelSpectrogram(Float32Layer):
     supports the HTK scale only, and it rebuilds its filterbank at each call.
 
     Args:
-        sample_rate: int > 0, in Hz, sample rate of the waveform.
-        n_fft: even int > 0, at most 65,536, in samples, length of a frame.
-        hop_length: int > 0, in samples, distance between successive frames.
-        n_mels: int > 0, number of mel bands. `n_fft * n_mels` must be at most 2^26.
-        f_min: float >= 0, in Hz, lower edge of the lowest band.
-        f_max: float > `f_min` and <= `sample_rate / 2`, in Hz, upper edge of the highest band; `None` for
-            `sample_rate / 2`.
+        sample_rate: > 0, in Hz, sample rate of the waveform.
+        n_fft: even, > 0, at most 65,536, in samples, length of a frame.
+        hop_length: > 0, in samples, distance between successive frames.
+        n_mels: > 0, number of mel bands. `n_fft * n_mels` must be at most 2^26.
+        f_min: >= 0, in Hz, lower edge of the lowest band.
+        f_max: > `f_min` and <= `sample_rate / 2`, in Hz, upper edge of the highest band; `None` for `sample_rate / 2`.
         mel_scale: `"slaney"` (linear below 1 kHz, logarithmic above) or `"htk"` (logarithmic).
         norm: `"slaney"` (all bands have the same area) or `None` (all bands have a peak of 1).
-        dft: `"fft"` or `"matmul"`, how the Fourier transform is computed. `"matmul"` uses real matrix products. Use it
-            for export to formats without complex numbers (ONNX, OpenVINO, LiteRT).
+        dft: how the Fourier transform is computed. `"matmul"` uses real matrix products. Use it for export to formats
+            without complex numbers (ONNX, OpenVINO, LiteRT).
 
     Input shape: `(batch, samples)`, at least one sample.
 
@@ -46,25 +46,24 @@ class MelSpectrogram(Float32Layer):
     Raises:
         ValueError: an argument is out of range, or a waveform has no samples or is not of rank 2.
 
-    Example:
-
-    >>> power = MelSpectrogram()(np.zeros((2, 220500), "float32"))
-    >>> tuple(power.shape)
-    (2, 128, 431)
+    Examples:
+        >>> power = MelSpectrogram()(np.zeros((2, 220500), "float32"))
+        >>> tuple(power.shape)
+        (2, 128, 431)
     """
 
     def __init__(
         self,
-        sample_rate=22050,
-        n_fft=2048,
-        hop_length=512,
-        n_mels=128,
-        f_min=0.0,
-        f_max=None,
-        mel_scale="slaney",
-        norm="slaney",
-        dft="fft",
-        **kwargs,
+        sample_rate: int = 22050,
+        n_fft: int = 2048,
+        hop_length: int = 512,
+        n_mels: int = 128,
+        f_min: float = 0.0,
+        f_max: float | None = None,
+        mel_scale: Literal["slaney", "htk"] = "slaney",
+        norm: Literal["slaney"] | None = "slaney",
+        dft: Literal["fft", "matmul"] = "fft",
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         integers = {"sample_rate": sample_rate, "n_fft": n_fft, "hop_length": hop_length, "n_mels": n_mels}
@@ -106,15 +105,15 @@ class MelSpectrogram(Float32Layer):
             self.add_constant("_inner", inner)
             self.add_constant("_outer", outer)
             filterbank = filterbank[bins] * (bins >= 0)[:, None]
-        self._blocks = []
+        self._blocks: list[tuple[int, int, str]] = []
         for first, last, filters in _filter_blocks(filterbank):
             name = f"_filters_{len(self._blocks)}"
             self.add_constant(name, filters)
             self._blocks.append((first, last, name))
 
     @property
-    def band_frequencies(self):
-        """Peak frequency of each mel band: `(n_mels,)` array, in Hz."""
+    def band_frequencies(self) -> np.ndarray:
+        """Peak frequency of each mel band: `(n_mels,)`, in Hz."""
         f_max = self.sample_rate / 2 if self.f_max is None else self.f_max
         return _band_edges(self.n_mels, self.f_min, f_max, self.mel_scale)[1:-1]
 
@@ -199,10 +198,10 @@ class PowerToDecibels(Float32Layer):
     the same with `top_db=40, amin=1e-5`, except that its values are half as large.
 
     Args:
-        ref: float > 0, the power at 0 dB; or `"max"` for the maximum of each clip.
-        amin: float > 0, lower bound of the power.
-        top_db: float > 0, in dB, largest distance from the maximum of the clip. Lower values are raised to this
-            distance. `None` for no limit.
+        ref: > 0, the power at 0 dB; or `"max"` for the maximum of each clip.
+        amin: > 0, lower bound of the power.
+        top_db: > 0, in dB, largest distance from the maximum of the clip. Lower values are raised to this distance.
+            `None` for no limit.
 
     Input shape: `(batch, mels, frames)`, >= 0.
 
@@ -212,7 +211,9 @@ class PowerToDecibels(Float32Layer):
         ValueError: an argument is out of range.
     """
 
-    def __init__(self, ref="max", amin=1e-10, top_db=80.0, **kwargs):
+    def __init__(
+        self, ref: float | Literal["max"] = "max", amin: float = 1e-10, top_db: float | None = 80.0, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         if ref != "max" and not (isinstance(ref, (int, float)) and ref > 0):
             raise ValueError(f'`ref` must be "max" or a float > 0. Received: ref={ref!r}')
@@ -247,11 +248,10 @@ class SpectrogramToImage(Float32Layer):
     """Convert spectrograms to gray images with values in [0, 255].
 
     Args:
-        scale: `"clip"` or `"decibels"`. `"clip"` maps the minimum of each clip to 0 and its maximum to 255. A constant
-            clip (silence) becomes 0. `"decibels"` maps `-top_db` dB to 0 and 0 dB to 255, and limits the result to
-            [0, 255].
-        top_db: float > 0, in dB. Used with `scale="decibels"` only.
-        flip: bool, whether the highest band is the first row of the image.
+        scale: `"clip"` maps the minimum of each clip to 0 and its maximum to 255. A constant clip (silence) becomes 0.
+            `"decibels"` maps `-top_db` dB to 0 and 0 dB to 255, and limits the result to [0, 255].
+        top_db: > 0, in dB. Used with `scale="decibels"` only.
+        flip: whether the highest band is the first row of the image.
 
     Input shape: `(batch, mels, frames)`.
 
@@ -261,7 +261,9 @@ class SpectrogramToImage(Float32Layer):
         ValueError: an argument is unknown or out of range.
     """
 
-    def __init__(self, scale="clip", top_db=80.0, flip=False, **kwargs):
+    def __init__(
+        self, scale: Literal["clip", "decibels"] = "clip", top_db: float = 80.0, flip: bool = False, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         _check_option("scale", scale, ("clip", "decibels"))
         if not top_db > 0:
@@ -292,21 +294,28 @@ class SpectrogramToImage(Float32Layer):
         return {**super().get_config(), "scale": self.scale, "top_db": self.top_db, "flip": self.flip}
 
 
-def default_front_end():
-    """Return the default front end of `GenreClassifier`: a list of layers from waveforms at 22,050 Hz to images."""
+def default_front_end() -> list[keras.layers.Layer]:
+    """Return the default front end of `GenreClassifier`: the layers from waveforms at 22,050 Hz to images."""
     return [MelSpectrogram(), PowerToDecibels(), SpectrogramToImage()]
 
 
-def mel_filterbank(sample_rate, n_fft, n_mels, f_min, f_max, mel_scale, norm):
+def mel_filterbank(
+    sample_rate: int,
+    n_fft: int,
+    n_mels: int,
+    f_min: float,
+    f_max: float,
+    mel_scale: Literal["slaney", "htk"],
+    norm: Literal["slaney"] | None,
+) -> np.ndarray:
     """Compute triangular mel filters. They equal the filters of `librosa.filters.mel`.
+
+    The arguments are the same as those of `MelSpectrogram`, but `f_max` is not `None`.
 
     Sources: Slaney, "Auditory Toolbox", 1998; Young et al., "The HTK Book", 2006.
 
-    Args:
-        sample_rate, n_fft, n_mels, f_min, f_max, mel_scale, norm: as in `MelSpectrogram`, but `f_max` is not `None`.
-
     Returns:
-        `(n_fft // 2 + 1, n_mels)` float32 array, >= 0.
+        `(n_fft // 2 + 1, n_mels)` float32, >= 0.
 
     Warns:
         UserWarning: a band contains no frequency bin.
@@ -336,7 +345,7 @@ def _band_edges(n_mels, f_min, f_max, mel_scale):
     return _mel_to_hz(np.linspace(*_hz_to_mel(np.array([f_min, f_max]), mel_scale), n_mels + 2), mel_scale)
 
 
-def windowed_dft_factors(window):
+def windowed_dft_factors(window: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Factorize the discrete Fourier transform of a windowed real frame into two matrix products.
 
     The samples of a frame are arranged in a matrix with `n_fft = rows * columns` elements: sample `columns * r + c` is
@@ -353,7 +362,7 @@ def windowed_dft_factors(window):
     Source: Cooley and Tukey, "An Algorithm for the Machine Calculation of Complex Fourier Series", 1965.
 
     Args:
-        window: `(n_fft,)` array. `n_fft` must be even.
+        window: `(n_fft,)`. `n_fft` must be even.
 
     Returns:
         inner: `(columns, 2 * half_rows, rows)` float32, the matrix of the sum over r, for each column c. `half_rows` is

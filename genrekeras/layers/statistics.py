@@ -130,8 +130,8 @@ class SpectralStatistics(Float32Layer):
             axis=1,
         )
 
-    def sizes(self, mels):
-        """Return the number of features of each kind, in the order of the output: list of int."""
+    def sizes(self, mels: int) -> list[int]:
+        """Return the number of features of each kind, in the order of the output."""
         cepstra, covariance = min(_MORE_CEPSTRA, mels), _upper_size(_MORE_COVARIANCE_CEPSTRA)
         pairs = _upper_size(min(_BROAD_BANDS, mels), 1)
         return [mels, mels, len(_PERCENTILES) * mels, *4 * [cepstra], *3 * [covariance], pairs]

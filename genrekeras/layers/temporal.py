@@ -1,5 +1,7 @@
 """Layers that select frames: evenly spaced frames, random frames, or a random crop."""
 
+from typing import Any
+
 import keras
 from genrekeras.layers.base import Float32Layer, check_positive_integer
 from keras import ops
@@ -13,14 +15,14 @@ class UniformTemporalSubsample(Float32Layer):
     `num_samples` frames, frames are repeated.
 
     Args:
-        num_samples: int > 0, number of frames to select.
+        num_samples: > 0, number of frames to select.
 
     Input shape: `(batch, mels, frames)`.
 
     Output shape: `(batch, mels, num_samples)`.
     """
 
-    def __init__(self, num_samples, **kwargs):
+    def __init__(self, num_samples: int, **kwargs: Any):
         super().__init__(**kwargs)
         check_positive_integer("num_samples", num_samples)
         self.num_samples = num_samples
@@ -47,7 +49,7 @@ class _RandomFrames(keras.layers.Layer):
     All frames are kept in inference, if the layer is frozen, or if the image has at most `count` frames.
     """
 
-    def __init__(self, count, seed=None, **kwargs):
+    def __init__(self, count: int | float, seed: int | None = None, **kwargs: Any):
         super().__init__(**{"dtype": "float32", **kwargs})
         if not 0 < count <= 1 and not (isinstance(count, int) and count > 0):
             raise ValueError(f"`count` must be an integer > 0 or a share in (0, 1]. Received: count={count!r}")
@@ -65,7 +67,7 @@ class _RandomFrames(keras.layers.Layer):
         frames = self.draw_frames(ops.shape(image)[0], total, count)  # (batch, count)
         return ops.take_along_axis(image, frames[:, None, :, None], axis=2)
 
-    def draw_frames(self, batch, total, count):
+    def draw_frames(self, batch: Any, total: int, count: int) -> Any:
         """Return the indices of the selected frames, `(batch, count)`."""
         raise NotImplementedError  # pragma: no cover - abstract
 
@@ -81,15 +83,15 @@ class RandomTemporalSubsample(_RandomFrames):
     """Select random frames of each image in training. The selected frames keep their order.
 
     Args:
-        count: int > 0, number of frames to select; or float in (0, 1], share of the frames to select.
-        seed: int, or `None` for a random seed.
+        count: an integer > 0 is the number of frames to select. A float in (0, 1] is the share of the frames to select.
+        seed: seed of the random numbers; `None` for a random seed.
 
     Input shape: `(batch, mels, frames, 1)`.
 
     Output shape: `(batch, mels, selected frames, 1)` in training; the input shape in inference.
     """
 
-    def draw_frames(self, batch, total, count):
+    def draw_frames(self, batch: Any, total: int, count: int) -> Any:
         order = ops.argsort(keras.random.uniform((batch, total), seed=self.generator), axis=1)
         return ops.sort(order[:, :count], axis=1)
 
@@ -99,14 +101,14 @@ class RandomTemporalCrop(_RandomFrames):
     """Select consecutive frames of each image in training. The first frame is drawn at random.
 
     Args:
-        count: int > 0, number of frames to select; or float in (0, 1], share of the frames to select.
-        seed: int, or `None` for a random seed.
+        count: an integer > 0 is the number of frames to select. A float in (0, 1] is the share of the frames to select.
+        seed: seed of the random numbers; `None` for a random seed.
 
     Input shape: `(batch, mels, frames, 1)`.
 
     Output shape: `(batch, mels, selected frames, 1)` in training; the input shape in inference.
     """
 
-    def draw_frames(self, batch, total, count):
+    def draw_frames(self, batch: Any, total: int, count: int) -> Any:
         first = keras.random.randint((batch, 1), 0, total - count + 1, seed=self.generator)
         return first + ops.arange(count, dtype="int32")

@@ -3,11 +3,13 @@
 import json
 import os
 import re
+from collections.abc import Callable
+from typing import Any
 
 import jinja2
 import keras
-from genrekeras.models import backbones
-from genrekeras.utils.io import atomic_write
+from genrekeras.models import GenreClassifier, Thresholds, backbones
+from genrekeras.utils.io import StrPath, atomic_write
 from genrekeras.utils.progress import printable
 
 # Exceptions that malformed cards and files may cause, for example by too large numbers or too deep nesting.
@@ -25,12 +27,12 @@ _MARKDOWN = re.compile(r"[\\`*\[\]|#~$]|(?<![^\W_])_|_(?![^\W_])")  # An undersc
 _MAX_QUOTED = 1000  # characters
 
 
-def templates(escape, **options):
+def templates(escape: Callable[[str], str], **options: Any) -> jinja2.Environment:
     """Return a Jinja environment for the templates of this package. The environment escapes each value.
 
     Args:
-        escape: function, str -> str. It is not applied to values that are marked as `safe`.
-        options: further arguments of `jinja2.Environment`.
+        escape: function that escapes a value. It is not applied to values that are marked as `safe`.
+        **options: further arguments of `jinja2.Environment`.
     """
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(os.path.join(os.path.dirname(__file__), "templates")),
@@ -55,14 +57,14 @@ _TEMPLATES = templates(_escape_markdown)
 _TEMPLATES.filters["prose"] = lambda text: _escape_html(printable(str(text), keep="\n"))
 
 
-def describe(model):
+def describe(model: GenreClassifier) -> list[tuple[str, str]]:
     """Summarize a model: its layers, training data, scores, calibration and thresholds.
 
     Args:
-        model: `GenreClassifier`.
+        model: the model to summarize.
 
     Returns:
-        list of pairs `(name, text)` of str. If the name is empty, the text continues the previous pair.
+        Pairs `(name, text)`. If the name is empty, the text continues the previous pair.
     """
     trained = {"all": "all", "stem": "stem and last layer", "head": "last layer"}[model.fine_tune]
     backbone, stem = _describe_backbone(model), _describe_stem(model)
@@ -84,7 +86,7 @@ def describe(model):
         return [*lines, ("card", _quote_malformed(model.card))]
 
 
-def describe_limits(thresholds):
+def describe_limits(thresholds: Thresholds) -> str:
     """Return text that states when a prediction has low confidence. The text is empty if there are no limits."""
     if thresholds.better_than_chance is False:
         return "in all cases, because the model is not better than chance on the calibration clips"
@@ -159,15 +161,16 @@ def _describe_scores(figures):
     )
 
 
-def model_card(model, path):
+def model_card(model: GenreClassifier, path: StrPath) -> None:
     """Write a model card in Markdown, with front matter for model hubs.
 
     Text from the model, such as names of genres, is escaped. Only `model.card["about"]` may contain Markdown. It must
     not contain HTML.
 
     Args:
-        model: `GenreClassifier`. If an entry of `model.card` is missing, its section is omitted or marked as unknown.
-        path: str or path-like, such as "model_card.md".
+        model: the model to describe. If an entry of `model.card` is missing, its section is omitted or marked as
+            unknown.
+        path: path of the file, such as "model_card.md".
 
     Raises:
         ValueError: `model.card` does not have the form that experiments write.

@@ -5,14 +5,14 @@ import dataclasses
 import io
 import json
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 import matplotlib
 from genrekeras.evaluation import Report
 from genrekeras.models.thresholds import Thresholds
 from genrekeras.reports.model_card import MALFORMED, describe_limits, templates
-from genrekeras.utils.io import atomic_write
+from genrekeras.utils.io import StrPath, atomic_write
 from genrekeras.utils.progress import printable
 from genrekeras.visualization.metrics import learning_curves, reliability
 
@@ -27,32 +27,29 @@ class Run(NamedTuple):
     """The results of a training run.
 
     Attributes:
-        name: str, name of the folder.
-        config: dict, the content of `config.json`.
-        history: dict of lists, the columns of `history.csv`. Empty if the model was not trained in epochs.
-        reports: dict, name -> `Report`. Reports that do not exist are omitted. "validation" and "test" evaluate the
-            first clip of each track. "validation_tracks" and "test_tracks" evaluate several clips of each track, after
+        name: name of the folder.
+        config: the content of `config.json`.
+        history: the columns of `history.csv`. Empty if the model was not trained in epochs.
+        reports: name -> report. Reports that do not exist are omitted. "validation" and "test" evaluate the first clip
+            of each track. "validation_tracks" and "test_tracks" evaluate several clips of each track, after
             calibration. "validation_tracks_uncalibrated" and "test_tracks_uncalibrated" do so before calibration.
-        card: dict, the card of the model. Empty if there is none.
-        misclassified: list of dict, the rows of `misclassified.csv`. The most confident errors come first.
+        card: the card of the model. Empty if there is none.
+        misclassified: the rows of `misclassified.csv`. The most confident errors come first.
     """
 
     name: str
-    config: dict
-    history: dict
-    reports: dict
-    card: dict
-    misclassified: list
+    config: dict[str, Any]
+    history: dict[str, list[float]]
+    reports: dict[str, Report]
+    card: dict[str, Any]
+    misclassified: list[dict[str, str]]
 
 
-def load_run(folder):
+def load_run(folder: StrPath) -> Run:
     """Read the folder of a finished or interrupted run. Missing files are skipped.
 
     Args:
-        folder: str or path-like.
-
-    Returns:
-        `Run`.
+        folder: path of the folder.
 
     Raises:
         ValueError: the folder contains no `config.json`, or a file is damaged.
@@ -77,14 +74,14 @@ def load_run(folder):
     )
 
 
-def html(run, path):
+def html(run: Run, path: StrPath) -> None:
     """Write a self-contained HTML report of a run.
 
     The report contains scores, data, learning curves, errors, calibration, versions and settings.
 
     Args:
-        run: `Run`, as returned by `load_run`.
-        path: str or path-like, such as "report.html".
+        run: the result of `load_run`.
+        path: path of the file, such as "report.html".
 
     Raises:
         ValueError: a file of the run does not have the form that experiments write.

@@ -12,6 +12,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import filelock
@@ -43,7 +44,7 @@ class DiskSpaceError(OSError):
 
 
 @contextlib.contextmanager
-def atomic_write(path):
+def atomic_write(path: StrPath) -> Iterator[str]:
     """Context manager to write a file completely or not at all.
 
     The body of the `with` statement writes to a temporary file in the folder of `path`. At the end of the body, the
@@ -52,10 +53,10 @@ def atomic_write(path):
     `path` is a stream (see `is_stream`), the content of the temporary file is appended to the stream.
 
     Args:
-        path: str or path-like.
+        path: path of the file or stream.
 
     Yields:
-        str, path of the temporary file. It has the extension of `path`. The body may append an extension to the
+        Path of the temporary file. It has the extension of `path`. The body may append an extension to the
         temporary path, as `numpy.savez` does.
     """
     path = os.fspath(path)
@@ -84,7 +85,7 @@ def atomic_write(path):
         raise
 
 
-def is_stream(path):
+def is_stream(path: StrPath) -> bool:
     """Return whether a path is a device, a pipe, a socket or a standard stream such as `/dev/stdout`."""
     try:
         mode = os.stat(path).st_mode
@@ -105,14 +106,14 @@ def _flush(path):
 
 
 @contextlib.contextmanager
-def process_lock(folder, task):
+def process_lock(folder: StrPath, task: str) -> Iterator[None]:
     """Context manager that only one process at a time can enter. Other processes wait.
 
     If a process dies, its lock is released.
 
     Args:
-        folder: str, folder of the lock file. The folder is created if it does not exist.
-        task: str, name of the task, such as "download fma_small". Each task in a folder has its own lock.
+        folder: folder of the lock file. The folder is created if it does not exist.
+        task: name of the task, such as "download fma_small". Each task in a folder has its own lock.
     """
     os.makedirs(folder, exist_ok=True)
     lock = filelock.FileLock(os.path.join(folder, f".{task.replace(' ', '-')}.lock"))
@@ -127,7 +128,7 @@ def process_lock(folder, task):
         lock.release()
 
 
-def cache_dir():
+def cache_dir() -> str:
     """Return the folder for files that can be computed again.
 
     The environment variable GENREKERAS_CACHE can set this folder. By default, it is a folder in the cache of the user.
@@ -135,16 +136,16 @@ def cache_dir():
     return os.environ.get("GENREKERAS_CACHE") or platformdirs.user_cache_dir("genrekeras")
 
 
-def read_arrays(path):
+def read_arrays(path: StrPath) -> dict[str, np.ndarray]:
     """Read the arrays of an npz file that may be damaged or untrusted.
 
     Pickled objects are not loaded.
 
     Args:
-        path: str or path-like.
+        path: path of the file.
 
     Returns:
-        dict, name -> array.
+        Name -> array.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -159,22 +160,24 @@ def read_arrays(path):
         raise ValueError(f"{os.fspath(path)} cannot be read as an npz file: {error!r}") from error
 
 
-def files_below(folder):
+def files_below(folder: StrPath) -> tuple[list[str], list[str]]:
     """Find all files in a folder and its subfolders.
 
     Links to folders are followed. Each folder is visited once, even if several links refer to it. Its files are listed
     under the path without links, if there is one. Hidden files and folders are skipped.
 
     Args:
-        folder: str.
+        folder: path of the folder.
 
     Returns:
-        tuple of two lists of str. The first list contains the paths of the files relative to `folder`, separated by
-        "/", sorted by folder and name. The second list contains the folders and links that cannot be opened, with the
-        reasons.
+        Two lists. The first list contains the paths of the files relative to `folder`, separated by "/", sorted by
+        folder and name. The second list contains the folders and links that cannot be opened, with the reasons.
     """
-    names, unreadable, visited = [], [], set()
-    queue = [(False, ())]  # a heap of (is a link, parts of the path), in which links come after folders
+    names: list[tuple[str, ...]] = []
+    unreadable: list[str] = []
+    visited: set[tuple[int, int]] = set()
+    # A heap of (is a link, parts of the path), in which links come after folders.
+    queue: list[tuple[bool, tuple[str, ...]]] = [(False, ())]
     while queue:
         _, parts = heapq.heappop(queue)
         path = os.path.join(folder, *parts)
@@ -201,13 +204,13 @@ def files_below(folder):
     return ["/".join(parts) for parts in sorted(names)], sorted(unreadable)
 
 
-def check_disk_space(folder, required, purpose):
+def check_disk_space(folder: StrPath, required: int, purpose: str) -> None:
     """Raise an exception if a disk has too little free space.
 
     Args:
-        folder: str, an existing folder on the disk.
-        required: int, required space in bytes.
-        purpose: str, first words of the message, such as "Unpacking fma_small.zip".
+        folder: an existing folder on the disk.
+        required: required space in bytes.
+        purpose: first words of the message, such as "Unpacking fma_small.zip".
 
     Raises:
         DiskSpaceError: fewer than `required` bytes are free.
@@ -220,7 +223,7 @@ def check_disk_space(folder, required, purpose):
         )
 
 
-def format_size(count):
+def format_size(count: float) -> str:
     """Format a number of bytes as text. For example, `format_size(7_679_594_875)` returns "7.15 GiB"."""
     for unit in ("bytes", "KiB", "MiB"):
         if count < 1024:

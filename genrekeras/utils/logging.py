@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import logging
+from collections.abc import Iterator
 
 from absl import logging as absl_logging
 
@@ -10,7 +11,7 @@ _only_errors = contextvars.ContextVar("only_errors", default=False)
 
 
 @contextlib.contextmanager
-def only_absl_errors():
+def only_absl_errors() -> Iterator[None]:
     """Context manager that discards the log messages of absl below the level ERROR.
 
     The messages of other threads are not discarded. The levels and handlers of the loggers do not change.

@@ -12,7 +12,7 @@ import threading
 from genrekeras.audio import decoders
 
 
-def configure():
+def configure() -> None:
     """Apply all settings of this module. Call it before PyTorch is imported."""
     shorten_spinning()
     keep_freed_memory()
@@ -21,7 +21,7 @@ def configure():
     skip_tensorflow()
 
 
-def shorten_spinning():
+def shorten_spinning() -> None:
     """Set the environment variable GOMP_SPINCOUNT, so idle OpenMP threads of PyTorch soon sleep.
 
     By default, an idle thread keeps its core busy while it waits. Two processes on the same cores then slow each other
@@ -32,7 +32,7 @@ def shorten_spinning():
         os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
-def keep_freed_memory():
+def keep_freed_memory() -> None:
     """Make glibc keep up to 1 GiB of freed memory in one arena for all threads.
 
     PyTorch allocates the same large blocks in each step. If glibc returned the blocks to the system, the system would
@@ -49,7 +49,7 @@ def keep_freed_memory():
         mallopt(arena_max, 1)
 
 
-def hide_codec_messages():
+def hide_codec_messages() -> None:
     """Discard the messages that libmpg123 writes to standard error while it decodes a file.
 
     libmpg123 writes a line for each irregularity in a file. The line does not contain the name of the file. libsndfile
@@ -59,7 +59,7 @@ def hide_codec_messages():
         decoders.codec_context = _NullStderr()
 
 
-def quiet_wandb():
+def quiet_wandb() -> None:
     """Disable the messages and the error reports of W&B.
 
     Without a network connection, the error reports delay the exit of a program.
@@ -68,7 +68,7 @@ def quiet_wandb():
     os.environ.setdefault("WANDB_SILENT", "true")
 
 
-def skip_tensorflow():
+def skip_tensorflow() -> None:
     """Keep Keras from importing TensorFlow when the backend is PyTorch.
 
     When Keras saves, loads or seeds an object, Keras imports TensorFlow to check whether the object belongs to
@@ -78,7 +78,8 @@ def skip_tensorflow():
     import keras  # imported here because the import is slow
 
     if keras.backend.backend() == "torch" and "tensorflow" not in sys.modules:
-        sys.modules["tensorflow"] = None  # an import of TensorFlow now fails
+        # An import of TensorFlow now fails. The annotation of `sys.modules` leaves out that a value may be `None`.
+        sys.modules["tensorflow"] = None  # type: ignore[assignment]
         try:
             keras.saving.serialize_keras_object(keras.initializers.Zeros())
         finally:

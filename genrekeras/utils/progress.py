@@ -2,13 +2,14 @@
 
 import re
 import sys
+from typing import Any
 
 import tqdm
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-def print_message(text):
+def print_message(text: str) -> None:
     """Print text on standard error, above the progress bars.
 
     Nothing is printed if the process has no standard error.
@@ -17,35 +18,32 @@ def print_message(text):
         tqdm.tqdm.write(printable(text, keep="\n"), file=sys.stderr)
 
 
-def bar(total, description, unit, **options):
+def bar(total: int | None, description: str, unit: str, **options: Any) -> tqdm.tqdm:
     """Return a progress bar on standard error.
 
     The progress bar is disabled if the process has no standard error.
 
     Args:
-        total: int, number of steps. `None` if the number is unknown.
-        description: str, text before the bar.
-        unit: str, name of a step.
-        options: further arguments of `tqdm.tqdm`.
+        total: number of steps. `None` if the number is unknown.
+        description: text before the bar.
+        unit: name of a step.
+        **options: further arguments of `tqdm.tqdm`.
 
     Returns:
-        `tqdm.tqdm`, a context manager. Call its method `update(n)` after `n` steps.
+        The bar, which is a context manager. Call its method `update(n)` after `n` steps.
     """
     disable = not _is_open(sys.stderr)
     return tqdm.tqdm(total=total, desc=description, unit=unit, smoothing=0.05, disable=disable, **options)
 
 
-def printable(text, keep=""):
+def printable(text: str, keep: str = "") -> str:
     r"""Escape the control characters in a text, such as `\x1b`.
 
     If the text is a file name, bytes of it that are not UTF-8 are escaped too.
 
     Args:
-        text: str.
-        keep: str, control characters that are not escaped.
-
-    Returns:
-        str.
+        text: any text.
+        keep: control characters that are not escaped.
     """
 
     def escape(match):

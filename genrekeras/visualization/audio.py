@@ -1,26 +1,37 @@
 """Figures of audio: a spectrogram, the genres along a track, and the map of a collection."""
 
+from typing import Any
+
 import numpy as np
+import pandas as pd
 from genrekeras.genres import PROBABILITY_PREFIX, genres_of
+from genrekeras.utils.io import StrPath
 from genrekeras.visualization.metrics import plain_text, save
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 
-def spectrogram(image, seconds, frequencies, path=None, title=None, offset=0.0):
+def spectrogram(
+    image: np.ndarray,
+    seconds: float,
+    frequencies: np.ndarray,
+    path: StrPath | None = None,
+    title: str | None = None,
+    offset: float = 0.0,
+) -> Figure:
     """Draw the spectrogram image of a clip, with low frequencies at the bottom.
 
     Args:
-        image: `(mels, frames)` array in 0..255, the output of a front end.
-        seconds: float > 0, length of the clip in s.
-        frequencies: `(mels,)` array, center frequency of each row in Hz, ascending or descending.
-        path: str or path-like, file to save the figure to (png, pdf or svg), or `None`.
-        title: str or `None`.
-        offset: float, start of the clip in its file, in s.
+        image: `(mels, frames)`, in 0..255, the output of a front end.
+        seconds: > 0, in s, length of the clip.
+        frequencies: `(mels,)`, in Hz, center frequency of each row, ascending or descending.
+        path: file to save the figure to (png, pdf or svg); `None` to save no file.
+        title: title of the figure; `None` for the numbers of bands and frames.
+        offset: in s, start of the clip in its file.
 
     Returns:
-        `matplotlib.figure.Figure`.
+        The figure.
     """
     mels, frames = image.shape
     figure = Figure(figsize=(9, 4), layout="constrained")
@@ -53,16 +64,16 @@ def _frequency_ticks(frequencies):
     return rows, labels
 
 
-def timeline(table, path=None, title=None):
+def timeline(table: pd.DataFrame, path: StrPath | None = None, title: str | None = None) -> Figure:
     """Draw the probabilities of the genres along a track, as stacked areas.
 
     Args:
-        table: `pandas.DataFrame` that `genrekeras.inference.predict_timeline` returned.
-        path: str or path-like, file to save the figure to, or `None`.
-        title: str or `None`.
+        table: the result of `genrekeras.inference.predict_timeline`.
+        path: file to save the figure to; `None` to save no file.
+        title: title of the figure; `None` for no title.
 
     Returns:
-        `matplotlib.figure.Figure`.
+        The figure.
     """
     genres = genres_of(table)
     times = (table["start"] + table["end"]).to_numpy() / 2
@@ -86,17 +97,17 @@ def timeline(table, path=None, title=None):
     return save(figure, path)
 
 
-def collection_map(embeddings, path=None, title=None, seed=0):
+def collection_map(embeddings: Any, path: StrPath | None = None, title: str | None = None, seed: int = 0) -> Figure:
     """Draw a map of a collection. Each point is a track, and tracks with similar embeddings are close together.
 
     Args:
         embeddings: `genrekeras.inference.Embeddings`.
-        path: str or path-like, file to save the figure to, or `None`.
-        title: str or `None`.
-        seed: int, seed of `Embeddings.map`.
+        path: file to save the figure to; `None` to save no file.
+        title: title of the figure; `None` for the number of tracks.
+        seed: seed of `Embeddings.map`.
 
     Returns:
-        `matplotlib.figure.Figure`.
+        The figure.
     """
     points = embeddings.map(seed)
     predictions = embeddings.files["genre"].to_numpy()
@@ -108,7 +119,7 @@ def collection_map(embeddings, path=None, title=None, seed=0):
         selected = points[predictions == genre]
         if len(selected):
             label = f"{plain_text(genre)}  ({len(selected)})"
-            axes.scatter(*selected.T, s=size, color=color, alpha=0.85, linewidths=0, label=label)
+            axes.scatter(selected[:, 0], selected[:, 1], s=size, color=color, alpha=0.85, linewidths=0, label=label)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xticks([])
     axes.set_yticks([])

@@ -1,7 +1,11 @@
 """Figures of metrics: confusion matrix, reliability diagram, learning curves, and comparison of models."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
-from genrekeras.utils.io import atomic_write
+import pandas as pd
+from genrekeras.utils.io import StrPath, atomic_write
 from genrekeras.utils.progress import printable
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -9,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 _TRAINING, _VALIDATION = "#8a8f98", "#1f5fa8"
 
 
-def plain_text(text):
+def plain_text(text: str) -> str:
     """Escape text so that Matplotlib draws it literally.
 
     Names of genres, files and runs may contain any character. Matplotlib interprets text between two `$` as a formula,
@@ -19,7 +23,7 @@ def plain_text(text):
     return f"\u200b{text}" if text.startswith("_") else text  # \u200b is a zero-width space.
 
 
-def confusion_matrix(report, path=None):
+def confusion_matrix(report: Any, path: StrPath | None = None) -> Figure:
     """Draw the confusion matrix of a report.
 
     Rows are true genres, and columns are predicted genres. Each cell shows the percentage of the clips of its row. The
@@ -27,10 +31,10 @@ def confusion_matrix(report, path=None):
 
     Args:
         report: `genrekeras.evaluation.Report`.
-        path: str or path-like, file to save the figure to (png, pdf or svg), or `None`.
+        path: file to save the figure to (png, pdf or svg); `None` to save no file.
 
     Returns:
-        `matplotlib.figure.Figure`.
+        The figure.
     """
     counts = report.confusion_matrix
     clips = counts.sum(axis=1, keepdims=True)
@@ -67,17 +71,22 @@ def confusion_matrix(report, path=None):
     return save(figure, path)
 
 
-def learning_curves(history, path=None, title=None, keys=("loss", "accuracy", "learning_rate")):
+def learning_curves(
+    history: Mapping[str, Sequence[float]],
+    path: StrPath | None = None,
+    title: str | None = None,
+    keys: Sequence[str] = ("loss", "accuracy", "learning_rate"),
+) -> Figure:
     """Draw loss, accuracy and learning rate of training and validation over the epochs.
 
     Args:
-        history: dict of lists, one value per epoch, such as `model.fit(...).history`.
-        path: str or path-like, file to save the figure to, or `None`.
-        title: str or `None`.
-        keys: sequence of str, the keys of `history` to draw. Keys that `history` does not contain are skipped.
+        history: name -> one value per epoch, such as `model.fit(...).history`.
+        path: file to save the figure to; `None` to save no file.
+        title: title of the figure; `None` for no title.
+        keys: the keys of `history` to draw. Keys that `history` does not contain are skipped.
 
     Returns:
-        `matplotlib.figure.Figure`.
+        The figure.
 
     Raises:
         ValueError: `history` contains no loss.
@@ -122,17 +131,17 @@ def learning_curves(history, path=None, title=None, keys=("loss", "accuracy", "l
     return save(figure, path)
 
 
-def reliability(reports, path=None):
+def reliability(reports: Mapping[str, Any], path: StrPath | None = None) -> Figure:
     """Draw reliability diagrams, which show accuracy against confidence.
 
     The points of a calibrated model are on the diagonal.
 
     Args:
-        reports: dict, name -> `genrekeras.evaluation.Report`, such as the reports before and after a calibration.
-        path: str or path-like, file to save the figure to, or `None`.
+        reports: name -> `genrekeras.evaluation.Report`, such as the reports before and after a calibration.
+        path: file to save the figure to; `None` to save no file.
 
     Returns:
-        `matplotlib.figure.Figure`.
+        The figure.
     """
     figure = Figure(figsize=(4.2 * len(reports), 4.4), layout="constrained")
     for axes, (name, report) in zip(np.atleast_1d(figure.subplots(1, len(reports))), reports.items(), strict=True):
@@ -154,17 +163,17 @@ def reliability(reports, path=None):
     return save(figure, path)
 
 
-def comparison(table, path=None):
+def comparison(table: pd.DataFrame, path: StrPath | None = None) -> Figure:
     """Draw the accuracies of several models, and the differences from the first model, with 95 % intervals.
 
     A difference is gray if its interval contains 0.
 
     Args:
-        table: `pandas.DataFrame` that `genrekeras.evaluation.compare` returned.
-        path: str or path-like, file to save the figure to, or `None`.
+        table: the result of `genrekeras.evaluation.compare`.
+        path: file to save the figure to; `None` to save no file.
 
     Returns:
-        `matplotlib.figure.Figure`.
+        The figure.
     """
     figure = Figure(figsize=(9.5, 1.4 + 0.38 * len(table)), layout="constrained")
     accuracy_axes, difference_axes = figure.subplots(1, 2, sharey=True)
@@ -196,7 +205,7 @@ def comparison(table, path=None):
     return save(figure, path)
 
 
-def save(figure, path):
+def save(figure: Figure, path: StrPath | None) -> Figure:
     """Save a figure if `path` is not `None`, and return it."""
     if path is not None:
         with atomic_write(path) as temporary:
