@@ -3,7 +3,8 @@
     python docs/figures/results.py
 
 - docs/images/accuracy-intervals.png: accuracies on fma_small, with intervals that treat tracks as independent, and with
-  intervals that resample artists. The test accuracies and these intervals (`ACCURACIES`) were measured outside of this repository.
+  intervals that resample artists. `ACCURACIES` contains the figures. Except for the first accuracy, they were measured
+  outside of this repository.
 - docs/images/ablation-differences.png: differences between ablations, from experiments/results/ablations.jsonl.
 
 Expected: 10 seconds on one core.
