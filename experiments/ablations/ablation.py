@@ -13,7 +13,7 @@ Each run adds a line of JSON to the file --output. Runs that this file already c
 ablation_table.py compares the runs.
 
 Expected: on one core, a frozen network or the kernel ridge regression takes one to two minutes, and a trained network
-takes 14 minutes or more. README has the scores.
+takes 14 minutes or more. docs/results/fma-small.md has the scores.
 """
 
 import argparse

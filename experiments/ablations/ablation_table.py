@@ -2,9 +2,9 @@
 
     python experiments/ablations/ablation_table.py          # or with another file as argument
 
-The tables in README are those of results/ablations.jsonl. Each ablation is compared with the ablation that it modifies,
-on the same tracks. Accuracies in the random protocol are also compared with accuracies in the official protocol, mostly
-on different tracks.
+The tables in docs/results/fma-small.md are those of results/ablations.jsonl. Each ablation is compared with the
+ablation that it modifies, on the same tracks. Accuracies in the random protocol are also compared with accuracies in
+the official protocol, mostly on different tracks.
 
 The 95 % intervals assume normal distributions and independent tracks. The variance has two parts. The first part is the
 variance over tracks of the mean over seeds, divided by the number of tracks. The second part is the variance between

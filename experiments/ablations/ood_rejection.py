@@ -7,11 +7,12 @@ Tones, noises and silence are synthesized. The recordings of each folder are con
 of 0.2 to 0.6 s, and cut into pieces as long as the model's clips. If a recording is longer than two pieces, only the
 middle of the recording is used, as one piece.
 
-The results in README are from the Debian packages asterisk-core-sounds-LANGUAGE-wav, ktuberling-data,
-fillets-ng-data(-cs) and wesnoth-VERSION-music (`apt-get download`, `dpkg -x`). These packages were chosen before any
-score was computed.
+The results in docs/guide/calibration.md are from the Debian packages asterisk-core-sounds-LANGUAGE-wav,
+ktuberling-data, fillets-ng-data(-cs) and wesnoth-VERSION-music (`apt-get download`, `dpkg -x`). These packages were
+chosen before any score was computed.
 
-Expected: 20 seconds on 2 cores for the synthetic sounds. README has the results of the preset.
+Expected: 20 seconds on 2 cores for the synthetic sounds. docs/guide/calibration.md has the
+results of the preset.
 """
 
 import argparse

@@ -6,7 +6,8 @@ The script writes synthetic mp3 clips to a temporary folder, in the layout of FM
 rates, and clips of 3 s are used to measure memory. The memory is the peak resident memory of a process, minus its
 memory after the imports. One process builds the dataset. Another process also reads an epoch of random crops.
 
-Expected: 2 minutes on 2 cores, with 2 GB of temporary disk space. README has the results.
+Expected: 2 minutes on 2 cores, with 2 GB of temporary disk space. docs/results/speed.md has the
+results.
 """
 
 import argparse

@@ -11,7 +11,7 @@ filled. Then the alternative is called three times, and the median of the three 
 between times of the same round of turns. The tables contain the median, minimum and maximum of the ratios over all
 rounds. Networks have random weights and inputs are noise, which does not change the times.
 
-Expected: 15 minutes on 2 cores. README has the results.
+Expected: 15 minutes on 2 cores. docs/results/speed.md has the results.
 """
 
 import argparse
