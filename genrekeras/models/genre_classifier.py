@@ -154,7 +154,7 @@ class GenreClassifier(keras.Model):
         sample_rate = _sample_rate(front_end_layers)
 
         waveform = keras.Input((round(clip_seconds * sample_rate),), name="waveform")
-        front_end_model = _chain(waveform, waveform_augmentation + front_end_layers, "front_end")
+        front_end_model = _chain(waveform, [*waveform_augmentation, *front_end_layers], "front_end")
         if len(front_end_model.output_shape) != 4 or front_end_model.output_shape[-1] != 1:
             raise ValueError(
                 "`front_end` must compute images of shape (batch, mels, frames, 1). "

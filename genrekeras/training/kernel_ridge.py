@@ -81,8 +81,9 @@ def fit_kernel_ridge(
     if tracks.max(initial=0) < 1:
         raise ValueError(f"`split` must contain at least two tracks. Received: split={split!r}")
     weights = np.ones(len(split))
-    if class_weight is not None:
-        weights = checked_weights(class_weight, split)[split.labels].astype("float64")
+    genre_weights = checked_weights(class_weight, split)
+    if genre_weights is not None:
+        weights = genre_weights[split.labels].astype("float64")
         if not weights.any():
             raise ValueError(
                 f"`class_weight` must give at least one image a weight > 0. Received: class_weight={class_weight!r}"
