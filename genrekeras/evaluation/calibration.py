@@ -26,13 +26,14 @@ class Calibration(NamedTuple):
     """Result of `calibrate`.
 
     Attributes:
-        temperature: > 0. A value above 1 means that the model was overconfident.
+        temperature: `> 0`. A value above 1 means that the model was overconfident.
         thresholds: limits of the calibrated model. `min_confidence` is `None` if no prediction is correct, or if
             the limit is not clearly above 1 / genres. `max_ood_score` is `None` if no prediction is correct, if there
             are fewer than 20 clips or artists, or if the backbone contains a `"mel_kernel"`.
         low_confidence_share: shares of the correct and of the wrong predictions that have low confidence. The keys are
             `correct` and `wrong`.
-        before, after: scores on the split before and after the calibration.
+        before: scores on the split before the calibration.
+        after: scores on the split after the calibration.
     """
 
     temperature: float
@@ -78,7 +79,9 @@ def calibrate(
     Args:
         model: it is changed in place.
         split: held-out clips, such as `data.validation`. The genres are matched by name, as in `evaluate`.
-        batch_size, crop, crops: as in `evaluate`.
+        batch_size: as in `evaluate`.
+        crop: as in `evaluate`.
+        crops: as in `evaluate`.
         rejection_rate: in [0, 1), share of the correctly classified clips of the split that each limit marks as low
             confidence. For later predictions, it holds for the same number of crops. A higher rate also marks more of
             the wrong predictions. The card records the share of the correct and of the wrong predictions that at least

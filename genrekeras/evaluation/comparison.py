@@ -19,7 +19,7 @@ def compare(reports: Mapping[str, Report], draws: int = 10_000, seed: int = 0) -
 
     Args:
         reports: name of a model -> report, at least two.
-        draws: > 0, number of bootstrap samples.
+        draws: `> 0`, number of bootstrap samples.
         seed: seed of the bootstrap.
 
     Returns:

@@ -9,9 +9,9 @@ def wilson_interval(hits: int, count: int, z: float = 1.959964) -> tuple[float, 
     Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 1927.
 
     Args:
-        hits: >= 0, number of successes.
-        count: > 0, number of trials.
-        z: > 0, quantile of the normal distribution. The default gives a 95 % interval.
+        hits: `>= 0`, number of successes.
+        count: `> 0`, number of trials.
+        z: `> 0`, quantile of the normal distribution. The default gives a 95 % interval.
 
     Returns:
         Lower and upper bound, in [0, 1].

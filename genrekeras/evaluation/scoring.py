@@ -32,10 +32,9 @@ def evaluate(
     Args:
         model: model to evaluate.
         split: labelled clips. The front end does not process the images of a `SpectrogramSplit`.
-        batch_size: > 0.
-        crop, crops: position and number of the crops of `model.clip_seconds` from each waveform, as in
-            `genrekeras.datasets.batches`. An example is `crop="even", crops=3`. The probabilities of all crops are
-            averaged.
+        batch_size: `> 0`.
+        crop: position of the crops of `model.clip_seconds` in each waveform, as in `genrekeras.datasets.batches`.
+        crops: number of crops, for example `crop="even", crops=3`. The probabilities of all crops are averaged.
 
     Returns:
         Scores, with the genres of the model and the clips in the order of the split.

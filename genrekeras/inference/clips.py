@@ -60,9 +60,9 @@ def clip_starts(seconds: float, clip_seconds: float, max_clips: int) -> np.ndarr
     29.98 s.
 
     Args:
-        seconds: > 0, in s, length of the track.
-        clip_seconds: > 0, in s, length of a clip.
-        max_clips: > 0, maximum number of clips.
+        seconds: `> 0`, in s, length of the track.
+        clip_seconds: `> 0`, in s, length of a clip.
+        max_clips: `> 0`, maximum number of clips.
 
     Returns:
         `(clips,)`, start times in s.
@@ -76,7 +76,7 @@ def load_clips(file: audio.AudioFile, clip_seconds: float, starts: Iterable[floa
 
     Args:
         file: opened file.
-        clip_seconds: > 0, in s, length of a clip.
+        clip_seconds: `> 0`, in s, length of a clip.
         starts: in s, start times of the clips, ascending.
 
     Yields:

@@ -31,7 +31,7 @@ class Embeddings(NamedTuple):
 
         Args:
             path: one of the paths in `files`.
-            count: > 0, maximum number of files.
+            count: `> 0`, maximum number of files.
 
         Returns:
             A row for each file, with the columns `path`, `genre` and `similarity` (cosine similarity). The rows are
@@ -84,7 +84,11 @@ def embed_files(
     embeddings.
 
     Args:
-        model, paths, max_clips, batch_size, workers: see `predict_files`.
+        model: see `predict_files`.
+        paths: see `predict_files`.
+        max_clips: see `predict_files`.
+        batch_size: see `predict_files`.
+        workers: see `predict_files`.
 
     Returns:
         Embeddings of the files that can be read.

@@ -41,8 +41,11 @@ def predict_each(
     """Predict the genre of audio files, and yield the result of each file as soon as the file is processed.
 
     Args:
-        model, max_clips, batch_size, workers: see `predict_files`.
+        model: see `predict_files`.
         paths: audio files. Folders are not searched.
+        max_clips: see `predict_files`.
+        batch_size: see `predict_files`.
+        workers: see `predict_files`.
 
     Yields:
         Column -> value: one row of the table that `predict_files` returns.
@@ -69,11 +72,11 @@ def predict_files(
     Args:
         model: it defines the sample rate, the clip length and the genres.
         paths: audio files and folders. Folders are searched for audio files at any depth.
-        max_clips: > 0, maximum number of clips of a track. The clips have `model.clip_seconds` and are evenly
+        max_clips: `> 0`, maximum number of clips of a track. The clips have `model.clip_seconds` and are evenly
             spaced. As many clips as fit without overlap are used. The probabilities of the track are the mean over the
             clips.
-        batch_size: > 0, number of clips in a batch. A batch may contain clips of several files.
-        workers: > 0, number of threads that decode files.
+        batch_size: `> 0`, number of clips in a batch. A batch may contain clips of several files.
+        workers: `> 0`, number of threads that decode files.
         journal: path of a file in which each finished row is stored. A later call with the same journal processes only
             files that are new, have changed, or could not be read. Rows of another model, other thresholds or another
             `max_clips` are removed, with a warning. Damaged rows are also removed.
@@ -120,8 +123,8 @@ def predict_waveform(model: GenreClassifier, y: npt.ArrayLike, sample_rate: int,
     Args:
         model: it defines the clip length and the genres. `y` is resampled to the sample rate of the model.
         y: `(samples,)`, mono, in [-1, 1].
-        sample_rate: > 0, in Hz, sample rate of `y`.
-        max_clips: > 0, maximum number of clips; see `predict_files`.
+        sample_rate: `> 0`, in Hz, sample rate of `y`.
+        max_clips: `> 0`, maximum number of clips; see `predict_files`.
 
     Returns:
         A value for each column of the table that `predict_files` returns. The value of `path` is `None`.
@@ -158,9 +161,9 @@ def predict_timeline(
     Args:
         model: it defines the sample rate, the clip length and the genres.
         path: audio file of any length. About five minutes of the file are in memory at most.
-        hop_seconds: >= 0.01, in s, maximum distance between the starts of two consecutive clips. `None` uses half of
+        hop_seconds: `>= 0.01`, in s, maximum distance between the starts of two consecutive clips. `None` uses half of
             `model.clip_seconds`.
-        batch_size: > 0, number of clips in a batch.
+        batch_size: `> 0`, number of clips in a batch.
 
     Returns:
         A row for each clip. The columns are `start` and `end` (in s), and one column
@@ -232,7 +235,8 @@ def to_row(
         means: the mean probabilities, `(genres,)`, and the mean OOD score over the clips. Empty if the file could not
             be read.
         seconds: in s, length of the processed audio.
-        error, warning: values of these columns.
+        error: value of this column.
+        warning: value of this column.
 
     Returns:
         Column -> value.
@@ -327,7 +331,7 @@ def predict_tracks(network: keras.Model, tracks: Iterable[_Track], batch_size: i
     Args:
         network: model from clips to one or several outputs.
         tracks: tracks without results.
-        batch_size: > 0, number of clips in a batch.
+        batch_size: `> 0`, number of clips in a batch.
 
     Yields:
         Tracks with results, in the order of `tracks`.

@@ -53,7 +53,8 @@ class FoldedModel(keras.layers.Layer):
 
     Args:
         steps: tuples: layer, keys of its input tensors, key of its output tensor. A key is the `id` of a Keras tensor.
-        image_key, features_key: keys of the input tensor and of the output tensor.
+        image_key: key of the input tensor.
+        features_key: key of the output tensor.
         symbolic_features: tensor with the shape and dtype of the features.
     """
 
@@ -132,14 +133,18 @@ class TorchConvolution(keras.layers.Layer):
     Keras' own layer permutes the kernel and adds the bias separately in each call.
 
     Args:
-        layer: `keras.layers.Conv2D` or `DepthwiseConv2D` in channels_first, with symmetric padding.
+        layer: convolution in channels_first, with symmetric padding.
         kernel: kernel of the layer, with the axes in Keras' order.
         bias: `(filters,)`.
         activation: function that is applied to the output.
     """
 
     def __init__(
-        self, layer: keras.layers.Layer, kernel: np.ndarray, bias: np.ndarray, activation: Callable[[Any], Any]
+        self,
+        layer: keras.layers.Conv2D | keras.layers.DepthwiseConv2D,
+        kernel: np.ndarray,
+        bias: np.ndarray,
+        activation: Callable[[Any], Any],
     ):
         super().__init__(name=layer.name, dtype=layer.compute_dtype)
         if isinstance(layer, keras.layers.DepthwiseConv2D):

@@ -43,14 +43,17 @@ class _Restored(NamedTuple):
 class GenreClassifier(keras.Model):
     """Classify clips of music by genre.
 
-    The model consists of parts. Each part is a `keras.Model`, except `ood_score`, which is a layer. The parts share
-    their weights with the model:
+    The model consists of parts, which are attributes of the model. Each part is a `keras.Model`, except `ood_score`,
+    which is a layer. The parts share their weights with the model:
 
     - `front_end`: waveform -> image. It includes the waveform augmentation.
     - `feature_extractor`: image -> features. This is the backbone.
     - `head`: features -> probabilities. It consists of dropout and a dense layer.
     - `image_model`: image -> probabilities. It consists of image augmentation, `feature_extractor` and `head`.
     - `ood_score`: features -> out-of-distribution score. `genrekeras.evaluation.calibrate` fits it.
+
+    The arguments `backbone`, `genres`, `clip_seconds`, `stem`, `fine_tune`, `pretrained`, `dropout`, `thresholds` and
+    `card` are attributes too. `fine_tune`, `thresholds` and `card` can be changed by assigning a new value.
 
     Args:
         backbone: network that computes the features. `"efficientnet_b0"`, `"resnet50"` and `"efficientnet_lite0"`
@@ -59,7 +62,7 @@ class GenreClassifier(keras.Model):
             `genrekeras.training.fit_kernel_ridge`. A list of `"mel_..."` names is an average of several networks (see
             `genrekeras.models.average`).
         genres: list or tuple of at least two distinct names. The label of a genre is its index.
-        clip_seconds: > 0, in s, length of a clip.
+        clip_seconds: `> 0`, in s, length of a clip.
         front_end: layers that compute images `(batch, mels, frames, 1)` in [0, 255] from waveforms `(batch, samples)`.
             One layer must be a `MelSpectrogram`, which defines the sample rate. `None` is
             `genrekeras.layers.default_front_end()`: `MelSpectrogram`, `PowerToDecibels`, `SpectrogramToImage`.
@@ -67,7 +70,7 @@ class GenreClassifier(keras.Model):
             The result is the same as for the gray image in three equal channels. `"new"` is a new convolution with
             random weights.
         fine_tune: which layers are trainable: `"head"` (the last layer), `"stem"` (the first convolution and the last
-            layer) or `"all"`. It is saved with the model and can be changed later by assigning `model.fine_tune`.
+            layer) or `"all"`. It is saved with the model.
         pretrained: `"imagenet"`, `None` for random weights, or the path of a `.weights.h5` file. The file must be saved
             from the RGB network, built with `weights=None, include_top=False` (see `genrekeras.models.backbones`).
         dropout: in [0, 1), rate of the dropout before the last layer.
@@ -81,10 +84,7 @@ class GenreClassifier(keras.Model):
         name: name of the Keras model. `None` uses an automatic name.
 
     Attributes:
-        genres, clip_seconds, backbone, ...: the arguments. `card` and `thresholds` can be changed by assigning a new
-            value.
         sample_rate: in Hz, sample rate of the front end.
-        front_end, feature_extractor, head, image_model, ood_score: the parts.
         output_layer: the last layer of `head`.
         band_frequencies: `(mels,)`, in Hz, center frequency of each row of the image.
 

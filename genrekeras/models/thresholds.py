@@ -11,7 +11,7 @@ class Thresholds:
     `genrekeras.evaluation.calibrate` determines the values.
 
     Attributes:
-        temperature: > 0. The calibration has divided the weights of the last layer by this value.
+        temperature: `> 0`. The calibration has divided the weights of the last layer by this value.
         min_confidence: a prediction with a lower probability has low confidence. `None` for no limit.
         max_ood_score: a prediction with a higher out-of-distribution score has low confidence. `None` for no
             limit.

@@ -64,12 +64,12 @@ def extract_features(
         split: the front end does not process the images of a `SpectrogramSplit`.
         cache_dir: folder of the cache. `None` is the folder `features` in the user's cache, or in the folder that the
             environment variable GENREKERAS_CACHE names.
-        crop, crops: position and number of the crops of `model.clip_seconds` from each clip, as in
-            `genrekeras.datasets.batches`.
+        crop: position of the crops of `model.clip_seconds` in each clip, as in `genrekeras.datasets.batches`.
+        crops: `> 0`, number of crops.
         augment: whether the model's augmentation is applied. Each crop gets its own random numbers.
         seed: seed of random crops.
-        batch_size: > 0.
-        workers: > 0, number of threads that read batches. With 1, batches are not read ahead.
+        batch_size: `> 0`.
+        workers: `> 0`, number of threads that read batches. With 1, batches are not read ahead.
 
     Raises:
         ValueError: the backbone is not frozen, or the split does not fit the model.
@@ -118,8 +118,8 @@ def fit_head(
         model: compiled model with `fine_tune="head"`.
         train: features of the training split.
         validation: features of the validation split.
-        batch_size: > 0.
-        epochs: > 0.
+        batch_size: `> 0`.
+        epochs: `> 0`.
         seed: seed of the order of the clips and of the choice of variants.
         class_weight: as in `genrekeras.datasets.batches`.
         options: other arguments of `genrekeras.training.fit`, such as `callbacks`, `state`, `initial_epoch` and

@@ -34,8 +34,11 @@ def describe_run(
     The description contains no path, object id or automatic counter, so it is the same in a later process.
 
     Args:
-        model, data, validation_data, initial_epoch: as in `genrekeras.training.fit`.
+        model: as in `genrekeras.training.fit`.
+        data: as in `genrekeras.training.fit`.
+        validation_data: as in `genrekeras.training.fit`.
         callbacks: pairs of a callback and the names of its attributes that `fit` saves.
+        initial_epoch: as in `genrekeras.training.fit`.
 
     Returns:
         JSON-serializable description.

@@ -55,10 +55,10 @@ def fit_kernel_ridge(
         model: a model with `backbone="mel_kernel"`.
         split: at least two tracks. The images must be computed by the front end of the model, for example by
             `compute_spectrograms`.
-        ridge: > 0, regularization. A larger value gives a smoother function.
+        ridge: `> 0`, regularization. A larger value gives a smoother function.
         seed: seed of the choice of landmarks if there are more than 8,192 images.
         class_weight: as in `genrekeras.datasets.batches`.
-        batch_size: > 0, number of images that are processed at once.
+        batch_size: `> 0`, number of images that are processed at once.
 
     Returns:
         `(images, genres)` float32, leave-one-track-out probabilities of the training images. A track is left out

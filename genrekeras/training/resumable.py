@@ -41,7 +41,8 @@ class NonFiniteLossError(ArithmeticError):
     """Raised when the loss or a weight becomes infinite or NaN.
 
     Attributes:
-        epoch, batch: counted from 0, epoch and batch in which the value was detected.
+        epoch: counted from 0, epoch in which the value was detected.
+        batch: counted from 0, batch in which the value was detected.
         track_ids: the tracks of this batch; empty if the data has no track ids.
     """
 
@@ -107,9 +108,12 @@ def fit(
         epochs: total number of epochs, including the epochs before an interruption.
         state: path of the state file, ends in .npz. Delete the file after the model is saved. With `None`, no state is
             saved and signals are not handled.
-        validation_data, callbacks, initial_epoch, verbose: as in `keras.Model.fit`.
-        every_seconds: >= 0, in s, time between two saved states within an epoch. With 0, the state is saved after
+        validation_data: as in `keras.Model.fit`.
+        callbacks: as in `keras.Model.fit`.
+        every_seconds: `>= 0`, in s, time between two saved states within an epoch. With 0, the state is saved after
             each batch.
+        initial_epoch: as in `keras.Model.fit`.
+        verbose: as in `keras.Model.fit`.
 
     Returns:
         History of all epochs.

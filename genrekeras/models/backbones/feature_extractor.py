@@ -33,7 +33,8 @@ class FeatureExtractor(keras.Model):
             moving statistics and does not update them. Dropout layers (such as drop-connect) are active with `"all"`
             only. Keras itself would keep the dropout layers of frozen blocks active.
         momentum: momentum of all batch normalizations. `None` keeps Keras' default, 0.99.
-        name, trainable: as in `keras.Model`.
+        name: as in `keras.Model`.
+        trainable: as in `keras.Model`.
 
     Input shape: `(batch, mels, frames, 1)` in [0, 255].
 

@@ -37,7 +37,7 @@ class GaussianKernel(keras.layers.Layer):
     """Compute Gaussian kernels `exp(-|x - z|^2)` between points x and landmarks z, which are weights.
 
     Args:
-        count: > 0, number of landmarks.
+        count: `> 0`, number of landmarks.
 
     Input shape: `(batch, directions)`.
 

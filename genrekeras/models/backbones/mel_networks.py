@@ -28,9 +28,9 @@ def mel_cnn(
     Args:
         image: `(batch, mels, frames, 1)` in [0, 255].
         name: prefix of the names of the layers.
-        width: > 0, number of filters of the first convolution.
+        width: `> 0`, number of filters of the first convolution.
         window: in (0, 1], share of the frames that the convolutions process in training. The frames are a random crop.
-        units: > 0, number of features.
+        units: `> 0`, number of features.
 
     Returns:
         `(batch, units)`.
@@ -49,10 +49,13 @@ def mel_resnet(
     """Build a network of residual blocks along mels and time. It has 0.7 million weights.
 
     Args:
-        image, name, width, units: as in `mel_cnn`.
+        image: as in `mel_cnn`.
+        name: as in `mel_cnn`.
+        width: as in `mel_cnn`.
         frames: in (0, 1], share of the frames that are processed in training. Images with at most 128 frames are taken
             to be temporally subsampled, and random frames are selected. From longer images a random crop is selected.
             It keeps the differences between successive frames as they are in inference.
+        units: as in `mel_cnn`.
 
     Returns:
         `(batch, units)`.

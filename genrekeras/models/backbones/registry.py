@@ -31,8 +31,9 @@ class Backbone(NamedTuple):
         constructor: function of `keras.applications`, or a function with the same arguments.
         preprocess_input: function from images `(batch, height, width, 3)` in [0, 255] to inputs of the RGB network.
         stem: name of the first convolution.
-        new_stem_scale, new_stem_offset: factor and offset by which gray values are normalized before the stem
-            `"new"`. The input of this stem then has the same spread as in the RGB network.
+        new_stem_scale: factor by which gray values are normalized before the stem `"new"`. The input of this stem then
+            has the same spread as in the RGB network.
+        new_stem_offset: offset that is added after the multiplication by the factor.
         manual_download: what to do if the ImageNet weights cannot be downloaded. `{cache}` is replaced by the folder of
             Keras' cache.
         weights_url: URL of the ImageNet weights; `None` if a Python package contains them.
