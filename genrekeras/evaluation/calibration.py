@@ -1,15 +1,21 @@
 """Temperature-scale a model, and determine its thresholds for predictions with low confidence."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 import warnings
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from genrekeras.evaluation.report import Report
 from genrekeras.evaluation.scoring import in_genres_of, predict_crops, to_report
+from genrekeras.models.genre_classifier import GenreClassifier
 from genrekeras.models.thresholds import Thresholds
 from scipy import optimize, special
+
+if TYPE_CHECKING:  # Importing the datasets takes seconds.
+    from genrekeras.datasets import SpectrogramSplit, Split
 
 _TEMPERATURE_BOUNDS = (0.05, 1e4)  # bounds of the search in `calibrate`
 # `min_confidence` must be above this multiple of 1 / genres. Otherwise it would mark only nearly equal probabilities.
@@ -20,23 +26,31 @@ class Calibration(NamedTuple):
     """Result of `calibrate`.
 
     Attributes:
-        temperature: float > 0. A value above 1 means that the model was overconfident.
-        thresholds: `Thresholds` of the calibrated model. `min_confidence` is `None` if no prediction is correct, or if
+        temperature: `> 0`. A value above 1 means that the model was overconfident.
+        thresholds: limits of the calibrated model. `min_confidence` is `None` if no prediction is correct, or if
             the limit is not clearly above 1 / genres. `max_ood_score` is `None` if no prediction is correct, if there
             are fewer than 20 clips or artists, or if the backbone contains a `"mel_kernel"`.
-        low_confidence_share: dict with the keys `correct` and `wrong`. The values are the shares of the correct and of
-            the wrong predictions that have low confidence.
-        before, after: `Report` of the split before and after the calibration.
+        low_confidence_share: shares of the correct and of the wrong predictions that have low confidence. The keys are
+            `correct` and `wrong`.
+        before: scores on the split before the calibration.
+        after: scores on the split after the calibration.
     """
 
     temperature: float
     thresholds: Thresholds
-    low_confidence_share: dict
+    low_confidence_share: dict[str, float]
     before: Report
     after: Report
 
 
-def calibrate(model, split, batch_size=16, crop="even", crops=3, rejection_rate=0.05):
+def calibrate(
+    model: GenreClassifier,
+    split: Split | SpectrogramSplit,
+    batch_size: int = 16,
+    crop: Literal["start", "center", "even", "random"] = "even",
+    crops: int = 3,
+    rejection_rate: float = 0.05,
+) -> Calibration:
     """Temperature-scale a model on held-out clips, and determine its thresholds for low confidence.
 
     The logits are divided by the temperature that minimizes the log-loss. This does not change the order of the genres
@@ -63,16 +77,19 @@ def calibrate(model, split, batch_size=16, crop="even", crops=3, rejection_rate=
     are few clips). Cohen, "A Coefficient of Agreement for Nominal Scales", 1960.
 
     Args:
-        model: `GenreClassifier`. It is changed in place.
-        split: `genrekeras.datasets.Split`, such as `data.validation`. Its genres are matched by name, as in `evaluate`.
-        batch_size, crop, crops: as in `evaluate`.
-        rejection_rate: float in [0, 1), share of the correctly classified clips of the split that each limit marks as
-            low confidence. For later predictions, it holds for the same number of crops. A higher rate also marks more
-            of the wrong predictions. The card records the share of the correct and of the wrong predictions that at
-            least one limit marks.
+        model: it is changed in place.
+        split: held-out clips, such as `data.validation`. The genres are matched by name, as in `evaluate`.
+        batch_size: as in `evaluate`.
+        crop: as in `evaluate`.
+        crops: as in `evaluate`.
+        rejection_rate: in [0, 1), share of the correctly classified clips of the split that each limit marks as low
+            confidence. For later predictions, it holds for the same number of crops. A higher rate also marks more of
+            the wrong predictions. The card records the share of the correct and of the wrong predictions that at least
+            one limit marks.
 
     Returns:
-        `Calibration`. Do not publish the scores of `after`, because the temperature was fitted on the same clips.
+        Result of the calibration. Do not publish the scores of `after`, because the temperature was fitted on the same
+        clips.
 
     Raises:
         ValueError: `rejection_rate` is out of range. Also raises the errors of `evaluate`.

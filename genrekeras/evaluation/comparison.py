@@ -1,11 +1,14 @@
 """Compare models on the same clips by the differences of their accuracies, with confidence intervals."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
+from genrekeras.evaluation.report import Report
 from genrekeras.utils.progress import printable
 
 
-def compare(reports, draws=10_000, seed=0):
+def compare(reports: Mapping[str, Report], draws: int = 10_000, seed: int = 0) -> pd.DataFrame:
     """Compare the scores of several models on the same clips.
 
     The accuracy of each model is compared with the accuracy of the first model. The interval of the difference is
@@ -15,15 +18,15 @@ def compare(reports, draws=10_000, seed=0):
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
 
     Args:
-        reports: dict, name -> `genrekeras.evaluation.Report`, with at least two reports.
-        draws: int > 0, number of bootstrap samples.
-        seed: int, seed of the bootstrap.
+        reports: name of a model -> report, at least two.
+        draws: `> 0`, number of bootstrap samples.
+        seed: seed of the bootstrap.
 
     Returns:
-        `pandas.DataFrame` with one row per report, indexed by name. Its columns are `clips`, `input_coverage`,
-        `accuracy`, the 95 % interval of the accuracy (`low`, `high`), `macro_f1`, `log_loss`, `calibration_error`, the
-        `difference` (accuracy minus accuracy of the first report), and the 95 % interval of the difference
-        (`difference_low`, `difference_high`). If the latter interval contains 0, the difference may be due to chance.
+        A row for each report, indexed by name. The columns are `clips`, `input_coverage`, `accuracy`, the 95 % interval
+        of the accuracy (`low`, `high`), `macro_f1`, `log_loss`, `calibration_error`, the `difference` (accuracy minus
+        accuracy of the first report), and the 95 % interval of the difference (`difference_low`, `difference_high`). If
+        the latter interval contains 0, the difference may be due to chance.
 
     Raises:
         ValueError: there are fewer than two reports, or their clips, labels or genres differ.

@@ -3,18 +3,18 @@
 import math
 
 
-def wilson_interval(hits, count, z=1.959964):
+def wilson_interval(hits: int, count: int, z: float = 1.959964) -> tuple[float, float]:
     """Return the Wilson score interval of a proportion.
 
     Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 1927.
 
     Args:
-        hits: int >= 0, number of successes.
-        count: int > 0, number of trials.
-        z: float > 0, quantile of the normal distribution. The default gives a 95 % interval.
+        hits: `>= 0`, number of successes.
+        count: `> 0`, number of trials.
+        z: `> 0`, quantile of the normal distribution. The default gives a 95 % interval.
 
     Returns:
-        tuple of two floats in [0, 1], the lower and the upper bound.
+        Lower and upper bound, in [0, 1].
     """
     proportion = hits / count
     center = proportion + z * z / (2 * count)

@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
+from typing import Any, Self
 
 import numpy as np
 from genrekeras.evaluation.intervals import wilson_interval
-from genrekeras.utils.io import atomic_write
+from genrekeras.utils.io import StrPath, atomic_write
 from genrekeras.visualization.metrics import confusion_matrix
+from matplotlib.figure import Figure
 from sklearn import metrics
 
 
@@ -15,19 +18,19 @@ class Report:
     """Labels and predicted probabilities of a split, and the scores that are computed from them.
 
     Attributes:
-        genres: tuple of str.
-        split: str, name of the split, such as "validation".
-        protocol: str, name of the protocol by which clips were assigned to splits.
+        genres: in the order of the labels.
+        split: name of the split, such as "validation".
+        protocol: name of the protocol by which clips were assigned to splits.
         track_ids: `(n,)` int64, track id of each clip.
         labels: `(n,)` int32, index of the true genre of each clip in `genres`.
         probabilities: `(n, len(genres))` float.
-        input_coverage: str, the part of each clip that was processed, such as "first 10 s".
+        input_coverage: the part of each clip that was processed, such as "first 10 s".
 
     Raises:
         ValueError: there are no clips, the shapes differ, a label is out of range, or a probability is not finite.
     """
 
-    genres: tuple
+    genres: tuple[str, ...]
     split: str
     protocol: str
     track_ids: np.ndarray
@@ -53,34 +56,34 @@ class Report:
             raise ValueError("`probabilities` must be finite numbers.")
 
     @property
-    def predictions(self):
-        """`(n,)` int, index of the most probable genre of each clip."""
+    def predictions(self) -> np.ndarray:
+        """Index of the most probable genre of each clip, `(n,)` int."""
         return self.probabilities.argmax(axis=1)
 
     @property
-    def accuracy(self):
-        """float, share of the clips whose prediction is correct."""
+    def accuracy(self) -> float:
+        """Share of the clips whose prediction is correct."""
         return float((self.predictions == self.labels).mean())
 
     @property
-    def accuracy_interval(self):
-        """`(low, high)`, 95 % Wilson interval of `accuracy`. It assumes that clips are independent of each other."""
+    def accuracy_interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of `accuracy`, `(low, high)`. It assumes that clips are independent of each other."""
         return wilson_interval(int((self.predictions == self.labels).sum()), len(self.labels))
 
     @property
-    def macro_f1(self):
-        """float, mean F1 score of the genres that occur in the labels or the predictions."""
+    def macro_f1(self) -> float:
+        """Mean F1 score of the genres that occur in the labels or the predictions."""
         return float(metrics.f1_score(self.labels, self.predictions, average="macro"))
 
     @property
-    def genre_recall(self):
-        """dict, genre -> recall (share of the clips with a correct prediction); `None` for a genre without clips."""
+    def genre_recall(self) -> dict[str, float | None]:
+        """Recall of each genre (share of its clips with a correct prediction); `None` for a genre without clips."""
         is_correct = self.predictions == self.labels
         return {genre: float(is_correct[mask].mean()) if mask.any() else None for genre, mask in self._masks_by_genre()}
 
     @property
-    def genre_recall_interval(self):
-        """dict, genre -> `(low, high)`, 95 % Wilson interval of the recall; `None` for a genre without clips."""
+    def genre_recall_interval(self) -> dict[str, tuple[float, float] | None]:
+        """95 % Wilson interval of the recall of each genre, `(low, high)`; `None` for a genre without clips."""
         is_correct = self.predictions == self.labels
         return {
             genre: wilson_interval(int(is_correct[mask].sum()), int(mask.sum())) if mask.any() else None
@@ -88,20 +91,20 @@ class Report:
         }
 
     @property
-    def confusion_matrix(self):
-        """`(genres, genres)` int, numbers of clips. Rows are true genres, columns are predicted genres."""
+    def confusion_matrix(self) -> np.ndarray:
+        """Numbers of clips, `(genres, genres)` int. Rows are true genres, columns are predicted genres."""
         return metrics.confusion_matrix(self.labels, self.predictions, labels=range(len(self.genres)))
 
     @property
-    def log_loss(self):
-        """float, mean of the negative log-probability of the true genre, in nats."""
+    def log_loss(self) -> float:
+        """Mean of the negative log-probability of the true genre, in nats."""
         probabilities = self.probabilities.astype("float64")
         probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)  # float32 rows do not sum to 1
         return float(metrics.log_loss(self.labels, probabilities, labels=range(len(self.genres))))
 
     @property
-    def calibration_error(self):
-        """float, expected calibration error: mean difference between confidence and accuracy in 15 bins of confidence.
+    def calibration_error(self) -> float:
+        """Expected calibration error: mean difference between confidence and accuracy in 15 bins of confidence.
 
         Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
         """
@@ -109,16 +112,16 @@ class Report:
         return float(sum(error / len(self.labels) for error in errors))
 
     @property
-    def reliability(self):
-        """list of (mean confidence, accuracy, number of clips), one tuple for each non-empty bin of 15 bins."""
+    def reliability(self) -> list[tuple[float, float, int]]:
+        """Mean confidence, accuracy and number of clips of each non-empty bin of 15 bins."""
         confidence = self.probabilities.max(axis=1)
         is_correct = self.predictions == self.labels
         bins = np.minimum((confidence * 15).astype(int), 14)
         masks = [bins == index for index in np.unique(bins)]
         return [(float(confidence[mask].mean()), float(is_correct[mask].mean()), int(mask.sum())) for mask in masks]
 
-    def figures(self):
-        """Return all scores as a JSON-serializable dict."""
+    def figures(self) -> dict[str, Any]:
+        """Return all scores as JSON-serializable values."""
         return {
             "split": self.split,
             "protocol": self.protocol,
@@ -134,8 +137,8 @@ class Report:
             "confusion_matrix": self.confusion_matrix.tolist(),
         }
 
-    def to_dict(self):
-        """Return all scores, and the labels and probabilities of each clip, as a JSON-serializable dict."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return all scores, and the labels and probabilities of each clip, as JSON-serializable values."""
         return {
             **self.figures(),
             "genres": list(self.genres),
@@ -145,13 +148,13 @@ class Report:
             "probabilities": self.probabilities.tolist(),
         }
 
-    def to_json(self, path):
+    def to_json(self, path: StrPath) -> None:
         """Write the dict of `to_dict` to a JSON file. The file is replaced atomically."""
         with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             json.dump(self.to_dict(), file, indent=1)
 
     @classmethod
-    def from_dict(cls, content):
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
         """Create a report from the dict that `to_dict` returned.
 
         Raises:
@@ -172,7 +175,7 @@ class Report:
                 f"`content` must be the dict of a report, as `to_dict` returns it: {type(error).__name__} {error}"
             ) from error
 
-    def plot(self, path=None):
+    def plot(self, path: StrPath | None = None) -> Figure:
         """Draw the confusion matrix. See `genrekeras.visualization.confusion_matrix`."""
         return confusion_matrix(self, path)
 

@@ -1,15 +1,28 @@
 """Evaluate a model on a split."""
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING, Literal
 
 import keras
 import numpy as np
 import pandas as pd
 from genrekeras.evaluation.report import Report
+from genrekeras.models.genre_classifier import GenreClassifier
 from genrekeras.utils.progress import printable
 
+if TYPE_CHECKING:  # Importing the datasets takes seconds.
+    from genrekeras.datasets import SpectrogramSplit, Split
 
-def evaluate(model, split, batch_size=16, crop="start", crops=1):
+
+def evaluate(
+    model: GenreClassifier,
+    split: Split | SpectrogramSplit,
+    batch_size: int = 16,
+    crop: Literal["start", "center", "even", "random"] = "start",
+    crops: int = 1,
+) -> Report:
     """Evaluate a model on a split.
 
     Genres are matched by name (`genrekeras.datasets.splits.match_genres`). The split may have only some of the genres
@@ -17,16 +30,14 @@ def evaluate(model, split, batch_size=16, crop="start", crops=1):
     have the predicted genre, the prediction counts as an error.
 
     Args:
-        model: `GenreClassifier`.
-        split: `genrekeras.datasets.Split`, or `SpectrogramSplit`. The front end does not process the images of a
-            `SpectrogramSplit`.
-        batch_size: int > 0.
-        crop, crops: position and number of the crops of `model.clip_seconds` from each waveform, as in
-            `genrekeras.datasets.batches`. An example is `crop="even", crops=3`. The probabilities of all crops are
-            averaged.
+        model: model to evaluate.
+        split: labelled clips. The front end does not process the images of a `SpectrogramSplit`.
+        batch_size: `> 0`.
+        crop: position of the crops of `model.clip_seconds` in each waveform, as in `genrekeras.datasets.batches`.
+        crops: number of crops, for example `crop="even", crops=3`. The probabilities of all crops are averaged.
 
     Returns:
-        `Report` with the genres of the model and the clips in the order of the split.
+        Scores, with the genres of the model and the clips in the order of the split.
 
     Raises:
         ValueError: the split is empty, has another sample rate than the model, or has a genre that the model lacks.
@@ -36,7 +47,7 @@ def evaluate(model, split, batch_size=16, crop="start", crops=1):
     return to_report(model, split, probabilities, split.input_coverage(model.clip_seconds, crop, crops))
 
 
-def in_genres_of(model, split):
+def in_genres_of(model: GenreClassifier, split: Split | SpectrogramSplit) -> Split | SpectrogramSplit:
     """Return the split with labels that are indices into the genres of the model."""
     if not hasattr(split, "with_genres"):
         raise ValueError(
@@ -46,17 +57,17 @@ def in_genres_of(model, split):
     return split if split.genres == model.genres else split.with_genres(model.genres)
 
 
-def misclassified(report, split):
+def misclassified(report: Report, split: Split | SpectrogramSplit) -> pd.DataFrame:
     """Return the wrong predictions, sorted by falling probability.
 
     Args:
-        report: `Report` of the split, with the clips in the order of the split.
-        split: `genrekeras.datasets.Split`.
+        report: report of the split, with the clips in the order of the split.
+        split: split from which the titles are taken.
 
     Returns:
-        `pandas.DataFrame` with one row per wrong prediction. Its columns are `track_id`, `title` (artist and title, or
-        the file name if both are unknown), `genre`, `predicted` and `probability` (of the predicted genre). Control
-        characters in names are escaped.
+        A row for each wrong prediction. The columns are `track_id`, `title` (artist and title, or the file name if both
+        are unknown), `genre`, `predicted` and `probability` (of the predicted genre). Control characters in names are
+        escaped.
     """
     confidence = report.probabilities.max(axis=1)
     wrong = np.flatnonzero(report.predictions != report.labels)
@@ -81,11 +92,18 @@ def _describe_track(track):
     return printable(": ".join(names) or os.path.basename(track.get("path", "")))
 
 
-def predict_crops(model, split, batch_size, crop, crops, *outputs):
-    """Compute outputs of `model.for_inference` for the crops of each clip: list of `(clips, crops, size)` arrays."""
+def predict_crops(
+    model: GenreClassifier,
+    split: Split | SpectrogramSplit,
+    batch_size: int,
+    crop: Literal["start", "center", "even", "random"],
+    crops: int,
+    *outputs: Literal["features", "probabilities", "ood_score"],
+) -> list[np.ndarray]:
+    """Compute outputs of `model.for_inference` for the crops of each clip, each `(clips, crops, size)`."""
     if len(np.unique(split.track_ids)) < len(split):
         raise ValueError("`split` must contain each track once. Received: several clips or images of a track")
-    crops = min(crops, split.max_crops)
+    crops = int(min(crops, split.max_crops))
     data = split.batches(batch_size, model.clip_seconds, crop, crops)
     model.check_data(data)
     network = model.for_inference(*outputs, inputs=split.inputs)
@@ -93,7 +111,9 @@ def predict_crops(model, split, batch_size, crop, crops, *outputs):
     return [array.reshape(len(split), crops, -1) for array in arrays]
 
 
-def to_report(model, split, probabilities, coverage):
-    """Return the `Report` of a split. The `(clips, crops, genres)` probabilities are averaged over the crops."""
+def to_report(
+    model: GenreClassifier, split: Split | SpectrogramSplit, probabilities: np.ndarray, coverage: str
+) -> Report:
+    """Return the report of a split. The `(clips, crops, genres)` probabilities are averaged over the crops."""
     mean = probabilities.mean(axis=1)
     return Report(tuple(model.genres), split.name, split.protocol, split.track_ids, split.labels, mean, coverage)

@@ -2,26 +2,23 @@
 
 import os
 import warnings
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from genrekeras import audio
-from genrekeras.utils.io import files_below
+from genrekeras.utils.io import StrPath, files_below
 
 _BLOCK_SECONDS = 300.0  # maximum time between the first and the last clip that are decoded together
 
 
-def find_files(paths):
+def find_files(paths: StrPath | Iterable[StrPath]) -> list[str]:
     """Return the audio files in folders and their subfolders, sorted by folder and name.
 
     Subfolders and links that cannot be opened are skipped. Each folder in `paths` causes at most one warning about
     skipped subfolders and links.
 
     Args:
-        paths: str or path-like, or an iterable of them. A path that is not a folder is returned unchanged, even if it
-            does not exist.
-
-    Returns:
-        list of str.
+        paths: files and folders. A path that is not a folder is returned unchanged, even if it does not exist.
 
     Raises:
         ValueError: a folder contains no audio files, or `paths` is empty.
@@ -30,7 +27,7 @@ def find_files(paths):
     if isinstance(paths, (str, os.PathLike)):
         paths = [paths]
     files, skipped = [], []
-    for path in map(os.fspath, paths):
+    for path in (os.fspath(path) for path in paths):
         if not os.path.isdir(path):
             files.append(path)
             continue
@@ -53,7 +50,7 @@ def find_files(paths):
     return files
 
 
-def clip_starts(seconds, clip_seconds, max_clips):
+def clip_starts(seconds: float, clip_seconds: float, max_clips: int) -> np.ndarray:
     """Return evenly spaced start times of clips.
 
     The first clip starts at the start of the track, and the last clip ends at the end of the track.
@@ -63,24 +60,24 @@ def clip_starts(seconds, clip_seconds, max_clips):
     29.98 s.
 
     Args:
-        seconds: float > 0, length of the track in s.
-        clip_seconds: float > 0, length of a clip in s.
-        max_clips: int > 0, maximum number of clips.
+        seconds: `> 0`, in s, length of the track.
+        clip_seconds: `> 0`, in s, length of a clip.
+        max_clips: `> 0`, maximum number of clips.
 
     Returns:
-        `(clips,)` array of start times in s.
+        `(clips,)`, start times in s.
     """
     count = int(np.clip(seconds / clip_seconds + 0.05, 1, max_clips))
     return np.linspace(0.0, max(0.0, seconds - clip_seconds), count)
 
 
-def load_clips(file, clip_seconds, starts):
+def load_clips(file: audio.AudioFile, clip_seconds: float, starts: Iterable[float]) -> Iterator[np.ndarray]:
     """Decode clips of a file one by one. About five minutes of the file are in memory at most.
 
     Args:
-        file: `audio.AudioFile`.
-        clip_seconds: float > 0, length of a clip in s.
-        starts: sequence of float, start times of the clips in s, ascending.
+        file: opened file.
+        clip_seconds: `> 0`, in s, length of a clip.
+        starts: in s, start times of the clips, ascending.
 
     Yields:
         `(round(clip_seconds * file.sample_rate),)` float32, one clip. If the file is shorter than its header states,
@@ -90,7 +87,7 @@ def load_clips(file, clip_seconds, starts):
         audio.AudioError: the file contains samples that are not finite or exceed 1e9 in magnitude.
     """
     # Clips that are close together are decoded as one block.
-    blocks = []
+    blocks: list[list[float]] = []
     for start in starts:
         fits_block = blocks and start - blocks[-1][-1] <= 2 * clip_seconds and start - blocks[-1][0] <= _BLOCK_SECONDS
         blocks[-1].append(start) if fits_block else blocks.append([start])
@@ -101,7 +98,7 @@ def load_clips(file, clip_seconds, starts):
         yield from cut(waveform, file.sample_rate, clip_seconds, starts_in_block[is_in_file])
 
 
-def cut(waveform, sample_rate, clip_seconds, starts):
+def cut(waveform: np.ndarray, sample_rate: int, clip_seconds: float, starts: Iterable[float]) -> Iterator[np.ndarray]:
     """Yield clips of a waveform, each of which lasts `clip_seconds`.
 
     A clip that would extend beyond the end of the waveform starts earlier instead. A waveform that is shorter than a

@@ -1,12 +1,15 @@
 """Embeddings of audio files, their nearest neighbors, and a two-dimensional map."""
 
 import os
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from genrekeras.inference import predict
 from genrekeras.inference.clips import find_files
+from genrekeras.models.genre_classifier import GenreClassifier
+from genrekeras.utils.io import StrPath
 from genrekeras.utils.progress import bar
 
 
@@ -14,25 +17,25 @@ class Embeddings(NamedTuple):
     """Embeddings of audio files.
 
     Attributes:
-        files: `pandas.DataFrame` with one row per file and the columns of `predict_files`.
+        files: a row for each file, with the columns of `predict_files`.
         vectors: `(files, feature_dim)` float32, the mean features of the clips of each file.
-        errors: `pandas.DataFrame` with the columns `path` and `error` and one row per file that could not be read.
+        errors: a row for each file that could not be read, with the columns `path` and `error`.
     """
 
     files: pd.DataFrame
     vectors: np.ndarray
     errors: pd.DataFrame
 
-    def nearest(self, path, count=5):
+    def nearest(self, path: StrPath, count: int = 5) -> pd.DataFrame:
         """Return the files whose embeddings are most similar to the embedding of a given file.
 
         Args:
-            path: str or path-like, one of the paths in `files`.
-            count: int > 0, maximum number of files.
+            path: one of the paths in `files`.
+            count: `> 0`, maximum number of files.
 
         Returns:
-            `pandas.DataFrame` with the columns `path`, `genre` and `similarity` (cosine similarity). It is sorted by
-            descending similarity.
+            A row for each file, with the columns `path`, `genre` and `similarity` (cosine similarity). The rows are
+            sorted by descending similarity.
 
         Raises:
             KeyError: `path` is not in `files`.
@@ -48,16 +51,16 @@ class Embeddings(NamedTuple):
         table = self.files.loc[neighbors, ["path", "genre"]].assign(similarity=1 - distances)
         return table[neighbors != rows[0]].head(count - 1).reset_index(drop=True)
 
-    def map(self, seed=0):
+    def map(self, seed: int = 0) -> np.ndarray:
         """Compute two-dimensional coordinates of the files by t-SNE with cosine distances.
 
         Source: van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008.
 
         Args:
-            seed: int, seed of t-SNE.
+            seed: seed of t-SNE.
 
         Returns:
-            `(files, 2)` array of coordinates.
+            `(files, 2)`, coordinates.
         """
         from sklearn.manifold import TSNE
 
@@ -68,17 +71,27 @@ class Embeddings(NamedTuple):
         return tsne.fit_transform(self.vectors)
 
 
-def embed_files(model, paths, max_clips=30, batch_size=16, workers=2):
+def embed_files(
+    model: GenreClassifier,
+    paths: StrPath | Iterable[StrPath],
+    max_clips: int = 30,
+    batch_size: int = 16,
+    workers: int = 2,
+) -> Embeddings:
     """Compute the embeddings of audio files.
 
     The embedding of a file is the mean of the model's features over the clips of the file. Similar files have similar
     embeddings.
 
     Args:
-        model, paths, max_clips, batch_size, workers: see `predict_files`.
+        model: see `predict_files`.
+        paths: see `predict_files`.
+        max_clips: see `predict_files`.
+        batch_size: see `predict_files`.
+        workers: see `predict_files`.
 
     Returns:
-        `Embeddings` of the files that can be read.
+        Embeddings of the files that can be read.
 
     Raises:
         ValueError: an argument is out of range, `paths` is empty, a folder contains no audio files, or no file can be

@@ -5,9 +5,11 @@ import json
 import os
 import warnings
 import zlib
+from collections.abc import Mapping
+from typing import Any, BinaryIO
 
 import filelock
-from genrekeras.utils.io import atomic_write
+from genrekeras.utils.io import StrPath, atomic_write
 
 
 class Journal:
@@ -17,12 +19,12 @@ class Journal:
     line contains one row, and the size and modification time of the audio file. Every line begins with a checksum.
 
     Args:
-        path: str or path-like, the path of the journal. With `None`, nothing is read or stored.
-        settings: JSON-serializable dict, the settings with which the rows are computed. If the journal has other
-            settings, all of its rows are removed, with a warning. Damaged rows are also removed, with a warning.
+        path: path of the journal. With `None`, nothing is read or stored.
+        settings: JSON-serializable settings with which the rows are computed. If the journal has other settings, all of
+            its rows are removed, with a warning. Damaged rows are also removed, with a warning.
 
     Attributes:
-        rows: dict, path of an audio file -> row. Rows of earlier calls are included only if the audio file could be
+        rows: path of an audio file -> row. Rows of earlier calls are included only if the audio file could be
             read and has not changed.
 
     Raises:
@@ -30,11 +32,11 @@ class Journal:
         OSError: on entering, if the file cannot be written or another process is using it.
     """
 
-    def __init__(self, path, settings):
-        self.rows = {}
+    def __init__(self, path: StrPath | None, settings: Mapping[str, Any]):
+        self.rows: dict[str, dict[str, Any]] = {}
         self._path = None if path is None else os.fspath(path)
         self._settings = settings
-        self._file = None
+        self._file: BinaryIO | None = None
         self._exit_stack = contextlib.ExitStack()
 
     def __enter__(self):
@@ -50,8 +52,8 @@ class Journal:
     def __exit__(self, *error):
         self._exit_stack.close()
 
-    def add(self, row):
-        """Store a row. It is a dict with the keys `path` and `error`, and possibly other keys."""
+    def add(self, row: dict[str, Any]) -> None:
+        """Store a row. It has the keys `path` and `error`, and possibly other keys."""
         self.rows[row["path"]] = row
         if self._file:
             self._file.write(_encode([row, _file_state(row["path"])]))

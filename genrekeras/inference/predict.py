@@ -5,6 +5,8 @@ single confident clip would outweigh all others. With the product, the confidenc
 track, although the clips of a track are not independent.
 """
 
+from __future__ import annotations
+
 import collections
 import concurrent.futures
 import dataclasses
@@ -14,29 +16,39 @@ import json
 import math
 import numbers
 import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import soxr
 from genrekeras import audio
 from genrekeras.genres import PROBABILITY_PREFIX
 from genrekeras.inference.clips import clip_starts, cut, find_files, load_clips
 from genrekeras.inference.journal import Journal
+from genrekeras.models.genre_classifier import GenreClassifier
+from genrekeras.utils.io import StrPath
 from genrekeras.utils.progress import bar
 
 _MIN_SECONDS, _MIN_HOP_SECONDS = 1.0, 0.01  # shortest accepted track and hop
 
 
-def predict_each(model, paths, max_clips=30, batch_size=16, workers=2):
+def predict_each(
+    model: GenreClassifier, paths: Iterable[str], max_clips: int = 30, batch_size: int = 16, workers: int = 2
+) -> Iterator[dict[str, Any]]:
     """Predict the genre of audio files, and yield the result of each file as soon as the file is processed.
 
     Args:
-        model, max_clips, batch_size, workers: see `predict_files`.
-        paths: iterable of str, audio files. Folders are not searched.
+        model: see `predict_files`.
+        paths: audio files. Folders are not searched.
+        max_clips: see `predict_files`.
+        batch_size: see `predict_files`.
+        workers: see `predict_files`.
 
     Yields:
-        dict, column -> value: one row of the table that `predict_files` returns.
+        Column -> value: one row of the table that `predict_files` returns.
 
     Raises:
         ValueError: an argument is out of range.
@@ -47,24 +59,30 @@ def predict_each(model, paths, max_clips=30, batch_size=16, workers=2):
         yield to_row(model, track.path, track.means(), track.seconds, track.error, track.warning)
 
 
-def predict_files(model, paths, max_clips=30, batch_size=16, workers=2, journal=None):
+def predict_files(
+    model: GenreClassifier,
+    paths: StrPath | Iterable[StrPath],
+    max_clips: int = 30,
+    batch_size: int = 16,
+    workers: int = 2,
+    journal: StrPath | None = None,
+) -> pd.DataFrame:
     """Predict the genre of audio files.
 
     Args:
-        model: `GenreClassifier`. It defines the sample rate, the clip length and the genres.
-        paths: str or path-like, or an iterable of them: audio files and folders. Folders are searched for audio files
-            at any depth.
-        max_clips: int > 0, maximum number of clips of a track. The clips have `model.clip_seconds` and are evenly
+        model: it defines the sample rate, the clip length and the genres.
+        paths: audio files and folders. Folders are searched for audio files at any depth.
+        max_clips: `> 0`, maximum number of clips of a track. The clips have `model.clip_seconds` and are evenly
             spaced. As many clips as fit without overlap are used. The probabilities of the track are the mean over the
             clips.
-        batch_size: int > 0, number of clips in a batch. A batch may contain clips of several files.
-        workers: int > 0, number of threads that decode files.
-        journal: str or path-like, a file in which each finished row is stored, or `None`. A later call with the same
-            journal processes only files that are new, have changed, or could not be read. Rows of another model, other
-            thresholds or another `max_clips` are removed, with a warning. Damaged rows are also removed.
+        batch_size: `> 0`, number of clips in a batch. A batch may contain clips of several files.
+        workers: `> 0`, number of threads that decode files.
+        journal: path of a file in which each finished row is stored. A later call with the same journal processes only
+            files that are new, have changed, or could not be read. Rows of another model, other thresholds or another
+            `max_clips` are removed, with a warning. Damaged rows are also removed.
 
     Returns:
-        `pandas.DataFrame` with one row per file:
+        A row for each file, with these columns:
 
         - `path`: str.
         - `genre`: str, the most probable genre.
@@ -99,17 +117,17 @@ def predict_files(model, paths, max_clips=30, batch_size=16, workers=2, journal=
         return to_table(model, [opened_journal.rows[path] for path in paths])
 
 
-def predict_waveform(model, y, sample_rate, max_clips=30):
+def predict_waveform(model: GenreClassifier, y: npt.ArrayLike, sample_rate: int, max_clips: int = 30) -> pd.Series:
     """Predict the genre of a waveform in memory.
 
     Args:
-        model: `GenreClassifier`.
-        y: `(samples,)` array, mono, in [-1, 1].
-        sample_rate: int > 0, sample rate of `y` in Hz.
-        max_clips: int > 0, maximum number of clips; see `predict_files`.
+        model: it defines the clip length and the genres. `y` is resampled to the sample rate of the model.
+        y: `(samples,)`, mono, in [-1, 1].
+        sample_rate: `> 0`, in Hz, sample rate of `y`.
+        max_clips: `> 0`, maximum number of clips; see `predict_files`.
 
     Returns:
-        `pandas.Series` with the columns of the table that `predict_files` returns. The value of `path` is `None`.
+        A value for each column of the table that `predict_files` returns. The value of `path` is `None`.
 
     Raises:
         ValueError: an argument is out of range, `y` is not one-dimensional, `y` is too short, or `y` contains values
@@ -125,9 +143,9 @@ def predict_waveform(model, y, sample_rate, max_clips=30):
     seconds = len(y) / sample_rate
     if too_short := _too_short(seconds, model):
         raise ValueError(f"`y` is {too_short}.")
-    y = soxr.resample(y, sample_rate, model.sample_rate)
+    resampled = soxr.resample(y, sample_rate, model.sample_rate)
     starts = clip_starts(seconds, model.clip_seconds, max_clips)
-    clips = list(cut(y, model.sample_rate, model.clip_seconds, starts))
+    clips = list(cut(resampled, model.sample_rate, model.clip_seconds, starts))
     # Keras compiles the parts of the model once. `for_inference` would build a new model in each call.
     features = model.feature_extractor.predict(model.front_end.predict(np.stack(clips), verbose=0), verbose=0)
     outputs = model.head.predict(features, verbose=0), keras.ops.convert_to_numpy(model.ood_score(features))
@@ -135,18 +153,20 @@ def predict_waveform(model, y, sample_rate, max_clips=30):
     return pd.Series(to_row(model, None, means, _processed_seconds(seconds, clips, model)), columns(model))
 
 
-def predict_timeline(model, path, hop_seconds=None, batch_size=16):
+def predict_timeline(
+    model: GenreClassifier, path: StrPath, hop_seconds: float | None = None, batch_size: int = 16
+) -> pd.DataFrame:
     """Predict the genres along a track.
 
     Args:
-        model: `GenreClassifier`.
-        path: str or path-like, an audio file of any length. About five minutes of the file are in memory at most.
-        hop_seconds: float >= 0.01, in s, maximum distance between the starts of two consecutive clips. `None` uses half
-            of `model.clip_seconds`.
-        batch_size: int > 0, number of clips in a batch.
+        model: it defines the sample rate, the clip length and the genres.
+        path: audio file of any length. About five minutes of the file are in memory at most.
+        hop_seconds: `>= 0.01`, in s, maximum distance between the starts of two consecutive clips. `None` uses half of
+            `model.clip_seconds`.
+        batch_size: `> 0`, number of clips in a batch.
 
     Returns:
-        `pandas.DataFrame` with one row per clip. The columns are `start` and `end` (in s), and one column
+        A row for each clip. The columns are `start` and `end` (in s), and one column
         `probability_GENRE` for each genre.
 
     Raises:
@@ -179,39 +199,47 @@ def predict_timeline(model, path, hop_seconds=None, batch_size=16):
     return table
 
 
-def check_counts(**arguments):
+def check_counts(**arguments: int) -> None:
     """Raise `ValueError` if an argument is not an integer > 0."""
     for name, value in arguments.items():
         if not isinstance(value, numbers.Integral) or value < 1:
             raise ValueError(f"`{name}` must be an integer > 0. Received: {name}={value!r}")
 
 
-def columns(model):
+def columns(model: GenreClassifier) -> list[str]:
     """Return the names of the columns of the table that `predict_files` returns."""
     names = ["path", "genre", "probability", "low_confidence", "reason", "ood_score", "seconds", "warning", "error"]
     return [*names, *_probability_columns(model)]
 
 
-def to_table(model, rows):
-    """Return the table of `predict_files` as a `pandas.DataFrame`, from rows that `to_row` returned."""
+def to_table(model: GenreClassifier, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the table of `predict_files` from rows that `to_row` returned."""
     # The dtype is object, because the string dtype of pandas cannot store file names that are not UTF-8.
     table = pd.DataFrame(rows, columns=columns(model), dtype=object)
     return table.astype(dict.fromkeys(["probability", "ood_score", "seconds", *_probability_columns(model)], "float64"))
 
 
-def to_row(model, path, means, seconds, error=None, warning=None):
+def to_row(
+    model: GenreClassifier,
+    path: str | None,
+    means: Sequence[np.ndarray],
+    seconds: float,
+    error: str | None = None,
+    warning: str | None = None,
+) -> dict[str, Any]:
     """Return the row of a file in the table of `predict_files`.
 
     Args:
-        model: `GenreClassifier`.
-        path: str, or `None` for a waveform.
-        means: list of the mean probabilities, `(genres,)`, and the mean OOD score over the clips. The list is empty if
-            the file could not be read.
-        seconds: float, the length of the processed audio in s.
-        error, warning: str or `None`, the values of these columns.
+        model: model that computed the values.
+        path: path of the file, or `None` for a waveform.
+        means: the mean probabilities, `(genres,)`, and the mean OOD score over the clips. Empty if the file could not
+            be read.
+        seconds: in s, length of the processed audio.
+        error: value of this column.
+        warning: value of this column.
 
     Returns:
-        dict, column -> value.
+        Column -> value.
     """
     row = dict.fromkeys(columns(model)) | {"path": path, "warning": warning, "error": error}
     if means:
@@ -247,31 +275,31 @@ class _Track:
     """A decoded file.
 
     Attributes:
-        path: str.
-        clips: list of `(samples,)` float32 arrays.
-        seconds: float, the length of the audio in the clips, in s.
-        error: str, the reason why the file could not be read, or `None`.
-        warning: str, the problem of a damaged file that could still be read, or `None`.
-        results: list, one entry per processed clip: a list with one array per output of the network.
+        path: path of the file.
+        clips: each `(samples,)` float32.
+        seconds: in s, length of the audio in the clips.
+        error: reason why the file could not be read.
+        warning: problem of a damaged file that could still be read.
+        results: one entry per processed clip: an array for each output of the network.
     """
 
     path: str
-    clips: list
+    clips: list[np.ndarray]
     seconds: float = 0.0
     error: str | None = None
     warning: str | None = None
-    results: list = dataclasses.field(default_factory=list)
+    results: list[list[np.ndarray]] = dataclasses.field(default_factory=list)
 
     @property
-    def is_done(self):
+    def is_done(self) -> bool:
         return len(self.results) == len(self.clips)
 
-    def means(self):
+    def means(self) -> list[np.ndarray]:
         """Return the mean of each output over the clips."""
         return [np.mean(values, axis=0) for values in zip(*self.results, strict=True)]
 
 
-def decode_tracks(model, paths, max_clips, workers):
+def decode_tracks(model: GenreClassifier, paths: Iterable[str], max_clips: int, workers: int) -> Iterator[_Track]:
     """Yield a `_Track` for each file, in order. Threads decode at most `workers` files ahead."""
 
     def decode(path):
@@ -286,7 +314,7 @@ def decode_tracks(model, paths, max_clips, workers):
         return _Track(path, clips, _processed_seconds(file.seconds, clips, model), warning=file.warning)
 
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        ahead = collections.deque()
+        ahead: collections.deque[concurrent.futures.Future[_Track]] = collections.deque()
         for path in paths:
             ahead.append(pool.submit(decode, path))
             if len(ahead) > workers:
@@ -295,20 +323,20 @@ def decode_tracks(model, paths, max_clips, workers):
             yield ahead.popleft().result()
 
 
-def predict_tracks(network, tracks, batch_size):
+def predict_tracks(network: keras.Model, tracks: Iterable[_Track], batch_size: int) -> Iterator[_Track]:
     """Apply a network to the clips of tracks, and yield each track when all of its clips are processed.
 
     A batch may contain clips of several tracks.
 
     Args:
-        network: `keras.Model`, clips -> one or several outputs.
-        tracks: iterable of `_Track` without results.
-        batch_size: int > 0, number of clips in a batch.
+        network: model from clips to one or several outputs.
+        tracks: tracks without results.
+        batch_size: `> 0`, number of clips in a batch.
 
     Yields:
-        `_Track` with results, in the order of `tracks`.
+        Tracks with results, in the order of `tracks`.
     """
-    unfinished = collections.deque()  # tracks with clips that have no results yet
+    unfinished: collections.deque[_Track] = collections.deque()  # tracks with clips that have no results yet
     waiting = []  # pairs (track, clip) without results
     has_full_batch = False
     for track in itertools.chain(tracks, [None]):  # `None` marks the end.

@@ -1,11 +1,14 @@
 """Average several models in one model."""
 
+from collections.abc import Sequence
+
 import numpy as np
+import numpy.typing as npt
 from genrekeras.models import backbones
 from genrekeras.models.genre_classifier import GenreClassifier
 
 
-def average(models, weights=None):
+def average(models: Sequence[GenreClassifier], weights: npt.ArrayLike | None = None) -> GenreClassifier:
     """Average the logits of several models in one model, optionally weighted.
 
     Networks that were trained from different random weights make different errors, so their average makes fewer errors.
@@ -13,12 +16,12 @@ def average(models, weights=None):
     all models.
 
     Args:
-        models: sequence of at least one `GenreClassifier`. Each model has one `"mel_..."` backbone. All models have the
-            same genres, clip length and front end.
-        weights: sequence of float > 0, one for each model; `None` for equal weights.
+        models: at least one model. Each model has one `"mel_..."` backbone. All models have the same genres, clip
+            length and front end.
+        weights: `(models,)`, > 0; `None` for equal weights.
 
     Returns:
-        `GenreClassifier`, not compiled. Its backbone is the list of the backbones of the models.
+        Model that is not compiled. Its backbone is the list of the backbones of the models.
 
     Raises:
         ValueError: `models` is empty, the models differ, a model is an average itself, or `weights` is not one positive
@@ -34,7 +37,6 @@ def average(models, weights=None):
         raise ValueError(
             f"`weights` must be a number > 0 for each of {len(models)} models. Received: weights={weights}"
         )
-    weights = weights / weights.sum()
     shared = ("genres", "clip_seconds", "front_end")
     configs = [{key: model.get_config()[key] for key in shared} for model in models]
     for config in configs:
@@ -54,8 +56,9 @@ def average(models, weights=None):
                 target = ensemble.feature_extractor.get_layer(layer.name.replace(name, prefix, 1))
                 target.set_weights(layer.get_weights())
     kernels, biases = zip(*(model.output_layer.get_weights() for model in models), strict=True)
-    kernels = [weight * kernel for weight, kernel in zip(weights, kernels, strict=True)]
-    ensemble.output_layer.set_weights([np.concatenate(kernels), weights @ np.stack(biases)])
+    shares = weights / weights.sum()
+    weighted_kernels = [share * kernel for share, kernel in zip(shares, kernels, strict=True)]
+    ensemble.output_layer.set_weights([np.concatenate(weighted_kernels), shares @ np.stack(biases)])
     return ensemble
 
 

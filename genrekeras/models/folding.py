@@ -11,26 +11,26 @@ CVPR 2018, section 3.2.
 """
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
+from genrekeras.models.backbones import FeatureExtractor
 
 CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
 
-def for_inference(network):
+def for_inference(network: FeatureExtractor) -> keras.Model:
     """Return a faster copy of a backbone with folded batch normalization, for inference only.
 
-    Args:
-        network: `backbones.FeatureExtractor`.
-
     Returns:
-        `keras.Model` that computes the same features, up to rounding. It is not trainable and cannot be saved. It has
-        copies of the weights, so later training of `network` does not change it.
+        Model that computes the same features, up to rounding. It is not trainable and cannot be saved. It has copies of
+        the weights, so later training of `network` does not change it.
     """
     consumers = _consumers(network)
     steps = []
-    replacements = {}  # key of the output of an omitted layer -> key of the tensor that replaces it
+    replacements: dict[int, int] = {}  # key of the output of an omitted layer -> key of the tensor that replaces it
     for layer in network.layers:
         if isinstance(layer, keras.layers.InputLayer) or id(layer.output) in replacements:
             continue
@@ -52,13 +52,19 @@ class FoldedModel(keras.layers.Layer):
     """Call layers one after the other. Each tensor is released after its last use.
 
     Args:
-        steps: list of tuples: layer, keys of its input tensors, key of its output tensor. A key is the `id` of a Keras
-            tensor.
-        image_key, features_key: keys of the input tensor and of the output tensor.
-        symbolic_features: Keras tensor with the shape and dtype of the features.
+        steps: tuples: layer, keys of its input tensors, key of its output tensor. A key is the `id` of a Keras tensor.
+        image_key: key of the input tensor.
+        features_key: key of the output tensor.
+        symbolic_features: tensor with the shape and dtype of the features.
     """
 
-    def __init__(self, steps, image_key, features_key, symbolic_features):
+    def __init__(
+        self,
+        steps: Sequence[tuple[keras.layers.Layer, list[int], int]],
+        image_key: int,
+        features_key: int,
+        symbolic_features: keras.KerasTensor,
+    ):
         super().__init__(dtype=symbolic_features.dtype, autocast=False)
         self.image_key, self.features_key = image_key, features_key
         self._features_shape = symbolic_features.shape
@@ -96,11 +102,13 @@ class LayerChain(keras.layers.Layer):
     the layers that produced the tensor. A functional model that calls a `LayerChain` can be released.
 
     Args:
-        steps: list of layers or models.
-        output_layers: list of layers. `None` in this list outputs the result of the last step.
+        steps: layers or models.
+        output_layers: `None` in this sequence outputs the result of the last step.
     """
 
-    def __init__(self, steps, output_layers=(None,)):
+    def __init__(
+        self, steps: Sequence[keras.layers.Layer], output_layers: Sequence[keras.layers.Layer | None] = (None,)
+    ):
         super().__init__(dtype="float32", autocast=False)
         self.steps = list(steps)
         self.output_layers = [keras.layers.Identity() if layer is None else layer for layer in output_layers]
@@ -125,13 +133,19 @@ class TorchConvolution(keras.layers.Layer):
     Keras' own layer permutes the kernel and adds the bias separately in each call.
 
     Args:
-        layer: `keras.layers.Conv2D` or `DepthwiseConv2D` in channels_first, with symmetric padding.
-        kernel: array with the axes in Keras' order.
-        bias: `(filters,)` array.
+        layer: convolution in channels_first, with symmetric padding.
+        kernel: kernel of the layer, with the axes in Keras' order.
+        bias: `(filters,)`.
         activation: function that is applied to the output.
     """
 
-    def __init__(self, layer, kernel, bias, activation):
+    def __init__(
+        self,
+        layer: keras.layers.Conv2D | keras.layers.DepthwiseConv2D,
+        kernel: np.ndarray,
+        bias: np.ndarray,
+        activation: Callable[[Any], Any],
+    ):
         super().__init__(name=layer.name, dtype=layer.compute_dtype)
         if isinstance(layer, keras.layers.DepthwiseConv2D):
             height, width, channels, multiplier = kernel.shape

@@ -1,22 +1,31 @@
 """GenreClassifier, a Keras model that computes the probabilities of genres from waveforms."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import math
 import os
 import types
 import warnings
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from genrekeras.genres import GENRES
 from genrekeras.layers import MelSpectrogram, default_front_end
 from genrekeras.layers.ood_score import OODScore
 from genrekeras.models import backbones, folding
 from genrekeras.models.presets import preset_file
 from genrekeras.models.thresholds import Thresholds
+from genrekeras.utils.io import StrPath
 from keras import ops
+
+if TYPE_CHECKING:  # pandas and `inference` are imported when they are needed.
+    import pandas as pd
+    from genrekeras.inference import Embeddings
 
 # Used for networks that are trained from random weights. With Keras' default of 0.99, the moving statistics would lag
 # hundreds of steps behind the weights.
@@ -27,15 +36,15 @@ _MAX_GENRES = 10_000
 class _Restored(NamedTuple):
     """Argument `pretrained` of a saved model. The config keeps the value, but no pretrained weights are loaded."""
 
-    pretrained: object
+    pretrained: str | None
 
 
 @keras.saving.register_keras_serializable("genrekeras")
 class GenreClassifier(keras.Model):
     """Classify clips of music by genre.
 
-    The model consists of parts. Each part is a `keras.Model`, except `ood_score`, which is a layer. The parts share
-    their weights with the model:
+    The model consists of parts, which are attributes of the model. Each part is a `keras.Model`, except `ood_score`,
+    which is a layer. The parts share their weights with the model:
 
     - `front_end`: waveform -> image. It includes the waveform augmentation.
     - `feature_extractor`: image -> features. This is the backbone.
@@ -43,42 +52,41 @@ class GenreClassifier(keras.Model):
     - `image_model`: image -> probabilities. It consists of image augmentation, `feature_extractor` and `head`.
     - `ood_score`: features -> out-of-distribution score. `genrekeras.evaluation.calibrate` fits it.
 
+    The arguments `backbone`, `genres`, `clip_seconds`, `stem`, `fine_tune`, `pretrained`, `dropout`, `thresholds` and
+    `card` are attributes too. `fine_tune`, `thresholds` and `card` can be changed by assigning a new value.
+
     Args:
-        backbone: str or list of str. `"efficientnet_b0"`, `"resnet50"` and `"efficientnet_lite0"` (smaller and faster)
-            have pretrained weights. `"mel_cnn"` and `"mel_resnet"` are small networks for spectrograms without
-            pretrained weights. `"mel_kernel"` is fitted in one step by `genrekeras.training.fit_kernel_ridge`. A list
-            of `"mel_..."` names is an average of several networks (see `genrekeras.models.average`).
-        genres: list or tuple of distinct str, at least two. The label of a genre is its index.
-        clip_seconds: float > 0, in s, length of a clip.
-        front_end: sequence of layers, or a `keras.Sequential`. The layers compute images `(batch, mels, frames, 1)` in
-            [0, 255] from waveforms `(batch, samples)`. One layer must be a `MelSpectrogram`, which defines the sample
-            rate. `None` is `genrekeras.layers.default_front_end()`: `MelSpectrogram`, `PowerToDecibels`,
-            `SpectrogramToImage`.
-        stem: `"fold"` or `"new"`, the first convolution of a backbone with pretrained weights. `"fold"` converts the
-            convolution to one channel. The result is the same as for the gray image in three equal channels. `"new"` is
-            a new convolution with random weights.
+        backbone: network that computes the features. `"efficientnet_b0"`, `"resnet50"` and `"efficientnet_lite0"`
+            (smaller and faster) have pretrained weights. `"mel_cnn"` and `"mel_resnet"` are small networks for
+            spectrograms without pretrained weights. `"mel_kernel"` is fitted in one step by
+            `genrekeras.training.fit_kernel_ridge`. A list of `"mel_..."` names is an average of several networks (see
+            `genrekeras.models.average`).
+        genres: list or tuple of at least two distinct names. The label of a genre is its index.
+        clip_seconds: `> 0`, in s, length of a clip.
+        front_end: layers that compute images `(batch, mels, frames, 1)` in [0, 255] from waveforms `(batch, samples)`.
+            One layer must be a `MelSpectrogram`, which defines the sample rate. `None` is
+            `genrekeras.layers.default_front_end()`: `MelSpectrogram`, `PowerToDecibels`, `SpectrogramToImage`.
+        stem: first convolution of a backbone with pretrained weights. `"fold"` converts the convolution to one channel.
+            The result is the same as for the gray image in three equal channels. `"new"` is a new convolution with
+            random weights.
         fine_tune: which layers are trainable: `"head"` (the last layer), `"stem"` (the first convolution and the last
-            layer) or `"all"`. It is saved with the model and can be changed later by assigning `model.fine_tune`.
+            layer) or `"all"`. It is saved with the model.
         pretrained: `"imagenet"`, `None` for random weights, or the path of a `.weights.h5` file. The file must be saved
             from the RGB network, built with `weights=None, include_top=False` (see `genrekeras.models.backbones`).
-        dropout: float in [0, 1), rate of the dropout before the last layer.
-        waveform_augmentation: sequence of layers that change waveforms `(batch, samples)` in training. The shape stays
-            the same.
-        image_augmentation: sequence of layers that change images `(batch, mels, frames, 1)` in training. The shape
-            stays the same.
-        thresholds: `genrekeras.models.thresholds.Thresholds`, or a dict of its attributes. Thresholds decide whether a
-            prediction has low confidence. `genrekeras.evaluation.calibrate` sets them. `None` for no thresholds.
-        card: JSON-serializable dict that describes the model, with the keys `data`, `training`, `scores` and
-            `calibration`. It is saved with the model. `fit` removes card and thresholds, because they describe the
-            weights before the training. Call `model.reset_card()` after the training of a part, such as `image_model`.
+        dropout: in [0, 1), rate of the dropout before the last layer.
+        waveform_augmentation: layers that change waveforms `(batch, samples)` in training. The shape stays the same.
+        image_augmentation: layers that change images `(batch, mels, frames, 1)` in training. The shape stays the same.
+        thresholds: limits that decide whether a prediction has low confidence, or a dict of the attributes of
+            `Thresholds`. `genrekeras.evaluation.calibrate` sets them. `None` for no thresholds.
+        card: JSON-serializable description of the model, with the keys `data`, `training`, `scores` and `calibration`.
+            It is saved with the model. `fit` removes card and thresholds, because they describe the weights before the
+            training. Call `model.reset_card()` after the training of a part, such as `image_model`.
+        name: name of the Keras model. `None` uses an automatic name.
 
     Attributes:
-        genres, clip_seconds, backbone, ...: the arguments. `card` and `thresholds` can be changed by assigning a new
-            value.
-        sample_rate: int, in Hz, sample rate of the front end.
-        front_end, feature_extractor, head, image_model, ood_score: the parts.
-        output_layer: `keras.layers.Dense`, the last layer of `head`.
-        band_frequencies: `(mels,)` array, in Hz, center frequency of each row of the image.
+        sample_rate: in Hz, sample rate of the front end.
+        output_layer: the last layer of `head`.
+        band_frequencies: `(mels,)`, in Hz, center frequency of each row of the image.
 
     Input shape: `(batch, clip_seconds * sample_rate)` float32 in [-1, 1].
 
@@ -101,23 +109,23 @@ class GenreClassifier(keras.Model):
 
     def __init__(
         self,
-        backbone="efficientnet_b0",
-        genres=GENRES,
-        clip_seconds=10.0,
-        front_end=None,
-        stem="fold",
-        fine_tune="head",
-        pretrained="imagenet",
-        dropout=0.5,
-        waveform_augmentation=(),
-        image_augmentation=(),
-        thresholds=None,
-        card=None,
-        name=None,
+        backbone: str | Sequence[str] = "efficientnet_b0",
+        genres: Sequence[str] = GENRES,
+        clip_seconds: float = 10.0,
+        front_end: Sequence[keras.layers.Layer] | keras.Sequential | None = None,
+        stem: Literal["fold", "new"] = "fold",
+        fine_tune: Literal["head", "stem", "all"] = "head",
+        pretrained: StrPath | None = "imagenet",
+        dropout: float = 0.5,
+        waveform_augmentation: Sequence[keras.layers.Layer] = (),
+        image_augmentation: Sequence[keras.layers.Layer] = (),
+        thresholds: Thresholds | Mapping[str, Any] | None = None,
+        card: Mapping[str, Any] | None = None,
+        name: str | None = None,
     ):
         genres = _checked_genres(genres)
         restored = isinstance(pretrained, _Restored)
-        if restored:
+        if isinstance(pretrained, _Restored):
             [pretrained] = pretrained
         if stem == "new" and fine_tune == "head":
             raise ValueError(
@@ -146,7 +154,7 @@ class GenreClassifier(keras.Model):
         sample_rate = _sample_rate(front_end_layers)
 
         waveform = keras.Input((round(clip_seconds * sample_rate),), name="waveform")
-        front_end_model = _chain(waveform, waveform_augmentation + front_end_layers, "front_end")
+        front_end_model = _chain(waveform, [*waveform_augmentation, *front_end_layers], "front_end")
         if len(front_end_model.output_shape) != 4 or front_end_model.output_shape[-1] != 1:
             raise ValueError(
                 "`front_end` must compute images of shape (batch, mels, frames, 1). "
@@ -171,15 +179,15 @@ class GenreClassifier(keras.Model):
         image_model = _chain(image, [*image_augmentation, feature_extractor, head], "image_model")
         super().__init__(waveform, image_model(front_end_model(waveform)), name=name)
 
-        self.backbone = backbone if isinstance(backbone, str) else tuple(backbone)
-        self.genres = genres
+        self.backbone: str | tuple[str, ...] = backbone if isinstance(backbone, str) else tuple(backbone)
+        self.genres = tuple(genres)
         self.clip_seconds = clip_seconds
         self.stem = stem
         self.pretrained = pretrained
         self.dropout = dropout
         self.thresholds = thresholds
         self.card = card
-        self.sample_rate = sample_rate
+        self.sample_rate: int = sample_rate
         self.front_end = front_end_model
         self.feature_extractor = feature_extractor
         self.head = head
@@ -193,34 +201,34 @@ class GenreClassifier(keras.Model):
         }
 
     @property
-    def fine_tune(self):
-        """Which layers are trainable: "head", "stem" or "all". Compile the model again after a change."""
+    def fine_tune(self) -> Literal["head", "stem", "all"]:
+        """Which layers are trainable. Compile the model again after a change."""
         return self.feature_extractor.fine_tune
 
     @fine_tune.setter
-    def fine_tune(self, value):
+    def fine_tune(self, value: Literal["head", "stem", "all"]) -> None:
         self.feature_extractor.fine_tune = value
 
     @property
-    def output_layer(self):
+    def output_layer(self) -> keras.layers.Dense:
         """Last layer of `head`. It computes the probabilities from the features."""
         return self.head.get_layer("probabilities")
 
     @property
-    def band_frequencies(self):
-        """Center frequency of each row of the image: `(mels,)` array, in Hz."""
+    def band_frequencies(self) -> np.ndarray:
+        """Center frequency of each row of the image: `(mels,)`, in Hz."""
         front_end = self._config_layers["front_end"]
         [spectrogram] = [layer for layer in front_end if isinstance(layer, MelSpectrogram)]
         is_flipped = any(getattr(layer, "flip", False) for layer in front_end)
         return spectrogram.band_frequencies[:: -1 if is_flipped else 1]
 
     @property
-    def thresholds(self):
-        """`Thresholds` of the model. To change them, assign a `Thresholds`, a dict of its attributes, or `None`."""
+    def thresholds(self) -> Thresholds:
+        """Limits for low confidence. To change them, assign a `Thresholds`, a dict of its attributes, or `None`."""
         return self._thresholds
 
     @thresholds.setter
-    def thresholds(self, value):
+    def thresholds(self, value: Thresholds | Mapping[str, Any] | None) -> None:
         try:
             value = value if isinstance(value, Thresholds) else Thresholds(**(value or {}))
         except TypeError as error:
@@ -228,24 +236,24 @@ class GenreClassifier(keras.Model):
         self._thresholds = value
 
     @property
-    def card(self):
-        """Description of the model, a read-only dict. To change it, assign a new dict."""
+    def card(self) -> Mapping[str, Any]:
+        """Description of the model, read-only. To change it, assign a new dict."""
         return self._card
 
     @card.setter
-    def card(self, value):
+    def card(self, value: Mapping[str, Any] | None) -> None:
         try:
             copy = dict(json.loads(json.dumps({} if value is None else dict(value), allow_nan=False)))
         except (TypeError, ValueError) as error:
             raise ValueError(f"`card` must be a JSON-serializable dict ({error}). Received: card={value!r}") from error
         self._card = types.MappingProxyType(copy)
 
-    def reset_card(self):
+    def reset_card(self) -> None:
         """Remove card and thresholds, because they do not describe the model any more after its weights change."""
         self.card = self.thresholds = None
 
     @property
-    def input_spec(self):
+    def input_spec(self) -> None:
         """`None`, so that Keras does not check the shape. `call` checks it and raises a clearer error."""
         return None
 
@@ -255,18 +263,18 @@ class GenreClassifier(keras.Model):
 
     def fit(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=1,
-        verbose="auto",
-        callbacks=None,
-        validation_split=0.0,
-        validation_data=None,
-        shuffle=True,
-        *args,
-        **kwargs,
-    ):
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Literal["auto", 0, 1, 2] = "auto",
+        callbacks: Sequence[keras.callbacks.Callback] | keras.callbacks.CallbackList | None = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        *args: Any,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """Check that the data fits this model, and call `keras.Model.fit`.
 
         `genrekeras.datasets.Batches`, and other data with a method `fit_options`, determine the order of clips
@@ -285,38 +293,42 @@ class GenreClassifier(keras.Model):
             x, y, batch_size, epochs, verbose, callbacks, validation_split, validation_data, shuffle, *args, **kwargs
         )
 
-    def evaluate(self, x=None, y=None, *args, **kwargs):
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Check that the data fits this model, and call `keras.Model.evaluate`."""
         self.check_data(x, y)
         return super().evaluate(x, y, *args, **kwargs)
 
-    def predict(self, x, *args, **kwargs):
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
         """Check that the data fits this model, and call `keras.Model.predict`."""
         self.check_data(x, None)
         return super().predict(x, *args, **kwargs)
 
-    def for_inference(self, *outputs, inputs="waveform"):
+    def for_inference(
+        self,
+        *outputs: Literal["features", "probabilities", "ood_score"],
+        inputs: Literal["waveform", "image"] = "waveform",
+    ) -> keras.Model:
         """Return a faster model for inference with the current weights.
 
         The backbone of the returned model is a copy with batch normalization folded into the convolutions. Later
         training does not change the copy. The returned model cannot be trained.
 
         Args:
-            *outputs: str, each `"features"`, `"probabilities"` or `"ood_score"`. The default is `"probabilities"`.
-            inputs: `"waveform"` or `"image"`.
+            *outputs: what the returned model computes. The default is `"probabilities"`.
+            inputs: what the returned model accepts: waveforms as this model, or images as `image_model`.
 
         Returns:
-            `keras.Model` from the inputs to the output, or to the list of outputs if there are several.
+            Model from the inputs to the output, or to the list of outputs if there are several.
         """
         shape = {"waveform": self.input_shape, "image": self.front_end.output_shape}[inputs][1:]
         steps = [self.front_end] if inputs == "waveform" else []
-        output_layers = {"features": None, "probabilities": self.head, "ood_score": self.ood_score}
-        output_layers = [output_layers[name] for name in outputs or ["probabilities"]]
+        layers = {"features": None, "probabilities": self.head, "ood_score": self.ood_score}
+        output_layers = [layers[name] for name in outputs or ["probabilities"]]
         x = keras.Input(shape)
         steps.append(folding.for_inference(self.feature_extractor))
         return keras.Model(x, folding.LayerChain(steps, output_layers)(x))
 
-    def for_export(self):
+    def for_export(self) -> keras.Model:
         """Return a functional model with the same weights, for export to other runtimes.
 
         It has no augmentation. It computes the spectrogram by matrix products, without complex numbers.
@@ -333,36 +345,36 @@ class GenreClassifier(keras.Model):
         copy.set_weights(self.get_weights())
         return keras.Model(copy.input, copy.output)
 
-    def predict_files(self, paths, **options):
+    def predict_files(self, paths: StrPath | Iterable[StrPath], **options: Any) -> pd.DataFrame:
         """Predict the genre of each file. See `genrekeras.inference.predict_files`."""
         from genrekeras import inference
 
         return inference.predict_files(self, paths, **options)
 
-    def predict_waveform(self, y, sample_rate, **options):
+    def predict_waveform(self, y: npt.ArrayLike, sample_rate: int, **options: Any) -> pd.Series:
         """Predict the genre of a waveform `(samples,)`. See `genrekeras.inference.predict_waveform`."""
         from genrekeras import inference
 
         return inference.predict_waveform(self, y, sample_rate, **options)
 
-    def predict_timeline(self, path, **options):
+    def predict_timeline(self, path: StrPath, **options: Any) -> pd.DataFrame:
         """Predict the genres along a track. See `genrekeras.inference.predict_timeline`."""
         from genrekeras import inference
 
         return inference.predict_timeline(self, path, **options)
 
-    def embed_files(self, paths, **options):
+    def embed_files(self, paths: StrPath | Iterable[StrPath], **options: Any) -> Embeddings:
         """Compute the mean features of each file. See `genrekeras.inference.embed_files`."""
         from genrekeras import inference
 
         return inference.embed_files(self, paths, **options)
 
     @classmethod
-    def from_preset(cls, name):
+    def from_preset(cls, name: Literal["fma_small"]) -> GenreClassifier:
         """Load a trained model from the package.
 
         Args:
-            name: str, name of the preset. `"fma_small"` predicts the eight genres of the small subset of FMA. It is for
+            name: name of the preset. `"fma_small"` predicts the eight genres of the small subset of FMA. It is for
                 research. `model.card` and the command `genrekeras info` show its training data and scores.
 
         Raises:
@@ -394,7 +406,7 @@ class GenreClassifier(keras.Model):
         config["pretrained"] = _Restored(config["pretrained"])
         return cls(**config)
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict[str, Any]:
         """Return the compile config in a form that all backends can load.
 
         It differs from Keras' compile config in three points:
@@ -420,7 +432,7 @@ class GenreClassifier(keras.Model):
                 f"Received: shape={tuple(shape)}"
             )
 
-    def check_data(self, x, y=None):
+    def check_data(self, x: Any, y: Any = None) -> None:
         """Raise `ValueError` if the sample rate, the genres, the clip length or the labels do not fit this model."""
         if isinstance(x, keras.utils.PyDataset):
             for name in ("sample_rate", "genres", "clip_seconds"):

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from genrekeras import layers
 from genrekeras.models.genre_classifier import GenreClassifier
-from genrekeras.utils.io import atomic_write
+from genrekeras.utils.io import StrPath, atomic_write
 
 _MAX_FLOAT16 = float(np.finfo("float16").max)
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
@@ -34,7 +34,7 @@ class ModelFileError(ValueError):
     """Raised if a file cannot be loaded as a `GenreClassifier`. The message contains the path and the reason."""
 
 
-def load_model(path):
+def load_model(path: StrPath) -> GenreClassifier:
     """Load a `GenreClassifier` from a `.keras` file, and reject damaged and malicious files.
 
     The model is loaded by `keras.saving.load_model`. Before that, this function checks:
@@ -46,12 +46,6 @@ def load_model(path):
 
     No code from the file is executed. Keras rejects lambdas. Keras also rejects classes and functions, unless they are
     part of Keras or registered (`keras.saving.register_keras_serializable`).
-
-    Args:
-        path: str or path-like.
-
-    Returns:
-        `GenreClassifier`.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -213,15 +207,15 @@ def _checked_dataset(file, name):
     return dataset
 
 
-def save_float16(model, path):
+def save_float16(model: keras.Model, path: StrPath) -> None:
     """Save a model with float16 weights and without its optimizer. The file has half the size.
 
     A model that is loaded from the file computes in the precision of `model`. Arrays with values outside the range of
     float16 are saved unchanged.
 
     Args:
-        model: `keras.Model`.
-        path: str or path-like, ends in `.keras`.
+        model: model to save, such as a `GenreClassifier`.
+        path: path of the file, ends in `.keras`.
     """
     copy = type(model).from_config(model.get_config())  # not compiled
     copy.set_weights(model.get_weights())

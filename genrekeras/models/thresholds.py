@@ -11,11 +11,11 @@ class Thresholds:
     `genrekeras.evaluation.calibrate` determines the values.
 
     Attributes:
-        temperature: float > 0. The calibration has divided the weights of the last layer by this value.
-        min_confidence: float. A prediction with a lower probability has low confidence. `None` for no limit.
-        max_ood_score: float. A prediction with a higher out-of-distribution score has low confidence. `None` for no
+        temperature: `> 0`. The calibration has divided the weights of the last layer by this value.
+        min_confidence: a prediction with a lower probability has low confidence. `None` for no limit.
+        max_ood_score: a prediction with a higher out-of-distribution score has low confidence. `None` for no
             limit.
-        better_than_chance: bool, whether the model was better than chance on the calibration clips. If it is false, all
+        better_than_chance: whether the model was better than chance on the calibration clips. If it is false, all
             predictions have low confidence. `None` before the calibration.
 
     Raises:
@@ -41,16 +41,16 @@ class Thresholds:
                 f"Received: better_than_chance={self.better_than_chance!r}"
             )
 
-    def low_confidence(self, probability, ood_score):
+    def low_confidence(self, probability: float, ood_score: float) -> tuple[bool | None, str | None]:
         """Return whether a prediction has low confidence, and the reason.
 
         Args:
-            probability: float, probability of the most probable genre.
-            ood_score: float, out-of-distribution score.
+            probability: probability of the most probable genre.
+            ood_score: out-of-distribution score.
 
         Returns:
-            tuple `(is_low, reason)`. `is_low` is a bool, or `None` if there are no limits. `reason` is a str, or `None`
-            if the prediction does not have low confidence.
+            `(is_low, reason)`. `is_low` is `None` if there are no limits. `reason` is `None` if the prediction does not
+            have low confidence.
         """
         if self.better_than_chance is False:
             return True, "model not better than chance"

@@ -4,16 +4,21 @@ import hashlib
 import json
 import os
 import types
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import grain
 import keras
 import numpy as np
 from genrekeras.datasets.batches import Batches, checked_weights, fill
+from genrekeras.datasets.spectrograms import SpectrogramSplit
+from genrekeras.datasets.splits import Split
 from genrekeras.models import folding
+from genrekeras.models.genre_classifier import GenreClassifier
 from genrekeras.training import identity
 from genrekeras.training.resumable import fit
 from genrekeras.utils import io
+from genrekeras.utils.io import StrPath
 from genrekeras.utils.progress import print_message
 from genrekeras.version import __version__
 
@@ -33,8 +38,16 @@ class Features(NamedTuple):
 
 
 def extract_features(
-    model, split, cache_dir=None, crop="start", crops=1, augment=False, seed=0, batch_size=16, workers=2
-):
+    model: GenreClassifier,
+    split: Split | SpectrogramSplit,
+    cache_dir: StrPath | None = None,
+    crop: Literal["start", "center", "even", "random"] = "start",
+    crops: int = 1,
+    augment: bool = False,
+    seed: int = 0,
+    batch_size: int = 16,
+    workers: int = 2,
+) -> Features:
     """Compute the features of each clip of a split, or read them from the cache.
 
     The cache has an entry for each combination of everything that the features depend on:
@@ -47,20 +60,16 @@ def extract_features(
     again. Two processes do not compute the same entry at the same time.
 
     Args:
-        model: `GenreClassifier` with a frozen backbone (`fine_tune="head"`).
-        split: `genrekeras.datasets.Split`, or `SpectrogramSplit`. The front end does not process the images of a
-            `SpectrogramSplit`.
-        cache_dir: str or path-like, folder of the cache. `None` is the folder `features` in the user's cache, or in the
-            folder that the environment variable GENREKERAS_CACHE names.
-        crop, crops: position and number of the crops of `model.clip_seconds` from each clip, as in
-            `genrekeras.datasets.batches`.
-        augment: bool, whether the model's augmentation is applied. Each crop gets its own random numbers.
-        seed: int, seed of random crops.
-        batch_size: int > 0.
-        workers: int > 0, number of threads that read batches. With 1, batches are not read ahead.
-
-    Returns:
-        `Features`.
+        model: its backbone must be frozen (`fine_tune="head"`).
+        split: the front end does not process the images of a `SpectrogramSplit`.
+        cache_dir: folder of the cache. `None` is the folder `features` in the user's cache, or in the folder that the
+            environment variable GENREKERAS_CACHE names.
+        crop: position of the crops of `model.clip_seconds` in each clip, as in `genrekeras.datasets.batches`.
+        crops: `> 0`, number of crops.
+        augment: whether the model's augmentation is applied. Each crop gets its own random numbers.
+        seed: seed of random crops.
+        batch_size: `> 0`.
+        workers: `> 0`, number of threads that read batches. With 1, batches are not read ahead.
 
     Raises:
         ValueError: the backbone is not frozen, or the split does not fit the model.
@@ -89,7 +98,16 @@ def extract_features(
     return Features(features, split.labels[rows], split.track_ids[rows])
 
 
-def fit_head(model, train, validation=None, batch_size=16, epochs=1, seed=0, class_weight=None, **options):
+def fit_head(
+    model: GenreClassifier,
+    train: Features,
+    validation: Features | None = None,
+    batch_size: int = 16,
+    epochs: int = 1,
+    seed: int = 0,
+    class_weight: Literal["balanced"] | Sequence[float] | None = None,
+    **options: Any,
+) -> keras.callbacks.History:
     """Train the head of a compiled model on features. The other parts of the model do not change.
 
     The clips have the same order as in `model.fit` on `datasets.batches(..., shuffle=True)` with the same seed. Each
@@ -97,17 +115,15 @@ def fit_head(model, train, validation=None, batch_size=16, epochs=1, seed=0, cla
     after the model is saved and loaded.
 
     Args:
-        model: compiled `GenreClassifier` with `fine_tune="head"`.
-        train, validation: `Features`. `validation` may be `None`.
-        batch_size: int > 0.
-        epochs: int > 0.
-        seed: int, seed of the order of the clips and of the choice of variants.
-        class_weight: `None`, `"balanced"`, or a sequence of one float per genre, as in `genrekeras.datasets.batches`.
+        model: compiled model with `fine_tune="head"`.
+        train: features of the training split.
+        validation: features of the validation split.
+        batch_size: `> 0`.
+        epochs: `> 0`.
+        seed: seed of the order of the clips and of the choice of variants.
+        class_weight: as in `genrekeras.datasets.batches`.
         options: other arguments of `genrekeras.training.fit`, such as `callbacks`, `state`, `initial_epoch` and
             `verbose`. The callback `BestCheckpoint` needs the argument `model=model`.
-
-    Returns:
-        `keras.callbacks.History`.
 
     Raises:
         ValueError: the model is not compiled, its backbone is not frozen, or an argument is out of range.

@@ -4,9 +4,12 @@ import collections
 import hashlib
 import json
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
+from genrekeras.datasets.batches import Batches
 
 # Attributes of Keras' callbacks that change the training. Custom callbacks list theirs in `compared_attributes`.
 _CALLBACK_SETTINGS = {
@@ -19,17 +22,26 @@ _COMPILE_ARGUMENTS = ("optimizer", "loss", "loss_weights", "metrics", "weighted_
 _NOT_COMPARED = ("module", "registered_name", "build_config", "shared_object_id")
 
 
-def describe_run(model, data, validation_data, callbacks, initial_epoch):
+def describe_run(
+    model: keras.Model,
+    data: Batches,
+    validation_data: Any,
+    callbacks: Sequence[tuple[keras.callbacks.Callback, list[str]]],
+    initial_epoch: int,
+) -> dict[str, Any]:
     """Describe a run before its first epoch.
 
     The description contains no path, object id or automatic counter, so it is the same in a later process.
 
     Args:
-        model, data, validation_data, initial_epoch: as in `genrekeras.training.fit`.
-        callbacks: list of pairs of a `keras.callbacks.Callback` and the names of its attributes that `fit` saves.
+        model: as in `genrekeras.training.fit`.
+        data: as in `genrekeras.training.fit`.
+        validation_data: as in `genrekeras.training.fit`.
+        callbacks: pairs of a callback and the names of its attributes that `fit` saves.
+        initial_epoch: as in `genrekeras.training.fit`.
 
     Returns:
-        JSON-serializable dict.
+        JSON-serializable description.
     """
     compiled = model.get_compile_config() or {}
     seeds, weights = _seeds_and_norms(model) if _is_seeded() else (None, None)
@@ -52,7 +64,7 @@ def describe_run(model, data, validation_data, callbacks, initial_epoch):
     return json.loads(json.dumps(identity, default=_to_json_value))
 
 
-def differences(old, new):
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Compare two descriptions from `describe_run`.
 
     If the backend differs, the config, the seeds and the initial weights of the model are not compared. If only the
@@ -60,7 +72,7 @@ def differences(old, new):
     device.
 
     Returns:
-        dict, name of a differing entry -> (old value, new value). Initial weights are the last entries.
+        Name of a differing entry -> (old value, new value). Initial weights are the last entries.
     """
     skipped = {"backend", "device"}
     if old.get("backend") != new["backend"]:
@@ -76,7 +88,7 @@ def differences(old, new):
     return {name: pair for name, pair in values.items() if pair[0] != pair[1]}
 
 
-def class_and_config(layer):
+def class_and_config(layer: keras.layers.Layer) -> tuple[str, Any]:
     """Return the class name and the config of a layer or model. The result is the same for equally configured layers.
 
     Counters in automatic names are reset: "dense_7" and "dense_9" become "dense" and "dense_1". The modules of classes
@@ -85,13 +97,13 @@ def class_and_config(layer):
     return type(layer).__name__, _normalized(layer.get_config(), include_bytecode=True)
 
 
-def digest(*arrays):
+def digest(*arrays: np.ndarray) -> str:
     """Return a hash of the content, dtype and shape of arrays."""
     content = hashlib.sha256()
     for array in arrays:
         array = np.ascontiguousarray(array)
         content.update(f"{array.dtype}{array.shape}".encode())
-        content.update(array.view("uint8"))
+        content.update(array.view("uint8").data)
     return content.hexdigest()[:32]
 
 

@@ -13,15 +13,19 @@ Classification", JMLR 2004 (labels as targets, leave-one-out predictions); Hatch
 Normalization for SVM-based Speaker Recognition", Interspeech 2006 (the directions, where each clip is a class).
 """
 
+from collections.abc import Sequence
+from typing import Literal
+
 import keras
 import numpy as np
 import scipy.linalg
 import scipy.optimize
 import scipy.special
 from genrekeras.datasets.batches import checked_weights, fill
-from genrekeras.datasets.spectrograms import image_batches
+from genrekeras.datasets.spectrograms import SpectrogramSplit, image_batches
 from genrekeras.layers.statistics import SpectralStatistics
 from genrekeras.models.backbones.mel_kernel import DIRECTIONS, LANDMARKS
+from genrekeras.models.genre_classifier import GenreClassifier
 from keras import ops
 
 _PARTS = 4  # The variance within an image is computed from this number of parts of the image.
@@ -32,7 +36,14 @@ _JITTER = 1e-3  # It is added to the diagonal of the kernel matrix. Otherwise ne
 _UNUSED_DEVIATION = 100.0  # Unused landmarks have this standard deviation, so their kernels with all images are 0.
 
 
-def fit_kernel_ridge(model, split, ridge=0.3, seed=0, class_weight=None, batch_size=64):
+def fit_kernel_ridge(
+    model: GenreClassifier,
+    split: SpectrogramSplit,
+    ridge: float = 0.3,
+    seed: int = 0,
+    class_weight: Literal["balanced"] | Sequence[float] | None = None,
+    batch_size: int = 64,
+) -> np.ndarray:
     """Fit the directions, the landmarks and the last layer of a model with the backbone `"mel_kernel"`.
 
     The previous weights are replaced. The logits are scaled by a factor from 0.05 to 150. The factor minimizes the
@@ -41,16 +52,16 @@ def fit_kernel_ridge(model, split, ridge=0.3, seed=0, class_weight=None, batch_s
     8,192 needs another 200 KB.
 
     Args:
-        model: `GenreClassifier` with `backbone="mel_kernel"`.
-        split: `genrekeras.datasets.SpectrogramSplit` with at least two tracks. Its images must be computed by the front
-            end of the model, for example by `compute_spectrograms`.
-        ridge: float > 0, regularization. A larger value gives a smoother function.
-        seed: int, seed of the choice of landmarks if there are more than 8,192 images.
+        model: a model with `backbone="mel_kernel"`.
+        split: at least two tracks. The images must be computed by the front end of the model, for example by
+            `compute_spectrograms`.
+        ridge: `> 0`, regularization. A larger value gives a smoother function.
+        seed: seed of the choice of landmarks if there are more than 8,192 images.
         class_weight: as in `genrekeras.datasets.batches`.
-        batch_size: int > 0, number of images that are processed at once.
+        batch_size: `> 0`, number of images that are processed at once.
 
     Returns:
-        `(images, genres)` float32 array, leave-one-track-out probabilities of the training images. A track is left out
+        `(images, genres)` float32, leave-one-track-out probabilities of the training images. A track is left out
         only in the fit of the last layer. The directions and the landmarks are computed from all tracks.
 
     Raises:
@@ -70,8 +81,9 @@ def fit_kernel_ridge(model, split, ridge=0.3, seed=0, class_weight=None, batch_s
     if tracks.max(initial=0) < 1:
         raise ValueError(f"`split` must contain at least two tracks. Received: split={split!r}")
     weights = np.ones(len(split))
-    if class_weight is not None:
-        weights = checked_weights(class_weight, split)[split.labels].astype("float64")
+    genre_weights = checked_weights(class_weight, split)
+    if genre_weights is not None:
+        weights = genre_weights[split.labels].astype("float64")
         if not weights.any():
             raise ValueError(
                 f"`class_weight` must give at least one image a weight > 0. Received: class_weight={class_weight!r}"

@@ -9,12 +9,14 @@ import signal
 import threading
 import time
 import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import keras
 import numpy as np
 from genrekeras.datasets.batches import Batches
 from genrekeras.training import identity
-from genrekeras.utils.io import atomic_write, read_arrays
+from genrekeras.utils.io import StrPath, atomic_write, read_arrays
 
 # Attributes in which Keras' callbacks keep values between epochs. Custom callbacks list theirs in `state_attributes`.
 _STATE_ATTRIBUTES = {
@@ -27,10 +29,10 @@ class Interrupted(KeyboardInterrupt):
     """Raised when a signal stops a training. The state file, if any, contains the last saved state.
 
     Attributes:
-        signal: int, `signal.SIGINT` or `signal.SIGTERM`.
+        signal: `signal.SIGINT` or `signal.SIGTERM`.
     """
 
-    def __init__(self, number):
+    def __init__(self, number: int):
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.signal = number
 
@@ -39,11 +41,12 @@ class NonFiniteLossError(ArithmeticError):
     """Raised when the loss or a weight becomes infinite or NaN.
 
     Attributes:
-        epoch, batch: int, counted from 0, epoch and batch in which the value was detected.
-        track_ids: list of int, the tracks of this batch; empty if the data has no track ids.
+        epoch: counted from 0, epoch in which the value was detected.
+        batch: counted from 0, batch in which the value was detected.
+        track_ids: the tracks of this batch; empty if the data has no track ids.
     """
 
-    def __init__(self, what, epoch, batch, track_ids):
+    def __init__(self, what: str, epoch: int, batch: int, track_ids: list[int]):
         tracks = f", with the tracks {', '.join(map(str, track_ids))}" if track_ids else ""
         super().__init__(
             f"{what} in epoch {epoch + 1}, batch {batch + 1}{tracks}. Files that were saved earlier are kept. Use a "
@@ -53,16 +56,16 @@ class NonFiniteLossError(ArithmeticError):
 
 
 def fit(
-    model,
-    data,
-    epochs,
-    state=None,
-    validation_data=None,
-    callbacks=(),
-    every_seconds=60.0,
-    initial_epoch=0,
-    verbose="auto",
-):
+    model: keras.Model,
+    data: Batches,
+    epochs: int,
+    state: StrPath | None = None,
+    validation_data: Any = None,
+    callbacks: Sequence[keras.callbacks.Callback] | None = (),
+    every_seconds: float = 60.0,
+    initial_epoch: int = 0,
+    verbose: Literal["auto", 0, 1, 2] = "auto",
+) -> keras.callbacks.History:
     """Train a model as `model.fit` does, and resume an interrupted run.
 
     To resume a run, call this function again with the same arguments. This may be in a later process. The state of a
@@ -99,18 +102,21 @@ def fit(
     neither process has set a seed. On JAX and TensorFlow, a run without a seed cannot be resumed in another process.
 
     Args:
-        model: compiled `keras.Model`, such as a `GenreClassifier` or its `image_model`. To resume a run, pass a model
+        model: compiled model, such as a `GenreClassifier` or its `image_model`. To resume a run, pass a model
             that is built as for the first call, or the model of the interrupted call.
-        data: `genrekeras.datasets.Batches`.
-        epochs: int, total number of epochs, including the epochs before an interruption.
-        state: str or path-like, path of the state file, ends in .npz. Delete the file after the model is saved. With
-            `None`, no state is saved and signals are not handled.
-        validation_data, callbacks, initial_epoch, verbose: as in `keras.Model.fit`.
-        every_seconds: float >= 0, in s, time between two saved states within an epoch. With 0, the state is saved after
+        data: batches of the training split.
+        epochs: total number of epochs, including the epochs before an interruption.
+        state: path of the state file, ends in .npz. Delete the file after the model is saved. With `None`, no state is
+            saved and signals are not handled.
+        validation_data: as in `keras.Model.fit`.
+        callbacks: as in `keras.Model.fit`.
+        every_seconds: `>= 0`, in s, time between two saved states within an epoch. With 0, the state is saved after
             each batch.
+        initial_epoch: as in `keras.Model.fit`.
+        verbose: as in `keras.Model.fit`.
 
     Returns:
-        `keras.callbacks.History` of all epochs.
+        History of all epochs.
 
     Raises:
         Interrupted: a signal was received.

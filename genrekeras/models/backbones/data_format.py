@@ -11,17 +11,17 @@ DATA_FORMAT = "channels_first" if keras.backend.backend() == "torch" else "chann
 CHANNEL_AXIS = 1 if DATA_FORMAT == "channels_first" else 3  # axis of the channels in a batch of images
 
 
-def call_converted(network, image):
+def call_converted(network: keras.Model, image: keras.KerasTensor) -> keras.KerasTensor:
     """Copy the layers of a functional network, convert the copies to `DATA_FORMAT`, and call them.
 
     The copies have the same names and initial weights as the layers. No random number is drawn.
 
     Args:
-        network: `keras.Model` in any data format, with one input and one output. Each of its layers is called once.
-        image: Keras tensor in `DATA_FORMAT`, input of the copies.
+        network: in any data format, with one input and one output. Each of its layers is called once.
+        image: in `DATA_FORMAT`, input of the copies.
 
     Returns:
-        Keras tensor, output of the copies.
+        Output of the copies.
     """
     tensors = {id(network.inputs[0]): image}
     for layer in network.layers:

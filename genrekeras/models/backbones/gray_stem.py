@@ -1,9 +1,17 @@
 """Stems with which networks for RGB images process gray images. See `genrekeras.models.backbones.registry`."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
 import keras
 import numpy as np
 from genrekeras.models.backbones.data_format import DATA_FORMAT, call_converted
+from genrekeras.models.backbones.registry import Backbone
 from keras import ops
+
+if TYPE_CHECKING:
+    from genrekeras.models.backbones.feature_extractor import FeatureExtractor
 
 
 @keras.saving.register_keras_serializable("genrekeras")
@@ -22,16 +30,16 @@ class AppendConstant(keras.layers.Layer):
         return (*input_shape[:-1], 2)
 
 
-def call_on_gray(row, image, stem):
+def call_on_gray(row: Backbone, image: keras.KerasTensor, stem: Literal["fold", "new"]) -> keras.KerasTensor:
     """Build a network for RGB images with a stem for gray images, and call it.
 
     Args:
-        row: `Backbone`, the row of the network in the table `BACKBONES`.
-        image: Keras tensor, `(batch, mels, frames, 1)`.
-        stem: `"fold"` or `"new"`.
+        row: row of the network in the table `BACKBONES`.
+        image: `(batch, mels, frames, 1)`.
+        stem: see `genrekeras.models.backbones.registry`.
 
     Returns:
-        Keras tensor, `(batch, features)`.
+        `(batch, features)`.
     """
     if stem == "fold":
         x = AppendConstant()(image)
@@ -47,13 +55,13 @@ def call_on_gray(row, image, stem):
     return call_converted(network, x)
 
 
-def fold_stem(network, rgb, backbone):
+def fold_stem(network: FeatureExtractor, rgb: keras.Model, backbone: Backbone) -> None:
     """Set the stem weights of a gray network such that its stem is equivalent to the stem of the RGB network.
 
     Args:
-        network: `FeatureExtractor` with `stem="fold"`.
-        rgb: `keras.Model`, the RGB network.
-        backbone: `Backbone`, the row of both networks in the table `BACKBONES`.
+        network: a network with `stem="fold"`.
+        rgb: the RGB network.
+        backbone: row of both networks in the table `BACKBONES`.
     """
     factor, offset = _measure_stem_input(rgb, backbone, channels=3)  # of the channels r, g, b
     (scale, _), (_, constant) = _measure_stem_input(network, backbone, channels=1)  # of the gray value and the constant

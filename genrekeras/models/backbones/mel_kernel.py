@@ -4,6 +4,8 @@ The network is a part of a kernel ridge regression. It is not trained by gradien
 `genrekeras.training.fit_kernel_ridge` fits it in closed form, in a minute or two.
 """
 
+from typing import Any
+
 import keras
 from genrekeras.layers.statistics import SpectralStatistics
 from keras import ops
@@ -11,17 +13,17 @@ from keras import ops
 LANDMARKS, DIRECTIONS = 8192, 128  # number of landmarks, and number of dimensions of each landmark
 
 
-def mel_kernel(image, name="mel_kernel"):
+def mel_kernel(image: keras.KerasTensor, name: str = "mel_kernel") -> keras.KerasTensor:
     """Compute Gaussian kernels between the projected statistics of images and landmarks.
 
     The network has 1.7 million weights. Before `genrekeras.training.fit_kernel_ridge`, the landmarks are random.
 
     Args:
-        image: Keras tensor, `(batch, mels, frames, 1)` in [0, 255], at least 40 mels.
-        name: str, prefix of the names of the layers.
+        image: `(batch, mels, frames, 1)` in [0, 255], at least 40 mels.
+        name: prefix of the names of the layers.
 
     Returns:
-        Keras tensor, `(batch, 8192)`, in [0, 1].
+        `(batch, 8192)`, in [0, 1].
     """
     statistics = SpectralStatistics(name=f"{name}_statistics")(image)
     weights = keras.initializers.RandomNormal(stddev=0.002 / statistics.shape[1] ** 0.5)
@@ -35,14 +37,14 @@ class GaussianKernel(keras.layers.Layer):
     """Compute Gaussian kernels `exp(-|x - z|^2)` between points x and landmarks z, which are weights.
 
     Args:
-        count: int > 0, number of landmarks.
+        count: `> 0`, number of landmarks.
 
     Input shape: `(batch, directions)`.
 
     Output shape: `(batch, count)`.
     """
 
-    def __init__(self, count, **kwargs):
+    def __init__(self, count: int, **kwargs: Any):
         super().__init__(**{"dtype": "float32", **kwargs})
         self.count = count
 

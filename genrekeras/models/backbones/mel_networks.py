@@ -20,19 +20,20 @@ _HEADS, _ATTENTION_UNITS = 4, 64
 _MAX_SUBSAMPLED_FRAMES = 128  # Images with at most this number of frames are taken to be temporally subsampled.
 
 
-def mel_cnn(image, name="mel_cnn", width=32, window=0.375, units=256):
+def mel_cnn(
+    image: keras.KerasTensor, name: str = "mel_cnn", width: int = 32, window: float = 0.375, units: int = 256
+) -> keras.KerasTensor:
     """Build a network of convolutions along mels. It has 0.9 million weights.
 
     Args:
-        image: Keras tensor, `(batch, mels, frames, 1)` in [0, 255].
-        name: str, prefix of the names of the layers.
-        width: int > 0, number of filters of the first convolution.
-        window: float in (0, 1], share of the frames that the convolutions process in training. The frames are a random
-            crop.
-        units: int > 0, number of features.
+        image: `(batch, mels, frames, 1)` in [0, 255].
+        name: prefix of the names of the layers.
+        width: `> 0`, number of filters of the first convolution.
+        window: in (0, 1], share of the frames that the convolutions process in training. The frames are a random crop.
+        units: `> 0`, number of features.
 
     Returns:
-        Keras tensor, `(batch, units)`.
+        `(batch, units)`.
     """
     x = _scaled(RandomTemporalCrop(window, name=f"{name}_window")(image), name)
     for number, (filters, size, frames) in enumerate(((1, 7, 1), (2, 5, 1), (3, 5, 1), (4, 3, 3)), 1):
@@ -42,17 +43,22 @@ def mel_cnn(image, name="mel_cnn", width=32, window=0.375, units=256):
     return _features([pooled, CepstralStatistics(name=f"{name}_cepstra")(image)], units, name)
 
 
-def mel_resnet(image, name="mel_resnet", width=16, frames=0.5, units=256):
+def mel_resnet(
+    image: keras.KerasTensor, name: str = "mel_resnet", width: int = 16, frames: float = 0.5, units: int = 256
+) -> keras.KerasTensor:
     """Build a network of residual blocks along mels and time. It has 0.7 million weights.
 
     Args:
-        image, name, width, units: as in `mel_cnn`.
-        frames: float in (0, 1], share of the frames that are processed in training. Images with at most 128 frames are
-            taken to be temporally subsampled, and random frames are selected. From longer images a random crop is
-            selected. It keeps the differences between successive frames as they are in inference.
+        image: as in `mel_cnn`.
+        name: as in `mel_cnn`.
+        width: as in `mel_cnn`.
+        frames: in (0, 1], share of the frames that are processed in training. Images with at most 128 frames are taken
+            to be temporally subsampled, and random frames are selected. From longer images a random crop is selected.
+            It keeps the differences between successive frames as they are in inference.
+        units: as in `mel_cnn`.
 
     Returns:
-        Keras tensor, `(batch, units)`.
+        `(batch, units)`.
     """
     layer_class = RandomTemporalSubsample if image.shape[2] <= _MAX_SUBSAMPLED_FRAMES else RandomTemporalCrop
     image = layer_class(frames, name=f"{name}_frames")(image)

@@ -6,8 +6,10 @@ import urllib.request
 
 import h5py
 import keras
+from genrekeras.models.backbones.feature_extractor import FeatureExtractor
 from genrekeras.models.backbones.gray_stem import fold_stem
 from genrekeras.models.backbones.registry import MelBackbone, get
+from genrekeras.utils.io import StrPath
 
 _TIMEOUT = 30.0  # seconds to wait for the server of pretrained weights
 
@@ -16,11 +18,11 @@ class PretrainedWeightsError(RuntimeError):
     """Raised if pretrained weights are not available. The message contains the reason and possible solutions."""
 
 
-def load_pretrained(network, pretrained):
+def load_pretrained(network: FeatureExtractor, pretrained: StrPath) -> None:
     """Load pretrained weights of an RGB network into the `FeatureExtractor` with the same backbone.
 
     Args:
-        network: `FeatureExtractor`. A stem `"new"` keeps its random weights.
+        network: a stem `"new"` keeps its random weights.
         pretrained: `"imagenet"`, or the path of a `.weights.h5` file. The file must be saved from the RGB network,
             built by `Backbone.constructor` with `weights=None, include_top=False`.
 

@@ -12,7 +12,8 @@ the backbone. A network for RGB images needs a stem for gray images. There are t
   the mean and standard deviation of the gray values of ImageNet.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import keras
 from genrekeras.models.backbones import efficientnet_lite, mel_kernel, mel_networks
@@ -29,16 +30,17 @@ class Backbone(NamedTuple):
     Attributes:
         constructor: function of `keras.applications`, or a function with the same arguments.
         preprocess_input: function from images `(batch, height, width, 3)` in [0, 255] to inputs of the RGB network.
-        stem: str, name of the first convolution.
-        new_stem_scale, new_stem_offset: float, factor and offset by which gray values are normalized before the stem
-            `"new"`. The input of this stem then has the same spread as in the RGB network.
-        manual_download: str, what to do if the ImageNet weights cannot be downloaded. `{cache}` is replaced by the
-            folder of Keras' cache.
-        weights_url: str, URL of the ImageNet weights; `None` if a Python package contains them.
+        stem: name of the first convolution.
+        new_stem_scale: factor by which gray values are normalized before the stem `"new"`. The input of this stem then
+            has the same spread as in the RGB network.
+        new_stem_offset: offset that is added after the multiplication by the factor.
+        manual_download: what to do if the ImageNet weights cannot be downloaded. `{cache}` is replaced by the folder of
+            Keras' cache.
+        weights_url: URL of the ImageNet weights; `None` if a Python package contains them.
     """
 
-    constructor: object
-    preprocess_input: object
+    constructor: Callable[..., keras.Model]
+    preprocess_input: Callable[..., Any]
     stem: str
     new_stem_scale: float
     new_stem_offset: float
@@ -50,15 +52,15 @@ class MelBackbone(NamedTuple):
     """A network for gray images without pretrained weights, one row of the table `BACKBONES`.
 
     Attributes:
-        constructor: function that computes the features, a Keras tensor. Its arguments are the image, a Keras tensor
-            `(batch, mels, frames, 1)`, and a prefix of layer names. If there is a convolution, the first one is the
-            stem, and its name is the prefix followed by "_conv1".
+        constructor: function that computes the features. Its arguments are the image, `(batch, mels, frames, 1)`, and a
+            prefix of layer names. If there is a convolution, the first one is the stem, and its name is the prefix
+            followed by "_conv1".
     """
 
-    constructor: object
+    constructor: Callable[[keras.KerasTensor, str], keras.KerasTensor]
 
 
-BACKBONES = {
+BACKBONES: dict[str, Backbone | MelBackbone] = {
     "efficientnet_b0": Backbone(
         keras.applications.EfficientNetB0,
         keras.applications.efficientnet.preprocess_input,
@@ -93,7 +95,7 @@ BACKBONES = {
 }
 
 
-def get(name):
+def get(name: str | Sequence[str]) -> Backbone | MelBackbone:
     """Return the row of a backbone. For a sequence of names, check all names and return the first row.
 
     Raises:
@@ -110,8 +112,8 @@ def get(name):
     return rows[0]
 
 
-def members(name):
-    """Return (name, prefix of its layers) for each network of a `"mel_..."` backbone: list of tuples."""
+def members(name: str | Sequence[str]) -> list[tuple[str, str]]:
+    """Return (name, prefix of its layers) for each network of a `"mel_..."` backbone."""
     if isinstance(name, str):
         return [(name, name)]
     return [(member, f"{member}_{index}") for index, member in enumerate(name)]

@@ -5,11 +5,11 @@ import os
 PRESETS = ("fma_small",)
 
 
-def preset_file(name):
+def preset_file(name: str) -> str:
     """Return the path of the `.keras` file of a preset.
 
     Args:
-        name: str, one of `PRESETS`.
+        name: one of `PRESETS`.
 
     Raises:
         ValueError: there is no preset with this name.
