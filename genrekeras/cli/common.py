@@ -168,7 +168,7 @@ def model_file(model: str) -> str:
 
 
 def load_model(model: str) -> GenreClassifier:
-    """Load the model of a model option, which is the name of a preset or a path."""
+    """Load the `GenreClassifier` of a model option, which is the name of a preset or a path."""
     from genrekeras.models import saving
 
     return saving.load_model(model_file(model))

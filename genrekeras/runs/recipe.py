@@ -73,7 +73,7 @@ def augmentation(seed: int, light: bool = False) -> list[keras.layers.Layer]:
 
     With `light`, the effects are weaker and the masks are narrower.
     """
-    effects = {"dynamic_range": 0.06, "equalizer_db": 1.0, "noise_db": 0.6, "shift": 2, "low_pass": 0.1}
+    effects: dict[str, Any] = {"dynamic_range": 0.06, "equalizer_db": 1.0, "noise_db": 0.6, "shift": 2, "low_pass": 0.1}
     return [
         gk.layers.RandomChannelEffects(**effects if light else {}, seed=seed),
         gk.layers.SpecAugment(frequency_masks=2, frequency_width=8 if light else 20, time_masks=0, seed=seed),
