@@ -5,13 +5,22 @@ seconds. Help and usage errors appear without that delay. For the same reason, t
 the library.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from genrekeras.utils.io import is_stream
 from genrekeras.utils.progress import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from genrekeras.datasets.splits import Dataset, Split
+    from genrekeras.models.genre_classifier import GenreClassifier
 
 SUBSETS = ("small", "medium", "large", "full")  # copy of `datasets.fma.SUBSETS`
 PROTOCOLS = ("official", "random", "artist_album")  # copy of `datasets.PROTOCOLS`
@@ -22,7 +31,7 @@ PICTURES = (".png", ".pdf", ".svg")
 class OrderedGroup(click.Group):
     """A group that lists its commands in the order in which they were added."""
 
-    def list_commands(self, context):
+    def list_commands(self, context: click.Context) -> list[str]:
         return list(self.commands)
 
 
@@ -82,12 +91,12 @@ MAX_CLIPS = click.option(
 )
 
 
-def file_to_write(*names, endings, **options):
+def file_to_write(*names: str, endings: Sequence[str], **options: Any) -> Callable[[Callable], Callable]:
     """Return an option for an output file. The path of the file is checked before the command starts.
 
     Args:
-        names: str, names of the option.
-        endings: tuple of str, accepted endings of the file. Empty if all endings are accepted.
+        names: names of the option.
+        endings: accepted endings of the file. Empty if all endings are accepted.
         options: further arguments of `click.option`.
     """
 
@@ -108,14 +117,16 @@ def file_to_write(*names, endings, **options):
     return click.option(*names, type=click.Path(dir_okay=False), callback=check, **options)
 
 
-def check_ending(path, endings, parameter=None, otherwise=""):
+def check_ending(
+    path: str, endings: Sequence[str], parameter: click.Parameter | None = None, otherwise: str = ""
+) -> None:
     """Raise `click.BadParameter` if a file has none of the endings.
 
     Args:
-        path: str.
-        endings: sequence of str, accepted endings.
-        parameter: `click.Parameter` that the message names. `None` means `--output` of the current command.
-        otherwise: str, text that is appended to the rule in the message, such as an alternative.
+        path: path of the file.
+        endings: accepted endings.
+        parameter: the parameter that the message names. `None` means `--output` of the current command.
+        otherwise: text that is appended to the rule in the message, such as an alternative.
     """
     if not path.lower().endswith(tuple(endings)):
         context = click.get_current_context()
@@ -126,7 +137,7 @@ def check_ending(path, endings, parameter=None, otherwise=""):
 
 
 @contextlib.contextmanager
-def error_handling():
+def error_handling() -> Iterator[None]:
     """Context manager for a command: print expected errors without a traceback, and print warnings as notes."""
     from genrekeras.utils import process
 
@@ -144,35 +155,41 @@ def error_handling():
         raise click.ClickException("interrupted. Finished work is kept. Run the command again to continue.") from error
 
 
-def echo(text, err=False):
+def echo(text: str, err: bool = False) -> None:
     """Print text, such as names of files or genres, and escape its control characters except newlines."""
     click.echo(printable(text, keep="\n"), err=err)
 
 
-def model_file(model):
+def model_file(model: str) -> str:
     """Return the path of the `.keras` file of a model option, which is the name of a preset or a path."""
     from genrekeras.models.presets import preset_file
 
     return preset_file(model) if model in PRESETS else model
 
 
-def load_model(model):
+def load_model(model: str) -> GenreClassifier:
     """Load the `GenreClassifier` of a model option, which is the name of a preset or a path."""
     from genrekeras.models import saving
 
     return saving.load_model(model_file(model))
 
 
-def load_data(folder, subset, protocol, model, split):
+def load_data(
+    folder: str,
+    subset: Literal["small", "medium", "large", "full"],
+    protocol: str | None,
+    model: GenreClassifier,
+    split: str,
+) -> tuple[Dataset[Split], Split]:
     """Load FMA, or music in one folder per genre, to evaluate a model.
 
     Args:
-        folder, subset, split: str, arguments of the command.
-        protocol: str, argument of the command. `None` uses the default protocol of the data.
-        model: `GenreClassifier`.
+        folder, subset, split: arguments of the command.
+        protocol: argument of the command. `None` uses the default protocol of the data.
+        model: the model to evaluate.
 
     Returns:
-        tuple: the `Dataset`, and the `Split` of the dataset.
+        The dataset, and the selected split of the dataset.
 
     Raises:
         ValueError: a genre of the data is not a genre of the model, or the split has no clips. The genres are checked
@@ -182,7 +199,7 @@ def load_data(folder, subset, protocol, model, split):
     from genrekeras.datasets.folder import find_files, load_folder
     from genrekeras.datasets.splits import match_genres
 
-    options = {"sample_rate": model.sample_rate, **({"protocol": protocol} if protocol else {})}
+    options: dict[str, Any] = {"sample_rate": model.sample_rate, **({"protocol": protocol} if protocol else {})}
     if fma.is_fma(folder):
         match_genres(fma.SUBSETS[subset], model.genres)
         data = fma.load_fma(folder, subset, **options)
@@ -200,13 +217,13 @@ def load_data(folder, subset, protocol, model, split):
     return data, clips
 
 
-def bar(fraction, width=30):
+def bar(fraction: float, width: int = 30) -> str:
     """Return a bar for a fraction in [0, 1], drawn with at most `width` block characters."""
     eighths = round(fraction * width * 8)
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
 
 
-def print_errors(errors):
+def print_errors(errors: pd.DataFrame) -> None:
     """Print one line on standard error for each row of a table with the columns `path` and `error`."""
     for row in errors.itertuples():
         click.echo(printable(f"{row.path}: {row.error}"), err=True)

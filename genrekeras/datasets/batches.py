@@ -1,5 +1,7 @@
 """Make batches of waveforms and labels for `keras.Model.fit`."""
 
+from __future__ import annotations
+
 import concurrent.futures
 import copy
 import dataclasses
@@ -8,63 +10,71 @@ import multiprocessing.util
 import os
 import threading
 import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import grain
 import keras
 import numpy as np
+import numpy.typing as npt
 from genrekeras import audio
 from genrekeras.utils.progress import bar
 
+if TYPE_CHECKING:  # These modules import this module.
+    from genrekeras.datasets.spectrograms import SpectrogramSplit
+    from genrekeras.datasets.splits import Split
+
+Crop: TypeAlias = Literal["start", "center", "even", "random"]
 CROPS = ("start", "center", "even", "random")
 
 
 def batches(
-    split,
-    batch_size,
-    clip_seconds,
-    crop="start",
-    crops=1,
-    shuffle=False,
-    seed=0,
-    mixup_alpha=0.0,
-    one_hot=False,
-    class_weight=None,
-    workers=1,
-    processes=False,
-):
+    split: Split | Any,
+    batch_size: int,
+    clip_seconds: float,
+    crop: Crop = "start",
+    crops: int = 1,
+    shuffle: bool = False,
+    seed: int = 0,
+    mixup_alpha: float = 0.0,
+    one_hot: bool = False,
+    class_weight: Literal["balanced"] | npt.ArrayLike | None = None,
+    workers: int = 1,
+    processes: bool = False,
+) -> Batches:
     """Return batches of clips of equal length and their labels, for `keras.Model.fit`.
 
     Each batch is read from disk when it is needed, so memory does not grow with the number of clips.
 
     Args:
         split: `Split`, or a sequence with the same kind of elements and the attributes `sample_rate` and `genres`.
-        batch_size: int > 0, number of clips in a batch. The last batch of an epoch may be smaller.
-        clip_seconds: float > 0, length of the clips in a batch. Longer clips of the split are cropped, and shorter
-            clips are padded by `genrekeras.audio.to_length`.
-        crop: `"start"`, `"center"`, `"even"` or `"random"`, position of the crops in a longer clip. `"even"` means
-            `crops` positions at equal distances from the start to the end of the clip, or the center if `crops` is 1.
-            `"random"` means a new random position for each crop in each epoch.
-        crops: int > 0, number of crops of each clip in an epoch. Without shuffling, the crops of a clip are
+        batch_size: > 0, number of clips in a batch. The last batch of an epoch may be smaller.
+        clip_seconds: > 0, length of the clips in a batch. Longer clips of the split are cropped, and shorter clips
+            are padded by `genrekeras.audio.to_length`.
+        crop: position of the crops in a longer clip. `"even"` means `crops` positions at equal distances from the start
+            to the end of the clip, or the center if `crops` is 1. `"random"` means a new random position for each crop
+            in each epoch.
+        crops: > 0, number of crops of each clip in an epoch. Without shuffling, the crops of a clip are
             consecutive. With `"start"` and `"center"`, the crops of a clip are equal before augmentation.
-        shuffle: bool, whether each epoch has a new random order.
-        seed: int >= 0, seed of all random choices. The random choices differ between epochs.
-        mixup_alpha: float >= 0, parameter of mixup. 0 disables mixup. Otherwise, each clip of a batch is mixed with
-            another clip of the batch: `m * clip + (1 - m) * other`, where m is drawn from Beta(mixup_alpha,
+        shuffle: whether each epoch has a new random order.
+        seed: >= 0, seed of all random choices. The random choices differ between epochs.
+        mixup_alpha: >= 0, parameter of mixup. 0 disables mixup. Otherwise, each clip of a batch is mixed with another
+            clip of the batch: `m * clip + (1 - m) * other`, where m is drawn from Beta(mixup_alpha,
             mixup_alpha). Labels are one-hot and mixed with the same weights, so the loss must be
             `categorical_crossentropy`.
             Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
-        one_hot: bool, whether labels are one-hot without mixup too. Set it for validation data if the training data
+        one_hot: whether labels are one-hot without mixup too. Set it for validation data if the training data
             uses mixup.
-        class_weight: `None`, `"balanced"` or a sequence of floats >= 0, one per genre. With `"balanced"`, all genres
-            have the same total weight, see `class_weights`. With mixup, the weights are mixed like the labels.
-        workers: int > 0, number of threads that read batches. With 1, batches are not read ahead. The content of the
+        class_weight: floats >= 0, one per genre. With `"balanced"`, all genres have the same total weight, see
+            `class_weights`. With mixup, the weights are mixed like the labels.
+        workers: > 0, number of threads that read batches. With 1, batches are not read ahead. The content of the
             batches does not depend on this number.
-        processes: bool, whether the workers are processes instead of threads. Python starts the processes with the
+        processes: whether the workers are processes instead of threads. Python starts the processes with the
             method "spawn", so a script must call this function below `if __name__ == "__main__":`.
 
     Returns:
-        `Batches`, a `keras.utils.PyDataset`. A batch is `(waveforms, labels)` or, with `class_weight`, `(waveforms,
-        labels, weights)`.
+        A `keras.utils.PyDataset`. A batch is `(waveforms, labels)` or, with `class_weight`, `(waveforms, labels,
+        weights)`.
 
             - `waveforms`: `(batch, clip_seconds * sample_rate)` float32.
             - `labels`: `(batch,)` int32. With `mixup_alpha` or `one_hot`, `(batch, len(genres))` float32.
@@ -114,7 +124,7 @@ def batches(
     return Batches(data, split.sample_rate, genres, clip_seconds, track_ids, fingerprint, workers, processes)
 
 
-def class_weights(split):
+def class_weights(split: Split | Any) -> np.ndarray:
     """Return class weights that balance the genres of a split.
 
     All genres have the same total weight, and the mean weight of the clips is 1. The weight of a genre is the number of
@@ -135,14 +145,14 @@ def class_weights(split):
     return weights
 
 
-def fill(array, data, function, title):
+def fill(array: np.ndarray, data: Batches, function: Callable[[np.ndarray], np.ndarray], title: str) -> None:
     """Apply a function to the inputs of all batches, write its outputs into an array, and show a progress bar.
 
     Args:
         array: `(n, ...)` array. All rows are overwritten.
-        data: `Batches` with n clips or images in total.
-        function: callable, inputs of a batch -> rows of `array`.
-        title: str, text before the progress bar.
+        data: batches of n clips or images in total.
+        function: inputs of a batch -> rows of `array`.
+        title: text before the progress bar.
     """
     row = 0
     with bar(len(array), title, "clip") as progress:
@@ -160,13 +170,13 @@ class Batches(keras.utils.PyDataset):
     any batch. The functions `batches` and `image_batches` return objects of this class.
 
     Args:
-        data: `grain.MapDataset` of the batches of an epoch.
-        sample_rate: int, in Hz, sample rate of the clips.
-        genres: tuple of str, in the order of the labels.
-        clip_seconds: float, length of the clips. `None` for images.
-        track_ids: `grain.MapDataset` of the track ids of the batches of an epoch.
-        fingerprint: dict that identifies the batches by the content of the split, the options and the seed. The dict
-            can be written as JSON.
+        data: the batches of an epoch.
+        sample_rate: in Hz, sample rate of the clips.
+        genres: in the order of the labels.
+        clip_seconds: length of the clips. `None` for images.
+        track_ids: the track ids of the batches of an epoch.
+        fingerprint: identifies the batches by the content of the split, the options and the seed. It can be written as
+            JSON.
         workers, processes: see `batches`.
 
     Attributes:
@@ -174,11 +184,21 @@ class Batches(keras.utils.PyDataset):
             the model.
         fingerprint: the argument. When a run is resumed, `genrekeras.training.fit` compares this attribute with the
             fingerprint of the run.
-        epoch: int, epoch of the next batches. `on_epoch_end` increments this number. The callback of `fit_options` sets
+        epoch: epoch of the next batches. `on_epoch_end` increments this number. The callback of `fit_options` sets
             this number at the start of an epoch.
     """
 
-    def __init__(self, data, sample_rate, genres, clip_seconds, track_ids, fingerprint, workers=1, processes=False):
+    def __init__(
+        self,
+        data: grain.MapDataset,
+        sample_rate: int,
+        genres: tuple[str, ...],
+        clip_seconds: float | None,
+        track_ids: grain.MapDataset,
+        fingerprint: dict[str, Any],
+        workers: int = 1,
+        processes: bool = False,
+    ):
         # The workers of Keras are not used. Keras may stop a pass early, for example when it builds a model. Then the
         # workers would return the remaining batches of this pass in the next pass.
         super().__init__()
@@ -193,7 +213,7 @@ class Batches(keras.utils.PyDataset):
         self._workers_ahead = workers
         self._processes = processes
         self._pool = None
-        self._ahead = {}  # dict, position of a batch -> `concurrent.futures.Future` of the batch
+        self._ahead: dict[int, concurrent.futures.Future] = {}  # position of a batch -> the batch
 
     def __len__(self):
         return self._last - self._first
@@ -215,14 +235,16 @@ class Batches(keras.utils.PyDataset):
     def on_epoch_end(self):
         self.epoch += 1
 
-    def fit_options(self, callbacks=None):
+    def fit_options(
+        self, callbacks: Sequence[keras.callbacks.Callback] | keras.callbacks.CallbackList | None = None
+    ) -> dict[str, Any]:
         """Return arguments of `keras.Model.fit`. With them, each epoch uses its own batches in the correct order.
 
         Args:
             callbacks: see `keras.Model.fit`.
 
         Returns:
-            dict with the keys `callbacks` and `shuffle`. `callbacks` contains an additional callback that sets the
+            The arguments `callbacks` and `shuffle`. `callbacks` contains an additional callback that sets the
             attribute `epoch`. `shuffle` is False, because Keras would shuffle the batches with the global random state
             of Python.
         """
@@ -234,18 +256,15 @@ class Batches(keras.utils.PyDataset):
             present.append(_SetEpoch(self))
         return {"callbacks": callbacks, "shuffle": False}
 
-    def rest(self, epoch, batch):
+    def rest(self, epoch: int, batch: int) -> Self:
         """Return the remaining batches of an interrupted epoch.
 
         For example, assume that epoch 3 was interrupted after 17 batches. `model.fit(data.rest(3, 17), initial_epoch=3,
         epochs=4)` completes this epoch. Then `model.fit(data, initial_epoch=4, epochs=20)` continues the training.
 
         Args:
-            epoch: int >= 0, index of the epoch.
-            batch: int, 0 <= batch < len(self), index of the first remaining batch.
-
-        Returns:
-            `Batches`.
+            epoch: >= 0, index of the epoch.
+            batch: 0 <= batch < len(self), index of the first remaining batch.
         """
         if epoch < 0 or not 0 <= batch < self._last:
             raise ValueError(
@@ -255,12 +274,12 @@ class Batches(keras.utils.PyDataset):
         rest.epoch, rest._first = epoch, batch
         return rest
 
-    def track_ids(self, epoch, batch):
-        """Return the track ids of a batch as a list of int.
+    def track_ids(self, epoch: int, batch: int) -> list[int]:
+        """Return the track ids of a batch.
 
         Args:
-            epoch: int >= 0, index of the epoch.
-            batch: int >= 0, index of the batch in the epoch.
+            epoch: >= 0, index of the epoch.
+            batch: >= 0, index of the batch in the epoch.
         """
         return [int(track_id) for track_id in self._track_ids[epoch * self._last + batch]]
 
@@ -316,18 +335,18 @@ class _BatchTransform:
     """Functions that convert elements of a split to a batch. They are pickled for worker processes.
 
     Attributes:
-        samples: int, length of a clip in a batch.
+        samples: length of a clip in a batch.
         genres, crop, crops, mixup_alpha, one_hot: see `batches`.
         weights: `(len(genres),)` float32 array, class weights, or `None`.
     """
 
     samples: int
-    genres: tuple
-    crop: str
+    genres: tuple[str, ...]
+    crop: Crop
     crops: int
     mixup_alpha: float
     one_hot: bool
-    weights: np.ndarray
+    weights: np.ndarray | None
 
     def clip(self, element, rng):
         """Return the waveform and the label of a crop."""
@@ -367,7 +386,7 @@ class _BatchTransform:
         return 0 if self.crop == "start" else spare // 2
 
 
-def check_integers(**arguments):
+def check_integers(**arguments: tuple[Any, int]) -> None:
     """Raise a `ValueError` if an argument is not an integer, or if it is too small.
 
     Args:
@@ -378,7 +397,9 @@ def check_integers(**arguments):
             raise ValueError(f"`{name}` must be an integer >= {minimum}. Received: {name}={value!r}")
 
 
-def checked_weights(class_weight, split):
+def checked_weights(
+    class_weight: Literal["balanced"] | npt.ArrayLike | None, split: Split | SpectrogramSplit | Any
+) -> np.ndarray | None:
     """Return the argument `class_weight` of `batches` as a `(len(split.genres),)` float32 array, or `None`.
 
     Raises:
@@ -406,7 +427,7 @@ def _shut_down(reference):
         pool.shutdown(cancel_futures=True)
 
 
-_worker_data = []  # in a worker process, this list contains the `grain.MapDataset` of the batches
+_worker_data: list[grain.MapDataset] = []  # in a worker process, this list contains the dataset of the batches
 
 
 def _start_worker(data):

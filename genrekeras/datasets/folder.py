@@ -2,12 +2,15 @@
 
 import os
 import warnings
+from collections.abc import Sequence
+from typing import Literal
 
 import pandas as pd
 from genrekeras import audio
 from genrekeras.datasets.prepare import as_dataset, prepare
+from genrekeras.datasets.splits import Dataset, Split
 from genrekeras.datasets.store import Store
-from genrekeras.utils.io import cache_dir, files_below
+from genrekeras.utils.io import StrPath, cache_dir, files_below
 from genrekeras.utils.logging import only_absl_errors
 from genrekeras.utils.progress import print_message
 
@@ -18,7 +21,14 @@ class MusicFolder(Store):
     DESCRIPTION = "A folder of music with one folder per genre."
 
 
-def load_folder(data_dir, protocol="artist_album", sample_rate=22050, seed=0, prepared_dir=None, beam_options=None):
+def load_folder(
+    data_dir: StrPath,
+    protocol: Literal["artist_album", "random"] = "artist_album",
+    sample_rate: int = 22050,
+    seed: int = 0,
+    prepared_dir: StrPath | None = None,
+    beam_options: Sequence[str] | None = None,
+) -> Dataset[Split]:
     """Load a folder of music that has one folder per genre.
 
     A file has the path `data_dir/GENRE/file`, `data_dir/GENRE/ALBUM/file` or `data_dir/GENRE/ARTIST/ALBUM/file`. The
@@ -29,19 +39,19 @@ def load_folder(data_dir, protocol="artist_album", sample_rate=22050, seed=0, pr
     cannot be decoded or are shorter than 2 s are left out. A warning counts and lists these files.
 
     Args:
-        data_dir: str or path-like. The files may have all formats that `genrekeras.audio` reads.
-        protocol: `"artist_album"` or `"random"`, see `genrekeras.datasets.splits.assign_splits`. `"artist_album"`
-            assigns about 80 % of each genre to training, 10 % to validation and 10 % to test. All files of an artist or
-            album are in the same split. `"random"` assigns 80 % of each genre to training. The other 20 % are both the
-            validation and the test split (the protocol of the PyTorch system of 2023).
-        sample_rate: int > 0, in Hz, sample rate of the stored clips.
-        seed: int, seed of the random assignment to splits.
-        prepared_dir: str or path-like, folder for the stored clips. A minute at 22,050 Hz needs 2.6 MB before
-            compression. `None` is a folder in `genrekeras.utils.io.cache_dir()`.
+        data_dir: the folder. The files may have all formats that `genrekeras.audio` reads.
+        protocol: see `genrekeras.datasets.splits.assign_splits`. `"artist_album"` assigns about 80 % of each genre to
+            training, 10 % to validation and 10 % to test. All files of an artist or album are in the same split.
+            `"random"` assigns 80 % of each genre to training. The other 20 % are both the validation and the test split
+            (the protocol of the PyTorch system of 2023).
+        sample_rate: > 0, in Hz, sample rate of the stored clips.
+        seed: seed of the random assignment to splits.
+        prepared_dir: folder for the stored clips. A minute at 22,050 Hz needs 2.6 MB before compression. `None` is a
+            folder in `genrekeras.utils.io.cache_dir()`.
         beam_options: see `load_fma`.
 
     Returns:
-        `Dataset`. The `track_id` of a file is its index in the sorted list of all files. The table `tracks` of a split
+        The `track_id` of a file is its index in the sorted list of all files. The table `tracks` of a split
         contains the paths of the files.
 
     Raises:
@@ -59,18 +69,18 @@ def load_folder(data_dir, protocol="artist_album", sample_rate=22050, seed=0, pr
     return as_dataset(builder, tracks, os.path.basename(data_dir), protocol, seed, data_dir)
 
 
-def find_files(data_dir):
+def find_files(data_dir: StrPath) -> pd.DataFrame:
     """Find the audio files in a folder that has one folder per genre.
 
     Folders and links that cannot be opened are skipped. A warning counts them.
 
     Args:
-        data_dir: str or path-like.
+        data_dir: the folder.
 
     Returns:
-        `pandas.DataFrame` with a row for each file, indexed by `track_id`, sorted by genre and name. The columns are
-        `genre`, `path`, `bytes` (size of the file, -1 for a broken link), `changed` (modification time and folder),
-        `folder` (the genre), `title` (the file name without extension), `artist`, `artist_id`, `album` and `album_id`.
+        A table with a row for each file, indexed by `track_id`, sorted by genre and name. The columns are `genre`,
+        `path`, `bytes` (size of the file, -1 for a broken link), `changed` (modification time and folder), `folder`
+        (the genre), `title` (the file name without extension), `artist`, `artist_id`, `album` and `album_id`.
 
     Raises:
         FileNotFoundError: the folder does not exist.
@@ -80,7 +90,8 @@ def find_files(data_dir):
     if not os.path.isdir(data_dir):
         raise FileNotFoundError(f"`data_dir` is not a folder. Received: data_dir={data_dir!r}")
     files, unreadable = files_below(data_dir)
-    names, without_genre = [], []
+    names: list[str] = []
+    without_genre: list[str] = []
     for name in files:
         if os.path.splitext(name)[1].lower() in audio.EXTENSIONS:
             (names if "/" in name else without_genre).append(name)

@@ -4,32 +4,43 @@ import bisect
 import itertools
 import os
 import warnings
+from collections.abc import Sequence
 
 import pandas as pd
 import tensorflow_datasets as tfds
 from genrekeras.datasets.splits import SPLITS, UNKNOWN, Dataset, Split, assign_splits, check_protocol
-from genrekeras.datasets.store import StoreConfig, fingerprint
+from genrekeras.datasets.store import Store, StoreConfig, fingerprint
+from genrekeras.utils.io import StrPath
 from genrekeras.utils.logging import only_absl_errors
 from google.protobuf.json_format import ParseError
 
 
-def prepare(store, tracks, genres, subset, sample_rate, protocol, prepared_dir, beam_options=None):
+def prepare(
+    store: type[Store],
+    tracks: pd.DataFrame,
+    genres: Sequence[str],
+    subset: str,
+    sample_rate: int,
+    protocol: str,
+    prepared_dir: StrPath,
+    beam_options: Sequence[str] | None = None,
+) -> Store:
     """Build the store of a table of tracks if it does not exist, and return it.
 
     Args:
-        store: subclass of `Store`.
-        tracks: `pandas.DataFrame`, see `Store`.
-        genres: sequence of str, in the order of the labels.
-        subset: str, first part of the name of the configuration.
-        sample_rate: int > 0, in Hz, sample rate of the stored clips.
-        protocol: str, protocol that will assign the tracks to splits.
-        prepared_dir: str or path-like, folder for stores. If the table of tracks changes, a new store is built, and the
-            old store is kept.
-        beam_options: sequence of str, options of a Beam pipeline, such as `["--runner=DirectRunner"]`. `None` decodes
-            the clips with threads of this process.
+        store: class of the dataset.
+        tracks: see `Store`.
+        genres: in the order of the labels.
+        subset: first part of the name of the configuration.
+        sample_rate: > 0, in Hz, sample rate of the stored clips.
+        protocol: protocol that will assign the tracks to splits.
+        prepared_dir: folder for stores. If the table of tracks changes, a new store is built, and the old store is
+            kept.
+        beam_options: options of a Beam pipeline, such as `["--runner=DirectRunner"]`. `None` decodes the clips with
+            threads of this process.
 
     Returns:
-        `Store`, ready to be read.
+        The store, ready to be read.
 
     Raises:
         ValueError: the table of tracks lacks a column that the protocol needs, or an argument is out of range.
@@ -55,20 +66,19 @@ def prepare(store, tracks, genres, subset, sample_rate, protocol, prepared_dir, 
     return builder
 
 
-def as_dataset(builder, tracks, name, protocol, seed, source):
+def as_dataset(
+    builder: Store, tracks: pd.DataFrame, name: str, protocol: str, seed: int, source: StrPath
+) -> Dataset[Split]:
     """Load a prepared store as a `Dataset`.
 
     Warnings count the tracks that are missing, broken or incomplete.
 
     Args:
-        builder: `Store`, result of `prepare`.
-        tracks: `pandas.DataFrame`, table from which the store was built.
-        name: str, name of the dataset.
+        builder: result of `prepare`.
+        tracks: table from which the store was built.
+        name: name of the dataset.
         protocol, seed: see `genrekeras.datasets.splits.assign_splits`.
-        source: str, folder of the tracks. The warnings contain this name.
-
-    Returns:
-        `Dataset`.
+        source: folder of the tracks. The warnings contain this name.
     """
     metadata, config = builder.info.metadata, builder.builder_config
     incomplete, broken = (

@@ -17,15 +17,20 @@ A model with the front end `sampled_logmel_front_end` computes the same images f
 import hashlib
 import os
 import zlib
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import grain
+import keras
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
-from genrekeras.datasets.batches import Batches, batches, check_integers, checked_weights, fill
+from genrekeras.datasets.batches import Batches, Crop, batches, check_integers, checked_weights, fill
 from genrekeras.datasets.splits import (
     SPLITS,
     UNKNOWN,
     Dataset,
+    Split,
     as_positions,
     assign_splits,
     check_protocol,
@@ -34,7 +39,8 @@ from genrekeras.datasets.splits import (
 )
 from genrekeras.genres import GENRES
 from genrekeras.layers import MelSpectrogram, PowerToDecibels, SpectrogramToImage, UniformTemporalSubsample
-from genrekeras.utils.io import atomic_write, read_arrays
+from genrekeras.models.genre_classifier import GenreClassifier
+from genrekeras.utils.io import StrPath, atomic_write, read_arrays
 
 FMA_SECONDS = 1_321_967 / 44_100  # length of most clips of FMA; slightly longer clips are cropped
 
@@ -43,30 +49,38 @@ class SpectrogramSplit:
     """Spectrogram images of a split, in memory. The class has the methods of `Split`.
 
     Args:
-        name: str, such as "validation".
+        name: such as "validation".
         images: `(n, mels, frames, 1)` uint8 array, inputs of `model.image_model`.
-        tracks: `pandas.DataFrame` with a row for each image. See the attribute `tracks` for the columns.
-        sample_rate: int, in Hz, sample rate of the waveforms from which the images were computed.
-        genres: sequence of str, in the order of the labels.
-        protocol: str, protocol that assigned the tracks to splits.
+        tracks: table with a row for each image. See the attribute `tracks` for the columns.
+        sample_rate: in Hz, sample rate of the waveforms from which the images were computed.
+        genres: in the order of the labels.
+        protocol: protocol that assigned the tracks to splits.
 
     Attributes:
         name, images, sample_rate, genres, protocol: the arguments.
-        tracks: `pandas.DataFrame` with a row for each image, indexed by `track_id`. The columns are `label`, `genre`,
-            `artist_id`, `album_id` and `checksum`. Unknown artists and albums have the id -1. The checksum is computed
-            from the image.
+        tracks: table with a row for each image, indexed by `track_id`. The columns are `label`, `genre`, `artist_id`,
+            `album_id` and `checksum`. Unknown artists and albums have the id -1. The checksum is computed from the
+            image.
         labels: `(n,)` int32 array, indices in `genres`.
         track_ids: `(n,)` int64 array.
-        fingerprint: str, hash of the images and their labels.
+        fingerprint: hash of the images and their labels.
         groups: `(n,)` int array, group of each track, see `genrekeras.datasets.splits.group_tracks`.
         inputs: `"image"`, the kind of inputs in the batches, see `GenreClassifier.for_inference`.
         max_crops: 1, the number of different crops of a track.
     """
 
-    inputs = "image"
+    inputs: Literal["image"] = "image"
     max_crops = 1
 
-    def __init__(self, name, images, tracks, sample_rate, genres, protocol):
+    def __init__(
+        self,
+        name: str,
+        images: np.ndarray,
+        tracks: pd.DataFrame,
+        sample_rate: int,
+        genres: Sequence[str],
+        protocol: str,
+    ):
         self.name = name
         self.images = images
         self.sample_rate = sample_rate
@@ -82,35 +96,40 @@ class SpectrogramSplit:
         return len(self.images)
 
     @property
-    def groups(self):
+    def groups(self) -> np.ndarray:
         """Group of each track, see `genrekeras.datasets.splits.group_tracks`."""
         return group_tracks(self.tracks)
 
-    def batches(self, batch_size, clip_seconds=None, crop="start", crops=1, seed=0, workers=1):
-        """Return `Batches` in the order of the split. Each image is repeated `crops` times.
+    def batches(
+        self,
+        batch_size: int,
+        clip_seconds: float | None = None,
+        crop: Crop = "start",
+        crops: int = 1,
+        seed: int = 0,
+        workers: int = 1,
+    ) -> Batches:
+        """Return batches in the order of the split. Each image is repeated `crops` times.
 
         The arguments are those of `Split.batches`. `clip_seconds`, `crop` and `workers` have no effect.
         """
         return image_batches(self, batch_size, seed=seed, repeats=crops)
 
-    def input_coverage(self, clip_seconds=None, crop="start", crops=1):
+    def input_coverage(self, clip_seconds: float | None = None, crop: Crop = "start", crops: int = 1) -> str:
         """Describe the part of each clip that the images contain, such as "128 frames of each"."""
         return f"{self.images.shape[2]} frames of each"
 
-    def select(self, positions):
+    def select(self, positions: npt.ArrayLike) -> "SpectrogramSplit":
         """Return a new split with the selected images.
 
         Args:
-            positions: sequence of int, indices of the images to keep, in the order of the new split.
-
-        Returns:
-            `SpectrogramSplit`.
+            positions: `(n,)` int, indices of the images to keep, in the order of the new split.
         """
         positions = as_positions(positions)
         tracks = self.tracks.iloc[positions]
         return SpectrogramSplit(self.name, self.images[positions], tracks, self.sample_rate, self.genres, self.protocol)
 
-    def with_genres(self, genres):
+    def with_genres(self, genres: Sequence[str]) -> "SpectrogramSplit":
         """Return a split with the same images, whose labels are indices in `genres`. See `Split.with_genres`."""
         tracks = relabelled_tracks(self, genres)
         return SpectrogramSplit(self.name, self.images, tracks, self.sample_rate, genres, self.protocol)
@@ -120,19 +139,20 @@ class SpectrogramSplit:
         return f"SpectrogramSplit({self.name!r}, {len(self)} images of {shape}, protocol={self.protocol!r})"
 
 
-def sampled_logmel_front_end(frames=128, sample_rate=44100, n_mels=128):
+def sampled_logmel_front_end(
+    frames: int | None = 128, sample_rate: int = 44100, n_mels: int = 128
+) -> list[keras.layers.Layer]:
     """Return the layers that compute spectrogram images from waveforms.
 
     The images have the form that the docstring of this module describes.
 
     Args:
-        frames: int > 0, number of frames in an image. The frames are sampled at equal distances. `None` keeps all
-            frames.
-        sample_rate: int > 0, in Hz, sample rate of the waveforms.
-        n_mels: int > 0, number of mel bands.
+        frames: > 0, number of frames in an image. The frames are sampled at equal distances. `None` keeps all frames.
+        sample_rate: > 0, in Hz, sample rate of the waveforms.
+        n_mels: > 0, number of mel bands.
 
     Returns:
-        list of `keras.layers.Layer`, for the argument `front_end` of `GenreClassifier`.
+        The layers, for the argument `front_end` of `GenreClassifier`.
     """
     return [
         MelSpectrogram(sample_rate=sample_rate, n_mels=n_mels),
@@ -142,22 +162,24 @@ def sampled_logmel_front_end(frames=128, sample_rate=44100, n_mels=128):
     ]
 
 
-def load_spectrograms(path, protocol="official", sample_rate=None, seed=0):
+def load_spectrograms(
+    path: StrPath,
+    protocol: Literal["official", "random"] = "official",
+    sample_rate: int | None = None,
+    seed: int = 0,
+) -> Dataset[SpectrogramSplit]:
     """Load a file of spectrograms.
 
     The docstring of the module `genrekeras.datasets.spectrograms` describes the file format.
 
     Args:
-        path: str or path-like, an npz file.
-        protocol: `"official"` or `"random"`. `"official"` uses the splits in the file. `"random"` assigns 80 % of each
-            folder of FMA (1,000 track ids) to training. The other 20 % are both the validation and the test split (the
-            protocol of the PyTorch system of 2023).
-        sample_rate: int > 0, in Hz, sample rate of the waveforms from which the images were computed. `None` uses the
-            value in the file. If the file contains no value, the sample rate is 44,100 Hz.
-        seed: int, seed of the random assignment to splits.
-
-    Returns:
-        `Dataset` whose splits are `SpectrogramSplit` objects.
+        path: path of an npz file.
+        protocol: `"official"` uses the splits in the file. `"random"` assigns 80 % of each folder of FMA (1,000 track
+            ids) to training. The other 20 % are both the validation and the test split (the protocol of the PyTorch
+            system of 2023).
+        sample_rate: > 0, in Hz, sample rate of the waveforms from which the images were computed. `None` uses the value
+            in the file. If the file contains no value, the sample rate is 44,100 Hz.
+        seed: seed of the random assignment to splits.
 
     Raises:
         ValueError: the file is missing or has another format, or the protocol is unknown.
@@ -199,16 +221,16 @@ def load_spectrograms(path, protocol="official", sample_rate=None, seed=0):
     check_protocol(protocol, tracks)
     positions = assign_splits(protocol, tracks, seed)
     tracks = tracks.drop(columns=["folder", "split"])
-    protocol = file_protocol if protocol == "official" else protocol
+    used_protocol = file_protocol if protocol == "official" else protocol
     data = {
-        split: SpectrogramSplit(split, images[rows][..., None], tracks.iloc[rows], sample_rate, genres, protocol)
+        split: SpectrogramSplit(split, images[rows][..., None], tracks.iloc[rows], sample_rate, genres, used_protocol)
         for split, rows in positions.items()
     }
     counts = {"tracks": len(ids), "missing": 0, "incomplete": 0, "broken": 0, "readable": len(ids)}
     counts |= {split: len(rows) for split, rows in positions.items()}
     return Dataset(
         name,
-        protocol,
+        used_protocol,
         **data,
         genres=tuple(genres),
         sample_rate=sample_rate,
@@ -218,18 +240,20 @@ def load_spectrograms(path, protocol="official", sample_rate=None, seed=0):
     )
 
 
-def compute_spectrograms(split, model, crop="start", crops=1, workers=2):
+def compute_spectrograms(
+    split: Split, model: GenreClassifier, crop: Crop = "start", crops: int = 1, workers: int = 2
+) -> SpectrogramSplit:
     """Compute the spectrogram images of a split with the front end of a model.
 
     Args:
-        split: `Split`.
-        model: `GenreClassifier`. The layers of its front end compute the images, without augmentation. The values of
-            the images are rounded to the integers 0 to 255.
+        split: clips with audio.
+        model: the layers of its front end compute the images, without augmentation. The values of the images are
+            rounded to the integers 0 to 255.
         crop, crops: see `batches`. The length of a crop is `model.clip_seconds`. Each crop becomes an image.
-        workers: int > 0, number of threads that read batches. With 1, batches are not read ahead.
+        workers: > 0, number of threads that read batches. With 1, batches are not read ahead.
 
     Returns:
-        `SpectrogramSplit` with `crops` consecutive images for each track.
+        A split with `crops` consecutive images for each track.
 
     Raises:
         ValueError: the sample rates of the split and the model differ.
@@ -247,12 +271,12 @@ def compute_spectrograms(split, model, crop="start", crops=1, workers=2):
     return SpectrogramSplit(split.name, images, tracks, split.sample_rate, split.genres, split.protocol)
 
 
-def save_spectrograms(path, *splits):
+def save_spectrograms(path: StrPath, *splits: SpectrogramSplit) -> None:
     """Save spectrograms as a file that `load_spectrograms` reads.
 
     Args:
-        path: str or path-like, path of the npz file.
-        *splits: `SpectrogramSplit` objects with one image per track and the names "train", "validation" or "test".
+        path: path of the npz file.
+        *splits: splits with one image per track and the names "train", "validation" or "test".
 
     Raises:
         ValueError: there is no split, a split has another name, the genres, protocols or sample rates of the splits
@@ -266,7 +290,7 @@ def save_spectrograms(path, *splits):
     track_ids = np.concatenate([split.track_ids for split in splits])
     if len(np.unique(track_ids)) < len(track_ids):
         raise ValueError(f"`splits` must contain one image per track. Received: splits={splits!r}")
-    content = {
+    content: dict[str, Any] = {
         "decibels": np.concatenate([split.images[..., 0] for split in splits]),
         "label": np.concatenate([split.labels for split in splits]),
         "split": np.repeat([SPLITS.index(split.name) for split in splits], [len(split) for split in splits]),
@@ -280,42 +304,42 @@ def save_spectrograms(path, *splits):
 
 
 def image_batches(
-    split,
-    batch_size,
-    shuffle=False,
-    seed=0,
-    repeats=1,
-    variants=1,
-    mix_probability=0.0,
-    one_hot=False,
-    class_weight=None,
-):
+    split: SpectrogramSplit,
+    batch_size: int,
+    shuffle: bool = False,
+    seed: int = 0,
+    repeats: int = 1,
+    variants: int = 1,
+    mix_probability: float = 0.0,
+    one_hot: bool = False,
+    class_weight: Literal["balanced"] | npt.ArrayLike | None = None,
+) -> Batches:
     """Return batches of spectrogram images and their labels, for `model.image_model.fit`.
 
     Pass `shuffle=False` to `fit`, because the batches already have the correct order.
 
     Args:
-        split: `SpectrogramSplit`.
-        batch_size: int > 0, number of images in a batch. The last batch of an epoch may be smaller.
-        shuffle: bool, whether each epoch has a new random order.
-        seed: int >= 0, seed of all random choices. The random choices differ between epochs.
-        repeats: int > 0, how often an epoch contains each image. Without shuffling, the repetitions of an image are
+        split: the images and their labels.
+        batch_size: > 0, number of images in a batch. The last batch of an epoch may be smaller.
+        shuffle: whether each epoch has a new random order.
+        seed: >= 0, seed of all random choices. The random choices differ between epochs.
+        repeats: > 0, how often an epoch contains each image. Without shuffling, the repetitions of an image are
             consecutive.
-        variants: int > 0, number of consecutive images of each track in the split (the argument `crops` of
+        variants: > 0, number of consecutive images of each track in the split (the argument `crops` of
             `compute_spectrograms`). In each epoch, one of these images is drawn at random.
-        mix_probability: float in [0, 1], probability that the images of a batch are mixed. In a mixed batch, each image
-            is mixed with another image of the batch. The weight of the other image is at most one half. Half of the
-            mixed batches contain weighted means (mixup). In the other half, frames of an image are replaced by frames
-            of the other image, either at random positions or at the end (CutMix). Labels are one-hot and mixed with the
-            same weights, so the loss must be `categorical_crossentropy`.
+        mix_probability: in [0, 1], probability that the images of a batch are mixed. In a mixed batch, each image is
+            mixed with another image of the batch. The weight of the other image is at most one half. Half of the mixed
+            batches contain weighted means (mixup). In the other half, frames of an image are replaced by frames of the
+            other image, either at random positions or at the end (CutMix). Labels are one-hot and mixed with the same
+            weights, so the loss must be `categorical_crossentropy`.
             Sources: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018; Yun et al., "CutMix:
             Regularization Strategy to Train Strong Classifiers with Localizable Features", ICCV 2019.
-        one_hot: bool, whether labels are one-hot without mixing too. Set it for validation data if the training images
+        one_hot: whether labels are one-hot without mixing too. Set it for validation data if the training images
             are mixed.
         class_weight: see `batches`.
 
     Returns:
-        `Batches`. A batch is `(images, labels)` or, with `class_weight`, `(images, labels, weights)`.
+        A batch is `(images, labels)` or, with `class_weight`, `(images, labels, weights)`.
 
             - `images`: `(batch, mels, frames, 1)` float32 in [0, 255].
             - `labels`: `(batch,)` int32. With `mix_probability` or `one_hot`, `(batch, len(genres))` float32.

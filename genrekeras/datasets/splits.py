@@ -1,19 +1,28 @@
 """Assign clips to splits for training, validation and test, and measure the leakage between splits."""
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import itertools
 import math
 import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import scipy.sparse
-from genrekeras.datasets.batches import batches
+from genrekeras.datasets.batches import Batches, Crop, batches
+
+if TYPE_CHECKING:  # This module imports `splits`.
+    from genrekeras.datasets.spectrograms import SpectrogramSplit
 
 PROTOCOLS = ("official", "random", "artist_album")
 SPLITS = ("train", "validation", "test")
 UNKNOWN = -1  # id of an unknown artist or album
+AnySplit = TypeVar("AnySplit", bound="Split | SpectrogramSplit")
 
 
 class Split:
@@ -26,35 +35,43 @@ class Split:
     - `track_id`: int.
 
     Args:
-        name: str, such as "validation".
+        name: such as "validation".
         source: sequence of dicts with the keys `audio`, a `(samples,)` int16 array, and `scale`, a float. The value
             32,767 in `audio` represents the amplitude `scale`.
-        rows: sequence of int, indices of the clips in `source`.
-        tracks: `pandas.DataFrame` with a row for each clip. See the attribute `tracks` for the columns.
-        sample_rate: int, in Hz.
-        genres: sequence of str, in the order of the labels.
-        protocol: str, protocol that assigned the clips to splits.
-        fingerprint: str, hash of the content of `source`.
+        rows: `(n,)` int, indices of the clips in `source`.
+        tracks: table with a row for each clip. See the attribute `tracks` for the columns.
+        sample_rate: in Hz.
+        genres: in the order of the labels.
+        protocol: protocol that assigned the clips to splits.
+        fingerprint: hash of the content of `source`.
 
     Attributes:
-        name, sample_rate, protocol: the arguments.
-        tracks: `pandas.DataFrame` with a row for each clip, indexed by `track_id`. The columns are `label`, `genre`,
-            `artist_id`, `album_id` and `checksum`. Unknown artists and albums have the id -1. The checksum is computed
-            from the decoded audio. The columns `path`, `title`, `artist`, `album` and `license` exist if they are
-            known.
+        name, sample_rate, genres, protocol: the arguments.
+        tracks: table with a row for each clip, indexed by `track_id`. The columns are `label`, `genre`, `artist_id`,
+            `album_id` and `checksum`. Unknown artists and albums have the id -1. The checksum is computed from the
+            decoded audio. The columns `path`, `title`, `artist`, `album` and `license` exist if they are known.
         labels: `(n,)` int32 array, indices in `genres`.
         track_ids: `(n,)` int64 array.
-        genres: tuple of str.
-        fingerprint: str, hash of the clips, their labels, their order and the sample rate.
+        fingerprint: hash of the clips, their labels, their order and the sample rate.
         groups: `(n,)` int array, group of each track, see `group_tracks`.
         inputs: `"waveform"`, the kind of inputs in the batches, see `GenreClassifier.for_inference`.
         max_crops: infinity, the number of different crops of a clip.
     """
 
-    inputs = "waveform"
+    inputs: Literal["waveform"] = "waveform"
     max_crops = math.inf
 
-    def __init__(self, name, source, rows, tracks, sample_rate, genres, protocol, fingerprint):
+    def __init__(
+        self,
+        name: str,
+        source: Any,
+        rows: npt.ArrayLike,
+        tracks: pd.DataFrame,
+        sample_rate: int,
+        genres: Sequence[str],
+        protocol: str,
+        fingerprint: str,
+    ):
         self.name = name
         self.tracks = tracks
         self.labels = tracks["label"].to_numpy("int32")
@@ -73,18 +90,26 @@ class Split:
         return len(self._rows)
 
     @property
-    def groups(self):
+    def groups(self) -> np.ndarray:
         """Group of each track, see `group_tracks`."""
         return group_tracks(self.tracks)
 
-    def batches(self, batch_size, clip_seconds, crop="start", crops=1, seed=0, workers=1):
-        """Return `Batches` in the order of the split.
+    def batches(
+        self,
+        batch_size: int,
+        clip_seconds: float,
+        crop: Crop = "start",
+        crops: int = 1,
+        seed: int = 0,
+        workers: int = 1,
+    ) -> Batches:
+        """Return batches in the order of the split.
 
         See `genrekeras.datasets.batches` for the arguments.
         """
         return batches(self, batch_size, clip_seconds, crop, crops, seed=seed, workers=workers)
 
-    def input_coverage(self, clip_seconds, crop="start", crops=1):
+    def input_coverage(self, clip_seconds: float, crop: Crop = "start", crops: int = 1) -> str:
         """Describe the part of each clip that the batches contain, such as "first 10 s".
 
         The arguments are those of `batches`.
@@ -92,14 +117,11 @@ class Split:
         seconds = f"{clip_seconds:g} s"
         return f"first {seconds}" if (crop, crops) == ("start", 1) else f"{crops} crops of {seconds} ({crop})"
 
-    def select(self, positions):
+    def select(self, positions: npt.ArrayLike) -> Split:
         """Return a new split with the selected clips.
 
         Args:
-            positions: sequence of int, indices of the clips to keep, in the order of the new split.
-
-        Returns:
-            `Split`.
+            positions: `(n,)` int, indices of the clips to keep, in the order of the new split.
         """
         positions = as_positions(positions)
         return Split(
@@ -113,15 +135,11 @@ class Split:
             self.fingerprint,
         )
 
-    def with_genres(self, genres):
+    def with_genres(self, genres: Sequence[str]) -> Split:
         """Return a split with the same clips, whose labels are indices in `genres`.
 
         Args:
-            genres: sequence of str, such as the genres of a model. `match_genres` finds each genre of the split in this
-                sequence.
-
-        Returns:
-            `Split`.
+            genres: such as the genres of a model. `match_genres` finds each genre of the split in this sequence.
 
         Raises:
             ValueError: `genres` does not contain a genre of the split, or the match is not unique.
@@ -141,7 +159,7 @@ class Split:
 
 
 @dataclasses.dataclass(frozen=True)
-class Dataset:
+class Dataset(Generic[AnySplit]):
     """Training, validation and test split of a collection.
 
     With the protocol `"random"`, the validation and the test split contain the same clips (the protocol of the PyTorch
@@ -149,12 +167,13 @@ class Dataset:
     clips, and the training split contains other clips of the same artists.
 
     Attributes:
-        name: str.
-        protocol: str, `"official"`, `"random"` or `"artist_album"`.
-        train, validation, test: `Split`.
-        genres: tuple of str.
-        sample_rate: int, in Hz.
-        counts: dict of int with these keys:
+        name: name of the collection.
+        protocol: `"official"`, `"random"` or `"artist_album"`.
+        train, validation, test: the splits. `Dataset[Split]` contains audio, and `Dataset[SpectrogramSplit]` contains
+            spectrograms.
+        genres: in the order of the labels.
+        sample_rate: in Hz.
+        counts: numbers with these keys:
 
             - `tracks`: number of all tracks.
             - `missing`: number of tracks without a file.
@@ -162,26 +181,26 @@ class Dataset:
             - `readable`: number of all other clips.
             - `incomplete`: number of readable clips that are damaged or cut short.
             - `train`, `validation`, `test`: numbers of clips in the splits.
-        incomplete: dict, track id -> reason. It contains the clips that are damaged or shorter than their headers
+        incomplete: track id -> reason. It contains the clips that are damaged or shorter than their headers
             state. These clips are in the splits.
-        broken: dict, track id -> reason. It contains the clips that cannot be read or are shorter than 2 s. These clips
-            are not in the splits.
+        broken: track id -> reason. It contains the clips that cannot be read or are shorter than 2 s. These clips are
+            not in the splits.
     """
 
     name: str
     protocol: str
-    train: Split
-    validation: Split
-    test: Split
-    genres: tuple
+    train: AnySplit
+    validation: AnySplit
+    test: AnySplit
+    genres: tuple[str, ...]
     sample_rate: int
-    counts: dict
-    incomplete: dict
-    broken: dict
+    counts: dict[str, int]
+    incomplete: dict[int, str]
+    broken: dict[int, str]
 
     @property
-    def all(self):
-        """`Split` with the clips of all splits, sorted by track id."""
+    def all(self) -> Split:
+        """Split with the clips of all splits, sorted by track id."""
         parts = [getattr(self, name) for name in SPLITS]
         tracks = pd.concat([part.tracks for part in parts if len(part)])
         rows = np.concatenate([part._rows for part in parts])
@@ -209,7 +228,7 @@ class Dataset:
         )
 
 
-def as_positions(positions):
+def as_positions(positions: npt.ArrayLike) -> np.ndarray:
     """Return the argument `positions` of `Split.select` as an int64 array.
 
     Raises:
@@ -221,18 +240,18 @@ def as_positions(positions):
     return positions.astype("int64")
 
 
-def match_genres(genres, model_genres):
+def match_genres(genres: Iterable[str], model_genres: Sequence[str]) -> dict[str, int]:
     """Find each genre of a collection among the genres of a model.
 
     If a model has no genre of exactly the same name, the names are compared without case, surrounding spaces and the
     Unicode normalization form.
 
     Args:
-        genres: sequence of str, genres of the collection.
-        model_genres: sequence of str, genres of the model.
+        genres: genres of the collection.
+        model_genres: genres of the model.
 
     Returns:
-        dict, genre of the collection -> index in `model_genres`.
+        Genre of the collection -> index in `model_genres`.
 
     Raises:
         ValueError: a genre is not in `model_genres`, has several matches, or has the same match as another genre.
@@ -241,7 +260,7 @@ def match_genres(genres, model_genres):
     def normalized(name):
         return unicodedata.normalize("NFC", name).strip().casefold()
 
-    similar = {}
+    similar: dict[str, list[int]] = {}
     for index, name in enumerate(model_genres):
         similar.setdefault(normalized(name), []).append(index)
     exact = {name: [index] for index, name in enumerate(model_genres)}
@@ -262,18 +281,18 @@ def match_genres(genres, model_genres):
     return {genre: index for genre, [index] in matches.items()}
 
 
-def relabelled_tracks(split, genres):
+def relabelled_tracks(split: Split | SpectrogramSplit, genres: Sequence[str]) -> pd.DataFrame:
     """Return the table `tracks` of a split with new labels and genres, see `Split.with_genres`."""
     indices = match_genres(split.genres, genres)
     labels = np.array([indices[genre] for genre in split.genres], "int32")[split.labels]
     return split.tracks.assign(label=labels, genre=np.array(genres, object)[labels])
 
 
-def assign_splits(protocol, tracks, seed=0):
+def assign_splits(protocol: str, tracks: pd.DataFrame, seed: int = 0) -> dict[str, np.ndarray]:
     """Assign tracks to splits.
 
     Args:
-        protocol: str, one of
+        protocol: one of
 
             - `"official"`: Use the splits of the collection. The official splits of FMA share no artists, except for
               compilations.
@@ -286,14 +305,12 @@ def assign_splits(protocol, tracks, seed=0):
               are assigned at random: about 80 % of the tracks of each genre to training, 10 % to validation and 10 % to
               test. If a genre has at least three groups, each split gets at least one. If a genre has two groups, one
               is assigned to training and the other to test.
-        tracks: `pandas.DataFrame` with a row for each track. `"random"` needs the column `folder`, and `"official"`
-            needs `split`. `"artist_album"` needs `label`, `artist_id` and `album_id`, and uses `split` and `checksum`
-            if they exist.
-        seed: int, seed of the random assignment.
+        tracks: table with a row for each track. `"random"` needs the column `folder`, and `"official"` needs `split`.
+            `"artist_album"` needs `label`, `artist_id` and `album_id`, and uses `split` and `checksum` if they exist.
+        seed: seed of the random assignment.
 
     Returns:
-        dict with the keys `train`, `validation` and `test`. The values are ascending int arrays of row positions in
-        `tracks`.
+        The keys are `train`, `validation` and `test`. The values are ascending int arrays of row positions in `tracks`.
 
     Raises:
         ValueError: the protocol is unknown, or `tracks` lacks a column that the protocol needs.
@@ -309,7 +326,7 @@ def assign_splits(protocol, tracks, seed=0):
     return {split: np.flatnonzero(splits == split) for split in SPLITS}
 
 
-def check_protocol(protocol, tracks):
+def check_protocol(protocol: str, tracks: pd.DataFrame) -> None:
     """Raise a `ValueError` if a protocol is unknown, or if a table of tracks lacks a column that the protocol needs."""
     if protocol not in PROTOCOLS:
         raise ValueError(f"`protocol` must be one of {PROTOCOLS}. Received: protocol={protocol!r}")
@@ -327,14 +344,14 @@ def check_protocol(protocol, tracks):
         )
 
 
-def group_tracks(tracks):
+def group_tracks(tracks: pd.DataFrame) -> np.ndarray:
     """Group tracks that share an artist, an album or their audio.
 
     If track A shares a value with track B, and track B shares a value with track C, all three are in the same group.
 
     Args:
-        tracks: `pandas.DataFrame` of n rows with the columns `artist_id`, `album_id` and, optionally, `checksum` (of
-            the audio). The value -1 means unknown. Tracks with unknown values are not grouped by these values.
+        tracks: table of n rows with the columns `artist_id`, `album_id` and, optionally, `checksum` (of the audio). The
+            value -1 means unknown. Tracks with unknown values are not grouped by these values.
 
     Returns:
         `(n,)` int array, number of the group of each track.
@@ -345,28 +362,28 @@ def group_tracks(tracks):
         ids.append(tracks["checksum"].to_numpy(object))
     # The groups are the connected components of a graph. Its nodes are the tracks, artists, albums and checksums. Edges
     # connect each track with its artist, its album and its checksum.
-    edges, nodes = [], count
+    parts, nodes = [], count
     for values in ids:
         rows = np.flatnonzero(values != UNKNOWN)
         unique, index = np.unique(values[rows], return_inverse=True)
-        edges.append(np.stack([rows, nodes + index]))
+        parts.append(np.stack([rows, nodes + index]))
         nodes += len(unique)
-    edges = np.concatenate(edges, axis=1)
+    edges = np.concatenate(parts, axis=1)
     graph = scipy.sparse.coo_array((np.ones(edges.shape[1], bool), tuple(edges)), shape=(nodes, nodes))
     return scipy.sparse.csgraph.connected_components(graph, directed=False)[1][:count]
 
 
-def leakage(splits):
+def leakage(splits: Dataset | Mapping[str, Split | SpectrogramSplit]) -> pd.DataFrame:
     """Count the artists, albums and duplicate clips that splits share.
 
     If the training and the test split share artists, albums or clips, test scores are too high.
 
     Args:
-        splits: `Dataset`, or dict of `Split` by name.
+        splits: a dataset, or splits by name.
 
     Returns:
-        `pandas.DataFrame` with a row for each pair of splits. The index contains the names `first` and `second` of the
-        splits. The columns are:
+        A table with a row for each pair of splits. The index contains the names `first` and `second` of the splits. The
+        columns are:
 
         - `artists`, `albums`, `duplicates`: numbers of artists, albums and checksums that are in both splits. The value
           is `<NA>` if no artist, album or checksum is known.

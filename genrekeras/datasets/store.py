@@ -14,13 +14,14 @@ import hashlib
 import json
 import os
 import shutil
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
 from genrekeras import audio
 from genrekeras.datasets.splits import SPLITS, UNKNOWN
-from genrekeras.utils.io import atomic_write, check_disk_space, process_lock
+from genrekeras.utils.io import StrPath, atomic_write, check_disk_space, process_lock
 from genrekeras.utils.logging import only_absl_errors
 from genrekeras.utils.progress import bar, print_message
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
@@ -38,15 +39,15 @@ class StoreConfig(tfds.core.BuilderConfig):
     """Configuration of a `Store`.
 
     Attributes:
-        sample_rate: int, in Hz, sample rate of the stored clips.
-        genres: tuple of str, in the order of the labels.
+        sample_rate: in Hz, sample rate of the stored clips.
+        genres: in the order of the labels.
     """
 
     sample_rate: int = 22050
-    genres: tuple = ()
+    genres: tuple[str, ...] = ()
 
 
-class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
+class Store(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # TFDS has no types
     """TFDS dataset of the clips of a table of tracks.
 
     The features of an example are:
@@ -63,11 +64,10 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
     the missing, broken and incomplete clips.
 
     Args:
-        tracks: `pandas.DataFrame` with a row for each track, indexed by `track_id` and sorted. The columns are `genre`,
-            `path` and `bytes` (size of the file, -1 for a missing file). The column `split` and the columns of
-            `METADATA` are optional. `None` is allowed if the dataset is prepared, or if a subclass implements
-            `find_tracks`.
-        file_format: str, file format of TFDS.
+        tracks: table with a row for each track, indexed by `track_id` and sorted. The columns are `genre`, `path` and
+            `bytes` (size of the file, -1 for a missing file). The column `split` and the columns of `METADATA` are
+            optional. `None` is allowed if the dataset is prepared, or if a subclass implements `find_tracks`.
+        file_format: file format of TFDS.
         kwargs: further arguments of `tfds.core.DatasetBuilder`.
     """
 
@@ -77,12 +77,12 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
     CITATION = ""
     HOMEPAGE = ""
 
-    def __init__(self, *, tracks=None, file_format="array_record", **kwargs):
+    def __init__(self, *, tracks: pd.DataFrame | None = None, file_format: str = "array_record", **kwargs: Any):
         self._tracks = tracks
         with only_absl_errors():  # needed here, because each worker process creates a new object
             super().__init__(file_format=file_format, **kwargs)
 
-    def download_and_prepare(self, **kwargs):
+    def download_and_prepare(self, **kwargs: Any) -> None:
         """Build the dataset, see `tfds.core.DatasetBuilder`.
 
         If another process is building the dataset, this method waits until that process has finished.
@@ -113,11 +113,11 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _log_download_done(self):
         """Suppress the message of TFDS about the folder."""
 
-    def find_tracks(self, manual_dir):
+    def find_tracks(self, manual_dir: StrPath) -> pd.DataFrame:
         """Return the table of tracks in a folder. Subclasses may implement this method.
 
         Args:
-            manual_dir: path-like, the argument of `tfds.download.DownloadConfig`.
+            manual_dir: the argument of `tfds.download.DownloadConfig`.
         """
         raise ValueError(f"{type(self).__name__} needs the argument `tracks`. Received: tracks=None")
 
@@ -237,17 +237,17 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):
             os.replace(path, target)
 
 
-def fingerprint(tracks, config):
+def fingerprint(tracks: pd.DataFrame, config: StoreConfig) -> str:
     """Return a hash of the content of a dataset.
 
     The hash depends on the configuration and on all columns of the table of tracks except the paths.
 
     Args:
-        tracks: `pandas.DataFrame`, see `Store`.
-        config: `StoreConfig`.
+        tracks: see `Store`.
+        config: configuration of the dataset.
 
     Returns:
-        str, 16 hexadecimal digits.
+        16 hexadecimal digits.
     """
     content = hashlib.sha256(repr((tuple(config.genres), config.sample_rate)).encode())
     content.update(tracks.drop(columns="path").to_csv().encode(errors="surrogateescape"))

@@ -14,13 +14,17 @@ import csv
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 import soundfile
 from genrekeras.datasets.fma.load import load_tracks
+from genrekeras.datasets.splits import Dataset, Split
 from genrekeras.datasets.store import Store
 from genrekeras.genres import GENRES
 from genrekeras.utils import io
+from genrekeras.utils.io import StrPath
 from genrekeras.utils.progress import bar
 
 SYNTHETIC_GENRES = (
@@ -40,15 +44,20 @@ SECONDS = 4.0  # length of a clip
 RATE = 44100  # sample rate, in Hz
 
 
-def load_synthetic(protocol="official", sample_rate=22050, seed=0, cache_dir=None):
+def load_synthetic(
+    protocol: Literal["official", "random", "artist_album"] = "official",
+    sample_rate: int = 22050,
+    seed: int = 0,
+    cache_dir: StrPath | None = None,
+) -> Dataset[Split]:
     """Load the synthetic corpus. The first call generates the corpus.
 
     Args:
         protocol, sample_rate, seed: see `load_fma`.
-        cache_dir: str or path-like, folder in which the corpus is stored. `None` is `genrekeras.utils.io.cache_dir()`.
+        cache_dir: folder in which the corpus is stored. `None` is `genrekeras.utils.io.cache_dir()`.
 
     Returns:
-        `Dataset` with the name "synthetic".
+        A dataset with the name "synthetic".
     """
     data_dir = os.path.join(cache_dir or io.cache_dir(), f"synthetic-{VERSION}")
     if not os.path.isdir(data_dir):
@@ -62,11 +71,11 @@ class Synthetic(Store):
     DESCRIPTION = "Synthetic sounds of eight artificial genres, for tests of a pipeline."
 
 
-def make_synthetic(data_dir):
+def make_synthetic(data_dir: StrPath) -> None:
     """Write the corpus to a new folder. After an error or an interruption, the folder does not exist.
 
     Args:
-        data_dir: str or path-like. Missing parent folders are created. An existing folder is not changed.
+        data_dir: the new folder. Missing parent folders are created. An existing folder is not changed.
 
     Raises:
         OSError: the folder cannot be written.
@@ -91,16 +100,16 @@ def make_synthetic(data_dir):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def make_many(data_dir, count, seconds, sounds=16):
+def make_many(data_dir: StrPath, count: int, seconds: int, sounds: int = 16) -> None:
     """Write many clips in the layout of FMA, for benchmarks.
 
     90 % of the clips are training clips, 10 % are validation clips.
 
     Args:
-        data_dir: str or path-like, an existing folder.
-        count: int > 0, number of clips.
-        seconds: int > 0, length of a clip.
-        sounds: int > 0, number of different sounds. The clips are copies of these sounds, because it would take long to
+        data_dir: an existing folder.
+        count: > 0, number of clips.
+        seconds: > 0, length of a clip.
+        sounds: > 0, number of different sounds. The clips are copies of these sounds, because it would take long to
             encode each clip.
     """
     rng, files = np.random.default_rng(0), []
@@ -144,13 +153,12 @@ def _rows():
             track_id += 37
 
 
-def write_tracks(folder, rows):
+def write_tracks(folder: StrPath, rows: Iterable[tuple[int, str, str, int, int]]) -> None:
     """Write a table in the format of FMA's tracks.csv.
 
     Args:
-        folder: str or path-like. The folder is created if it does not exist.
-        rows: iterable of tuples (track id, genre, split, artist id, album id). The split is "training", "validation" or
-            "test".
+        folder: folder of tracks.csv. It is created if it does not exist.
+        rows: tuples (track id, genre, split, artist id, album id). The split is "training", "validation" or "test".
     """
     columns = (
         ("set", "split"),
@@ -189,12 +197,12 @@ def _write_clip(data_dir, track_id, genre, split, defect):
     soundfile.write(path, clip, RATE, format="MP3", subtype="MPEG_LAYER_III")
 
 
-def make_clip(genre, seed):
+def make_clip(genre: int, seed: int) -> np.ndarray:
     """Synthesize a clip.
 
     Args:
-        genre: int, index in `SYNTHETIC_GENRES`.
-        seed: int >= 0. Clips of different seeds differ.
+        genre: index in `SYNTHETIC_GENRES`.
+        seed: >= 0. Clips of different seeds differ.
 
     Returns:
         `(RATE * SECONDS,)` float64 array. The peak is between 0.2 and 0.9 before noise is added.

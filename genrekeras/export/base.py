@@ -1,6 +1,9 @@
 """Definitions that all export formats share."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
 
 # Name of the card in an exported file. The card is a JSON object with genres, sample rate and clip length.
 CARD = "genrekeras.json"
@@ -14,19 +17,19 @@ class Format(NamedTuple):
     """A format of exported models.
 
     Attributes:
-        ending: str, ending of the file name. Empty if the format is a folder.
-        backends: tuple of str, the Keras backends that can write the format.
+        ending: ending of the file name. Empty if the format is a folder.
+        backends: the Keras backends that can write the format.
         write: function `(functional model, path, card, clips)` that writes the exported model. If `quantize` is not
             empty, the function also has an argument `quantize`.
         run: function that loads the model at a path into the runtime of the format. It returns a function
             `(batch, samples)` -> `(batch, genres)` that runs the model.
         read_card: function that returns the card of the exported model at a path.
-        quantize: tuple of str, types other than float32 in which weights can be stored.
+        quantize: types other than float32 in which weights can be stored.
     """
 
     ending: str
-    backends: tuple
-    write: object
-    run: object
-    read_card: object
-    quantize: tuple = ()
+    backends: tuple[str, ...]
+    write: Callable[..., None]
+    run: Callable[[str], Callable[[np.ndarray], np.ndarray]]
+    read_card: Callable[[str], dict[str, Any]]
+    quantize: tuple[str, ...] = ()

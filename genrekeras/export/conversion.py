@@ -3,12 +3,16 @@
 import os
 import tempfile
 import warnings
+from collections.abc import Callable
+from typing import Any, Literal
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from genrekeras.export import litert, onnx, openvino, saved_model, torch_export
 from genrekeras.export.base import CARD, ExportError
-from genrekeras.utils.io import TEMPORARY
+from genrekeras.models.genre_classifier import GenreClassifier
+from genrekeras.utils.io import TEMPORARY, StrPath
 from genrekeras.version import __version__
 
 # Type of the weights -> largest accepted difference between probabilities of the exported model and the Keras model.
@@ -25,7 +29,14 @@ FORMATS = {
 }
 
 
-def export(model, path, format, clips=None, tolerance=None, quantize=None):
+def export(
+    model: GenreClassifier,
+    path: StrPath,
+    format: Literal["onnx", "openvino", "torch", "saved_model", "litert"],
+    clips: npt.ArrayLike | None = None,
+    tolerance: float | None = None,
+    quantize: Literal["float16", "int8"] | None = None,
+) -> float:
     """Write a model in the format of another runtime.
 
     The exported model takes waveforms and returns probabilities. It computes the spectrogram by matrix products
@@ -41,19 +52,19 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
     cost the most accuracy and save little space.
 
     Args:
-        model: `GenreClassifier`.
-        path: str or path-like, the file to write. It must end in `.onnx`, `.xml`, `.tflite` or `.pt2`. For
-            `"openvino"`, a `.bin` file is written beside the `.xml` file. For `"saved_model"`, a new folder.
-        format: str, a key of `FORMATS`.
+        model: the model to export.
+        path: the file to write. It must end in `.onnx`, `.xml`, `.tflite` or `.pt2`. For `"openvino"`, a `.bin` file is
+            written beside the `.xml` file. For `"saved_model"`, a new folder.
+        format: a key of `FORMATS`.
         clips: `(n, samples)` float32, at least two clips, on which the models are compared. `None` uses synthetic
             sounds.
-        tolerance: float > 0, the largest accepted difference of a probability. `None` uses `TOLERANCES`: 0.001 for
-            float32, 0.03 for `"float16"` and 0.25 for `"int8"`. A tolerance of 0.25 detects a broken model, but not a
-            small loss of accuracy. To measure the loss, pass real clips, and use the returned value.
-        quantize: `None`, `"float16"` or `"int8"` (one scale per channel). Only `"litert"` can be quantized.
+        tolerance: > 0, the largest accepted difference of a probability. `None` uses `TOLERANCES`: 0.001 for float32,
+            0.03 for `"float16"` and 0.25 for `"int8"`. A tolerance of 0.25 detects a broken model, but not a small loss
+            of accuracy. To measure the loss, pass real clips, and use the returned value.
+        quantize: type of the quantized weights. `"int8"` has one scale per channel. Only `"litert"` can be quantized.
 
     Returns:
-        float, the largest difference between probabilities of the exported model and the Keras model.
+        The largest difference between probabilities of the exported model and the Keras model.
 
     Raises:
         ValueError: `format` is unknown, the Keras backend cannot write this format, the format does not support
@@ -130,20 +141,21 @@ def export(model, path, format, clips=None, tolerance=None, quantize=None):
     return difference
 
 
-def load(path, format):
+def load(
+    path: StrPath, format: Literal["onnx", "openvino", "torch", "saved_model", "litert"]
+) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any]]:
     """Load an exported model and its card.
 
     Args:
-        path: str or path-like, an exported file, or the folder of a SavedModel.
-        format: str, a key of `FORMATS`.
+        path: an exported file, or the folder of a SavedModel.
+        format: a key of `FORMATS`.
 
     Returns:
-        tuple `(run, card)`:
+        `(run, card)`:
 
         - `run`: function `(batch, samples)` float32 -> `(batch, genres)` float32. It runs the model in the runtime of
           the format.
-        - `card`: dict with the keys `genres`, `sample_rate`, `clip_seconds`, `input`, `output`, `weights` and
-          `made_by`.
+        - `card`: the keys are `genres`, `sample_rate`, `clip_seconds`, `input`, `output`, `weights` and `made_by`.
 
     Raises:
         ValueError: `format` is unknown, or `path` has a wrong ending.

@@ -2,11 +2,21 @@
 
 import json
 import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
+import keras
+import numpy as np
 from genrekeras.export.base import CARD, Format
 
 
-def write(model, path, card, clips, quantize=None):
+def write(
+    model: keras.Model,
+    path: str,
+    card: Mapping[str, Any],
+    clips: np.ndarray,
+    quantize: Literal["float16", "int8"] | None = None,
+) -> None:
     """Export a model and its card to a `.tflite` file. See `Format`."""
     model.export(path, format="litert", verbose=False)
     if quantize:
@@ -40,7 +50,7 @@ def _quantize_litert(path, quantize):
         file.write(result.quantized_model)
 
 
-def run(path):
+def run(path: str) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function that runs an exported model in LiteRT. See `Format`."""
     from ai_edge_litert.interpreter import Interpreter
 
@@ -57,7 +67,7 @@ def run(path):
     return predict
 
 
-def read_card(path):
+def read_card(path: str) -> dict[str, Any]:
     """Return the card of a `.tflite` file."""
     with zipfile.ZipFile(path) as file:
         return json.loads(file.read(CARD))

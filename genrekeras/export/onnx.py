@@ -1,11 +1,15 @@
 """ONNX: `.onnx` files, run by ONNX Runtime."""
 
 import json
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import keras
+import numpy as np
 from genrekeras.export.base import CARD, Format
 
 
-def write(model, path, card, clips):
+def write(model: keras.Model, path: str, card: Mapping[str, Any], clips: np.ndarray) -> None:
     """Export a model and its card to an `.onnx` file. See `Format`."""
     import onnx
 
@@ -15,7 +19,7 @@ def write(model, path, card, clips):
     onnx.save(proto, path)
 
 
-def run(path):
+def run(path: str) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function that runs an exported model in ONNX Runtime. See `Format`."""
     import onnxruntime
 
@@ -24,7 +28,7 @@ def run(path):
     return lambda waveforms: session.run(None, {model_input.name: waveforms})[0]
 
 
-def read_card(path):
+def read_card(path: str) -> dict[str, Any]:
     """Return the card of an `.onnx` file."""
     import onnxruntime
 

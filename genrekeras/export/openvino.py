@@ -2,11 +2,15 @@
 
 import json
 import os
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import keras
+import numpy as np
 from genrekeras.export.base import CARD, Format
 
 
-def write(model, path, card, clips):
+def write(model: keras.Model, path: str, card: Mapping[str, Any], clips: np.ndarray) -> None:
     """Export a model and its card to an `.xml` file and its `.bin` file. See `Format`."""
     import openvino
 
@@ -20,7 +24,7 @@ def write(model, path, card, clips):
         os.replace(f"{with_card[:-4]}{ending}", f"{path[:-4]}{ending}")
 
 
-def run(path):
+def run(path: str) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function that runs an exported model in OpenVINO. See `Format`."""
     import openvino
 
@@ -29,7 +33,7 @@ def run(path):
     return lambda waveforms: compiled(waveforms)[0]
 
 
-def read_card(path):
+def read_card(path: str) -> dict[str, Any]:
     """Return the card of an `.xml` file."""
     import openvino
 

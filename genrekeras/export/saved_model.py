@@ -2,11 +2,15 @@
 
 import json
 import os
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import keras
+import numpy as np
 from genrekeras.export.base import CARD, Format
 
 
-def write(model, path, card, clips):
+def write(model: keras.Model, path: str, card: Mapping[str, Any], clips: np.ndarray) -> None:
     """Export a model and its card to a SavedModel. See `Format`."""
     model.export(path, format="tf_saved_model", verbose=False)
     os.makedirs(os.path.join(path, "assets.extra"))  # TensorFlow reserves this folder for other files.
@@ -14,7 +18,7 @@ def write(model, path, card, clips):
         json.dump(card, file)
 
 
-def run(path):
+def run(path: str) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function that runs an exported model in TensorFlow. See `Format`."""
     import tensorflow
 
@@ -22,7 +26,7 @@ def run(path):
     return lambda waveforms: loaded.serve(waveforms).numpy()
 
 
-def read_card(path):
+def read_card(path: str) -> dict[str, Any]:
     """Return the card of a SavedModel."""
     with open(os.path.join(path, "assets.extra", CARD), encoding="utf-8") as file:
         return json.load(file)

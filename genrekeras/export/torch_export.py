@@ -1,11 +1,15 @@
 """`torch.export`: `.pt2` files of PyTorch."""
 
 import json
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import keras
+import numpy as np
 from genrekeras.export.base import CARD, Format
 
 
-def write(model, path, card, clips):
+def write(model: keras.Model, path: str, card: Mapping[str, Any], clips: np.ndarray) -> None:
     """Export a model and its card to a `.pt2` file. See `Format`."""
     import torch
 
@@ -23,7 +27,7 @@ def write(model, path, card, clips):
     torch.export.save(program, path, extra_files={CARD: json.dumps(card)})
 
 
-def run(path):
+def run(path: str) -> Callable[[np.ndarray], np.ndarray]:
     """Return a function that runs an exported model in PyTorch. See `Format`."""
     import torch
 
@@ -31,7 +35,7 @@ def run(path):
     return lambda waveforms: module(torch.from_numpy(waveforms)).detach().numpy()
 
 
-def read_card(path):
+def read_card(path: str) -> dict[str, Any]:
     """Return the card of a `.pt2` file."""
     import torch
 

@@ -7,17 +7,19 @@ import itertools
 import json
 import os
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import filelock
 import genrekeras as gk
 from genrekeras.models import backbones
 
 EPOCHS = 20
-TRACK_CROPS = {"crop": "even", "crops": 3}  # three crops of 10 s from a track of 30 s
+TRACK_CROPS: dict[str, Any] = {"crop": "even", "crops": 3}  # three crops of 10 s from a track of 30 s
 CONFIG, LOCK = "config.json", ".lock"
 
 
-def make_parser(doc, network, spectrograms):
+def make_parser(doc: str | None, network: bool, spectrograms: bool) -> argparse.ArgumentParser:
     """Return the parser for the flags of an experiment. See `runner.start` for the arguments."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -92,21 +94,21 @@ def make_parser(doc, network, spectrograms):
     return parser
 
 
-def positive(text):
-    """Convert the value of a flag to an int > 0."""
+def positive(text: str) -> int:
+    """Convert the value of a flag to an integer > 0."""
     if int(text) <= 0:
         raise argparse.ArgumentTypeError(f"must be > 0, not {text}")
     return int(text)
 
 
-def not_negative(text):
-    """Convert the value of a flag to an int >= 0."""
+def not_negative(text: str) -> int:
+    """Convert the value of a flag to an integer >= 0."""
     if int(text) < 0:
         raise argparse.ArgumentTypeError(f"must be >= 0, not {text}")
     return int(text)
 
 
-def clip_seconds(flags):
+def clip_seconds(flags: argparse.Namespace) -> float:
     """Return the length of the model's clips, in seconds."""
     if flags.spectrograms:
         return gk.datasets.FMA_SECONDS
@@ -115,8 +117,8 @@ def clip_seconds(flags):
     return 3.0 if flags.data_dir is None else 10.0
 
 
-def load_data(flags):
-    """Return the `Dataset` that the flags select.
+def load_data(flags: argparse.Namespace) -> gk.datasets.Dataset:
+    """Return the dataset that the flags select.
 
     Raises:
         ValueError, OSError: the data cannot be used.
@@ -138,7 +140,7 @@ def load_data(flags):
     return gk.datasets.load_synthetic(**arguments)
 
 
-def parse_flags(doc, network, spectrograms):
+def parse_flags(doc: str | None, network: bool, spectrograms: bool) -> argparse.Namespace:
     """Return the flags of the command line. With --resume, return the saved flags of the run to resume.
 
     Raises:
@@ -171,11 +173,11 @@ def parse_flags(doc, network, spectrograms):
 
 
 @contextlib.contextmanager
-def folder_of_run(flags):
+def folder_of_run(flags: argparse.Namespace) -> Iterator[str]:
     """Context manager that creates and locks the output folder. No other process can use it at the same time.
 
     Yields:
-        str, path of the folder.
+        Path of the folder.
 
     Raises:
         SystemExit: the folder contains files, is locked, or cannot be created.

@@ -1,5 +1,7 @@
 """Recipe of the ensemble and of the ablations: train networks with random weights on spectrograms."""
 
+from typing import Any, Literal
+
 import genrekeras as gk
 import keras
 from genrekeras.runs import options, runner
@@ -17,13 +19,13 @@ TUNED_ON_VALIDATION = (
 )
 
 
-def card_notes(run, *notes):
+def card_notes(run: runner.Run, *notes: str) -> dict[str, str]:
     """Return the entries `about` and `license` of the model card. Return no entries if the data is not FMA."""
     is_fma = run.flags.spectrograms or (run.flags.data_dir and gk.datasets.fma.is_fma(run.flags.data_dir))
     return {"about": " ".join([LICENSES, *notes]), "license": "other"} if is_fma else {}
 
 
-def shares_artists(run):
+def shares_artists(run: runner.Run) -> bool:
     """Return whether training and validation share artists and albums, which is the case in the random protocol.
 
     The details of a recording are then useful features, because artist and album predict the genre.
@@ -31,19 +33,19 @@ def shares_artists(run):
     return run.data.protocol == "random"
 
 
-def epochs(run):
-    """Return a dict: backbone to train -> number of epochs."""
+def epochs(run: runner.Run) -> dict[str, int]:
+    """Return the number of epochs of each backbone to train."""
     return EPOCHS_RANDOM if shares_artists(run) else EPOCHS
 
 
-def front_end_of(split):
-    """Return the front end that computes the images of a `SpectrogramSplit` from waveforms, as a list of layers."""
+def front_end_of(split: gk.datasets.SpectrogramSplit) -> list[keras.layers.Layer]:
+    """Return the front end that computes the images of a split from waveforms."""
     _, mels, frames, _ = split.images.shape
     return gk.datasets.sampled_logmel_front_end(frames, split.sample_rate, mels)
 
 
-def classifier(run, backbone, **arguments):
-    """Return a `GenreClassifier` with random weights. Its front end computes the training images from waveforms."""
+def classifier(run: runner.Run, backbone: str, **arguments: Any) -> gk.GenreClassifier:
+    """Return a model with random weights. Its front end computes the training images from waveforms."""
     if run.flags.spectrograms:
         front_end = front_end_of(run.data.train)
     else:
@@ -59,45 +61,54 @@ def classifier(run, backbone, **arguments):
     )
 
 
-def training_images(run):
-    """Return the training split as a `SpectrogramSplit`. Audio gives three crops of each track."""
+def training_images(run: runner.Run) -> gk.datasets.SpectrogramSplit:
+    """Return the training split as spectrograms. Audio gives three crops of each track."""
     if run.flags.spectrograms:
         return run.data.train
     return gk.datasets.compute_spectrograms(run.data.train, classifier(run, "mel_cnn"), **options.TRACK_CROPS)
 
 
-def augmentation(seed, light=False):
+def augmentation(seed: int, light: bool = False) -> list[keras.layers.Layer]:
     """Return the augmentation layers: random channel effects, and masks of frequency bands.
 
     With `light`, the effects are weaker and the masks are narrower.
     """
-    effects = {"dynamic_range": 0.06, "equalizer_db": 1.0, "noise_db": 0.6, "shift": 2, "low_pass": 0.1}
+    effects: dict[str, Any] = {"dynamic_range": 0.06, "equalizer_db": 1.0, "noise_db": 0.6, "shift": 2, "low_pass": 0.1}
     return [
         gk.layers.RandomChannelEffects(**effects if light else {}, seed=seed),
         gk.layers.SpecAugment(frequency_masks=2, frequency_width=8 if light else 20, time_masks=0, seed=seed),
     ]
 
 
-def train_kernel_ridge(run, images, class_weight, seed):
+def train_kernel_ridge(
+    run: runner.Run, images: gk.datasets.SpectrogramSplit, class_weight: Literal["balanced"] | None, seed: int
+) -> gk.GenreClassifier:
     """Fit a model by kernel ridge regression, and return the model."""
     model = classifier(run, "mel_kernel", dropout=0.0)
     gk.training.fit_kernel_ridge(model, images, seed=seed, class_weight=class_weight)
     return model
 
 
-def train_network(run, images, class_weight, backbone, seed, epochs):
+def train_network(
+    run: runner.Run,
+    images: gk.datasets.SpectrogramSplit,
+    class_weight: Literal["balanced"] | None,
+    backbone: str,
+    seed: int,
+    epochs: int,
+) -> gk.GenreClassifier:
     """Train a network from random weights, and return the model. An interrupted training is resumed."""
     keras.utils.set_random_seed(seed)
     layers = augmentation(seed, light=shares_artists(run))
     model = classifier(run, backbone, dropout=0.3, image_augmentation=layers)
-    arguments = {"shuffle": True, "seed": seed, "mix_probability": 0.5, "class_weight": class_weight}
+    arguments: dict[str, Any] = {"shuffle": True, "seed": seed, "mix_probability": 0.5, "class_weight": class_weight}
     arguments["variants"] = len(images) // len(run.data.train)
     saving = {"state": run.path(f"{backbone}-{seed}{runner.STATE}"), "every_seconds": run.flags.save_every}
     fit(model, gk.datasets.image_batches(images, BATCH_SIZE, **arguments), epochs, **saving)
     return model
 
 
-def ema_momentum(steps):
+def ema_momentum(steps: int) -> float:
     """Return the momentum of the moving average of the weights.
 
     The average covers 500 steps. If the training has fewer than 2,000 steps, it covers a quarter of the training, so
@@ -106,16 +117,24 @@ def ema_momentum(steps):
     return min(0.998, max(0.0, 1 - 4 / steps))
 
 
-def fit(model, data, epochs, learning_rate=LEARNING_RATE, use_ema=True, label_smoothing=0.1, **saving):
+def fit(
+    model: gk.GenreClassifier,
+    data: gk.datasets.Batches,
+    epochs: int,
+    learning_rate: float = LEARNING_RATE,
+    use_ema: bool = True,
+    label_smoothing: float = 0.1,
+    **saving: Any,
+) -> None:
     """Train `model.image_model` for a fixed number of epochs, with AdamW, warm-up and cosine decay.
 
     Args:
-        model: `GenreClassifier`.
-        data: `Batches` of images with one-hot labels.
-        epochs: int > 0, number of epochs.
-        learning_rate: float > 0, the learning rate after warm-up.
-        use_ema: bool, whether the moving average of the weights replaces the weights at the end.
-        label_smoothing: float in [0, 1].
+        model: the model to train.
+        data: batches of images with one-hot labels.
+        epochs: > 0, number of epochs.
+        learning_rate: > 0, the learning rate after warm-up.
+        use_ema: whether the moving average of the weights replaces the weights at the end.
+        label_smoothing: in [0, 1], see `keras.losses.CategoricalCrossentropy`.
         saving: the arguments `state` and `every_seconds` of `genrekeras.training.fit`.
     """
     steps = len(data) * epochs

@@ -12,6 +12,8 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import genrekeras as gk
 import keras
@@ -27,16 +29,16 @@ VARIANTS = 4  # augmented variants of each clip, if the backbone is frozen and f
 STATE = ".state.npz"  # ending of the files of training states, which a finished run removes
 
 
-def start(main, doc, network=True, spectrograms=False):
+def start(main: Callable[["Run"], None], doc: str | None, network: bool = True, spectrograms: bool = False) -> None:
     """Run an experiment. If the run is interrupted or fails, end the process with a message.
 
     If the run can be resumed, the message contains the command to resume it.
 
     Args:
-        main: function `(run)`, the experiment. `run` is a `Run`.
-        doc: str, the docstring of the experiment. The flag --help prints it.
-        network: bool, whether the experiment has the flags of a neural network.
-        spectrograms: bool, whether the experiment accepts a file of spectrograms instead of audio.
+        main: the experiment.
+        doc: the docstring of the experiment. The flag --help prints it.
+        network: whether the experiment has the flags of a neural network.
+        spectrograms: whether the experiment accepts a file of spectrograms instead of audio.
     """
     signal.signal(signal.SIGTERM, _raise_interrupted)
     process.configure()
@@ -65,7 +67,7 @@ def start(main, doc, network=True, spectrograms=False):
             raise
 
 
-def processor():
+def processor() -> str:
     """Return the kind of processor: the instruction set that PyTorch uses, or the machine type for other backends.
 
     Rounding depends on the kind of processor, so the same seed gives different results on different kinds.
@@ -87,18 +89,17 @@ class Run:
     """A run of an experiment.
 
     Attributes:
-        flags: `argparse.Namespace`, the flags of the experiment.
-        folder: str, path of the output folder.
-        clip_seconds: float > 0, length of the model's clips in s.
-        data: `genrekeras.datasets.Dataset`, or `None` until `load_data` is called.
-        model_file: str, path of the best model.
-        config: dict, the content of `config.json`: command, flags, versions, data and training.
+        flags: the flags of the experiment.
+        folder: path of the output folder.
+        clip_seconds: > 0, length of the model's clips in s.
+        data: the data of the experiment. The attribute exists after `load_data` is called.
+        model_file: path of the best model.
+        config: the content of `config.json`: command, flags, versions, data and training.
     """
 
     flags: argparse.Namespace
     folder: str
     clip_seconds: float
-    data: gk.datasets.Dataset | None = None
 
     def __post_init__(self):
         self._start_time = time.monotonic()
@@ -116,7 +117,7 @@ class Run:
             self._print_changes(saved)
         self.save_config()
 
-    def load_data(self):
+    def load_data(self) -> None:
         """Load the data that the flags select. With --smoke, keep only a few clips."""
         try:
             self.data = options.load_data(self.flags)
@@ -146,12 +147,12 @@ class Run:
             if saved.get(name, self.config[name]) != self.config[name]:  # Configs of older versions lack some names.
                 print(f"NOTE:    {name} when the run was started: {saved[name]}; now: {self.config[name]}.")
 
-    def discard(self):
+    def discard(self) -> None:
         """Remove the config if the run has written no other file."""
         if set(os.listdir(self.folder)) <= {options.CONFIG, options.LOCK} and not self.flags.resume:
             os.remove(self.path(options.CONFIG))
 
-    def finish(self):
+    def finish(self) -> None:
         """Remove the training states, and record in the config that the run is finished."""
         for name in os.listdir(self.folder):
             if name.endswith(STATE):
@@ -159,21 +160,27 @@ class Run:
         self.save_config(finished=True)
         print(f"\nAll results are in {self.folder}. To view them, start with report.html.")
 
-    def path(self, name):
+    def path(self, name: str) -> str:
         """Return the path of a file in the output folder."""
         return os.path.join(self.folder, name)
 
     @property
-    def model_file(self):
+    def model_file(self) -> str:
         return self.path("model.keras")
 
-    def classifier(self, backbone, dropout, waveform_augmentation=(), image_augmentation=()):
-        """Return the `GenreClassifier` that the flags select.
+    def classifier(
+        self,
+        backbone: str,
+        dropout: float,
+        waveform_augmentation: Sequence[keras.layers.Layer] = (),
+        image_augmentation: Sequence[keras.layers.Layer] = (),
+    ) -> gk.GenreClassifier:
+        """Return the model that the flags select.
 
         If --pretrained is not given and the ImageNet weights cannot be loaded, the model has random weights, and all
         layers are trained.
         """
-        arguments = {
+        arguments: dict[str, Any] = {
             "backbone": backbone,
             "genres": self.data.genres,
             "clip_seconds": self.clip_seconds,
@@ -206,7 +213,7 @@ class Run:
             return "all"  # A frozen random network would not learn.
         return "stem" if self.flags.stem == "new" else "head"
 
-    def class_weight(self):
+    def class_weight(self) -> Literal["balanced"] | None:
         """Return "balanced" if the largest genre has over 1.5 times the clips of the smallest genre, else `None`."""
         counts = np.bincount(self.data.train.labels, minlength=len(self.data.genres))
         if counts.max() <= 1.5 * counts.min():
@@ -218,13 +225,13 @@ class Run:
         )
         return "balanced"
 
-    def save_config(self, **more):
+    def save_config(self, **more: Any) -> None:
         """Add entries to the config, and write it to `config.json`."""
         seconds = self._seconds_before + time.monotonic() - self._start_time
         self.config |= {**more, "seconds": round(seconds, 1)}
         self.save_json(options.CONFIG, self.config)
 
-    def train(self, model, callbacks=()):
+    def train(self, model: gk.GenreClassifier, callbacks: Sequence[keras.callbacks.Callback] = ()) -> None:
         """Fit a compiled model, save it, and write config, history and learning curves.
 
         The model of the epoch with the best validation accuracy is saved. Without a validation split, the model of the
@@ -278,7 +285,7 @@ class Run:
         validation = gk.training.extract_features(model, self.data.validation) if len(self.data.validation) else None
         return gk.training.fit_head(model, train, validation, **arguments)
 
-    def evaluate(self, **card):
+    def evaluate(self, **card: Any) -> None:
         """Calibrate the saved model on the validation split, score it, and write reports, figures and model card.
 
         Args:
@@ -286,17 +293,17 @@ class Run:
         """
         scoring.evaluate(self, **card)
 
-    def save_reports(self, reports):
+    def save_reports(self, reports: Mapping[str, gk.evaluation.Report]) -> None:
         """Print reports, and write them as JSON files, figures, and one HTML page.
 
         Args:
-            reports: dict, name -> `Report`. The names are "validation" and "test", each also with the ending "_tracks"
-                or "_tracks_uncalibrated".
+            reports: name -> report. The names are "validation" and "test", each also with the ending "_tracks" or
+                "_tracks_uncalibrated".
         """
         scoring.save_reports(self, reports)
 
-    def splits_to_score(self):
-        """Return a list of the validation and test splits, without empty splits.
+    def splits_to_score(self) -> list[gk.datasets.Split | gk.datasets.SpectrogramSplit]:
+        """Return the validation and test splits, without empty splits.
 
         In the random protocol, the test split is the validation split, so the list contains only the latter.
         """
@@ -338,7 +345,7 @@ class Run:
             "fingerprint": self.data.train.fingerprint,
         }
 
-    def save_json(self, name, content):
+    def save_json(self, name: str, content: Any) -> None:
         """Write a JSON file in the output folder."""
         with atomic_write(self.path(name)) as path, open(path, "w", encoding="utf-8") as file:
             json.dump(content, file, indent=1, default=str)
@@ -351,7 +358,7 @@ class Run:
             writer.writerows(zip(range(1, len(history["loss"]) + 1), *history.values(), strict=True))
 
 
-def augmentation_of_2023(seed):
+def augmentation_of_2023(seed: int) -> dict[str, list[keras.layers.Layer]]:
     """Return the augmentation of the system of 2023, as arguments of `Run.classifier`.
 
     The gain changes 20 % of the clips, and noise changes another 20 %.

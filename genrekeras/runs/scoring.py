@@ -1,15 +1,22 @@
 """Score the model of a run, and write the reports, figures, model card and HTML page of the run."""
 
+from __future__ import annotations
+
 import os
 import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import genrekeras as gk
 from genrekeras.reports import html, load_run, model_card
 from genrekeras.runs import options
 from genrekeras.utils.io import atomic_write
 
+if TYPE_CHECKING:  # This module imports `scoring`.
+    from genrekeras.runs.runner import Run
 
-def evaluate(run, **card):
+
+def evaluate(run: Run, **card: Any) -> None:
     """Calibrate and score the saved model. See `runner.Run.evaluate`.
 
     If the model has a card, nothing is done, because the model was scored before the run was interrupted. Training
@@ -39,7 +46,7 @@ def evaluate(run, **card):
         print(f"The W&B run is in {run.path('wandb')}. If it was offline, upload it with `wandb sync`.")
 
 
-def save_reports(run, reports):
+def save_reports(run: Run, reports: Mapping[str, gk.evaluation.Report]) -> None:
     """Print reports, and write their files. See `runner.Run.save_reports`."""
     print()
     if not reports:

@@ -1,8 +1,10 @@
 """TFDS builder of FMA: `tfds.builder("fma/small")`."""
 
+import pandas as pd
 import tensorflow_datasets as tfds
 from genrekeras.datasets.fma.metadata import SUBSETS, find_tracks
 from genrekeras.datasets.store import Store, StoreConfig
+from genrekeras.utils.io import StrPath
 
 
 class Fma(Store):
@@ -39,7 +41,7 @@ class Fma(Store):
       year = {2017},
     }"""
 
-    def find_tracks(self, manual_dir):
+    def find_tracks(self, manual_dir: StrPath) -> pd.DataFrame:
         """Return the table of tracks in a folder of FMA."""
         subset = self.builder_config.name
         if subset not in SUBSETS:

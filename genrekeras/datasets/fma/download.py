@@ -14,9 +14,19 @@ import shutil
 import stat
 import time
 import zipfile
+from collections.abc import Sequence
+from typing import Literal
 
 import requests
-from genrekeras.utils.io import TEMPORARY, DiskSpaceError, atomic_write, check_disk_space, format_size, process_lock
+from genrekeras.utils.io import (
+    TEMPORARY,
+    DiskSpaceError,
+    StrPath,
+    atomic_write,
+    check_disk_space,
+    format_size,
+    process_lock,
+)
 from genrekeras.utils.progress import bar, print_message
 
 BASE_URL = "https://os.unil.cloud.switch.ch/fma"
@@ -36,10 +46,10 @@ class Archive:
     """An archive of FMA.
 
     Attributes:
-        name: str, name of the file without `.zip`, and name of the folder that the archive contains.
-        bytes: int, size of the archive. It is exact for fma_small and rounded for the other archives.
-        sha1: str, checksum of the archive, 40 hexadecimal digits.
-        clips: int, number of clips, or 0 for the metadata.
+        name: name of the file without `.zip`, and name of the folder that the archive contains.
+        bytes: size of the archive. It is exact for fma_small and rounded for the other archives.
+        sha1: checksum of the archive, 40 hexadecimal digits.
+        clips: number of clips, or 0 for the metadata.
     """
 
     name: str
@@ -48,7 +58,7 @@ class Archive:
     clips: int = 0
 
     @property
-    def file(self):
+    def file(self) -> str:
         return f"{self.name}.zip"
 
 
@@ -65,18 +75,24 @@ class DownloadError(OSError):
     """Exception for an archive that cannot be downloaded or has the wrong content."""
 
 
-def download(data_dir, subset="small", parts=("metadata", "audio"), base_url=BASE_URL, remove_archives=False):
+def download(
+    data_dir: StrPath,
+    subset: Literal["small", "medium", "large", "full"] = "small",
+    parts: Sequence[Literal["metadata", "audio"]] = ("metadata", "audio"),
+    base_url: str = BASE_URL,
+    remove_archives: bool = False,
+) -> None:
     """Download, verify and unpack the metadata and clips of FMA.
 
     First, the required disk space is printed and checked. After an interruption, call this function again. It resumes a
     download at the next byte, and it resumes unpacking at the next file. Complete files are not changed.
 
     Args:
-        data_dir: str or path-like, folder in which `fma_metadata/` and `fma_small/` are written.
+        data_dir: folder in which `fma_metadata/` and `fma_small/` are written.
         subset: `"small"` (7.2 GiB), `"medium"` (22 GiB), `"large"` (93 GiB) or `"full"` (879 GiB).
-        parts: sequence of str, `"metadata"` (342 MiB), `"audio"` or both.
-        base_url: str, address of the folder that contains the archives.
-        remove_archives: bool, whether an archive is removed after its files are unpacked.
+        parts: `"metadata"` (342 MiB), `"audio"` or both.
+        base_url: address of the folder that contains the archives.
+        remove_archives: whether an archive is removed after its files are unpacked.
 
     Raises:
         DownloadError: an archive cannot be downloaded, its checksum is wrong, it is not a complete zip file, or one of
@@ -118,17 +134,17 @@ def download(data_dir, subset="small", parts=("metadata", "audio"), base_url=BAS
                 os.remove(path)
 
 
-def fetch(url, path, sha1, expected_bytes=None):
+def fetch(url: str, path: str, sha1: str, expected_bytes: int | None = None) -> None:
     """Download a file and verify its checksum.
 
     The name of the incomplete file ends with ".part".
 
     Args:
-        url: str.
-        path: str, path of the complete file. An existing file with the correct checksum is kept. An existing file with
+        url: address of the file.
+        path: path of the complete file. An existing file with the correct checksum is kept. An existing file with
             another checksum is treated as an incomplete download.
-        sha1: str, the expected checksum.
-        expected_bytes: int, approximate size of the file. The progress bar uses it if the server sends no size.
+        sha1: the expected checksum.
+        expected_bytes: approximate size of the file. The progress bar uses it if the server sends no size.
 
     Raises:
         DownloadError: the file cannot be downloaded, or its checksum is wrong.
@@ -158,15 +174,15 @@ def fetch(url, path, sha1, expected_bytes=None):
     os.replace(part, path)
 
 
-def unpack(path, folder, name):
+def unpack(path: str, folder: str, name: str) -> None:
     """Unpack a zip file into a folder.
 
     Existing files of the correct size are kept. Each file is written completely or not at all.
 
     Args:
-        path: str, path of the zip file.
-        folder: str, folder in which the files are written.
-        name: str, name of the only folder that the zip file may contain.
+        path: path of the zip file.
+        folder: folder in which the files are written.
+        name: name of the only folder that the zip file may contain.
 
     Raises:
         DownloadError: the zip file is incomplete, a member is damaged, or a member is a link or not in the folder

@@ -1,16 +1,27 @@
 """Load FMA from a folder as a `Dataset`."""
 
 import os
+from collections.abc import Sequence
+from typing import Literal
 
 from genrekeras.datasets.fma.builder import Fma
 from genrekeras.datasets.fma.metadata import SUBSETS, find_tracks
 from genrekeras.datasets.prepare import as_dataset, prepare
+from genrekeras.datasets.splits import Dataset, Split
+from genrekeras.datasets.store import Store
+from genrekeras.utils.io import StrPath
 from genrekeras.utils.logging import only_absl_errors
 
 
 def load_fma(
-    data_dir, subset="small", protocol="official", sample_rate=22050, seed=0, prepared_dir=None, beam_options=None
-):
+    data_dir: StrPath,
+    subset: Literal["small", "medium", "large", "full"] = "small",
+    protocol: Literal["official", "random", "artist_album"] = "official",
+    sample_rate: int = 22050,
+    seed: int = 0,
+    prepared_dir: StrPath | None = None,
+    beam_options: Sequence[str] | None = None,
+) -> Dataset[Split]:
     """Load FMA from a folder that contains the metadata and the clips.
 
     The first call decodes all clips and stores them as ArrayRecord files. Later calls read these files, even with
@@ -18,22 +29,18 @@ def load_fma(
     or are shorter than 2 s are left out. A warning counts and lists these clips.
 
     Args:
-        data_dir: str or path-like, folder that contains `fma_metadata/tracks.csv` and the clips
-            `fma_small/000/000002.mp3` etc. See `genrekeras.datasets.fma.metadata.find_tracks` for other layouts.
+        data_dir: folder that contains `fma_metadata/tracks.csv` and the clips `fma_small/000/000002.mp3` etc. See
+            `genrekeras.datasets.fma.metadata.find_tracks` for other layouts.
         subset: `"small"` (8,000 clips, 8 balanced genres), `"medium"` (25,000 clips, 16 unbalanced genres), `"large"`
             (106,574 clips) or `"full"` (the same tracks in full length). Tracks without a top genre are left out.
-        protocol: `"official"`, `"random"` or `"artist_album"`, see `genrekeras.datasets.splits.assign_splits`.
-        sample_rate: int > 0, in Hz, sample rate of the stored clips.
-        seed: int, seed of the random assignment to splits.
-        prepared_dir: str or path-like, folder for the stored clips. A clip of 30 s at 22,050 Hz needs 1.3 MB before
-            compression, so fma_small needs 10.6 GB. `None` is the folder `prepared` in `data_dir`.
-        beam_options: sequence of str, options of an Apache Beam pipeline that decodes the clips, such as
-            `["--runner=DirectRunner", "--direct_num_workers=8", "--direct_running_mode=multi_processing"]`. All workers
-            must have access to `data_dir` and `prepared_dir` under the same paths. `None` decodes the clips with
-            threads of this process.
-
-    Returns:
-        `Dataset`.
+        protocol: see `genrekeras.datasets.splits.assign_splits`.
+        sample_rate: > 0, in Hz, sample rate of the stored clips.
+        seed: seed of the random assignment to splits.
+        prepared_dir: folder for the stored clips. A clip of 30 s at 22,050 Hz needs 1.3 MB before compression, so
+            fma_small needs 10.6 GB. `None` is the folder `prepared` in `data_dir`.
+        beam_options: options of an Apache Beam pipeline that decodes the clips, such as `["--runner=DirectRunner",
+            "--direct_num_workers=8", "--direct_running_mode=multi_processing"]`. All workers must have access to
+            `data_dir` and `prepared_dir` under the same paths. `None` decodes the clips with threads of this process.
 
     Raises:
         FileNotFoundError: there is no folder, no table or no clip.
@@ -49,18 +56,24 @@ def load_fma(
 
 
 def load_tracks(
-    store, name, data_dir, subset, genres, protocol, sample_rate, seed, prepared_dir=None, beam_options=None
-):
+    store: type[Store],
+    name: str,
+    data_dir: StrPath,
+    subset: str,
+    genres: Sequence[str],
+    protocol: str,
+    sample_rate: int,
+    seed: int,
+    prepared_dir: StrPath | None = None,
+    beam_options: Sequence[str] | None = None,
+) -> Dataset[Split]:
     """Load a collection in the layout of FMA.
 
     Args:
-        store: subclass of `genrekeras.datasets.store.Store`.
-        name: str, name of the `Dataset`.
-        genres: sequence of str, in the order of the labels.
+        store: class of the TFDS dataset.
+        name: name of the returned `Dataset`.
+        genres: in the order of the labels.
         data_dir, subset, protocol, sample_rate, seed, prepared_dir, beam_options: see `load_fma`.
-
-    Returns:
-        `Dataset`.
     """
     tracks = find_tracks(data_dir, subset, genres)
     prepared_dir = os.path.join(data_dir, "prepared") if prepared_dir is None else prepared_dir

@@ -6,11 +6,12 @@ import glob
 import itertools
 import os
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from genrekeras.genres import GENRES
-from genrekeras.utils.io import atomic_write
+from genrekeras.utils.io import StrPath, atomic_write
 
 # Genres of each subset, in the order of the labels. The genres of fma_small have the same labels in all subsets.
 ALL_GENRES = (
@@ -45,7 +46,7 @@ _REQUIRED = ("subset", "genre", "split")
 _TFDS_SPLITS = {"training": "train", "validation": "validation", "test": "test"}
 
 
-def is_fma(data_dir):
+def is_fma(data_dir: StrPath) -> bool:
     """Return whether a folder has the layout of FMA. The result is also True if the folder does not exist."""
     if not os.path.isdir(data_dir):
         return True
@@ -55,7 +56,7 @@ def is_fma(data_dir):
     return any(map(os.path.isfile, glob.iglob(clips)))
 
 
-def find_tracks(data_dir, subset, genres):
+def find_tracks(data_dir: StrPath, subset: str, genres: Sequence[str]) -> pd.DataFrame:
     """Return a table of the tracks of a subset, with the paths and sizes of the files.
 
     The genres come from `fma_metadata/tracks.csv`, `tracks.csv` or `train_labels.csv`, in `data_dir` or in its parent
@@ -64,14 +65,14 @@ def find_tracks(data_dir, subset, genres):
     folder of a larger subset. A warning counts the files that have no row in the table.
 
     Args:
-        data_dir: str or path-like.
-        subset: str, a key of `SUBSETS`.
-        genres: sequence of str, the allowed genres.
+        data_dir: the folder.
+        subset: a key of `SUBSETS`.
+        genres: the allowed genres.
 
     Returns:
-        `pandas.DataFrame` with a row for each track, indexed by `track_id` and sorted. The columns are `genre` (str),
-        `path` (str), `bytes` (int, size of the file, -1 for a missing file) and `folder` (int, `track_id // 1000`). If
-        the genres come from tracks.csv, the other columns of `read_tracks` are added.
+        A table with a row for each track, indexed by `track_id` and sorted. The columns are `genre` (str), `path`
+        (str), `bytes` (int, size of the file, -1 for a missing file) and `folder` (int, `track_id // 1000`). If the
+        genres come from tracks.csv, the other columns of `read_tracks` are added.
 
     Raises:
         FileNotFoundError: there is no folder, no table or no clip.
@@ -105,20 +106,20 @@ def find_tracks(data_dir, subset, genres):
     return tracks
 
 
-def read_tracks(path, subset="small"):
+def read_tracks(path: StrPath, subset: str = "small") -> pd.DataFrame:
     """Read the rows of a subset from FMA's tracks.csv.
 
     Rows without a genre, a split or an id are left out, and a warning counts these rows. More than half of the tracks
     of `large` have no top genre.
 
     Args:
-        path: str or path-like.
-        subset: str, a key of `SUBSETS`.
+        path: path of tracks.csv.
+        subset: a key of `SUBSETS`.
 
     Returns:
-        `pandas.DataFrame` with a row for each track, indexed by `track_id` and sorted. The columns are `genre` (str)
-        and `split` ("train", "validation" or "test"). The columns `title`, `artist`, `artist_id`, `album`, `album_id`
-        and `license` exist if the file contains them. An unknown id is -1.
+        A table with a row for each track, indexed by `track_id` and sorted. The columns are `genre` (str) and `split`
+        ("train", "validation" or "test"). The columns `title`, `artist`, `artist_id`, `album`, `album_id` and `license`
+        exist if the file contains them. An unknown id is -1.
 
     Raises:
         ValueError: the file is not FMA's tracks.csv, or contains no track of the subset.
@@ -148,16 +149,16 @@ def read_tracks(path, subset="small"):
     return _indexed(tracks, path)
 
 
-def read_labels(path):
+def read_labels(path: StrPath) -> pd.DataFrame:
     """Read a train_labels.csv, the table of the PyTorch system of 2023.
 
     The table has the columns `track_id` and `genre`.
 
     Args:
-        path: str or path-like.
+        path: path of the table.
 
     Returns:
-        `pandas.DataFrame` with the column `genre` (str), indexed by `track_id` and sorted.
+        A table with the column `genre` (str), indexed by `track_id` and sorted.
 
     Raises:
         ValueError: the file is not a table with these columns.
@@ -178,12 +179,12 @@ def read_labels(path):
     return _indexed(table.set_index("track_id")[["genre"]], path)
 
 
-def write_labels(tracks, path):
+def write_labels(tracks: pd.DataFrame, path: StrPath) -> None:
     """Write a train_labels.csv, see `read_labels`.
 
     Args:
-        tracks: `pandas.DataFrame` with the column `genre`, indexed by `track_id`.
-        path: str or path-like.
+        tracks: table with the column `genre`, indexed by `track_id`.
+        path: path of the file to write.
     """
     with atomic_write(path) as temporary:
         tracks[["genre"]].to_csv(temporary, index_label="track_id")
@@ -228,16 +229,16 @@ def _indexed(tracks, path):
     return tracks.sort_index()
 
 
-def find_table(data_dir):
+def find_table(data_dir: StrPath) -> str:
     """Return the path of FMA's table of tracks.
 
     It is searched in `data_dir`, in the parent folder, and in a folder `fma_metadata` in either of them.
 
     Args:
-        data_dir: str or path-like.
+        data_dir: the folder.
 
     Returns:
-        str, path of a tracks.csv or train_labels.csv.
+        Path of a tracks.csv or train_labels.csv.
 
     Raises:
         FileNotFoundError: there is no table.

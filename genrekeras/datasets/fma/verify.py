@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import os
 import warnings
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from genrekeras import audio
 from genrekeras.datasets.fma.metadata import SUBSETS, find_table, find_tracks
 from genrekeras.datasets.splits import SPLITS
 from genrekeras.datasets.store import MIN_SECONDS
+from genrekeras.utils.io import StrPath
 from genrekeras.utils.progress import bar
 
 TRACKS_SHA1 = "e65cfe18cbba4e37921b58ea5293c2510329de75"  # checksum of tracks.csv, version of 2017
@@ -30,9 +32,9 @@ class Check:
     """Result of `check`. `str(result)` returns a report.
 
     Attributes:
-        data_dir: str, the folder.
-        subset: str.
-        clips: `pandas.DataFrame` with a row for each clip, indexed by `track_id`. The columns are:
+        data_dir: the folder.
+        subset: subset of FMA with which the folder was compared.
+        clips: table with a row for each clip, indexed by `track_id`. The columns are:
 
             - `genre`, `split`, `path`: str.
             - `state`: str, "ok", "incomplete" (damaged or shorter than the header states), "missing" or "broken".
@@ -42,29 +44,29 @@ class Check:
             - `channels`: int.
             - `level`: float, RMS level in dB relative to full scale.
             - `checksum`: str, hash of the decoded audio.
-        notes: list of str, remarks about the folder that are not problems.
-        problems: list of str, differences from the published dataset. The list is empty if the folder is usable.
+        notes: remarks about the folder that are not problems.
+        problems: differences from the published dataset. The list is empty if the folder is usable.
     """
 
     data_dir: str
     subset: str
     clips: pd.DataFrame
-    notes: list
-    problems: list
+    notes: list[str]
+    problems: list[str]
 
     @property
-    def usable(self):
+    def usable(self) -> bool:
         """Whether the folder has no `problems`."""
         return not self.problems
 
     @property
-    def silent(self):
+    def silent(self) -> pd.DataFrame:
         """The rows of `clips` with a level below `SILENT_DB`."""
         return self.clips[self.clips["level"] < SILENT_DB]
 
     @property
-    def duplicates(self):
-        """List of groups of clips with exactly the same audio. A group is a list of track ids."""
+    def duplicates(self) -> list[list[int]]:
+        """Groups of clips with exactly the same audio. A group is a list of track ids."""
         readable = self.clips[self.clips["state"].isin(_READABLE)]
         return [list(ids) for ids in readable.groupby("checksum").groups.values() if len(ids) > 1]
 
@@ -106,18 +108,15 @@ class Check:
         return _section(f"{len(rows)} {state}", [f"  {row.Index:06d} {describe(row)}" for row in rows.itertuples()])
 
 
-def check(data_dir, subset="small"):
+def check(data_dir: StrPath, subset: Literal["small", "medium", "large", "full"] = "small") -> Check:
     """Decode all clips in a folder of FMA and compare the folder with the published dataset.
 
     For fma_small, the numbers of clips and the broken clips of the published dataset are known. In a folder of a larger
     subset, each track of the table must have a clip, and at most 1 % of the clips may be broken or incomplete.
 
     Args:
-        data_dir: str or path-like, folder with the metadata and the clips. See `find_tracks` for the layout.
-        subset: `"small"`, `"medium"`, `"large"` or `"full"`.
-
-    Returns:
-        `Check`.
+        data_dir: folder with the metadata and the clips. See `find_tracks` for the layout.
+        subset: subset of FMA with which the folder is compared.
 
     Raises:
         FileNotFoundError: there is no folder, no table or no clip.
@@ -134,8 +133,8 @@ def check(data_dir, subset="small"):
         notes.append(f"{table} is not the version of 2017, because its sha1 differs")
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = pool.map(_examine, tracks["path"], tracks["bytes"])
-        rows = list(bar(len(tracks), "Decoding clips", "clip", iterable=rows))
+        examined = pool.map(_examine, tracks["path"], tracks["bytes"])
+        rows = list(bar(len(tracks), "Decoding clips", "clip", iterable=examined))
     clips = tracks.assign(split=tracks.get("split", "?"))[["genre", "split", "path"]]
     columns = ("state", "reason", "seconds", "sample_rate", "channels", "level", "checksum")
     clips = clips.join(pd.DataFrame(rows, index=clips.index, columns=columns))
