@@ -20,9 +20,9 @@ class StepDecay(keras.callbacks.LearningRateScheduler):
     training continues with the correct learning rate.
 
     Args:
-        initial_learning_rate: > 0, learning rate of the first epoch.
+        initial_learning_rate: `> 0`, learning rate of the first epoch.
         factor: in (0, 1], factor of the learning rate.
-        every: > 0, in epochs, number of epochs with the same learning rate.
+        every: `> 0`, in epochs, number of epochs with the same learning rate.
         verbose: 1 prints the learning rate of each epoch.
 
     Raises:

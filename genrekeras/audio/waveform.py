@@ -44,7 +44,7 @@ class AudioFile:
     Args:
         path: path of the file. libsndfile reads mp3, wav, flac, ogg, aiff and other files. If ffmpeg is installed, it
             reads m4a, aac, wma, mp4 and other files. The file extension does not matter.
-        sample_rate: > 0, in Hz, sample rate of the waveforms that `read` returns.
+        sample_rate: `> 0`, in Hz, sample rate of the waveforms that `read` returns.
 
     Attributes:
         path: the argument.
@@ -91,8 +91,8 @@ class AudioFile:
         """Return a part of the file.
 
         Args:
-            offset: >= 0, in seconds, start of the part.
-            duration: > 0, in seconds, length of the part. `None` reads up to the end of the file.
+            offset: `>= 0`, in seconds, start of the part.
+            duration: `> 0`, in seconds, length of the part. `None` reads up to the end of the file.
 
         Returns:
             `(samples,)` float32 array. If the file ends before the end of the part, the array is shorter or empty.
@@ -173,9 +173,9 @@ def load(
 
     Args:
         path: path of the file. See `AudioFile` for the file formats.
-        sample_rate: > 0, in Hz, sample rate of the waveform.
-        offset: >= 0, in seconds, start of the part.
-        duration: > 0, in seconds, length of the part. `None` reads up to the end of the file. If the file ends before
+        sample_rate: `> 0`, in Hz, sample rate of the waveform.
+        offset: `>= 0`, in seconds, start of the part.
+        duration: `> 0`, in seconds, length of the part. `None` reads up to the end of the file. If the file ends before
             the end of the part, the waveform is shorter. `to_length` pads a short waveform.
 
     Returns:
@@ -282,7 +282,7 @@ def to_length(waveform: np.ndarray, samples: int) -> np.ndarray:
 
     Args:
         waveform: `(n,)`, at least one sample.
-        samples: > 0, length of the result.
+        samples: `> 0`, length of the result.
 
     Returns:
         `(samples,)` array with the dtype of `waveform`.

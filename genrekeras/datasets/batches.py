@@ -48,17 +48,17 @@ def batches(
 
     Args:
         split: `Split`, or a sequence with the same kind of elements and the attributes `sample_rate` and `genres`.
-        batch_size: > 0, number of clips in a batch. The last batch of an epoch may be smaller.
-        clip_seconds: > 0, length of the clips in a batch. Longer clips of the split are cropped, and shorter clips
+        batch_size: `> 0`, number of clips in a batch. The last batch of an epoch may be smaller.
+        clip_seconds: `> 0`, length of the clips in a batch. Longer clips of the split are cropped, and shorter clips
             are padded by `genrekeras.audio.to_length`.
         crop: position of the crops in a longer clip. `"even"` means `crops` positions at equal distances from the start
             to the end of the clip, or the center if `crops` is 1. `"random"` means a new random position for each crop
             in each epoch.
-        crops: > 0, number of crops of each clip in an epoch. Without shuffling, the crops of a clip are
+        crops: `> 0`, number of crops of each clip in an epoch. Without shuffling, the crops of a clip are
             consecutive. With `"start"` and `"center"`, the crops of a clip are equal before augmentation.
         shuffle: whether each epoch has a new random order.
-        seed: >= 0, seed of all random choices. The random choices differ between epochs.
-        mixup_alpha: >= 0, parameter of mixup. 0 disables mixup. Otherwise, each clip of a batch is mixed with another
+        seed: `>= 0`, seed of all random choices. The random choices differ between epochs.
+        mixup_alpha: `>= 0`, parameter of mixup. 0 disables mixup. Otherwise, each clip of a batch is mixed with another
             clip of the batch: `m * clip + (1 - m) * other`, where m is drawn from Beta(mixup_alpha,
             mixup_alpha). Labels are one-hot and mixed with the same weights, so the loss must be
             `categorical_crossentropy`.
@@ -67,7 +67,7 @@ def batches(
             uses mixup.
         class_weight: floats >= 0, one per genre. With `"balanced"`, all genres have the same total weight, see
             `class_weights`. With mixup, the weights are mixed like the labels.
-        workers: > 0, number of threads that read batches. With 1, batches are not read ahead. The content of the
+        workers: `> 0`, number of threads that read batches. With 1, batches are not read ahead. The content of the
             batches does not depend on this number.
         processes: whether the workers are processes instead of threads. Python starts the processes with the
             method "spawn", so a script must call this function below `if __name__ == "__main__":`.
@@ -177,7 +177,8 @@ class Batches(keras.utils.PyDataset):
         track_ids: the track ids of the batches of an epoch.
         fingerprint: identifies the batches by the content of the split, the options and the seed. It can be written as
             JSON.
-        workers, processes: see `batches`.
+        workers: see `batches`.
+        processes: see `batches`.
 
     Attributes:
         sample_rate, genres, clip_seconds: the arguments. `GenreClassifier.fit` compares these attributes with those of
@@ -263,7 +264,7 @@ class Batches(keras.utils.PyDataset):
         epochs=4)` completes this epoch. Then `model.fit(data, initial_epoch=4, epochs=20)` continues the training.
 
         Args:
-            epoch: >= 0, index of the epoch.
+            epoch: `>= 0`, index of the epoch.
             batch: 0 <= batch < len(self), index of the first remaining batch.
         """
         if epoch < 0 or not 0 <= batch < self._last:
@@ -278,8 +279,8 @@ class Batches(keras.utils.PyDataset):
         """Return the track ids of a batch.
 
         Args:
-            epoch: >= 0, index of the epoch.
-            batch: >= 0, index of the batch in the epoch.
+            epoch: `>= 0`, index of the epoch.
+            batch: `>= 0`, index of the batch in the epoch.
         """
         return [int(track_id) for track_id in self._track_ids[epoch * self._last + batch]]
 

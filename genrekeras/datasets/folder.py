@@ -44,7 +44,7 @@ def load_folder(
             training, 10 % to validation and 10 % to test. All files of an artist or album are in the same split.
             `"random"` assigns 80 % of each genre to training. The other 20 % are both the validation and the test split
             (the protocol of the PyTorch system of 2023).
-        sample_rate: > 0, in Hz, sample rate of the stored clips.
+        sample_rate: `> 0`, in Hz, sample rate of the stored clips.
         seed: seed of the random assignment to splits.
         prepared_dir: folder for the stored clips. A minute at 22,050 Hz needs 2.6 MB before compression. `None` is a
             folder in `genrekeras.utils.io.cache_dir()`.

@@ -32,7 +32,7 @@ def prepare(
         tracks: see `Store`.
         genres: in the order of the labels.
         subset: first part of the name of the configuration.
-        sample_rate: > 0, in Hz, sample rate of the stored clips.
+        sample_rate: `> 0`, in Hz, sample rate of the stored clips.
         protocol: protocol that will assign the tracks to splits.
         prepared_dir: folder for stores. If the table of tracks changes, a new store is built, and the old store is
             kept.
@@ -77,7 +77,8 @@ def as_dataset(
         builder: result of `prepare`.
         tracks: table from which the store was built.
         name: name of the dataset.
-        protocol, seed: see `genrekeras.datasets.splits.assign_splits`.
+        protocol: see `genrekeras.datasets.splits.assign_splits`.
+        seed: see `genrekeras.datasets.splits.assign_splits`.
         source: folder of the tracks. The warnings contain this name.
     """
     metadata, config = builder.info.metadata, builder.builder_config

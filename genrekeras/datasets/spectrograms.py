@@ -147,9 +147,9 @@ def sampled_logmel_front_end(
     The images have the form that the docstring of this module describes.
 
     Args:
-        frames: > 0, number of frames in an image. The frames are sampled at equal distances. `None` keeps all frames.
-        sample_rate: > 0, in Hz, sample rate of the waveforms.
-        n_mels: > 0, number of mel bands.
+        frames: `> 0`, number of frames in an image. The frames are sampled at equal distances. `None` keeps all frames.
+        sample_rate: `> 0`, in Hz, sample rate of the waveforms.
+        n_mels: `> 0`, number of mel bands.
 
     Returns:
         The layers, for the argument `front_end` of `GenreClassifier`.
@@ -177,8 +177,8 @@ def load_spectrograms(
         protocol: `"official"` uses the splits in the file. `"random"` assigns 80 % of each folder of FMA (1,000 track
             ids) to training. The other 20 % are both the validation and the test split (the protocol of the PyTorch
             system of 2023).
-        sample_rate: > 0, in Hz, sample rate of the waveforms from which the images were computed. `None` uses the value
-            in the file. If the file contains no value, the sample rate is 44,100 Hz.
+        sample_rate: `> 0`, in Hz, sample rate of the waveforms from which the images were computed. `None` uses the
+            value in the file. If the file contains no value, the sample rate is 44,100 Hz.
         seed: seed of the random assignment to splits.
 
     Raises:
@@ -249,8 +249,9 @@ def compute_spectrograms(
         split: clips with audio.
         model: the layers of its front end compute the images, without augmentation. The values of the images are
             rounded to the integers 0 to 255.
-        crop, crops: see `batches`. The length of a crop is `model.clip_seconds`. Each crop becomes an image.
-        workers: > 0, number of threads that read batches. With 1, batches are not read ahead.
+        crop: see `batches`. The length of a crop is `model.clip_seconds`.
+        crops: see `batches`. Each crop becomes an image.
+        workers: `> 0`, number of threads that read batches. With 1, batches are not read ahead.
 
     Returns:
         A split with `crops` consecutive images for each track.
@@ -320,12 +321,12 @@ def image_batches(
 
     Args:
         split: the images and their labels.
-        batch_size: > 0, number of images in a batch. The last batch of an epoch may be smaller.
+        batch_size: `> 0`, number of images in a batch. The last batch of an epoch may be smaller.
         shuffle: whether each epoch has a new random order.
-        seed: >= 0, seed of all random choices. The random choices differ between epochs.
-        repeats: > 0, how often an epoch contains each image. Without shuffling, the repetitions of an image are
+        seed: `>= 0`, seed of all random choices. The random choices differ between epochs.
+        repeats: `> 0`, how often an epoch contains each image. Without shuffling, the repetitions of an image are
             consecutive.
-        variants: > 0, number of consecutive images of each track in the split (the argument `crops` of
+        variants: `> 0`, number of consecutive images of each track in the split (the argument `crops` of
             `compute_spectrograms`). In each epoch, one of these images is drawn at random.
         mix_probability: in [0, 1], probability that the images of a batch are mixed. In a mixed batch, each image is
             mixed with another image of the batch. The weight of the other image is at most one half. Half of the mixed

@@ -107,9 +107,9 @@ def make_many(data_dir: StrPath, count: int, seconds: int, sounds: int = 16) -> 
 
     Args:
         data_dir: an existing folder.
-        count: > 0, number of clips.
-        seconds: > 0, length of a clip.
-        sounds: > 0, number of different sounds. The clips are copies of these sounds, because it would take long to
+        count: `> 0`, number of clips.
+        seconds: `> 0`, length of a clip.
+        sounds: `> 0`, number of different sounds. The clips are copies of these sounds, because it would take long to
             encode each clip.
     """
     rng, files = np.random.default_rng(0), []
@@ -202,7 +202,7 @@ def make_clip(genre: int, seed: int) -> np.ndarray:
 
     Args:
         genre: index in `SYNTHETIC_GENRES`.
-        seed: >= 0. Clips of different seeds differ.
+        seed: `>= 0`. Clips of different seeds differ.
 
     Returns:
         `(RATE * SECONDS,)` float64 array. The peak is between 0.2 and 0.9 before noise is added.

@@ -58,7 +58,7 @@ def export(
         format: a key of `FORMATS`.
         clips: `(n, samples)` float32, at least two clips, on which the models are compared. `None` uses synthetic
             sounds.
-        tolerance: > 0, the largest accepted difference of a probability. `None` uses `TOLERANCES`: 0.001 for float32,
+        tolerance: `> 0`, the largest accepted difference of a probability. `None` uses `TOLERANCES`: 0.001 for float32,
             0.03 for `"float16"` and 0.25 for `"int8"`. A tolerance of 0.25 detects a broken model, but not a small loss
             of accuracy. To measure the loss, pass real clips, and use the returned value.
         quantize: type of the quantized weights. `"int8"` has one scale per channel. Only `"litert"` can be quantized.

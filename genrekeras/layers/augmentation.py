@@ -72,7 +72,7 @@ class RandomGain(RandomLayer):
     so `moving=False` has no effect with `PowerToDecibels(ref="max")` or `SpectrogramToImage(scale="clip")`.
 
     Args:
-        max_db: > 0, in dB. Gains are drawn uniformly from [-max_db, max_db].
+        max_db: `> 0`, in dB. Gains are drawn uniformly from [-max_db, max_db].
         moving: if true, one gain is drawn for the start of a clip and another for its end, and the gain changes
             linearly in dB. If false, one constant gain is drawn.
         share: as in `RandomLayer`.
@@ -113,7 +113,7 @@ class RandomNoise(RandomLayer):
     Args:
         min_snr_db: in dB, lower bound of the signal-to-noise ratio. The ratio of a clip is drawn uniformly between the
             bounds. It is the mean power of the clip divided by the mean power of the noise.
-        max_snr_db: >= `min_snr_db`, in dB, upper bound of the signal-to-noise ratio.
+        max_snr_db: at least `min_snr_db`, in dB, upper bound of the signal-to-noise ratio.
         share: as in `RandomLayer`.
         seed: as in `RandomLayer`.
     """
@@ -183,7 +183,7 @@ class PowerGain(RandomLayer):
     the gain. The front end of the system of 2023 does so too.
 
     Args:
-        factors: > 0, factors of the power. Amplitudes are multiplied by the square root of the factor.
+        factors: `> 0`, factors of the power. Amplitudes are multiplied by the square root of the factor.
         share: as in `RandomLayer`.
         seed: as in `RandomLayer`.
     """
@@ -215,7 +215,7 @@ class ImageNoise(RandomLayer):
     """Add Gaussian noise to the gray values of images. The result is not clipped to [0, 255].
 
     Args:
-        sigma: > 0, in gray levels, standard deviation of the noise. The PyTorch system of 2023 used 0.1, which is
+        sigma: `> 0`, in gray levels, standard deviation of the noise. The PyTorch system of 2023 used 0.1, which is
             negligible compared with the range of 255 gray levels.
         share: as in `RandomLayer`.
         seed: as in `RandomLayer`.
@@ -243,11 +243,11 @@ class SpecAugment(RandomLayer):
     Source: Park et al., "SpecAugment", Interspeech 2019. Time warping is not implemented.
 
     Args:
-        frequency_masks: >= 0, number of frequency masks.
-        frequency_width: > 0, in mels, largest width of a frequency mask. The width of each mask is drawn uniformly from
-            0 to `frequency_width`.
-        time_masks: >= 0, number of time masks.
-        time_width: > 0, in frames, largest width of a time mask. The width of each mask is drawn uniformly from 0 to
+        frequency_masks: `>= 0`, number of frequency masks.
+        frequency_width: `> 0`, in mels, largest width of a frequency mask. The width of each mask is drawn uniformly
+            from 0 to `frequency_width`.
+        time_masks: `>= 0`, number of time masks.
+        time_width: `> 0`, in frames, largest width of a time mask. The width of each mask is drawn uniformly from 0 to
             `time_width`.
         share: as in `RandomLayer`.
         seed: as in `RandomLayer`.
@@ -324,15 +324,15 @@ class RandomChannelEffects(RandomLayer):
     Args:
         dynamic_range: in [0, 1). The distances of all values from the maximum are multiplied by a factor. The factor is
             drawn uniformly from `1 - dynamic_range` to `1 + dynamic_range`.
-        equalizer_db: >= 0, in dB. A random equalizer curve is applied to 80 % of the clips. The curve is a weighted sum
-            of seven cosines over the mel axis. The weights are normal random numbers with the standard deviation
+        equalizer_db: `>= 0`, in dB. A random equalizer curve is applied to 80 % of the clips. The curve is a weighted
+            sum of seven cosines over the mel axis. The weights are normal random numbers with the standard deviation
             `equalizer_db`. The weight of the constant cosine has half this standard deviation.
-        noise_db: >= 0, in dB, largest standard deviation of the Gaussian noise. The standard deviation for a clip is
+        noise_db: `>= 0`, in dB, largest standard deviation of the Gaussian noise. The standard deviation for a clip is
             drawn uniformly from 0 to `noise_db`.
-        shift: >= 0, in mels, largest shift of the spectrum up or down. The row at the edge is repeated.
+        shift: `>= 0`, in mels, largest shift of the spectrum up or down. The row at the edge is repeated.
         low_pass: in [0, 1], share of the clips that are low-pass filtered. The cutoff is drawn uniformly from the upper
             30 % of the mels.
-        top_db: > 0, in dB, range of the image.
+        top_db: `> 0`, in dB, range of the image.
         highest_first: whether row 0 is the highest band, as with `SpectrogramToImage(flip=True)`.
         share: as in `RandomLayer`.
         seed: as in `RandomLayer`.

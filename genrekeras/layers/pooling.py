@@ -14,8 +14,8 @@ class AttentiveStatisticsPooling(keras.layers.Layer):
     differences from this paper. The standard deviation is not weighted, and each head has its own part of the channels.
 
     Args:
-        heads: > 0, number of attention heads.
-        units: > 0, size of the hidden layer that computes the attention.
+        heads: `> 0`, number of attention heads.
+        units: `> 0`, size of the hidden layer that computes the attention.
         maximum: whether to append the maximum over the frames.
 
     Input shape: `(batch, frames, channels)`. The number of channels must be a multiple of `heads`.

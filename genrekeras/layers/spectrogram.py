@@ -28,12 +28,12 @@ class MelSpectrogram(Float32Layer):
     supports the HTK scale only, and it rebuilds its filterbank at each call.
 
     Args:
-        sample_rate: > 0, in Hz, sample rate of the waveform.
+        sample_rate: `> 0`, in Hz, sample rate of the waveform.
         n_fft: even, > 0, at most 65,536, in samples, length of a frame.
-        hop_length: > 0, in samples, distance between successive frames.
-        n_mels: > 0, number of mel bands. `n_fft * n_mels` must be at most 2^26.
-        f_min: >= 0, in Hz, lower edge of the lowest band.
-        f_max: > `f_min` and <= `sample_rate / 2`, in Hz, upper edge of the highest band; `None` for `sample_rate / 2`.
+        hop_length: `> 0`, in samples, distance between successive frames.
+        n_mels: `> 0`, number of mel bands. `n_fft * n_mels` must be at most 2^26.
+        f_min: `>= 0`, in Hz, lower edge of the lowest band.
+        f_max: above `f_min`, at most `sample_rate / 2`, in Hz, upper edge of the highest band; `None` for `sample_rate / 2`.
         mel_scale: `"slaney"` (linear below 1 kHz, logarithmic above) or `"htk"` (logarithmic).
         norm: `"slaney"` (all bands have the same area) or `None` (all bands have a peak of 1).
         dft: how the Fourier transform is computed. `"matmul"` uses real matrix products. Use it for export to formats
@@ -198,9 +198,9 @@ class PowerToDecibels(Float32Layer):
     the same with `top_db=40, amin=1e-5`, except that its values are half as large.
 
     Args:
-        ref: > 0, the power at 0 dB; or `"max"` for the maximum of each clip.
-        amin: > 0, lower bound of the power.
-        top_db: > 0, in dB, largest distance from the maximum of the clip. Lower values are raised to this distance.
+        ref: `> 0`, the power at 0 dB; or `"max"` for the maximum of each clip.
+        amin: `> 0`, lower bound of the power.
+        top_db: `> 0`, in dB, largest distance from the maximum of the clip. Lower values are raised to this distance.
             `None` for no limit.
 
     Input shape: `(batch, mels, frames)`, >= 0.
@@ -250,7 +250,7 @@ class SpectrogramToImage(Float32Layer):
     Args:
         scale: `"clip"` maps the minimum of each clip to 0 and its maximum to 255. A constant clip (silence) becomes 0.
             `"decibels"` maps `-top_db` dB to 0 and 0 dB to 255, and limits the result to [0, 255].
-        top_db: > 0, in dB. Used with `scale="decibels"` only.
+        top_db: `> 0`, in dB. Used with `scale="decibels"` only.
         flip: whether the highest band is the first row of the image.
 
     Input shape: `(batch, mels, frames)`.

@@ -15,7 +15,7 @@ class UniformTemporalSubsample(Float32Layer):
     `num_samples` frames, frames are repeated.
 
     Args:
-        num_samples: > 0, number of frames to select.
+        num_samples: `> 0`, number of frames to select.
 
     Input shape: `(batch, mels, frames)`.
 

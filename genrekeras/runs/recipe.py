@@ -131,8 +131,8 @@ def fit(
     Args:
         model: the model to train.
         data: batches of images with one-hot labels.
-        epochs: > 0, number of epochs.
-        learning_rate: > 0, the learning rate after warm-up.
+        epochs: `> 0`, number of epochs.
+        learning_rate: `> 0`, the learning rate after warm-up.
         use_ema: whether the moving average of the weights replaces the weights at the end.
         label_smoothing: in [0, 1], see `keras.losses.CategoricalCrossentropy`.
         saving: the arguments `state` and `every_seconds` of `genrekeras.training.fit`.

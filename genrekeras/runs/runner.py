@@ -91,7 +91,7 @@ class Run:
     Attributes:
         flags: the flags of the experiment.
         folder: path of the output folder.
-        clip_seconds: > 0, length of the model's clips in s.
+        clip_seconds: `> 0`, length of the model's clips in s.
         data: the data of the experiment. The attribute exists after `load_data` is called.
         model_file: path of the best model.
         config: the content of `config.json`: command, flags, versions, data and training.

@@ -24,7 +24,7 @@ def spectrogram(
 
     Args:
         image: `(mels, frames)`, in 0..255, the output of a front end.
-        seconds: > 0, in s, length of the clip.
+        seconds: `> 0`, in s, length of the clip.
         frequencies: `(mels,)`, in Hz, center frequency of each row, ascending or descending.
         path: file to save the figure to (png, pdf or svg); `None` to save no file.
         title: title of the figure; `None` for the numbers of bands and frames.

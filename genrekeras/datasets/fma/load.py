@@ -34,7 +34,7 @@ def load_fma(
         subset: `"small"` (8,000 clips, 8 balanced genres), `"medium"` (25,000 clips, 16 unbalanced genres), `"large"`
             (106,574 clips) or `"full"` (the same tracks in full length). Tracks without a top genre are left out.
         protocol: see `genrekeras.datasets.splits.assign_splits`.
-        sample_rate: > 0, in Hz, sample rate of the stored clips.
+        sample_rate: `> 0`, in Hz, sample rate of the stored clips.
         seed: seed of the random assignment to splits.
         prepared_dir: folder for the stored clips. A clip of 30 s at 22,050 Hz needs 1.3 MB before compression, so
             fma_small needs 10.6 GB. `None` is the folder `prepared` in `data_dir`.
