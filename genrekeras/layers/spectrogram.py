@@ -33,7 +33,8 @@ class MelSpectrogram(Float32Layer):
         hop_length: `> 0`, in samples, distance between successive frames.
         n_mels: `> 0`, number of mel bands. `n_fft * n_mels` must be at most 2^26.
         f_min: `>= 0`, in Hz, lower edge of the lowest band.
-        f_max: above `f_min`, at most `sample_rate / 2`, in Hz, upper edge of the highest band; `None` for `sample_rate / 2`.
+        f_max: above `f_min`, at most `sample_rate / 2`, in Hz, upper edge of the highest band; `None` for
+            `sample_rate / 2`.
         mel_scale: `"slaney"` (linear below 1 kHz, logarithmic above) or `"htk"` (logarithmic).
         norm: `"slaney"` (all bands have the same area) or `None` (all bands have a peak of 1).
         dft: how the Fourier transform is computed. `"matmul"` uses real matrix products. Use it for export to formats
