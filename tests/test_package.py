@@ -29,15 +29,66 @@ def test_ruff(arguments):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_imported_packages_are_declared():
+def test_mypy():
+    done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Keras calls these methods, with arguments that its documentation describes.
+HOOKS = {"build", "build_from_config", "call", "compile", "compute_mask", "compute_output_shape", "compute_output_spec"}
+HOOKS |= {"fit", "from_config", "get_build_config", "get_config", "load_own_variables", "save_own_variables"}
+
+
+def is_public_api(function):
+    """Return whether a function is neither private, nor a hook of Keras, nor a command."""
+    calls = (decorator.func for decorator in function.decorator_list if isinstance(decorator, ast.Call))
+    is_command = any(getattr(call, "attr", None) in ("command", "group") for call in calls)
+    is_hook = function.name in HOOKS or function.name.startswith("on_")
+    return (function.name == "__init__" or not function.name.startswith("_")) and not is_hook and not is_command
+
+
+def test_public_functions_are_annotated():
+    bare = []
+    for path in sorted((ROOT / "genrekeras").rglob("*.py")):
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        classes = [node for node in module.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+        for owner in (module, *classes):
+            for node in owner.body:
+                if isinstance(node, ast.FunctionDef) and is_public_api(node):
+                    every = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+                    every += filter(None, (node.args.vararg, node.args.kwarg))
+                    missing = [x.arg for x in every if x.annotation is None and x.arg not in ("self", "cls")]
+                    missing += ["return"] * (node.returns is None and node.name != "__init__")
+                    bare += [f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {name}" for name in missing]
+    assert not bare, "\n".join(bare)
+
+
+@functools.cache
+def declared():
+    """Return the requirements in setup.cfg: the dependencies, and those of all extras."""
     config = configparser.ConfigParser(interpolation=None)
     config.read(ROOT / "setup.cfg", encoding="utf-8")
-    declared = {
-        re.split(r"[^\w.-]", line.strip())[0].lower().replace("-", "_")
-        for text in (config["options"]["install_requires"], *config["options.extras_require"].values())
-        for line in text.splitlines()
-        if line.strip() and not line.strip().startswith("#")
-    }
+
+    def requirements(text):
+        return [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
+
+    extras = config["options.extras_require"].values()
+    return requirements(config["options"]["install_requires"]), [one for text in extras for one in requirements(text)]
+
+
+def test_deptry(tmp_path):
+    """The package imports what it declares, and declares what it imports. Exceptions are in pyproject.toml."""
+    files = [tmp_path / "dependencies.txt", tmp_path / "extras.txt"]
+    for file, requirements in zip(files, declared(), strict=True):
+        file.write_text("\n".join(requirements), encoding="utf-8")
+    flags = ["--requirements-files", files[0], "--requirements-files-dev", files[1], "--no-ansi"]
+    command = [sys.executable, "-m", "deptry", "genrekeras", *map(str, flags)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_packages_that_scripts_and_tests_import_are_declared():
+    names = {re.split(r"[^\w.-]", one)[0].lower().replace("-", "_") for group in declared() for one in group}
     distributions = importlib.metadata.packages_distributions()
     own = {"genrekeras", *(path.stem for path in SOURCES)}
     for path in SOURCES:
@@ -45,8 +96,24 @@ def test_imported_packages_are_declared():
             imported = [node.module] if isinstance(node, ast.ImportFrom) else []
             imported += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             for top in {name.split(".")[0] for name in imported} - own - set(sys.stdlib_module_names):
-                names = {name.lower().replace("-", "_") for name in distributions.get(top, ())}
-                assert not names or names & declared, f"{path.name} imports {top}, of {names}"
+                found = {name.lower().replace("-", "_") for name in distributions.get(top, ())}
+                assert not found or found & names, f"{path.name} imports {top}, of {found}"
+
+
+def test_pre_commit_uses_the_same_ruff():
+    [version] = re.findall(r"^ruff==(.*)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
+    assert f"rev: v{version} " in (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
+
+
+def test_the_version_to_cite():
+    assert f"\nversion: {gk.__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
+
+
+@pytest.mark.parametrize("page", ["CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_files_that_pages_name_exist(page):
+    text = (ROOT / page).read_text("utf-8").partition("## Old and new names")[0]
+    names = re.findall(r"(?<![\w./])(?:docs|experiments|genrekeras|tests)/[\w./]*\w", text)
+    assert names and [name for name in names if not (ROOT / name).exists()] == []
 
 
 def test_names_in_the_readme_exist():
