@@ -1,5 +1,7 @@
 """Hooks of MkDocs: notebooks become pages."""
 
+import re
+
 import nbconvert
 from mkdocs.structure.files import File
 
@@ -17,3 +19,10 @@ def on_files(files, config):
         for path, content in resources["outputs"].items():
             files.append(File.generated(config, f"{notebook.src_uri.rpartition('/')[0]}/{path}", content=content))
     return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Link tutorials to the pages of other tutorials instead of their notebooks."""
+    if page.file.src_uri.startswith("tutorials/"):
+        return re.sub(r"\.ipynb\)(?!\{ download)", ".md)", markdown)
+    return None

@@ -6,7 +6,7 @@ import sys
 from genrekeras.cli import main
 
 
-def run():
+def run() -> None:
     """Run the command line."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller; the next file to be opened would get its descriptor

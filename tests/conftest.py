@@ -27,9 +27,10 @@ from click.testing import CliRunner
 from genrekeras import cli
 from genrekeras.datasets.synthetic import make_synthetic
 from genrekeras.utils.io import process_lock
-from genrekeras.utils.process import skip_tensorflow
+from genrekeras.utils.process import skip_openvino_telemetry, skip_tensorflow
 
 skip_tensorflow()  # an import that takes seconds
+skip_openvino_telemetry()
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 SMALL_EXPERIMENT = pathlib.Path(__file__).parent / "experiments" / "small_experiment.py"
 SHARED_CLIPS = pathlib.Path(__file__).parents[2] / "shared" / "data" / "fma_clips"

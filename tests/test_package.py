@@ -116,13 +116,6 @@ def test_files_that_pages_name_exist(page):
     assert names and [name for name in names if not (ROOT / name).exists()] == []
 
 
-def test_names_in_the_readme_exist():
-    names = re.findall(r"(?<![\w./])gk\.([a-zA-Z_]\w*(?:\.[a-zA-Z_]\w*)*)", (ROOT / "README.md").read_text("utf-8"))
-    assert len(names) > 20
-    for name in set(names):
-        assert functools.reduce(getattr, name.split("."), gk) is not None
-
-
 @pytest.mark.parametrize("module", ["genrekeras.layers.spectrogram", "genrekeras.models.genre_classifier"])
 def test_examples_in_docstrings(module):
     result = doctest.testmod(importlib.import_module(module))

@@ -251,9 +251,9 @@ class Run:
         if len(self.data.validation):
             callbacks.append(gk.callbacks.BestCheckpoint(self.model_file, monitor="val_accuracy", model=model))
         if self.flags.wandb:
-            self.wandb = gk.callbacks.WandbLogger(
-                config=self.config, name=os.path.basename(self.folder), folder=self.folder
-            )
+            private = ("command", "working_directory", "processor")  # data about the machine is not uploaded
+            config = {key: value for key, value in self.config.items() if key not in private}
+            self.wandb = gk.callbacks.WandbLogger(config=config, name=os.path.basename(self.folder), folder=self.folder)
             callbacks.append(self.wandb)
         steps = -(-len(self.data.train) // BATCH_SIZE)
         print(f"To do:   {self._epochs()} epochs of {steps} steps of up to {BATCH_SIZE} clips\n")

@@ -18,6 +18,7 @@ def configure() -> None:
     keep_freed_memory()
     hide_codec_messages()
     quiet_wandb()
+    skip_openvino_telemetry()
     skip_tensorflow()
 
 
@@ -68,6 +69,15 @@ def quiet_wandb() -> None:
     os.environ.setdefault("WANDB_SILENT", "true")
 
 
+def skip_openvino_telemetry() -> None:
+    """Keep OpenVINO from sending usage statistics, by making its import of the package `openvino_telemetry` fail.
+
+    OpenVINO works without this package. Nothing changes if the package is already imported.
+    """
+    # The annotation of `sys.modules` leaves out that a value may be `None`, which makes an import fail.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+
 def skip_tensorflow() -> None:
     """Keep Keras from importing TensorFlow when the backend is PyTorch.
 
@@ -78,7 +88,7 @@ def skip_tensorflow() -> None:
     import keras  # imported here because the import is slow
 
     if keras.backend.backend() == "torch" and "tensorflow" not in sys.modules:
-        # An import of TensorFlow now fails. The annotation of `sys.modules` leaves out that a value may be `None`.
+        # An import of TensorFlow now fails.
         sys.modules["tensorflow"] = None  # type: ignore[assignment]
         try:
             keras.saving.serialize_keras_object(keras.initializers.Zeros())

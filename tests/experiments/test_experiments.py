@@ -118,6 +118,8 @@ def test_mixed_precision_and_wandb(precision, synthetic_cache, tmp_path, monkeyp
     done = run_in_process(SMALL_EXPERIMENT, *flags, cache=synthetic_cache)
     assert done.code == 0, done.stderr
     assert f"The W&B run is in {tmp_path / 'r' / 'wandb'}" in done.stdout and (tmp_path / "r" / "wandb").is_dir()
+    [logged] = (tmp_path / "r" / "wandb").glob("offline-run-*/*.wandb")
+    assert b"batch_size" in logged.read_bytes() and b"working_directory" not in logged.read_bytes()
     tolerance = {"mixed_float16": 2e-3, "mixed_bfloat16": 2e-2}[precision]
     config = check_folder(tmp_path / "r", done.stdout, synthetic_cache, tolerance)
     assert ("inner_optimizer" in config["optimizer"]) == (precision == "mixed_float16")  # it scales the loss

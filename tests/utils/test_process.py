@@ -1,6 +1,7 @@
 """Process settings of programs. tests/test_imports.py tests that importing the library applies none of them."""
 
 import ctypes
+import importlib.util
 import os
 import platform
 import sys
@@ -128,3 +129,13 @@ def test_the_command_line_configures_the_process():
         "print(json.dumps([os.environ.get('GOMP_SPINCOUNT'), 'tensorflow' in sys.modules]))"
     )
     assert python(script, ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"), KERAS_BACKEND="torch") == ["1000", False]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="the extra export is not installed")
+def test_openvino_without_telemetry():
+    script = (
+        "import json, sys; sys.argv = ['genrekeras']; "  # the library then imports no Keras
+        "from genrekeras.utils import process; process.skip_openvino_telemetry(); import openvino; "
+        "print(json.dumps(['openvino' in sys.modules, 'openvino_telemetry.main' in sys.modules]))"
+    )
+    assert python(script) == [True, False]
