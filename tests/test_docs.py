@@ -7,6 +7,7 @@
 - A block whose title begins with "not executed by the tests" may only install something or need all of FMA.
 """
 
+import contextlib
 import os
 import pathlib
 import re
@@ -23,6 +24,7 @@ import soundfile
 from click.testing import CliRunner
 from conftest import EXPERIMENTS, run_in_process, small_model, tones
 from genrekeras import cli
+from hub import local_hub
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -30,6 +32,7 @@ FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^`\n]*)\n(?P<code>.*?)^(?P=inde
 NOT_EXECUTED = ("pip ", "python -m venv ", "genrekeras fma download ", "sudo apt", "brew ", "git clone ", "mkdocs ")
 RECORDED = re.compile(r"[A-Z][a-z]+ \d{1,2}, 20\d\d.*commit [0-9a-f]{7}", re.DOTALL)
 LANGUAGES = {"python", "sh", "console", "text", "bibtex"}
+SERVERS = {"docs/guide/integrations.md": local_hub}  # page -> context manager around its code, called with a folder
 SLOW = set()  # names of pages that take more than 20 s
 
 
@@ -112,7 +115,8 @@ def test_code(page, materials, tmp_path, monkeypatch):
     monkeypatch.setenv("GENREKERAS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)
     names = {}
-    with warnings.catch_warnings():
+    server = SERVERS.get(name_of(page), contextlib.nullcontext)
+    with server(tmp_path / "hub"), warnings.catch_warnings():
         warnings.filterwarnings("default", module="genrekeras")  # not errors: users see them as warnings
         for number, (language, _, code, _) in enumerate(executed):
             if language == "python":
