@@ -199,6 +199,7 @@ def start_study(folder):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_an_interrupted_trial_resumes(number, music, tmp_path, monkeypatch):
     """The second trial is interrupted in its third epoch. Its result is that of an uninterrupted trial."""
+    monkeypatch.delitem(sys.modules, "tensorflow")  # else TFDS takes TensorFlow for imported
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GENREKERAS_CACHE", str(tmp_path / "cache"))
     data, objective, study = script_of_the_study()
