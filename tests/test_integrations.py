@@ -96,7 +96,7 @@ def test_keras_saves_to_the_hub(hub, one_second_model, clips, tmp_path):
     loaded = load_parts(tmp_path / "downloaded.keras")
     assert isinstance(loaded, gk.GenreClassifier) and loaded.genres == one_second_model.genres
     np.testing.assert_array_equal(loaded.predict(clips, verbose=0), one_second_model.predict(clips, verbose=0))
-    with pytest.raises(FileNotFoundError, match=f"hf://{REPO}"):
+    with pytest.raises(FileNotFoundError, match=rf"hf://{REPO}\. Download the file, and pass its path"):
         gk.load_model(f"hf://{REPO}")
 
 

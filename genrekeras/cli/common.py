@@ -152,7 +152,7 @@ def error_handling() -> Iterator[None]:
     except (OSError, ValueError, ImportError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt as error:
-        raise click.ClickException("interrupted. Finished work is kept. Run the command again to continue.") from error
+        raise click.ClickException("interrupted. Output that was already written is kept.") from error
 
 
 def echo(text: str, err: bool = False) -> None:

@@ -53,7 +53,8 @@ def load_model(path: StrPath) -> GenreClassifier:
     """
     path = os.fspath(path)
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"Model file not found: {path}")
+        hint = ". Download the file, and pass its path" if "://" in path else ""
+        raise FileNotFoundError(f"Model file not found: {path}{hint}")
     try:
         _check_file(path)
         return keras.saving.load_model(path, safe_mode=True)

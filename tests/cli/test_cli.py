@@ -98,7 +98,7 @@ def test_interrupt(folder, monkeypatch):
 
     monkeypatch.setattr("genrekeras.datasets.fma.check", interrupt)
     result = run("fma", "check", folder, code=1)
-    assert "Error: interrupted. Finished work is kept" in result.stderr
+    assert "Error: interrupted. Output that was already written is kept" in result.stderr
 
 
 def test_help_and_version():
