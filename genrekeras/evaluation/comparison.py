@@ -38,7 +38,7 @@ def compare(reports: Mapping[str, Report], draws: int = 10_000, seed: int = 0) -
     rows = {}
     for name, report in reports.items():
         order = _matching_order(reference_name, reference, name, report)
-        low, high = report.accuracy_interval
+        low, high = report.accuracy_interval or (np.nan, np.nan)
         rows[name] = {
             "clips": len(report.labels),
             "input_coverage": printable(report.input_coverage),

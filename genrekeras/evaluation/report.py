@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
-from genrekeras.evaluation.intervals import wilson_interval
+from genrekeras.evaluation.intervals import (
+    artist_interval,
+    effective_size,
+    interval_method,
+    sums_by_artist,
+    wilson_interval,
+)
 from genrekeras.utils.io import StrPath, atomic_write
 from genrekeras.visualization.metrics import confusion_matrix
 from matplotlib.figure import Figure
@@ -25,6 +31,10 @@ class Report:
         labels: `(n,)` int32, index of the true genre of each clip in `genres`.
         probabilities: `(n, len(genres))` float.
         input_coverage: the part of each clip that was processed, such as "first 10 s".
+        artists: `(n,)` int, artist of each clip; `None` if the artists are unknown. All intervals take artists as
+            independent of each other, see `genrekeras.evaluation.intervals.artist_interval`. If the artists are
+            unknown, the intervals of accuracy and recall are Wilson intervals, which take clips as independent and are
+            too narrow if clips share artists. There are then no other intervals.
 
     Raises:
         ValueError: there are no clips, the shapes differ, a label is out of range, or a probability is not finite.
@@ -37,6 +47,7 @@ class Report:
     labels: np.ndarray
     probabilities: np.ndarray
     input_coverage: str = ""
+    artists: np.ndarray | None = None
 
     def __post_init__(self):
         count, genres = len(self.labels), len(self.genres)
@@ -48,6 +59,8 @@ class Report:
                 f"shape ({count},). Received: {self.probabilities.shape}, {self.labels.shape} and "
                 f"{self.track_ids.shape}"
             )
+        if self.artists is not None and self.artists.shape != (count,):
+            raise ValueError(f"`artists` must have the shape ({count},). Received: {self.artists.shape}")
         if self.labels.min() < 0 or self.labels.max() >= genres:
             raise ValueError(
                 f"`labels` must lie in 0..{genres - 1}. Received: {self.labels.min()}..{self.labels.max()}"
@@ -66,14 +79,69 @@ class Report:
         return float((self.predictions == self.labels).mean())
 
     @property
-    def accuracy_interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of `accuracy`, `(low, high)`. It assumes that clips are independent of each other."""
-        return wilson_interval(int((self.predictions == self.labels).sum()), len(self.labels))
+    def accuracy_interval(self) -> tuple[float, float] | None:
+        """95 % interval of `accuracy`, `(low, high)`; `None` with too few artists."""
+        return self._share_interval(np.ones(len(self.labels), bool))
+
+    @property
+    def interval_method(self) -> str:
+        """Description of the method of `accuracy_interval`, such as "bootstrap over 219 artists"."""
+        if self.artists is None:
+            return "Wilson, clips taken as independent"
+        sizes = np.unique(self.artists, return_counts=True)[1]
+        method = interval_method(sizes)
+        return f"{method} ({len(sizes)})" if method == "too few artists" else f"{method} over {len(sizes)} artists"
+
+    @property
+    def mean_over_artists(self) -> float | None:
+        """Mean accuracy of the artists of a genre, averaged over genres; `None` if the artists are unknown."""
+        if self.artists is None:
+            return None
+        is_correct = (self.predictions == self.labels)[:, None]
+        by_genre = [sums_by_artist(self.artists[mask], is_correct[mask]) for _, mask in self._masks_by_genre()]
+        return float(np.mean([(hits[:, 0] / sizes).mean() for hits, sizes in by_genre if len(sizes)]))
 
     @property
     def macro_f1(self) -> float:
         """Mean F1 score of the genres that occur in the labels or the predictions."""
         return float(metrics.f1_score(self.labels, self.predictions, average="macro"))
+
+    @property
+    def macro_f1_interval(self) -> tuple[float, float] | None:
+        """95 % interval of `macro_f1`; `None` if the artists are unknown or too few."""
+        count = len(self.genres)
+
+        def score(sums):
+            matrix = sums.reshape(-1, count, count)
+            hits = np.einsum("nii->ni", matrix)
+            both = matrix.sum(axis=1) + matrix.sum(axis=2)  # numbers of labels and of predictions of a genre
+            return np.nanmean(np.divide(2 * hits, both, where=both > 0, out=np.full_like(hits, np.nan)), axis=1)
+
+        cells = np.eye(count * count)[self.labels * count + self.predictions]
+        return self._interval(score, cells)
+
+    @property
+    def log_loss_interval(self) -> tuple[float, float] | None:
+        """95 % interval of `log_loss`; `None` if the artists are unknown or too few."""
+        probabilities = self._normalized()[np.arange(len(self.labels)), self.labels]
+        losses = -np.log(np.maximum(probabilities, np.finfo("float64").eps))
+        return self._interval(_mean, np.stack([losses, np.ones_like(losses)], axis=1), "log")
+
+    @property
+    def calibration_error_interval(self) -> tuple[float, float] | None:
+        """95 % interval of `calibration_error`; `None` if the artists are unknown or too few.
+
+        The calibration error of a bootstrap sample is larger on average than that of the clips, so this interval may
+        lie above `calibration_error`.
+        """
+        confidence = self.probabilities.max(axis=1)
+        gaps = (self.predictions == self.labels) - confidence
+        bins = np.eye(15)[self._bins()]
+
+        def score(sums):
+            return np.abs(sums[:, :15]).sum(axis=1) / sums[:, 15]
+
+        return self._interval(score, np.concatenate([bins * gaps[:, None], np.ones((len(gaps), 1))], axis=1))
 
     @property
     def genre_recall(self) -> dict[str, float | None]:
@@ -83,12 +151,8 @@ class Report:
 
     @property
     def genre_recall_interval(self) -> dict[str, tuple[float, float] | None]:
-        """95 % Wilson interval of the recall of each genre, `(low, high)`; `None` for a genre without clips."""
-        is_correct = self.predictions == self.labels
-        return {
-            genre: wilson_interval(int(is_correct[mask].sum()), int(mask.sum())) if mask.any() else None
-            for genre, mask in self._masks_by_genre()
-        }
+        """95 % interval of the recall of each genre, `(low, high)`; `None` without clips or with too few artists."""
+        return {genre: self._share_interval(mask) if mask.any() else None for genre, mask in self._masks_by_genre()}
 
     @property
     def confusion_matrix(self) -> np.ndarray:
@@ -98,9 +162,7 @@ class Report:
     @property
     def log_loss(self) -> float:
         """Mean of the negative log-probability of the true genre, in nats."""
-        probabilities = self.probabilities.astype("float64")
-        probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)  # float32 rows do not sum to 1
-        return float(metrics.log_loss(self.labels, probabilities, labels=range(len(self.genres))))
+        return float(metrics.log_loss(self.labels, self._normalized(), labels=range(len(self.genres))))
 
     @property
     def calibration_error(self) -> float:
@@ -116,22 +178,30 @@ class Report:
         """Mean confidence, accuracy and number of clips of each non-empty bin of 15 bins."""
         confidence = self.probabilities.max(axis=1)
         is_correct = self.predictions == self.labels
-        bins = np.minimum((confidence * 15).astype(int), 14)
+        bins = self._bins()
         masks = [bins == index for index in np.unique(bins)]
         return [(float(confidence[mask].mean()), float(is_correct[mask].mean()), int(mask.sum())) for mask in masks]
 
     def figures(self) -> dict[str, Any]:
         """Return all scores as JSON-serializable values."""
+        sizes = None if self.artists is None else np.unique(self.artists, return_counts=True)[1]
         return {
             "split": self.split,
             "protocol": self.protocol,
             "input_coverage": self.input_coverage,
             "clips": len(self.labels),
+            "artists": None if sizes is None else len(sizes),
+            "effective_size": None if sizes is None else effective_size(sizes),
+            "interval_method": self.interval_method,
             "accuracy": self.accuracy,
-            "accuracy_interval_95": list(self.accuracy_interval),
+            "accuracy_interval_95": self.accuracy_interval,
+            "mean_over_artists": self.mean_over_artists,
             "macro_f1": self.macro_f1,
+            "macro_f1_interval_95": self.macro_f1_interval,
             "log_loss": self.log_loss,
+            "log_loss_interval_95": self.log_loss_interval,
             "calibration_error": self.calibration_error,
+            "calibration_error_interval_95": self.calibration_error_interval,
             "genre_recall": self.genre_recall,
             "genre_recall_interval_95": self.genre_recall_interval,
             "confusion_matrix": self.confusion_matrix.tolist(),
@@ -143,6 +213,7 @@ class Report:
             **self.figures(),
             "genres": list(self.genres),
             "track_ids": self.track_ids.tolist(),
+            "artist_ids": None if self.artists is None else self.artists.tolist(),
             "labels": self.labels.tolist(),
             "predictions": self.predictions.tolist(),
             "probabilities": self.probabilities.tolist(),
@@ -169,6 +240,7 @@ class Report:
                 np.asarray(content["labels"], "int32"),
                 np.asarray(content["probabilities"], "float64"),
                 str(content.get("input_coverage", "")),
+                None if content.get("artist_ids") is None else np.asarray(content["artist_ids"], "int64"),
             )
         except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(
@@ -180,15 +252,44 @@ class Report:
         return confusion_matrix(self, path)
 
     def __str__(self):
-        low, high = self.accuracy_interval
         coverage = f", {self.input_coverage}" if self.input_coverage else ""
+        interval = self.accuracy_interval
+        bounds = f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else ""
+        mean = self.mean_over_artists
         return (
             f"{self.split} ({self.protocol} protocol, {len(self.labels)} clips{coverage}): "
-            f"accuracy {100 * self.accuracy:.1f} % "
-            f"[{100 * low:.1f}, {100 * high:.1f}], macro-F1 {self.macro_f1:.3f}, log-loss {self.log_loss:.3f}, "
+            f"accuracy {100 * self.accuracy:.1f} %{bounds} ({self.interval_method}), "
+            + (f"mean over artists {100 * mean:.1f} %, " if mean is not None else "")
+            + f"macro-F1 {self.macro_f1:.3f}, log-loss {self.log_loss:.3f}, "
             f"calibration error {self.calibration_error:.3f}"
         )
+
+    def _normalized(self):
+        """Return the probabilities as float64 rows that sum to 1, which float32 rows do not."""
+        probabilities = self.probabilities.astype("float64")
+        return probabilities / probabilities.sum(axis=1, keepdims=True)
+
+    def _bins(self):
+        """Return the bin of the confidence of each clip, of 15 bins."""
+        return np.minimum((self.probabilities.max(axis=1) * 15).astype(int), 14)
+
+    def _share_interval(self, mask):
+        """Return the interval of the share of correct predictions of some clips."""
+        is_correct = (self.predictions == self.labels)[mask]
+        if self.artists is None:
+            return wilson_interval(int(is_correct.sum()), len(is_correct))
+        sums, sizes = sums_by_artist(self.artists[mask], np.stack([is_correct, np.ones(len(is_correct))], axis=1))
+        return artist_interval(_mean, sums, sizes)
+
+    def _interval(self, score, values, scale="logit"):
+        """Return the interval of a score of the sums of `values` over all clips."""
+        return None if self.artists is None else artist_interval(score, *sums_by_artist(self.artists, values), scale)
 
     def _masks_by_genre(self):
         """Return (genre, mask of its clips) for each genre."""
         return [(genre, self.labels == label) for label, genre in enumerate(self.genres)]
+
+
+def _mean(sums):
+    """Return sum / count for `(samples, 2)` sums."""
+    return sums[:, 0] / sums[:, 1]

@@ -55,10 +55,10 @@ def confusion_matrix(report: Any, path: StrPath | None = None) -> Figure:
     axes.set_yticks(ticks, [f"{genre}  ({n})" for genre, n in zip(genres, clips[:, 0], strict=True)])
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (clips)")
-    low, high = report.accuracy_interval
+    bounds = " to ".join(f"{100 * bound:.1f}" for bound in report.accuracy_interval or ())
     axes.set_title(
         plain_text(f"{report.split}, {report.protocol} protocol, {len(report.labels)} clips") + "\n"
-        f"accuracy {100 * report.accuracy:.1f} %  (95 %: {100 * low:.1f} to {100 * high:.1f})",
+        f"accuracy {100 * report.accuracy:.1f} %" + (f"  (95 %: {bounds})" if bounds else ""),
         fontsize=10,
     )
     axes.set_xticks(np.arange(len(report.genres) + 1) - 0.5, minor=True)

@@ -53,6 +53,61 @@ def test_scores_equal_scikit_learn(report):
     assert low < report.accuracy < high
 
 
+def scores_of(report):
+    return report.accuracy, report.macro_f1, report.log_loss, report.calibration_error, report.genre_recall["Folk"]
+
+
+def intervals_of(report):
+    names = ("accuracy", "macro_f1", "log_loss", "calibration_error")
+    return [*(getattr(report, f"{name}_interval") for name in names), report.genre_recall_interval["Folk"]]
+
+
+@pytest.mark.parametrize("artists, tolerance", [(100, 0.02), (25, 0.05)])
+def test_intervals_take_artists_as_independent(artists, tolerance, rng):
+    """Against a loop that draws artists and computes each score of their clips from scratch, 400 times.
+
+    25 artists get the interval of the jackknife, which is somewhat wider than that of the bootstrap.
+    """
+    artist = np.repeat(np.arange(artists), 600 // artists)
+    labels = np.tile(np.arange(8), 75)
+    skill = rng.normal(0.5, 0.8, artists)[artist]
+    logits = rng.normal(size=(600, 8)) + (skill[:, None] * np.eye(8)[labels] * 2)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    order = rng.permutation(600)  # clips of an artist need not be adjacent
+    fields = [array[order] for array in (np.arange(600), labels, probabilities)]
+    report = Report(gk.GENRES, "test", "official", *fields, artists=artist[order])
+    method = "bootstrap" if artists == 100 else "jackknife"
+    assert report.interval_method == f"{method} over {artists} artists"
+
+    clips = [np.flatnonzero(report.artists == number) for number in range(artists)]
+    samples = []
+    for _ in range(400):
+        rows = np.concatenate([clips[number] for number in rng.integers(0, artists, artists)])
+        drawn = Report(gk.GENRES, "test", "official", *(field[rows] for field in fields))
+        samples.append(scores_of(drawn))
+    lows, highs = np.quantile(samples, [0.025, 0.975], axis=0)
+    found = np.array(intervals_of(report))
+    assert (found[:, 0] < scores_of(report)).all() or artists == 100
+    np.testing.assert_allclose(found[:, 0], lows, atol=tolerance, rtol=0.02)
+    np.testing.assert_allclose(found[:, 1], highs, atol=2 * tolerance, rtol=0.02)
+    alone = dataclasses.replace(report, artists=None)
+    assert np.diff(alone.accuracy_interval) < np.diff(report.accuracy_interval)
+    assert alone.macro_f1_interval is None and "Wilson" in alone.interval_method and "Wilson" in str(alone)
+
+
+def test_mean_over_artists():
+    """The mean of the artists of a genre, then of the genres; an artist may have clips of two genres."""
+    labels, artists = np.array([0, 0, 0, 0, 1, 1]), np.array([7, 7, 7, 8, 8, 9])
+    predictions = np.array([0, 0, 1, 1, 1, 0])
+    report = Report(("a", "b", "c"), "test", "official", np.arange(6), labels, np.eye(3)[predictions], artists=artists)
+    assert report.mean_over_artists == pytest.approx(np.mean([np.mean([2 / 3, 0]), np.mean([1, 0])]))
+    assert report.accuracy_interval is None and report.interval_method == "too few artists (3)"
+    assert report.figures()["effective_size"] == pytest.approx(36 / 14) and "too few artists (3)" in str(report)
+    assert "95 %" not in report.plot().axes[0].get_title()
+    content = json.loads(json.dumps(report.to_dict()))
+    np.testing.assert_array_equal(Report.from_dict(content).artists, artists)
+
+
 def test_wilson_interval():
     """Against the table of Newcombe, Statistics in Medicine 1998, method 3: 81 of 263 and 0 of 20."""
     np.testing.assert_allclose(wilson_interval(81, 263), (0.2553, 0.3662), atol=5e-5)
