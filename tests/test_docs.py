@@ -117,13 +117,21 @@ def execute(command, page):
     assert code == 0, f"{name_of(page)}: {command}\n{output}"
 
 
+def executed(page):
+    """Return (language, code) of the blocks of a page that the tests execute."""
+    return [
+        (language, code)
+        for language, title, code, _ in blocks(page)
+        if language in ("python", "sh") and "not executed" not in title
+    ]
+
+
 @pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=[pytest.mark.slow] * (name_of(page) in SLOW)) for page in PAGES], ids=name_of
+    "page",
+    [pytest.param(x, marks=[pytest.mark.slow] * (name_of(x) in SLOW)) for x in PAGES if executed(x)],
+    ids=name_of,
 )
 def test_code(page, materials, tmp_path, monkeypatch):
-    executed = [block for block in blocks(page) if block[0] in ("python", "sh") and "not executed" not in block[1]]
-    if not executed:
-        pytest.skip("this page has no code")
     folder = tmp_path / "page"
     shutil.copytree(materials, folder, symlinks=True)
     monkeypatch.chdir(folder)
@@ -134,7 +142,7 @@ def test_code(page, materials, tmp_path, monkeypatch):
     server = SERVERS.get(name_of(page), contextlib.nullcontext)
     with server(tmp_path / "hub"), warnings.catch_warnings():
         warnings.filterwarnings("default", module="genrekeras")  # not errors: users see them as warnings
-        for number, (language, _, code, _) in enumerate(executed):
+        for number, (language, code) in enumerate(executed(page)):
             if language == "python":
                 exec(compile(code, f"{name_of(page)}, block {number}", "exec"), names)
             else:
