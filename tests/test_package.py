@@ -100,6 +100,11 @@ def test_packages_that_scripts_and_tests_import_are_declared():
                 assert not found or found & names, f"{path.name} imports {top}, of {found}"
 
 
+def test_readme_fits_on_a_page():
+    readme = (ROOT / "README.md").read_bytes()
+    assert readme.count(b"\n") <= 150 and len(readme) <= 8192
+
+
 def test_pre_commit_uses_the_same_ruff():
     [version] = re.findall(r"^ruff==(.*)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)
     assert f"rev: v{version} " in (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
