@@ -31,7 +31,7 @@ class Report:
         labels: `(n,)` int32, index of the true genre of each clip in `genres`.
         probabilities: `(n, len(genres))` float.
         input_coverage: the part of each clip that was processed, such as "first 10 s".
-        artists: `(n,)` int, artist of each clip; `None` if the artists are unknown. All intervals take artists as
+        groups: `(n,)` int, artist of each clip; `None` if the artists are unknown. All intervals take artists as
             independent of each other, see `genrekeras.evaluation.intervals.artist_interval`. If the artists are
             unknown, the intervals of accuracy and recall are Wilson intervals, which take clips as independent and are
             too narrow if clips share artists. There are then no other intervals.
@@ -47,7 +47,7 @@ class Report:
     labels: np.ndarray
     probabilities: np.ndarray
     input_coverage: str = ""
-    artists: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def __post_init__(self):
         count, genres = len(self.labels), len(self.genres)
@@ -59,8 +59,8 @@ class Report:
                 f"shape ({count},). Received: {self.probabilities.shape}, {self.labels.shape} and "
                 f"{self.track_ids.shape}"
             )
-        if self.artists is not None and self.artists.shape != (count,):
-            raise ValueError(f"`artists` must have the shape ({count},). Received: {self.artists.shape}")
+        if self.groups is not None and self.groups.shape != (count,):
+            raise ValueError(f"`groups` must have the shape ({count},). Received: {self.groups.shape}")
         if self.labels.min() < 0 or self.labels.max() >= genres:
             raise ValueError(
                 f"`labels` must lie in 0..{genres - 1}. Received: {self.labels.min()}..{self.labels.max()}"
@@ -86,19 +86,19 @@ class Report:
     @property
     def interval_method(self) -> str:
         """Description of the method of `accuracy_interval`, such as "bootstrap over 219 artists"."""
-        if self.artists is None:
+        if self.groups is None:
             return "Wilson, clips taken as independent"
-        sizes = np.unique(self.artists, return_counts=True)[1]
+        sizes = np.unique(self.groups, return_counts=True)[1]
         method = interval_method(sizes)
         return f"{method} ({len(sizes)})" if method == "too few artists" else f"{method} over {len(sizes)} artists"
 
     @property
     def mean_over_artists(self) -> float | None:
         """Mean accuracy of the artists of a genre, averaged over genres; `None` if the artists are unknown."""
-        if self.artists is None:
+        if self.groups is None:
             return None
         is_correct = (self.predictions == self.labels)[:, None]
-        by_genre = [sums_by_artist(self.artists[mask], is_correct[mask]) for _, mask in self._masks_by_genre()]
+        by_genre = [sums_by_artist(self.groups[mask], is_correct[mask]) for _, mask in self._masks_by_genre()]
         return float(np.mean([(hits[:, 0] / sizes).mean() for hits, sizes in by_genre if len(sizes)]))
 
     @property
@@ -184,7 +184,7 @@ class Report:
 
     def figures(self) -> dict[str, Any]:
         """Return all scores as JSON-serializable values."""
-        sizes = None if self.artists is None else np.unique(self.artists, return_counts=True)[1]
+        sizes = None if self.groups is None else np.unique(self.groups, return_counts=True)[1]
         return {
             "split": self.split,
             "protocol": self.protocol,
@@ -213,7 +213,7 @@ class Report:
             **self.figures(),
             "genres": list(self.genres),
             "track_ids": self.track_ids.tolist(),
-            "artist_ids": None if self.artists is None else self.artists.tolist(),
+            "groups": None if self.groups is None else self.groups.tolist(),
             "labels": self.labels.tolist(),
             "predictions": self.predictions.tolist(),
             "probabilities": self.probabilities.tolist(),
@@ -240,7 +240,7 @@ class Report:
                 np.asarray(content["labels"], "int32"),
                 np.asarray(content["probabilities"], "float64"),
                 str(content.get("input_coverage", "")),
-                None if content.get("artist_ids") is None else np.asarray(content["artist_ids"], "int64"),
+                None if content.get("groups") is None else np.asarray(content["groups"], "int64"),
             )
         except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(
@@ -276,14 +276,14 @@ class Report:
     def _share_interval(self, mask):
         """Return the interval of the share of correct predictions of some clips."""
         is_correct = (self.predictions == self.labels)[mask]
-        if self.artists is None:
+        if self.groups is None:
             return wilson_interval(int(is_correct.sum()), len(is_correct))
-        sums, sizes = sums_by_artist(self.artists[mask], np.stack([is_correct, np.ones(len(is_correct))], axis=1))
+        sums, sizes = sums_by_artist(self.groups[mask], np.stack([is_correct, np.ones(len(is_correct))], axis=1))
         return artist_interval(_mean, sums, sizes)
 
     def _interval(self, score, values, scale="logit"):
         """Return the interval of a score of the sums of `values` over all clips."""
-        return None if self.artists is None else artist_interval(score, *sums_by_artist(self.artists, values), scale)
+        return None if self.groups is None else artist_interval(score, *sums_by_artist(self.groups, values), scale)
 
     def _masks_by_genre(self):
         """Return (genre, mask of its clips) for each genre."""

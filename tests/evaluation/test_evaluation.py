@@ -75,11 +75,11 @@ def test_intervals_take_artists_as_independent(artists, tolerance, rng):
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     order = rng.permutation(600)  # clips of an artist need not be adjacent
     fields = [array[order] for array in (np.arange(600), labels, probabilities)]
-    report = Report(gk.GENRES, "test", "official", *fields, artists=artist[order])
+    report = Report(gk.GENRES, "test", "official", *fields, groups=artist[order])
     method = "bootstrap" if artists == 100 else "jackknife"
     assert report.interval_method == f"{method} over {artists} artists"
 
-    clips = [np.flatnonzero(report.artists == number) for number in range(artists)]
+    clips = [np.flatnonzero(report.groups == number) for number in range(artists)]
     samples = []
     for _ in range(400):
         rows = np.concatenate([clips[number] for number in rng.integers(0, artists, artists)])
@@ -90,7 +90,7 @@ def test_intervals_take_artists_as_independent(artists, tolerance, rng):
     assert (found[:, 0] < scores_of(report)).all() or artists == 100
     np.testing.assert_allclose(found[:, 0], lows, atol=tolerance, rtol=0.02)
     np.testing.assert_allclose(found[:, 1], highs, atol=2 * tolerance, rtol=0.02)
-    alone = dataclasses.replace(report, artists=None)
+    alone = dataclasses.replace(report, groups=None)
     assert np.diff(alone.accuracy_interval) < np.diff(report.accuracy_interval)
     assert alone.macro_f1_interval is None and "Wilson" in alone.interval_method and "Wilson" in str(alone)
 
@@ -99,13 +99,13 @@ def test_mean_over_artists():
     """The mean of the artists of a genre, then of the genres; an artist may have clips of two genres."""
     labels, artists = np.array([0, 0, 0, 0, 1, 1]), np.array([7, 7, 7, 8, 8, 9])
     predictions = np.array([0, 0, 1, 1, 1, 0])
-    report = Report(("a", "b", "c"), "test", "official", np.arange(6), labels, np.eye(3)[predictions], artists=artists)
+    report = Report(("a", "b", "c"), "test", "official", np.arange(6), labels, np.eye(3)[predictions], groups=artists)
     assert report.mean_over_artists == pytest.approx(np.mean([np.mean([2 / 3, 0]), np.mean([1, 0])]))
     assert report.accuracy_interval is None and report.interval_method == "too few artists (3)"
     assert report.figures()["effective_size"] == pytest.approx(36 / 14) and "too few artists (3)" in str(report)
     assert "95 %" not in report.plot().axes[0].get_title()
     content = json.loads(json.dumps(report.to_dict()))
-    np.testing.assert_array_equal(Report.from_dict(content).artists, artists)
+    np.testing.assert_array_equal(Report.from_dict(content).groups, artists)
 
 
 def test_wilson_interval():
