@@ -10,6 +10,7 @@ The spectrograms are images in memory or in an npz file. The file contains these
 - `genres`: `(genres,)` str, optional. The default is the eight genres of fma_small.
 - `protocol`: str, optional. The default is "official".
 - `sample_rate`: int, in Hz, optional. The default is 44,100.
+- `artist_id`: `(n,)` int, optional. The value -1 means unknown.
 
 A model with the front end `sampled_logmel_front_end` computes the same images from waveforms.
 """
@@ -129,6 +130,12 @@ class SpectrogramSplit:
         tracks = self.tracks.iloc[positions]
         return SpectrogramSplit(self.name, self.images[positions], tracks, self.sample_rate, self.genres, self.protocol)
 
+    def join(self, others: Sequence["SpectrogramSplit"], name: str) -> "SpectrogramSplit":
+        """Return a split with the images of this split and of other splits of the same dataset."""
+        images = np.concatenate([part.images for part in (self, *others)])
+        tracks = pd.concat([part.tracks for part in (self, *others)])
+        return SpectrogramSplit(name, images, tracks, self.sample_rate, self.genres, self.protocol)
+
     def with_genres(self, genres: Sequence[str]) -> "SpectrogramSplit":
         """Return a split with the same images, whose labels are indices in `genres`. See `Split.with_genres`."""
         tracks = relabelled_tracks(self, genres)
@@ -167,6 +174,7 @@ def load_spectrograms(
     protocol: Literal["official", "random"] = "official",
     sample_rate: int | None = None,
     seed: int = 0,
+    groups: StrPath | None = None,
 ) -> Dataset[SpectrogramSplit]:
     """Load a file of spectrograms.
 
@@ -180,9 +188,11 @@ def load_spectrograms(
         sample_rate: `> 0`, in Hz, sample rate of the waveforms from which the images were computed. `None` uses the
             value in the file. If the file contains no value, the sample rate is 44,100 Hz.
         seed: seed of the random assignment to splits.
+        groups: path of a CSV file with the columns `track_id` and `artist_id`, for a file of spectrograms without
+            artists. The CSV file may contain further tracks and columns.
 
     Raises:
-        ValueError: the file is missing or has another format, or the protocol is unknown.
+        ValueError: a file is missing or has another format, or the protocol is unknown.
     """
     name = os.path.basename(os.fspath(path))
     keys = ("decibels", "label", "split", "track_id")
@@ -206,13 +216,16 @@ def load_spectrograms(
         raise ValueError(f"{path}: `label` must be in 0..{len(genres) - 1}, and `split` in 0..2.")
     if len(np.unique(ids)) < len(ids):
         raise ValueError(f"{path}: `track_id` contains an id several times. Each track must have one image.")
+    artist_ids = arrays.get("artist_id", np.full(len(ids), UNKNOWN)) if groups is None else _read_artists(groups, ids)
+    if artist_ids.shape != ids.shape or artist_ids.dtype.kind not in "iu":
+        raise ValueError(f"{path}: `artist_id` must contain one integer per image.")
     tracks = pd.DataFrame(
         {
             "label": labels.astype("int32"),
             "genre": [genres[label] for label in labels],
             "folder": ids // 1000,
             "split": [SPLITS[split] for split in splits],
-            "artist_id": UNKNOWN,
+            "artist_id": artist_ids.astype("int64"),
             "album_id": UNKNOWN,
             "checksum": [zlib.crc32(image.tobytes()) for image in images],
         },
@@ -238,6 +251,26 @@ def load_spectrograms(
         incomplete={},
         broken={},
     )
+
+
+def _read_artists(path, track_ids):
+    """Return the artist ids of tracks from a CSV file, `(n,)` int. Tracks that are not in the file have the id -1.
+
+    Raises:
+        ValueError: the file cannot be read, or has no such columns of integers.
+    """
+    try:
+        table = pd.read_csv(path, usecols=["track_id", "artist_id"], dtype="int64")
+        return (
+            table.set_index("track_id", verify_integrity=True)["artist_id"]
+            .reindex(track_ids, fill_value=UNKNOWN)
+            .to_numpy()
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"`groups` must be a CSV file with the columns track_id and artist_id, with each track once "
+            f"({error}): {os.fspath(path)}"
+        ) from error
 
 
 def compute_spectrograms(
@@ -299,6 +332,7 @@ def save_spectrograms(path: StrPath, *splits: SpectrogramSplit) -> None:
         "genres": np.array(splits[0].genres),
         "protocol": np.array(splits[0].protocol),
         "sample_rate": np.array(splits[0].sample_rate),
+        "artist_id": np.concatenate([split.tracks["artist_id"].to_numpy("int64") for split in splits]),
     }
     with atomic_write(path) as temporary:
         np.savez(temporary, **content)

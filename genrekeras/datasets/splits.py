@@ -135,6 +135,12 @@ class Split:
             self.fingerprint,
         )
 
+    def join(self, others: Sequence[Split], name: str) -> Split:
+        """Return a split with the clips of this split and of other splits of the same dataset."""
+        rows = np.concatenate([part._rows for part in (self, *others)])
+        tracks = pd.concat([part.tracks for part in (self, *others)])
+        return Split(name, self._source, rows, tracks, self.sample_rate, self.genres, self.protocol, self.fingerprint)
+
     def with_genres(self, genres: Sequence[str]) -> Split:
         """Return a split with the same clips, whose labels are indices in `genres`.
 
@@ -199,24 +205,12 @@ class Dataset(Generic[AnySplit]):
     broken: dict[int, str]
 
     @property
-    def all(self) -> Split:
+    def all(self) -> AnySplit:
         """Split with the clips of all splits, sorted by track id."""
-        parts = [getattr(self, name) for name in SPLITS]
-        tracks = pd.concat([part.tracks for part in parts if len(part)])
-        rows = np.concatenate([part._rows for part in parts])
+        parts = [part for name in SPLITS if len(part := getattr(self, name))]
+        joined = parts[0].join(parts[1:], "all")
         # With the protocol "random", validation and test contain the same clips. Use each clip once.
-        positions = np.unique(tracks.index, return_index=True)[1]
-        first = parts[0]
-        return Split(
-            "all",
-            first._source,
-            rows[positions],
-            tracks.iloc[positions],
-            self.sample_rate,
-            self.genres,
-            self.protocol,
-            first.fingerprint,
-        )
+        return joined.select(np.unique(joined.track_ids, return_index=True)[1])
 
     def __str__(self):
         counts = self.counts
@@ -371,6 +365,21 @@ def group_tracks(tracks: pd.DataFrame) -> np.ndarray:
     edges = np.concatenate(parts, axis=1)
     graph = scipy.sparse.coo_array((np.ones(edges.shape[1], bool), tuple(edges)), shape=(nodes, nodes))
     return scipy.sparse.csgraph.connected_components(graph, directed=False)[1][:count]
+
+
+def artist_groups(tracks: pd.DataFrame) -> np.ndarray | None:
+    """Return the artist of each track, as `Report.groups`.
+
+    Args:
+        tracks: table of n rows with the column `artist_id`. The value -1 means unknown.
+
+    Returns:
+        `(n,)` int array, or `None` if no artist is known. If only some artists are unknown, each of their tracks gets a
+        number of its own.
+    """
+    ids = tracks["artist_id"].to_numpy("int64")
+    unknown = ids == UNKNOWN
+    return None if unknown.all() else np.where(unknown, -2 - np.arange(len(ids)), ids)
 
 
 def leakage(splits: Dataset | Mapping[str, Split | SpectrogramSplit]) -> pd.DataFrame:

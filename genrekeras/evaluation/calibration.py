@@ -8,6 +8,7 @@ import warnings
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+from genrekeras.evaluation.intervals import effective_size, wilson_interval
 from genrekeras.evaluation.report import Report
 from genrekeras.evaluation.scoring import in_genres_of, predict_crops, to_report
 from genrekeras.models.genre_classifier import GenreClassifier
@@ -156,7 +157,11 @@ def _is_better_than_chance(report):
     count = len(report.genres)
     labels, predictions = (np.bincount(x, minlength=count) for x in (report.labels, report.predictions))
     chance = float(labels @ predictions) / len(report.labels) ** 2
-    is_better = report.accuracy_interval[0] > chance
+    interval = report.accuracy_interval
+    if interval is None:  # too few artists: as many independent clips as the effective size
+        size = effective_size(np.unique(report.groups, return_counts=True)[1])
+        interval = wilson_interval(size * report.accuracy, size)
+    is_better = interval[0] > chance
     if not is_better:
         warnings.warn(
             f"The model is not better than chance ({100 * chance:.1f} %): {report}. All predictions of the calibrated "

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from genrekeras.evaluation.intervals import artist_interval, mean, sums_by_artist
 from genrekeras.evaluation.report import Report
 from genrekeras.utils.progress import printable
 
@@ -11,15 +12,17 @@ from genrekeras.utils.progress import printable
 def compare(reports: Mapping[str, Report], draws: int = 10_000, seed: int = 0) -> pd.DataFrame:
     """Compare the scores of several models on the same clips.
 
-    The accuracy of each model is compared with the accuracy of the first model. The interval of the difference is
-    computed by a paired bootstrap over clips. The same clips are drawn for both models, so the difficulty of a clip
-    cancels out. The interval accounts for the choice of the clips, but not for the random seed of the training.
+    The accuracy of each model is compared with the accuracy of the first model, on the same clips, so the difficulty of
+    a clip cancels out. The interval of the difference takes artists as independent of each other (see
+    `genrekeras.evaluation.intervals.artist_interval`). If the first report has no artists, it is computed by a
+    bootstrap over clips, and is too narrow if clips share artists. The interval accounts for the choice of the clips,
+    but not for the random seed of the training.
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
 
     Args:
         reports: name of a model -> report, at least two.
-        draws: `> 0`, number of bootstrap samples.
+        draws: `> 0`, number of bootstrap samples of clips.
         seed: seed of the bootstrap.
 
     Returns:
@@ -53,10 +56,15 @@ def compare(reports: Mapping[str, Report], draws: int = 10_000, seed: int = 0) -
             continue
         is_correct = (report.predictions == report.labels)[order].astype(int)
         differences = is_correct - (reference.predictions == reference.labels)
-        # In a bootstrap sample, the numbers of clips with the differences -1, 0 and 1 have a multinomial distribution.
-        frequencies = [(differences == value).mean() for value in (-1, 0, 1)]
-        samples = rng.multinomial(len(differences), frequencies, size=draws) @ [-1, 0, 1] / len(differences)
-        low, high = np.quantile(samples, [0.025, 0.975])
+        if reference.groups is not None:
+            values = np.stack([differences, np.ones(len(differences))], axis=1)
+            interval = artist_interval(mean, *sums_by_artist(reference.groups, values), "identity", seed)
+            low, high = interval or (np.nan, np.nan)
+        else:
+            # In a bootstrap sample, the numbers of clips with the differences -1, 0 and 1 are multinomial.
+            frequencies = [(differences == value).mean() for value in (-1, 0, 1)]
+            samples = rng.multinomial(len(differences), frequencies, size=draws) @ [-1, 0, 1] / len(differences)
+            low, high = np.quantile(samples, [0.025, 0.975])
         rows[name] |= {"difference": differences.mean(), "difference_low": low, "difference_high": high}
     # The index has the dtype object, because strings of pandas cannot contain a name that is not UTF-8.
     return pd.DataFrame(list(rows.values()), pd.Index(list(rows), dtype=object))

@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import scipy.special
 import scipy.stats
 
 MIN_ARTISTS = 10  # with fewer artists, there is no interval
@@ -83,7 +84,7 @@ def artist_interval(
     score: Callable[[np.ndarray], np.ndarray],
     sums: np.ndarray,
     sizes: np.ndarray,
-    scale: Literal["logit", "log"] = "logit",
+    scale: Literal["logit", "log", "identity"] = "logit",
     seed: int = 0,
 ) -> tuple[float, float] | None:
     """Return a 95 % confidence interval of a score. Artists, not clips, are taken as independent of each other.
@@ -92,8 +93,8 @@ def artist_interval(
 
     - `"bootstrap"`, if the effective size is at least 50: the percentile interval of 4,000 bootstrap samples of
       artists.
-    - `"jackknife"`, if it is smaller: the delete-one-artist jackknife on the logit or log scale. The quantiles are
-      those of a t distribution with one degree of freedom less than the effective size.
+    - `"jackknife"`, if it is smaller: the delete-one-artist jackknife on the scale `scale`. The quantiles are those of
+      a t distribution with one degree of freedom less than the effective size.
     - `"too few artists"`, with less than 10 artists: no interval.
 
     A score of exactly 0 or 1 has no spread between artists. Its interval is the Wilson interval of as many trials as
@@ -103,7 +104,8 @@ def artist_interval(
         score: maps the sums of several samples of artists, `(samples, k)`, to their scores, `(samples,)`.
         sums: `(artists, k)`, sums over the clips of each artist.
         sizes: `(artists,)`, number of clips of each artist.
-        scale: scale of the jackknife, `"logit"` for scores in [0, 1], `"log"` for positive ones.
+        scale: scale of the jackknife, `"logit"` for scores in [0, 1], `"log"` for positive ones, `"identity"` for
+            differences.
         seed: seed of the bootstrap.
 
     Returns:
@@ -123,6 +125,8 @@ def artist_interval(
     smallest = 0.5 / sizes.sum()  # keeps the scores 0 and 1 finite on the logit scale
 
     def to_scale(values):
+        if scale == "identity":
+            return values
         values = np.clip(values, smallest, 1 - smallest if scale == "logit" else None)
         return np.log(values) - (np.log1p(-values) if scale == "logit" else 0)
 
@@ -131,8 +135,13 @@ def artist_interval(
     count = len(sizes)
     error = math.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum())
     half = error * scipy.stats.t.ppf(0.975, size - 1)
-    low, high = ((1 / (1 + np.exp(-x)) if scale == "logit" else np.exp(x)) for x in (center - half, center + half))
-    return float(low), float(high)
+    inverse = {"logit": scipy.special.expit, "log": np.exp, "identity": float}[scale]
+    return float(inverse(center - half)), float(inverse(center + half))
+
+
+def mean(sums: np.ndarray) -> np.ndarray:
+    """Return the means of samples of artists, from `(samples, 2)` sums of a value and numbers of clips."""
+    return sums[:, 0] / sums[:, 1]
 
 
 @functools.lru_cache(maxsize=4)

@@ -10,6 +10,7 @@ from genrekeras.evaluation.intervals import (
     artist_interval,
     effective_size,
     interval_method,
+    mean,
     sums_by_artist,
     wilson_interval,
 )
@@ -125,7 +126,7 @@ class Report:
         """95 % interval of `log_loss`; `None` if the artists are unknown or too few."""
         probabilities = self._normalized()[np.arange(len(self.labels)), self.labels]
         losses = -np.log(np.maximum(probabilities, np.finfo("float64").eps))
-        return self._interval(_mean, np.stack([losses, np.ones_like(losses)], axis=1), "log")
+        return self._interval(mean, np.stack([losses, np.ones_like(losses)], axis=1), "log")
 
     @property
     def calibration_error_interval(self) -> tuple[float, float] | None:
@@ -255,11 +256,11 @@ class Report:
         coverage = f", {self.input_coverage}" if self.input_coverage else ""
         interval = self.accuracy_interval
         bounds = f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else ""
-        mean = self.mean_over_artists
+        over_artists = self.mean_over_artists
         return (
             f"{self.split} ({self.protocol} protocol, {len(self.labels)} clips{coverage}): "
             f"accuracy {100 * self.accuracy:.1f} %{bounds} ({self.interval_method}), "
-            + (f"mean over artists {100 * mean:.1f} %, " if mean is not None else "")
+            + (f"mean over artists {100 * over_artists:.1f} %, " if over_artists is not None else "")
             + f"macro-F1 {self.macro_f1:.3f}, log-loss {self.log_loss:.3f}, "
             f"calibration error {self.calibration_error:.3f}"
         )
@@ -279,7 +280,7 @@ class Report:
         if self.groups is None:
             return wilson_interval(int(is_correct.sum()), len(is_correct))
         sums, sizes = sums_by_artist(self.groups[mask], np.stack([is_correct, np.ones(len(is_correct))], axis=1))
-        return artist_interval(_mean, sums, sizes)
+        return artist_interval(mean, sums, sizes)
 
     def _interval(self, score, values, scale="logit"):
         """Return the interval of a score of the sums of `values` over all clips."""
@@ -288,8 +289,3 @@ class Report:
     def _masks_by_genre(self):
         """Return (genre, mask of its clips) for each genre."""
         return [(genre, self.labels == label) for label, genre in enumerate(self.genres)]
-
-
-def _mean(sums):
-    """Return sum / count for `(samples, 2)` sums."""
-    return sums[:, 0] / sums[:, 1]

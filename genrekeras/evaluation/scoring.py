@@ -114,6 +114,16 @@ def predict_crops(
 def to_report(
     model: GenreClassifier, split: Split | SpectrogramSplit, probabilities: np.ndarray, coverage: str
 ) -> Report:
-    """Return the report of a split. The `(clips, crops, genres)` probabilities are averaged over the crops."""
-    mean = probabilities.mean(axis=1)
-    return Report(tuple(model.genres), split.name, split.protocol, split.track_ids, split.labels, mean, coverage)
+    """Return the report of a split, with its artists. `(clips, crops, genres)` probabilities are averaged over crops."""
+    from genrekeras.datasets.splits import artist_groups  # imported here because the import is slow
+
+    return Report(
+        tuple(model.genres),
+        split.name,
+        split.protocol,
+        split.track_ids,
+        split.labels,
+        probabilities.mean(axis=1),
+        coverage,
+        artist_groups(split.tracks),
+    )

@@ -153,10 +153,11 @@ def _describe_front_end(model):
 
 def _describe_scores(figures):
     """Return a line of text with the scores of a report. `figures` is the result of `Report.figures()`."""
-    low, high = figures["accuracy_interval_95"]
+    interval = figures["accuracy_interval_95"]
+    bounds = f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else ""
     return (
         f"{figures['split']} ({figures['protocol']} protocol, {figures['clips']:,} clips, "
-        f"{figures['input_coverage']}): {100 * figures['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}], "
+        f"{figures['input_coverage']}): {100 * figures['accuracy']:.1f} %{bounds}, "
         f"macro-F1 {figures['macro_f1']:.3f}, calibration error {figures['calibration_error']:.3f}"
     )
 

@@ -29,6 +29,11 @@ def make_parser(doc: str | None, network: bool, spectrograms: bool) -> argparse.
             metavar="FILE",
             help=".npz file of spectrograms that `genrekeras fma spectrograms` wrote; cannot be used with --data-dir",
         )
+        add(
+            "--groups",
+            metavar="CSV",
+            help="table with the columns track_id and artist_id, if the file of --spectrograms has no artists",
+        )
         if network:
             add("--members", type=positive, default=3, help="number of networks of each backbone (default: 3)")
     add(
@@ -59,7 +64,7 @@ def make_parser(doc: str | None, network: bool, spectrograms: bool) -> argparse.
         help="interval at which the training state is saved within an epoch (default: 60)",
     )
     add("--resume", metavar="FOLDER", help="resume the run in this output folder; no other flag is allowed")
-    parser.set_defaults(spectrograms=None)
+    parser.set_defaults(spectrograms=None, groups=None)
     if spectrograms or not network:
         parser.set_defaults(wandb=False, precision="float32")
         return parser
@@ -126,8 +131,10 @@ def load_data(flags: argparse.Namespace) -> gk.datasets.Dataset:
     arguments = {"seed": flags.seed, **({"protocol": flags.protocol} if flags.protocol else {})}
     if flags.spectrograms and flags.data_dir:
         raise ValueError("--spectrograms and --data-dir exclude each other")
+    if flags.groups and not flags.spectrograms:
+        raise ValueError("--groups needs --spectrograms; audio in folders and FMA have artists of their own")
     if flags.spectrograms:
-        return gk.datasets.load_spectrograms(flags.spectrograms, **arguments)
+        return gk.datasets.load_spectrograms(flags.spectrograms, groups=flags.groups, **arguments)
     if flags.data_dir is not None and gk.datasets.fma.is_fma(flags.data_dir):
         return gk.datasets.load_fma(flags.data_dir, flags.subset, **arguments)
     if flags.data_dir is not None:
@@ -161,7 +168,7 @@ def parse_flags(doc: str | None, network: bool, spectrograms: bool) -> argparse.
             raise SystemExit(f"{flags.resume} is a run of {script}. Resume it with that script.")
         if set(saved) != set(vars(flags)) - {"resume"}:
             raise ValueError("the names of the saved flags differ from the flags of this script")
-        for name in ("data_dir", "spectrograms", "pretrained"):
+        for name in ("data_dir", "spectrograms", "groups", "pretrained"):
             saved_path = os.path.join(config["working_directory"], saved.get(name) or "")
             if saved.get(name) and os.path.exists(saved_path):
                 saved[name] = saved_path  # The path is now valid in any working directory.

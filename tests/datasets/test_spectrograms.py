@@ -7,6 +7,7 @@ import pytest
 from conftest import SHARED_CLIPS, numpy, small_model
 from genrekeras import audio, evaluation, training
 from genrekeras.datasets import image_batches, leakage, load_spectrograms, sampled_logmel_front_end
+from genrekeras.datasets.splits import artist_groups
 
 SPECTROGRAMS = SHARED_CLIPS.parent / "fma_frames" / "fma_small_frames.npz"
 COUNT = 60
@@ -49,6 +50,38 @@ def test_splits(path, content):
     assert sorted([*pooled.train.track_ids, *pooled.validation.track_ids]) == list(content["track_id"])
     assert pooled.train.fingerprint == again.train.fingerprint
     assert load_spectrograms(path, "random", seed=1).train.fingerprint != again.train.fingerprint
+
+
+def test_artists(path, content, tmp_path):
+    """Artists of a CSV file, which are saved with the spectrograms, and are the groups of a report."""
+    table = tmp_path / "artists.csv"
+    ids = content["track_id"]
+    rows = [f"{track},{track // 50},a title" for track in [5, *ids[:-1]]]  # another track; the last one is unknown
+    table.write_text("\n".join(["track_id,artist_id,title", *rows]))
+    data = load_spectrograms(path, groups=table)
+    expected = [*(ids[:-1] // 50), -1]
+    assert [*data.train.tracks["artist_id"], *data.validation.tracks["artist_id"]] == expected
+    assert leakage(data).loc[("train", "validation"), "artists"] == 1  # track ids 1,208 and 1,215 are of artist 24
+    gk.datasets.save_spectrograms(tmp_path / "saved.npz", data.train, data.validation)
+    saved = load_spectrograms(tmp_path / "saved.npz")
+    np.testing.assert_array_equal(saved.all.track_ids, ids)
+    np.testing.assert_array_equal(saved.all.images[..., 0], content["decibels"])
+    assert saved.all.tracks["artist_id"].tolist() == expected and saved.all.name == "all"
+
+    groups = artist_groups(saved.validation.tracks)
+    assert len(set(groups)) == 3 and (groups[:-1] == saved.validation.tracks["artist_id"][:-1]).all()
+    assert artist_groups(load_spectrograms(path).train.tracks) is None
+    assert len(load_spectrograms(path, "random").all) == COUNT
+
+    for wrong in ("track_id,artist\n900,1", "track_id,artist_id\n900,x", "track_id,artist_id\n900,1\n900,2", ""):
+        table.write_text(wrong)
+        with pytest.raises(ValueError, match=r"`groups` must be a CSV file .*artists\.csv"):
+            load_spectrograms(path, groups=table)
+    with pytest.raises(ValueError, match=r"`groups` must be a CSV file .*nothing\.csv"):
+        load_spectrograms(path, groups=tmp_path / "nothing.csv")
+    np.savez(path, **content, artist_id=np.zeros(3, int))
+    with pytest.raises(ValueError, match="`artist_id` must contain one integer per image"):
+        load_spectrograms(path)
 
 
 def test_genres_of_a_model(path):

@@ -1,5 +1,7 @@
 """Comparison of models: differences and their intervals, against an explicit bootstrap."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from genrekeras.evaluation import Report
@@ -36,6 +38,26 @@ def test_differences(rng):
     np.testing.assert_allclose(row, expected, atol=1 / count)
     assert row[1] > 0  # the paired difference is significant, although the two intervals overlap
     assert table.loc["a", "high"] > table.loc["b", "low"]
+
+
+@pytest.mark.parametrize("artists", [5, 20, 100])
+def test_artists_are_independent_of_each_other(artists, rng):
+    """Each artist has six clips with the same two predictions, as if there was only one clip of each."""
+    first, second = rng.uniform(size=(2, artists)) < [[0.4], [0.7]]
+    groups, one_each = np.repeat(np.arange(artists), 6), np.arange(artists)
+    reports = {name: report(np.repeat(x, 6), rng) for name, x in (("a", first), ("b", second))}
+    reports["a"] = dataclasses.replace(reports["a"], groups=groups)
+    row = compare(reports).loc["b", ["difference", "difference_low", "difference_high"]].tolist()
+    assert row[0] == pytest.approx(second.mean() - first.mean())
+    if artists == 5:
+        assert np.isnan(row[1:]).all()  # too few artists
+        return
+    reports = {name: report(x, rng) for name, x in (("a", first), ("b", second))}
+    reports["a"] = dataclasses.replace(reports["a"], groups=one_each)
+    assert compare(reports).loc["b", ["difference", "difference_low", "difference_high"]].tolist() == pytest.approx(row)
+    differences = second.astype(int) - first
+    half = 1.96 * differences.std() / np.sqrt(artists)  # the normal approximation
+    np.testing.assert_allclose(row[1:], row[0] + np.array([-half, half]), atol=0.15 * half + 1 / artists)
 
 
 def test_figure(rng, tmp_path):

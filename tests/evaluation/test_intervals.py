@@ -27,10 +27,6 @@ SIZES = {
 }
 
 
-def share(sums):
-    return sums[:, 0] / sums[:, 1]
-
-
 def test_sizes_of_fma_small():
     """The totals that docs/results/fma-small.md states."""
     sizes = {name: (len(x), x.sum(), round(intervals.effective_size(x))) for name, x in SIZES.items()}
@@ -51,7 +47,7 @@ def simulate(sizes, spread, draws, rng):
     for _ in range(draws):
         accuracies = 1 / (1 + np.exp(-(0.3 + spread * rng.standard_normal(len(sizes)))))
         hits = rng.binomial(sizes, accuracies)
-        by_artist = intervals.artist_interval(share, np.stack([hits, sizes], axis=1), sizes)
+        by_artist = intervals.artist_interval(intervals.mean, np.stack([hits, sizes], axis=1), sizes)
         wilson = intervals.wilson_interval(hits.sum(), sizes.sum())
         covered += [low <= truth <= high for low, high in (by_artist, wilson)]
     return covered
@@ -82,18 +78,18 @@ def test_sums_by_artist(rng):
 
 def test_too_few_artists():
     sums = np.ones((9, 2))
-    assert intervals.artist_interval(share, sums, np.ones(9)) is None
+    assert intervals.artist_interval(intervals.mean, sums, np.ones(9)) is None
     assert intervals.interval_method(np.ones(9)) == "too few artists"
 
 
 @pytest.mark.parametrize("sizes", [np.arange(1, 21), np.full(200, 4)])
 def test_all_clips_alike(sizes):
     """The spread between artists is 0, but the interval has the width that the number of artists justifies."""
-    low, high = intervals.artist_interval(share, np.stack([sizes, sizes], axis=1), sizes)
+    low, high = intervals.artist_interval(intervals.mean, np.stack([sizes, sizes], axis=1), sizes)
     assert high == pytest.approx(1) and 1 - 5 / intervals.effective_size(
         sizes
     ) < low < 1 - 3 / intervals.effective_size(sizes)
-    mirrored = intervals.artist_interval(share, np.stack([0 * sizes, sizes], axis=1), sizes)
+    mirrored = intervals.artist_interval(intervals.mean, np.stack([0 * sizes, sizes], axis=1), sizes)
     assert mirrored == pytest.approx((1 - high, 1 - low))
 
 
@@ -101,7 +97,7 @@ def test_bootstrap_by_a_loop(rng):
     """Against a plain loop that draws artists and concatenates their clips."""
     sizes = rng.integers(1, 5, 120)
     hits = rng.binomial(sizes, rng.beta(2, 2, 120))
-    interval = intervals.artist_interval(share, np.stack([hits, sizes], axis=1), sizes)
+    interval = intervals.artist_interval(intervals.mean, np.stack([hits, sizes], axis=1), sizes)
     drawn = rng.integers(0, 120, (4000, 120))
     low, high = np.quantile(hits[drawn].sum(axis=1) / sizes[drawn].sum(axis=1), [0.025, 0.975])
     assert interval == pytest.approx((low, high), abs=0.01)
@@ -110,7 +106,7 @@ def test_bootstrap_by_a_loop(rng):
 def test_jackknife_by_hand():
     """Ten artists with one clip each, six of them correct: the standard error on the logit scale by the formula."""
     hits, ones = np.array([1.0] * 6 + [0.0] * 4), np.ones(10)
-    low, high = intervals.artist_interval(share, np.stack([hits, ones], axis=1), ones)
+    low, high = intervals.artist_interval(intervals.mean, np.stack([hits, ones], axis=1), ones)
     left_out = np.array([np.log(p / (1 - p)) for p in [5 / 9] * 6 + [6 / 9] * 4])
     error = np.sqrt(9 / 10 * ((left_out - left_out.mean()) ** 2).sum())
     bounds = np.log(0.6 / 0.4) + np.array([-1, 1]) * 2.262157 * error  # t with 9 degrees of freedom
