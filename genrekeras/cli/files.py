@@ -65,6 +65,7 @@ def predict(context, files, path, as_csv, as_json, output, top, max_clips, worke
         else:
             with atomic_write(output) as temporary, open(temporary, "wb") as file:
                 file.write(text)
+            click.echo(f"{len(table)} files: {printable(output)}", err=True)
         unreadable = table[table["error"].notna()]
         if output_format:
             print_errors(unreadable)

@@ -1,5 +1,10 @@
 """Load collections of labelled music, and make batches of clips for `keras.Model.fit`."""
 
+from genrekeras.utils.logging import only_absl_errors
+
+with only_absl_errors():  # without JAX, grain warns that its profiler is not available
+    import grain  # noqa: F401
+
 from genrekeras.datasets.batches import Batches, batches, class_weights
 from genrekeras.datasets.fma import load_fma
 from genrekeras.datasets.folder import load_folder

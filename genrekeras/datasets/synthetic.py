@@ -53,7 +53,9 @@ def load_synthetic(
     """Load the synthetic corpus. The first call generates the corpus.
 
     Args:
-        protocol, sample_rate, seed: see `load_fma`.
+        protocol: see `load_fma`.
+        sample_rate: see `load_fma`.
+        seed: see `load_fma`.
         cache_dir: folder in which the corpus is stored. `None` is `genrekeras.utils.io.cache_dir()`.
 
     Returns:

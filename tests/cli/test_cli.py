@@ -535,3 +535,12 @@ def test_preset_is_exported_to_the_working_directory(monkeypatch):
     monkeypatch.setattr("genrekeras.export.export", lambda model, path, *arguments, **options: paths.append(path) or 0)
     run("export", "--to", "torch")
     assert paths == ["fma_small.pt2"]
+
+
+def test_a_missing_package_names_its_extra(folder, monkeypatch):
+    def fail(*arguments):
+        raise ModuleNotFoundError("No module named 'onnx'", name="onnx.helper")
+
+    monkeypatch.setattr("genrekeras.datasets.fma.check", fail)
+    result = run("fma", "check", folder, code=1)
+    assert "Error: No module named 'onnx'. Install genrekeras with the extra export" in result.stderr
