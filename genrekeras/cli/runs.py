@@ -49,7 +49,8 @@ def compare(runs, split, first_clip, output):
 
     RUNS are output folders of experiments, or .json files that `genrekeras evaluate` wrote. All runs must be evaluated
     on the same clips. Each accuracy is compared with the accuracy of the first run. The interval of the difference
-    takes artists as independent of each other where they are known, and else clips. If the interval contains 0, the difference may be due to chance.
+    takes artists as independent of each other or, if they are unknown, clips. If the interval contains 0, the
+    difference may be due to chance.
     """
     from genrekeras import visualization
     from genrekeras.evaluation import comparison

@@ -138,7 +138,7 @@ def _row(data_dir, name, artists):
         size, changed = status.st_size, f"{status.st_mtime_ns} {os.path.realpath(data_dir)}"
     except OSError:  # a broken link
         size, changed = -1, ""
-    # A file without a folder of an artist or album gets an artist and an album of its own.
+    # The artist of a file without a folder of an artist or album is unknown. The file gets an album of its own.
     first_folder = "/".join([genre, *folders[:1]])
     return {
         "genre": _text(genre),
@@ -149,7 +149,7 @@ def _row(data_dir, name, artists):
         "title": _text(os.path.splitext(file)[0]),
         "artist": _text(folders[0]) if folders else "",
         "album": _text("/".join(folders)),
-        "artist_key": (folders[0] if (genre, folders[0]) in artists else first_folder) if folders else path,
+        "artist_key": (folders[0] if (genre, folders[0]) in artists else first_folder) if folders else None,
         "album_key": "/".join([genre, *folders]) if folders else path,
     }
 

@@ -260,12 +260,8 @@ def _read_artists(path, track_ids):
         ValueError: the file cannot be read, or has no such columns of integers.
     """
     try:
-        table = pd.read_csv(path, usecols=["track_id", "artist_id"], dtype="int64")
-        return (
-            table.set_index("track_id", verify_integrity=True)["artist_id"]
-            .reindex(track_ids, fill_value=UNKNOWN)
-            .to_numpy()
-        )
+        table = pd.read_csv(path, usecols=["track_id", "artist_id"], dtype="int64").set_index("track_id")
+        return table["artist_id"].reindex(track_ids, fill_value=UNKNOWN).to_numpy()
     except (OSError, ValueError) as error:
         raise ValueError(
             f"`groups` must be a CSV file with the columns track_id and artist_id, with each track once "

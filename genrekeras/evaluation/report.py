@@ -91,7 +91,9 @@ class Report:
             return "Wilson, clips taken as independent"
         sizes = np.unique(self.groups, return_counts=True)[1]
         method = interval_method(sizes)
-        return f"{method} ({len(sizes)})" if method == "too few artists" else f"{method} over {len(sizes)} artists"
+        if method == "too few artists":
+            return f"too few artists for an interval: {len(sizes)}"
+        return f"{method} over {len(sizes)} artists"
 
     @property
     def mean_over_artists(self) -> float | None:

@@ -114,7 +114,7 @@ def predict_crops(
 def to_report(
     model: GenreClassifier, split: Split | SpectrogramSplit, probabilities: np.ndarray, coverage: str
 ) -> Report:
-    """Return the report of a split, with its artists. `(clips, crops, genres)` probabilities are averaged over crops."""
+    """Return the report of a split. The `(clips, crops, genres)` probabilities are averaged over the crops."""
     from genrekeras.datasets.splits import artist_groups  # imported here because the import is slow
 
     return Report(

@@ -69,7 +69,7 @@ def test_artists(path, content, tmp_path):
     assert saved.all.tracks["artist_id"].tolist() == expected and saved.all.name == "all"
 
     groups = artist_groups(saved.validation.tracks)
-    assert len(set(groups)) == 3 and (groups[:-1] == saved.validation.tracks["artist_id"][:-1]).all()
+    assert len(set(groups)) == 4 and (groups[:-1] == saved.validation.tracks["artist_id"][:-1]).all()
     assert artist_groups(load_spectrograms(path).train.tracks) is None
     assert len(load_spectrograms(path, "random").all) == COUNT
 
