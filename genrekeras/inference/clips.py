@@ -102,7 +102,7 @@ def cut(waveform: np.ndarray, sample_rate: int, clip_seconds: float, starts: Ite
     """Yield clips of a waveform, each of which lasts `clip_seconds`.
 
     A clip that would extend beyond the end of the waveform starts earlier instead. A waveform that is shorter than a
-    clip is padded with zeros.
+    clip is padded by reflection.
     """
     samples = round(clip_seconds * sample_rate)
     for start in starts:
