@@ -85,8 +85,9 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
         click.echo(printable(f"{data}\n{report}\n\n{'':<{width}} recall        95 %", keep="\n"))
         for genre, recall in report.genre_recall.items():
             if recall is not None:
-                low, high = report.genre_recall_interval[genre]
-                click.echo(f"{printable(genre):<{width}} {recall:6.1%}  {low:5.0%} to {high:4.0%}  {bar(recall)}")
+                interval = report.genre_recall_interval[genre]
+                bounds = "{:5.0%} to {:4.0%}".format(*interval) if interval else "too few artists"
+                click.echo(f"{printable(genre):<{width}} {recall:6.1%}  {bounds:<15}  {bar(recall)}")
         if output:
             report.to_json(output)
         if picture:

@@ -468,6 +468,11 @@ def test_evaluate_music_with_some_genres_in_another_order(tmp_path, monkeypatch)
     report = Report.from_dict(json.loads((tmp_path / "r.json").read_text()))
     assert "all (random protocol, 3 clips" in done.stdout and "\nJazz" not in done.stdout
     assert report.genres == ("pop", "Jazz", "Hip-Hop") and sorted(report.labels) == [0, 2, 2]
+    assert report.groups is None and "(Wilson, clips taken as independent)" in done.stdout
+    (tmp_path / "music" / "POP" / "an artist" / "an album").mkdir(parents=True)
+    (tmp_path / "music" / "POP" / "c.wav").rename(tmp_path / "music" / "POP" / "an artist" / "an album" / "c.wav")
+    done = run("evaluate", tmp_path / "music", *options, "--split", "all")
+    assert "too few artists for an interval: 3" in done.stdout and "0.0%  too few artists" in done.stdout
     done = run("calibrate", tmp_path / "music", *options, "-o", tmp_path / "n.keras", code=1)
     assert "the validation split has no clips under the protocol random" in done.stderr
 

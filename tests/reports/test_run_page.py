@@ -1,6 +1,7 @@
 """The HTML report of a run: its content, no external resources, escaped names."""
 
 import csv
+import dataclasses
 import json
 import re
 
@@ -66,7 +67,7 @@ def test_content(folder, tmp_path):
     reports.html(run, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     shown = run.reports["test_tracks"]
-    assert f'<span class="big">{100 * shown.accuracy:.1f} %</span> of 15 test clips' in page
+    assert f'<span class="big">{100 * shown.accuracy:.1f} %</span> accuracy on 15 test clips' in page
     low, high = shown.accuracy_interval
     assert f"(95 %: {100 * low:.1f} to {100 * high:.1f}; 3 crops)" in page
     limit = "low confidence below a probability of 0.410. On these clips, 5.0 % of the correct predictions have"
@@ -76,6 +77,20 @@ def test_content(folder, tmp_path):
         assert f"<td>{other.calibration_error:.3f}</td>" in page, name
     assert page.count("<svg") == 2 + 2  # loss and accuracy, before and after
     assert ">7</td>" in page and "99 %" in page and '"seconds": 120.0' in page
+
+
+@pytest.mark.parametrize("artists, interval", [(3, None), (100, "jackknife over 40 artists")])
+def test_intervals_by_artist(artists, interval, folder, rng, tmp_path):
+    report = dataclasses.replace(scores(rng, "test", 40), groups=np.arange(40) % artists)
+    report.to_json(folder / "test_tracks.json")
+    reports.html(reports.load_run(folder), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "The intervals take artists as independent of each other" in page and "Wilson" not in page
+    if interval:
+        low, high = report.accuracy_interval
+        assert interval in page and f"{100 * low:.1f} to {100 * high:.1f}" in page and "too few artists" not in page
+    else:
+        assert "too few artists for an interval: 3" in page and "<td>too few artists</td>" in page
 
 
 def test_no_external_resources_and_escaped_names(folder, tmp_path):
