@@ -22,6 +22,7 @@ import numpy as np
 import scipy.special
 import scipy.stats
 import tqdm
+from genrekeras.datasets.splits import artist_groups
 from genrekeras.evaluation import Report
 from genrekeras.runs import runner
 from sklearn import pipeline, preprocessing, svm
@@ -59,7 +60,8 @@ def evaluate(machine, split):
     values = np.stack([-values, values], axis=1) if values.ndim == 1 else values  # Two genres have one value.
     probabilities = np.zeros((len(split), len(split.genres)))  # A genre without training clips has 0.
     probabilities[:, machine.classes_] = scipy.special.softmax(values, axis=1)
-    return Report(split.genres, split.name, split.protocol, split.track_ids, split.labels, probabilities, "whole clip")
+    clips = (split.track_ids, split.labels, probabilities)
+    return Report(split.genres, split.name, split.protocol, *clips, "whole clip", artist_groups(split.tracks))
 
 
 if __name__ == "__main__":

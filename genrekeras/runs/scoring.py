@@ -74,7 +74,7 @@ def _score_test_tracks(model, splits):
 
 def _card(run, reports):
     """Return the model card of a run. It contains no paths of this machine, because it is published with the model."""
-    hidden = ("data_dir", "spectrograms", "output", "wandb")
+    hidden = ("data_dir", "spectrograms", "groups", "output", "wandb")
     flags = {key: value for key, value in vars(run.flags).items() if value is not None and key not in hidden}
     return {
         "data": {key: value for key, value in run.config["data"].items() if key != "broken"},

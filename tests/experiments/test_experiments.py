@@ -177,8 +177,14 @@ def test_mfcc_svm(synthetic_cache, tmp_path):
 
 def test_train_ensemble_on_spectrograms(spectrograms, tmp_path):
     script = EXPERIMENTS / "train_ensemble.py"
-    done = run_in_process(script, "--spectrograms", spectrograms, "--smoke", "--output", tmp_path / "r")
+    artists = tmp_path / "artists.csv"
+    artists.write_text("track_id,artist_id\n" + "".join(f"{track},{track // 2}\n" for track in range(48)))
+    flags = ["--spectrograms", spectrograms, "--groups", artists]
+    done = run_in_process(script, *flags, "--smoke", "--output", tmp_path / "r")
     assert done.code == 0, done.stderr
+    assert (
+        "jackknife over 12 artists" in done.stdout and str(tmp_path) not in (tmp_path / "r" / "card.json").read_text()
+    )
     model = keras.saving.load_model(tmp_path / "r" / "model.keras")
     assert model.backbone == ("mel_cnn", "mel_resnet") and model.input_shape == (None, 1_321_967)
     assert model.card["scores"][0]["input_coverage"] == "128 frames of each"
@@ -191,6 +197,8 @@ def test_train_ensemble_on_spectrograms(spectrograms, tmp_path):
     assert "fixed in advance" in (tmp_path / "r" / "model_card.md").read_text()
     wrong = run_in_process(script, "--spectrograms", tmp_path / "r" / "card.json", "--output", tmp_path / "s")
     assert wrong.code == 1 and "must be an npz file" in wrong.stderr and "Traceback" not in wrong.stderr
+    wrong = run_in_process(script, "--groups", artists, "--smoke", "--output", tmp_path / "t")
+    assert wrong.code == 1 and "--groups needs --spectrograms" in wrong.stderr and "Traceback" not in wrong.stderr
 
 
 def test_train_ensemble_under_the_random_protocol(synthetic_cache, tmp_path):
