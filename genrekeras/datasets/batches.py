@@ -9,7 +9,6 @@ import multiprocessing
 import multiprocessing.util
 import os
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
@@ -292,11 +291,16 @@ class Batches(keras.utils.PyDataset):
         pool = concurrent.futures.ProcessPoolExecutor(
             self._workers_ahead, multiprocessing.get_context("spawn"), _start_worker, (self._batches,)
         )
+
+        def submit(position):
+            return pool.submit(_worker_batch, position)
+
         # If multiprocessing started this process, multiprocessing waits for the workers at exit. concurrent.futures
         # would stop the workers only later, so the process would not exit. Therefore, this finalizer stops the workers
-        # first. Its priority is 11, because multiprocessing closes a queue that the pool needs with priority 10.
-        multiprocessing.util.Finalize(pool, _shut_down, (weakref.ref(pool),), exitpriority=11)
-        return pool, lambda position: pool.submit(_worker_batch, position)
+        # and waits for them: when no batches use `submit` any more, or at exit. Its priority is 11, because
+        # multiprocessing closes a queue that the pool needs with priority 10.
+        multiprocessing.util.Finalize(submit, pool.shutdown, kwargs={"cancel_futures": True}, exitpriority=11)
+        return pool, submit
 
 
 class _SetEpoch(keras.callbacks.Callback):
@@ -420,12 +424,6 @@ def checked_weights(
             f"Received: class_weight={class_weight!r}"
         )
     return weights
-
-
-def _shut_down(reference):
-    """Stop the processes of a pool. The argument is a weak reference to the pool."""
-    if pool := reference():
-        pool.shutdown(cancel_futures=True)
 
 
 _worker_data: list[grain.MapDataset] = []  # in a worker process, this list contains the dataset of the batches

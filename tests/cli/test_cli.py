@@ -363,7 +363,7 @@ def test_compare_and_report(tmp_path, rng):
         probabilities = np.where(hit == np.eye(2, dtype=bool)[labels], 0.8, 0.2)
         Report(("x", "y"), "test", "official", np.arange(40), labels, probabilities).to_json(folder / "test.json")
         assert run("report", folder).stdout.strip() == str(folder / "report.html")
-        assert "of 40 test clips" in (folder / "report.html").read_text()
+        assert "accuracy on 40 test clips" in (folder / "report.html").read_text()
     done = run("compare", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "c.csv")
     table = pd.read_csv(tmp_path / "c.csv", index_col="run")
     assert list(table.index) == ["a", "b"] and table.loc["b", "difference_high"] < 0

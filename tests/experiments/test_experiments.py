@@ -98,7 +98,7 @@ def check_folder(folder, stdout, cache, tolerance=1e-5):
     split = data.select([list(data.track_ids).index(track_id) for track_id in saved["track_ids"]])
     report = gk.evaluation.evaluate(model, split, crop="even", crops=3)
     np.testing.assert_allclose(report.probabilities, saved["probabilities"], atol=tolerance)
-    assert "of 32 test clips" in (folder / "report.html").read_text()
+    assert "accuracy on 32 test clips" in (folder / "report.html").read_text()
     return config
 
 
