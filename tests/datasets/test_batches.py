@@ -230,11 +230,15 @@ if __name__ == "__main__":
     data = batches(Clips(), 4, 2.0, processes=True)
     data[0]
     print(*data._pool._processes)
+    if sys.argv[1] == "drops its batches, ends":
+        del data
     time.sleep(600 * (sys.argv[1] == "is killed"))
 """
 
 
-@pytest.mark.parametrize("reader", [pytest.param("ends", marks=pytest.mark.slow), "is killed"])
+@pytest.mark.parametrize(
+    "reader", [*(pytest.param(x, marks=pytest.mark.slow) for x in ("ends", "drops its batches, ends")), "is killed"]
+)
 def test_a_worker_process_ends_with_its_parent(reader, tmp_path):
     """multiprocessing started the parent, so the parent waits for child processes before it ends."""
     (tmp_path / "reads.py").write_text(READER)
@@ -246,7 +250,7 @@ def test_a_worker_process_ends_with_its_parent(reader, tmp_path):
     worker = int(output)
     if reader == "is killed":
         process.kill()
-    assert wait(process, 60) == (0 if reader == "ends" else -9)
+    assert wait(process, 60) == (-9 if reader == "is killed" else 0)
     while not has_ended(worker) and time.monotonic() < until:
         time.sleep(0.1)
     assert has_ended(worker)
