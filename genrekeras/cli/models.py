@@ -83,9 +83,10 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
         report = evaluation.evaluate(model, clips, crop="even", crops=crops)
         width = max(len(printable(genre)) for genre in report.genres)
         click.echo(printable(f"{data}\n{report}\n\n{'':<{width}} recall        95 %", keep="\n"))
+        intervals = report.genre_recall_interval
         for genre, recall in report.genre_recall.items():
             if recall is not None:
-                interval = report.genre_recall_interval[genre]
+                interval = intervals[genre]
                 bounds = "{:5.0%} to {:4.0%}".format(*interval) if interval else "too few artists"
                 click.echo(f"{printable(genre):<{width}} {recall:6.1%}  {bounds:<15}  {bar(recall)}")
         if output:
