@@ -72,17 +72,21 @@ def compare(runs, split, first_clip, output):
             if len(lines) > 1 or len(lines[0]) > width:  # Print a long name above its scores.
                 click.echo("\n".join(lines))
                 lines = [""]
-            accuracy = f"{row.accuracy:6.1%} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+            accuracy = f"{row.accuracy:6.1%}{_bounds(row.low, row.high)}"
             difference = ""
             if row.difference == row.difference:  # The difference is NaN for the first run.
-                low, high = 100 * row.difference_low, 100 * row.difference_high
-                difference = f"  {row.difference:+6.1%} [{low:+.1f}, {high:+.1f}]"
+                difference = f"  {row.difference:+6.1%}{_bounds(row.difference_low, row.difference_high, '+')}"
             click.echo(f"{lines[0]:<{width}}  {accuracy:<21}  {row.macro_f1:8.3f}  {row.log_loss:8.3f}{difference}")
         if output and output.lower().endswith(".csv"):
             with atomic_write(output) as temporary:
                 table.rename(printable).to_csv(temporary, index_label="run")
         elif output:
             visualization.comparison(table, output)
+
+
+def _bounds(low, high, sign=""):
+    """Return an interval as text, in percent. It is NaN if there are too few artists."""
+    return f" [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]" if low == low else " (too few artists)"
 
 
 def _load_report(run, split, first_clip):

@@ -473,6 +473,10 @@ def test_evaluate_music_with_some_genres_in_another_order(tmp_path, monkeypatch)
     (tmp_path / "music" / "POP" / "c.wav").rename(tmp_path / "music" / "POP" / "an artist" / "an album" / "c.wav")
     done = run("evaluate", tmp_path / "music", *options, "--split", "all")
     assert "too few artists for an interval: 3" in done.stdout and "0.0%  too few artists" in done.stdout
+    for name in ("a.json", "b.json"):
+        dataclasses.replace(report, groups=np.arange(3)).to_json(tmp_path / name)
+    compared = run("compare", tmp_path / "a.json", tmp_path / "b.json").stdout
+    assert compared.count("(too few artists)") == 3 and "nan" not in compared
     done = run("calibrate", tmp_path / "music", *options, "-o", tmp_path / "n.keras", code=1)
     assert "the validation split has no clips under the protocol random" in done.stderr
 
