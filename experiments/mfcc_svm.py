@@ -22,7 +22,7 @@ import numpy as np
 import scipy.special
 import scipy.stats
 import tqdm
-from genrekeras.datasets.splits import artist_groups
+from genrekeras.datasets.groups import artist_groups
 from genrekeras.evaluation import Report
 from genrekeras.runs import runner
 from sklearn import pipeline, preprocessing, svm
@@ -40,28 +40,45 @@ def mfcc_statistics(split):
     """Return the features of all clips of a split, `(clips, 140)` float32."""
     rows = []
     for clip in tqdm.tqdm(split, desc=f"MFCCs of {split.name}", unit="clip"):
-        mfcc = librosa.feature.mfcc(y=clip["audio"], sr=split.sample_rate, n_mfcc=20)  # (20, frames)
-        statistics = (
-            mfcc.mean(axis=1),
-            mfcc.std(axis=1),
-            scipy.stats.skew(mfcc, axis=1),
-            scipy.stats.kurtosis(mfcc, axis=1),
-            np.median(mfcc, axis=1),
-            mfcc.min(axis=1),
-            mfcc.max(axis=1),
-        )
-        rows.append(np.nan_to_num(np.concatenate(statistics)))  # The skew and kurtosis of silence are NaN.
-    return np.asarray(rows, "float32")
+        rows.append(statistics(librosa.feature.mfcc(y=clip["audio"], sr=split.sample_rate, n_mfcc=20)))
+    return np.stack(rows)
+
+
+def statistics(mfcc):
+    """Return the statistics of `(20, frames)` MFCCs, `(140,)` float32."""
+    values = (
+        mfcc.mean(axis=1),
+        mfcc.std(axis=1),
+        scipy.stats.skew(mfcc, axis=1),
+        scipy.stats.kurtosis(mfcc, axis=1),
+        np.median(mfcc, axis=1),
+        mfcc.min(axis=1),
+        mfcc.max(axis=1),
+    )
+    return np.nan_to_num(np.concatenate(values)).astype("float32")  # The skew and kurtosis of silence are NaN.
 
 
 def evaluate(machine, split):
     """Evaluate a fitted support vector machine on a split, and return the `Report`."""
-    values = machine.decision_function(mfcc_statistics(split))
-    values = np.stack([-values, values], axis=1) if values.ndim == 1 else values  # Two genres have one value.
-    probabilities = np.zeros((len(split), len(split.genres)))  # A genre without training clips has 0.
-    probabilities[:, machine.classes_] = scipy.special.softmax(values, axis=1)
+    probabilities = predict_probabilities(machine, mfcc_statistics(split), len(split.genres))
     clips = (split.track_ids, split.labels, probabilities)
     return Report(split.genres, split.name, split.protocol, *clips, "whole clip", artist_groups(split.tracks))
+
+
+def predict_probabilities(classifier, features, genres):
+    """Return the probabilities of a classifier of scikit-learn, `(clips, genres)`.
+
+    For a support vector machine, they are a softmax of the decision values.
+    """
+    if hasattr(classifier, "predict_proba"):
+        values = classifier.predict_proba(features)
+    else:
+        values = classifier.decision_function(features)
+        values = np.stack([-values, values], axis=1) if values.ndim == 1 else values  # Two genres have one value.
+        values = scipy.special.softmax(values, axis=1)
+    probabilities = np.zeros((len(features), genres))  # A genre without training clips has 0.
+    probabilities[:, classifier.classes_] = values
+    return probabilities
 
 
 if __name__ == "__main__":

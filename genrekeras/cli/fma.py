@@ -76,7 +76,7 @@ def build(folder, subset, sample_rate, prepared_dir, beam):
     """Decode the clips in FOLDER, and store them for training."""
     with error_handling():
         from genrekeras.datasets import fma
-        from genrekeras.datasets.splits import leakage
+        from genrekeras.datasets.groups import leakage
 
         options = None if beam is None else shlex.split(beam)
         data = fma.load_fma(

@@ -8,6 +8,7 @@ with only_absl_errors():  # without JAX, grain warns that its profiler is not av
 from genrekeras.datasets.batches import Batches, batches, class_weights
 from genrekeras.datasets.fma import load_fma
 from genrekeras.datasets.folder import load_folder
+from genrekeras.datasets.groups import assign_folds, concentration, leakage
 from genrekeras.datasets.spectrograms import (
     FMA_SECONDS,
     SpectrogramSplit,
@@ -17,7 +18,7 @@ from genrekeras.datasets.spectrograms import (
     sampled_logmel_front_end,
     save_spectrograms,
 )
-from genrekeras.datasets.splits import PROTOCOLS, Dataset, Split, leakage
+from genrekeras.datasets.splits import PROTOCOLS, Dataset, Split
 from genrekeras.datasets.synthetic import load_synthetic
 
 __all__ = [
@@ -27,9 +28,11 @@ __all__ = [
     "Dataset",
     "SpectrogramSplit",
     "Split",
+    "assign_folds",
     "batches",
     "class_weights",
     "compute_spectrograms",
+    "concentration",
     "image_batches",
     "leakage",
     "load_fma",

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 import tensorflow_datasets as tfds
-from genrekeras.datasets.splits import SPLITS, UNKNOWN, Dataset, Split, assign_splits, check_protocol
+from genrekeras.datasets.groups import UNKNOWN
+from genrekeras.datasets.splits import SPLITS, Dataset, Split, assign_splits, check_protocol
 from genrekeras.datasets.store import Store, StoreConfig, fingerprint
 from genrekeras.utils.io import StrPath
 from genrekeras.utils.logging import only_absl_errors

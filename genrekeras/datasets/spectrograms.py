@@ -27,15 +27,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from genrekeras.datasets.batches import Batches, Crop, batches, check_integers, checked_weights, fill
+from genrekeras.datasets.groups import UNKNOWN, group_tracks
 from genrekeras.datasets.splits import (
     SPLITS,
-    UNKNOWN,
     Dataset,
     Split,
     as_positions,
     assign_splits,
     check_protocol,
-    group_tracks,
     relabelled_tracks,
 )
 from genrekeras.genres import GENRES
@@ -65,7 +64,7 @@ class SpectrogramSplit:
         labels: `(n,)` int32 array, indices in `genres`.
         track_ids: `(n,)` int64 array.
         fingerprint: hash of the images and their labels.
-        groups: `(n,)` int array, group of each track, see `genrekeras.datasets.splits.group_tracks`.
+        groups: `(n,)` int array, group of each track, see `genrekeras.datasets.groups.group_tracks`.
         inputs: `"image"`, the kind of inputs in the batches, see `GenreClassifier.for_inference`.
         max_crops: 1, the number of different crops of a track.
     """
@@ -98,7 +97,7 @@ class SpectrogramSplit:
 
     @property
     def groups(self) -> np.ndarray:
-        """Group of each track, see `genrekeras.datasets.splits.group_tracks`."""
+        """Group of each track, see `genrekeras.datasets.groups.group_tracks`."""
         return group_tracks(self.tracks)
 
     def batches(

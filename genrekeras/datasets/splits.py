@@ -1,27 +1,25 @@
-"""Assign clips to splits for training, validation and test, and measure the leakage between splits."""
+"""Splits of a collection for training, validation and test, and the protocols that assign clips to them."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import math
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import scipy.sparse
 from genrekeras.datasets.batches import Batches, Crop, batches
+from genrekeras.datasets.groups import group_tracks, has_groups
 
 if TYPE_CHECKING:  # This module imports `splits`.
     from genrekeras.datasets.spectrograms import SpectrogramSplit
 
 PROTOCOLS = ("official", "random", "artist_album")
 SPLITS = ("train", "validation", "test")
-UNKNOWN = -1  # id of an unknown artist or album
 AnySplit = TypeVar("AnySplit", bound="Split | SpectrogramSplit")
 
 
@@ -53,7 +51,7 @@ class Split:
         labels: `(n,)` int32 array, indices in `genres`.
         track_ids: `(n,)` int64 array.
         fingerprint: hash of the clips, their labels, their order and the sample rate.
-        groups: `(n,)` int array, group of each track, see `group_tracks`.
+        groups: `(n,)` int array, group of each track, see `genrekeras.datasets.groups.group_tracks`.
         inputs: `"waveform"`, the kind of inputs in the batches, see `GenreClassifier.for_inference`.
         max_crops: infinity, the number of different crops of a clip.
     """
@@ -91,7 +89,7 @@ class Split:
 
     @property
     def groups(self) -> np.ndarray:
-        """Group of each track, see `group_tracks`."""
+        """Group of each track, see `genrekeras.datasets.groups.group_tracks`."""
         return group_tracks(self.tracks)
 
     def batches(
@@ -293,9 +291,10 @@ def assign_splits(protocol: str, tracks: pd.DataFrame, seed: int = 0) -> dict[st
             - `"random"`: Assign 80 % of each folder of the collection to training, at random. The other 20 % are both
               the validation and the test split (the protocol of the PyTorch system of 2023).
             - `"artist_album"`: Assign all tracks of a group to the same split. A group contains the tracks that share
-              an artist, an album or a checksum, see `group_tracks`. If the collection has official splits, a group is
-              assigned to the official split of most of its tracks. In case of a tie, it is assigned to the first of
-              these splits in the order train, validation, test. If the collection has no official splits, the groups
+              an artist, an album or a checksum, see `genrekeras.datasets.groups.group_tracks`. If the collection has
+              official splits, a group is assigned to the official split of most of its tracks. In case of a tie, it is
+              assigned to the first of these splits in the order train, validation, test. If the collection has no
+              official splits, the groups
               are assigned at random: about 80 % of the tracks of each genre to training, 10 % to validation and 10 % to
               test. If a genre has at least three groups, each split gets at least one. If a genre has two groups, one
               is assigned to training and the other to test.
@@ -324,8 +323,7 @@ def check_protocol(protocol: str, tracks: pd.DataFrame) -> None:
     """Raise a `ValueError` if a protocol is unknown, or if a table of tracks lacks a column that the protocol needs."""
     if protocol not in PROTOCOLS:
         raise ValueError(f"`protocol` must be one of {PROTOCOLS}. Received: protocol={protocol!r}")
-    has_groups = any(column in tracks and (tracks[column] != UNKNOWN).any() for column in ("artist_id", "album_id"))
-    possible = {"official": "split" in tracks, "artist_album": has_groups, "random": True}
+    possible = {"official": "split" in tracks, "artist_album": has_groups(tracks), "random": True}
     required = {
         "official": "official splits (tracks.csv contains the splits of FMA)",
         "artist_album": "artists or albums (tracks.csv contains the artists and albums of FMA)",
@@ -336,86 +334,6 @@ def check_protocol(protocol: str, tracks: pd.DataFrame) -> None:
             f'`protocol="{protocol}"` needs {required[protocol]}, but this collection has none. Use {others}. '
             f'Received: protocol="{protocol}"'
         )
-
-
-def group_tracks(tracks: pd.DataFrame) -> np.ndarray:
-    """Group tracks that share an artist, an album or their audio.
-
-    If track A shares a value with track B, and track B shares a value with track C, all three are in the same group.
-
-    Args:
-        tracks: table of n rows with the columns `artist_id`, `album_id` and, optionally, `checksum` (of the audio). The
-            value -1 means unknown. Tracks with unknown values are not grouped by these values.
-
-    Returns:
-        `(n,)` int array, number of the group of each track.
-    """
-    count = len(tracks)
-    ids = [tracks[column].to_numpy() for column in ("artist_id", "album_id")]
-    if "checksum" in tracks:
-        ids.append(tracks["checksum"].to_numpy(object))
-    # The groups are the connected components of a graph. Its nodes are the tracks, artists, albums and checksums. Edges
-    # connect each track with its artist, its album and its checksum.
-    parts, nodes = [], count
-    for values in ids:
-        rows = np.flatnonzero(values != UNKNOWN)
-        unique, index = np.unique(values[rows], return_inverse=True)
-        parts.append(np.stack([rows, nodes + index]))
-        nodes += len(unique)
-    edges = np.concatenate(parts, axis=1)
-    graph = scipy.sparse.coo_array((np.ones(edges.shape[1], bool), tuple(edges)), shape=(nodes, nodes))
-    return scipy.sparse.csgraph.connected_components(graph, directed=False)[1][:count]
-
-
-def artist_groups(tracks: pd.DataFrame) -> np.ndarray | None:
-    """Return the artist of each track, as `Report.groups`.
-
-    Args:
-        tracks: table of n rows with the column `artist_id`. The value -1 means unknown.
-
-    Returns:
-        `(n,)` int array, or `None` if no artist is known. If only some artists are unknown, each of their tracks gets a
-        number of its own.
-    """
-    ids = tracks["artist_id"].to_numpy("int64")
-    unknown = ids == UNKNOWN
-    return None if unknown.all() else np.where(unknown, -2 - np.arange(len(ids)), ids)
-
-
-def leakage(splits: Dataset | Mapping[str, Split | SpectrogramSplit]) -> pd.DataFrame:
-    """Count the artists, albums and duplicate clips that splits share.
-
-    If the training and the test split share artists, albums or clips, test scores are too high.
-
-    Args:
-        splits: a dataset, or splits by name.
-
-    Returns:
-        A table with a row for each pair of splits. The index contains the names `first` and `second` of the splits. The
-        columns are:
-
-        - `artists`, `albums`, `duplicates`: numbers of artists, albums and checksums that are in both splits. The value
-          is `<NA>` if no artist, album or checksum is known.
-        - `clips`: number of clips in the second split that share an artist, an album or a checksum with the first
-          split.
-        - `of`: number of all clips in the second split.
-    """
-    if isinstance(splits, Dataset):
-        splits = {name: getattr(splits, name) for name in SPLITS}
-    tables = {name: split.tracks for name, split in splits.items()}
-    columns = {"artists": "artist_id", "albums": "album_id", "duplicates": "checksum"}
-    rows = {}
-    for (first, first_table), (second, second_table) in itertools.combinations(tables.items(), 2):
-        row, is_shared = {}, np.zeros(len(second_table), bool)
-        for name, column in columns.items():
-            known = [set(table[column]) - {UNKNOWN} for table in (first_table, second_table)]
-            shared = known[0] & known[1]
-            row[name] = len(shared) if any(known) else pd.NA
-            is_shared |= second_table[column].isin(shared).to_numpy()
-        rows[first, second] = {**row, "clips": int(is_shared.sum()), "of": len(second_table)}
-    table = pd.DataFrame.from_dict(rows, orient="index", dtype="Int64")
-    table.index = pd.MultiIndex.from_tuples(rows, names=["first", "second"])
-    return table
 
 
 def _random_splits(tracks, seed):

@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
 from genrekeras import audio
-from genrekeras.datasets.splits import SPLITS, UNKNOWN
+from genrekeras.datasets.groups import UNKNOWN
+from genrekeras.datasets.splits import SPLITS
 from genrekeras.utils.io import StrPath, atomic_write, check_disk_space, process_lock
 from genrekeras.utils.logging import only_absl_errors
 from genrekeras.utils.progress import bar, print_message

@@ -2,8 +2,19 @@
 
 from genrekeras.evaluation.calibration import Calibration, calibrate
 from genrekeras.evaluation.comparison import compare
+from genrekeras.evaluation.cross_validation import CrossValidation, cross_validate
 from genrekeras.evaluation.intervals import wilson_interval
 from genrekeras.evaluation.report import Report
 from genrekeras.evaluation.scoring import evaluate, misclassified
 
-__all__ = ["Calibration", "Report", "calibrate", "compare", "evaluate", "misclassified", "wilson_interval"]
+__all__ = [
+    "Calibration",
+    "CrossValidation",
+    "Report",
+    "calibrate",
+    "compare",
+    "cross_validate",
+    "evaluate",
+    "misclassified",
+    "wilson_interval",
+]

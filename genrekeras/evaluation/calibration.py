@@ -106,7 +106,7 @@ def calibrate(
     layer = model.output_layer
     kernel, bias = (weight.astype("float64") for weight in layer.get_weights())
     logits = features @ kernel + bias  # They are exact, even if a probability is rounded to 0.
-    temperature = _temperature(logits, split.labels)
+    temperature = fit_temperature(logits, split.labels)
     before = to_report(model, split, probabilities, coverage)
     after = to_report(model, split, special.softmax(logits / temperature, axis=-1), coverage)
     has_kernel = "mel_kernel" in np.atleast_1d(model.backbone)
@@ -129,8 +129,13 @@ def calibrate(
     return Calibration(temperature, thresholds, low_confidence_share, before, after)
 
 
-def _temperature(logits, labels):
-    """Return the temperature that minimizes the log-loss. `logits` is a `(clips, crops, genres)` array."""
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the temperature that minimizes the log-loss of the mean probabilities of the crops.
+
+    Args:
+        logits: `(clips, crops, genres)`.
+        labels: `(clips,)` int.
+    """
     # The labels are smoothed by the rule of succession, as in Platt scaling. If all predictions are correct, the
     # log-loss of hard labels would be lowest at a temperature of 0.
     smoothing, genres = 1 / (len(labels) + 2), logits.shape[-1]
@@ -171,15 +176,30 @@ def _is_better_than_chance(report):
     return is_better
 
 
+def choose_min_confidence(confidence: np.ndarray, genres: int, rejection_rate: float = 0.05) -> float | None:
+    """Return the probability below which a prediction has low confidence.
+
+    Args:
+        confidence: `(n,)`, probabilities of the correct predictions.
+        genres: number of genres.
+        rejection_rate: share of the correct predictions below the limit.
+
+    Returns:
+        The limit, or `None` if there are no correct predictions, or if the limit is not clearly above 1 / genres.
+    """
+    if len(confidence) == 0:
+        return None
+    limit = float(np.quantile(confidence, rejection_rate, method="lower"))
+    return None if limit <= _MIN_CONFIDENCE_FACTOR / genres else limit
+
+
 def _limits(report, ood_scores, rejection_rate, is_better):
     """Return `min_confidence`, `max_ood_score` and `low_confidence_share`. See `Calibration`."""
     is_correct = report.predictions == report.labels
     if not is_correct.any():
         return None, None, {}
     confidence, max_ood_score = report.probabilities.max(axis=1), None
-    min_confidence = float(np.quantile(confidence[is_correct], rejection_rate, method="lower"))
-    if min_confidence <= _MIN_CONFIDENCE_FACTOR / len(report.genres):
-        min_confidence = None
+    min_confidence = choose_min_confidence(confidence[is_correct], len(report.genres), rejection_rate)
     is_low = (confidence < (min_confidence or 0.0)) | (not is_better)
     if ood_scores is not None:
         max_ood_score = float(np.quantile(ood_scores[is_correct], 1 - rejection_rate, method="higher"))

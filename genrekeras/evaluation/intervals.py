@@ -144,6 +144,30 @@ def mean(sums: np.ndarray) -> np.ndarray:
     return sums[:, 0] / sums[:, 1]
 
 
+def genre_sums(artists: npt.ArrayLike, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return the mean score of the clips of each artist in each genre, for `mean_of_genres`.
+
+    Args:
+        artists: `(n,)` int, artist of each clip.
+        labels: `(n,)` int, genre of each clip.
+        scores: `(n,)`, such as 1 for a correct prediction and 0 for a wrong one.
+
+    Returns:
+        `(artists, 2 * genres)` float64. The columns are the mean scores (0 for a genre in which the artist has no
+        clips), and then 1 for each genre in which the artist has clips, else 0.
+    """
+    is_genre = np.eye(labels.max() + 1)[labels]
+    sums, _ = sums_by_artist(artists, np.concatenate([is_genre * scores[:, None], is_genre], axis=1))
+    scores, counts = np.split(sums, 2, axis=1)
+    return np.concatenate([scores / np.maximum(counts, 1), counts > 0], axis=1)
+
+
+def mean_of_genres(sums: np.ndarray) -> np.ndarray:
+    """Return the mean over the artists of each genre, averaged over genres, from `(samples, 2 * genres)` sums."""
+    scores, artists = np.split(sums, 2, axis=1)
+    return np.nanmean(np.divide(scores, artists, where=artists > 0, out=np.full_like(scores, np.nan)), axis=1)
+
+
 @functools.lru_cache(maxsize=4)
 def _bootstrap_counts(artists, seed):
     """Return how often each artist is drawn in each bootstrap sample, `(draws, artists)` float32."""

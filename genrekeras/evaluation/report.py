@@ -9,8 +9,10 @@ import numpy as np
 from genrekeras.evaluation.intervals import (
     artist_interval,
     effective_size,
+    genre_sums,
     interval_method,
     mean,
+    mean_of_genres,
     sums_by_artist,
     wilson_interval,
 )
@@ -100,9 +102,15 @@ class Report:
         """Mean accuracy of the artists of a genre, averaged over genres; `None` if the artists are unknown."""
         if self.groups is None:
             return None
-        is_correct = (self.predictions == self.labels)[:, None]
-        by_genre = [sums_by_artist(self.groups[mask], is_correct[mask]) for _, mask in self._masks_by_genre()]
-        return float(np.mean([(hits[:, 0] / sizes).mean() for hits, sizes in by_genre if len(sizes)]))
+        return float(mean_of_genres(self._genre_sums().sum(axis=0, keepdims=True))[0])
+
+    @property
+    def mean_over_artists_interval(self) -> tuple[float, float] | None:
+        """95 % interval of `mean_over_artists`; `None` if the artists are unknown or too few."""
+        if self.groups is None:
+            return None
+        sums = self._genre_sums()
+        return artist_interval(mean_of_genres, sums, np.ones(len(sums)))
 
     @property
     def macro_f1(self) -> float:
@@ -199,6 +207,7 @@ class Report:
             "accuracy": self.accuracy,
             "accuracy_interval_95": self.accuracy_interval,
             "mean_over_artists": self.mean_over_artists,
+            "mean_over_artists_interval_95": self.mean_over_artists_interval,
             "macro_f1": self.macro_f1,
             "macro_f1_interval_95": self.macro_f1_interval,
             "log_loss": self.log_loss,
@@ -287,6 +296,10 @@ class Report:
     def _interval(self, score, values, scale="logit"):
         """Return the interval of a score of the sums of `values` over all clips."""
         return None if self.groups is None else artist_interval(score, *sums_by_artist(self.groups, values), scale)
+
+    def _genre_sums(self):
+        """Return the sums from which `mean_over_artists` is computed."""
+        return genre_sums(self.groups, self.labels, self.predictions == self.labels)
 
     def _masks_by_genre(self):
         """Return (genre, mask of its clips) for each genre."""

@@ -115,8 +115,6 @@ def to_report(
     model: GenreClassifier, split: Split | SpectrogramSplit, probabilities: np.ndarray, coverage: str
 ) -> Report:
     """Return the report of a split. The `(clips, crops, genres)` probabilities are averaged over the crops."""
-    from genrekeras.datasets.splits import artist_groups  # imported here because the import is slow
-
     return Report(
         tuple(model.genres),
         split.name,
@@ -125,5 +123,12 @@ def to_report(
         split.labels,
         probabilities.mean(axis=1),
         coverage,
-        artist_groups(split.tracks),
+        artists_of(split),
     )
+
+
+def artists_of(split: Split | SpectrogramSplit) -> np.ndarray | None:
+    """Return the artist of each track as `Report.groups`, see `genrekeras.datasets.groups.artist_groups`."""
+    from genrekeras.datasets.groups import artist_groups  # imported here because the import is slow
+
+    return artist_groups(split.tracks)

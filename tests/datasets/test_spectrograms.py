@@ -7,7 +7,7 @@ import pytest
 from conftest import SHARED_CLIPS, numpy, small_model
 from genrekeras import audio, evaluation, training
 from genrekeras.datasets import image_batches, leakage, load_spectrograms, sampled_logmel_front_end
-from genrekeras.datasets.splits import artist_groups
+from genrekeras.datasets.groups import artist_groups
 
 SPECTROGRAMS = SHARED_CLIPS.parent / "fma_frames" / "fma_small_frames.npz"
 COUNT = 60

@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from genrekeras.datasets.splits import Dataset, Split, assign_splits, group_tracks, leakage, match_genres
+from genrekeras.datasets.groups import group_tracks, leakage
+from genrekeras.datasets.splits import Dataset, Split, assign_splits, match_genres
 
 
 def table(ids, **columns):

@@ -1,0 +1,227 @@
+"""How accurate are models on artists that they were not trained on? Cross-validation of all models of this project.
+
+    python experiments/ablations/cross_validation.py --spectrograms fma_small.npz --groups artists.csv
+    python experiments/ablations/cross_validation.py --spectrograms fma_small.npz --groups artists.csv \\
+        --models mel_cnn mel_resnet --seeds 3
+
+In each of five folds, a model is trained on the tracks of the other folds, and predicts the tracks of the fold. With
+the protocol "artist_folds", all tracks of an artist are in the same fold. With "random_folds", they are not, and the
+difference between the two scores shows how much the model depends on known artists. All models use 128 frames of each
+track.
+
+- `majority`: the most frequent genre of the training tracks.
+- `mfcc_svm`: a support vector machine on statistics of 20 MFCCs, as in experiments/mfcc_svm.py.
+- `vggish`: logistic regression on embeddings of another network, from the file --vggish. VGGish was trained on millions
+  of videos.
+- `lite0_frozen`, `lite0_new_stem`, `lite0_trained`: EfficientNet-Lite0 with ImageNet weights. The last layer is
+  trained; a new first convolution and the last layer are trained, as in 2023; all layers are trained.
+- `mel_cnn`, `mel_resnet`: small networks from random weights, as in experiments/train_ensemble.py. `_no_augmentation`:
+  without channel effects and masks.
+- `ensemble`: the mean of the logits of all runs of `mel_cnn` and `mel_resnet`.
+
+Each run adds a line to runs.jsonl and a table of its probabilities, with a row for each track, to the folder --output.
+Runs that the folder already contains are not repeated, and interrupted runs are resumed. Then the results of all runs
+in the folder are printed.
+
+Expected: docs/results/fma-small.md has the scores and the times.
+"""
+
+import argparse
+import functools
+import os
+import pathlib
+import shutil
+import sys
+from typing import NamedTuple
+
+sys.path.append(str(pathlib.Path(__file__).parents[1]))
+
+import process_settings  # noqa: F401
+
+import cross_validation_table
+import genrekeras as gk
+import keras
+import librosa
+import mfcc_svm
+import numpy as np
+from genrekeras.datasets.groups import FOLD_PROTOCOLS, artist_groups
+from genrekeras.evaluation import Report, cross_validate
+from genrekeras.runs import recipe, runner
+from genrekeras.utils import process
+from sklearn import dummy, linear_model, pipeline, preprocessing, svm
+
+BATCH_SIZE = 64
+
+
+class Network(NamedTuple):
+    """The settings of a network and of its training."""
+
+    backbone: str = "efficientnet_lite0"
+    pretrained: str | None = "imagenet"
+    stem: str = "fold"
+    fine_tune: str = "all"
+    dropout: float = 0.5
+    augmentation: bool = True  # channel effects and masks
+    mix_probability: float = 0.5
+    epochs: int = 5
+    learning_rate: float = 1e-3
+    use_ema: bool = False
+
+
+PLAIN = Network(augmentation=False, mix_probability=0.0)
+SMALL = Network(pretrained=None, dropout=0.3, learning_rate=recipe.LEARNING_RATE, use_ema=True)
+CNN = SMALL._replace(backbone="mel_cnn", epochs=recipe.EPOCHS["mel_cnn"])
+RESNET = SMALL._replace(backbone="mel_resnet", epochs=recipe.EPOCHS["mel_resnet"])
+NETWORKS = {
+    "lite0_frozen": PLAIN._replace(fine_tune="head", epochs=30),
+    "lite0_new_stem": PLAIN._replace(stem="new", fine_tune="stem", epochs=8),
+    "lite0_trained": Network(),
+    "mel_cnn": CNN,
+    "mel_cnn_no_augmentation": CNN._replace(augmentation=False),
+    "mel_resnet": RESNET,
+}
+MODELS = ("majority", "mfcc_svm", "vggish", *NETWORKS)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--spectrograms", required=True, metavar="FILE", help=".npz file that `genrekeras fma spectrograms` wrote")
+    add(
+        "--groups",
+        metavar="CSV",
+        help="table with track_id and artist_id, if the file of --spectrograms has no artists",
+    )
+    add("--vggish", metavar="FILE", help=".npz file with the arrays track_id and vggish, for the model vggish")
+    add("--models", nargs="+", choices=MODELS, metavar="MODEL", help=f"models to train: {', '.join(MODELS)}")
+    add("--protocol", default="artist_folds", choices=FOLD_PROTOCOLS, help="default: artist_folds")
+    add("--seeds", type=int, default=1, help="number of runs of each network, with the seeds 0, 1, ... (default: 1)")
+    add("--epochs", type=int, help="number of epochs of all networks (default: those of each network)")
+    add("--processes", type=int, default=1, help="number of folds at the same time (default: 1)")
+    add(
+        "--output",
+        default=cross_validation_table.RESULTS,
+        metavar="FOLDER",
+        help="folder of the results (default: experiments/results/cross_validation)",
+    )
+    flags = parser.parse_args()
+    process.configure()
+    data = gk.datasets.load_spectrograms(flags.spectrograms, groups=flags.groups).all
+    print(data)
+    for seed in range(flags.seeds):
+        for name in flags.models or [model for model in MODELS if model != "vggish" or flags.vggish]:
+            if name in NETWORKS or seed == 0:  # the other models have no randomness
+                run(name, seed, data, flags)
+    cross_validation_table.print_tables(flags.output)
+
+
+def run(name, seed, data, flags):
+    """Cross-validate a model, and write its results, unless the output folder already contains them."""
+    network = NETWORKS.get(name)
+    if network and flags.epochs:
+        network = network._replace(epochs=flags.epochs)
+    entry = {"model": name, "protocol": flags.protocol, "seed": seed, "data": data.fingerprint}
+    entry |= {"settings": str(network or ""), "processor": runner.processor()}
+    file = f"{name}-{flags.protocol}-{seed}"
+    if any(entry.items() <= other.items() for other in cross_validation_table.read_runs(flags.output)):
+        return
+    if network:
+        make_model = functools.partial(make_network, network, seed, data.images.shape, data.sample_rate, data.genres)
+        train, evaluate = functools.partial(train_network, network, seed), gk.evaluation.evaluate
+    else:
+        make_model = functools.partial(make_baseline, name)
+        features = functools.partial(FEATURES[name], flags)
+        train, evaluate = functools.partial(train_baseline, features), functools.partial(evaluate_baseline, features)
+    folder = os.path.join(flags.output, f"unfinished-{file}")
+    result = cross_validate(
+        make_model,
+        train,
+        data,
+        protocol=flags.protocol,
+        evaluate=evaluate,
+        folder=folder,
+        processes=flags.processes,
+    )
+    print(f"{file}: {result.report}\n", flush=True)
+    entry["seconds"] = [round(seconds) for seconds in result.seconds.tolist()]
+    cross_validation_table.write_run(flags.output, file, entry, result)
+    shutil.rmtree(folder)
+
+
+def make_network(network, seed, shape, sample_rate, genres):
+    """Return an untrained network."""
+    process.configure()
+    keras.utils.set_random_seed(seed)
+    _, mels, frames, _ = shape
+    return gk.GenreClassifier(
+        network.backbone,
+        genres,
+        clip_seconds=gk.datasets.FMA_SECONDS,
+        front_end=gk.datasets.sampled_logmel_front_end(frames, sample_rate, mels),
+        stem=network.stem,
+        fine_tune=network.fine_tune,
+        pretrained=network.pretrained,
+        dropout=network.dropout,
+        image_augmentation=recipe.augmentation(seed) if network.augmentation else (),
+    )
+
+
+def train_network(network, seed, model, split):
+    """Train a network on spectrograms for a fixed number of epochs."""
+    if network.fine_tune != "head":
+        options = {"shuffle": True, "seed": seed, "mix_probability": network.mix_probability, "one_hot": True}
+        batches = gk.datasets.image_batches(split, BATCH_SIZE, **options)
+        recipe.fit(model, batches, network.epochs, network.learning_rate, network.use_ema)
+        return
+    features = gk.training.extract_features(model, split)
+    steps = -(-len(split) // BATCH_SIZE) * network.epochs
+    rate = keras.optimizers.schedules.CosineDecay(network.learning_rate, steps)
+    model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    gk.training.fit_head(model, features, batch_size=BATCH_SIZE, epochs=network.epochs, seed=seed, verbose=0)
+
+
+def make_baseline(name):
+    """Return an untrained classifier of scikit-learn."""
+    scale = preprocessing.StandardScaler()
+    if name == "majority":
+        return dummy.DummyClassifier(strategy="prior")
+    if name == "mfcc_svm":
+        return pipeline.make_pipeline(scale, svm.SVC(C=1.0, break_ties=True))
+    return pipeline.make_pipeline(scale, linear_model.LogisticRegression(C=0.02, max_iter=1000))
+
+
+def train_baseline(features, classifier, split):
+    classifier.fit(features(split), split.labels)
+
+
+def evaluate_baseline(features, classifier, split):
+    """Return the `Report` of a classifier of scikit-learn on a split."""
+    probabilities = mfcc_svm.predict_probabilities(classifier, features(split), len(split.genres))
+    tracks = split.track_ids, split.labels, probabilities
+    return Report(
+        split.genres, split.name, split.protocol, *tracks, split.input_coverage(), artist_groups(split.tracks)
+    )
+
+
+def mfcc_features(flags, split):
+    """Return statistics of the MFCCs of the sampled frames. The lowest mel band comes first."""
+    decibels = split.images[:, ::-1, :, 0].astype("float32") * (80 / 255)
+    return np.stack([mfcc_svm.statistics(librosa.feature.mfcc(S=image, n_mfcc=20)) for image in decibels])
+
+
+def vggish_features(flags, split):
+    """Return the VGGish embedding of each track."""
+    with np.load(flags.vggish) as file:
+        rows = {track_id: row for row, track_id in enumerate(file["track_id"].tolist())}
+        return file["vggish"][[rows[track_id] for track_id in split.track_ids.tolist()]]
+
+
+FEATURES = {
+    "majority": lambda flags, split: np.zeros((len(split), 1)),
+    "mfcc_svm": mfcc_features,
+    "vggish": vggish_features,
+}
+
+
+if __name__ == "__main__":
+    main()
