@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 import scipy.sparse
+from genrekeras.datasets.labels import label_rows, stratification_labels
 
 if TYPE_CHECKING:  # These modules import `groups`.
     from genrekeras.datasets.spectrograms import SpectrogramSplit
@@ -99,6 +100,8 @@ def leakage(splits: Dataset | Mapping[str, Split | SpectrogramSplit]) -> pd.Data
 def concentration(splits: Dataset | Mapping[str, Split | SpectrogramSplit]) -> pd.DataFrame:
     """Count the artists of each split and genre, and measure how much a few artists dominate.
 
+    A track with several labels counts for each of its genres.
+
     Tracks of one artist are similar, so a score on a split is about as precise as a score on as many independent tracks
     as the effective size. It is 1 / sum(s_a^2), where s_a is the share of artist a in the tracks.
 
@@ -121,7 +124,7 @@ def concentration(splits: Dataset | Mapping[str, Split | SpectrogramSplit]) -> p
     for name, split in _splits_by_name(splits).items():
         artists = artist_groups(split.tracks)
         parts = {"all": np.ones(len(split), bool)}
-        parts |= {genre: split.labels == label for label, genre in enumerate(split.genres)}
+        parts |= dict(zip(split.genres, label_rows(split.labels, len(split.genres)).T > 0, strict=True))
         for genre, mask in parts.items():
             if not mask.any():
                 continue
@@ -144,6 +147,9 @@ def assign_folds(
     protocol: Literal["artist_folds", "random_folds"] = "artist_folds",
 ) -> np.ndarray:
     """Assign the tracks of a split to folds for cross-validation, with about the same share of each genre in each fold.
+
+    Of a track with several labels, only the rarest genre is taken into account, see
+    `genrekeras.datasets.labels.stratification_labels`.
 
     Args:
         split: the tracks. Each track must occur once.
@@ -181,7 +187,8 @@ def assign_folds(
         raise ValueError(f"`folds` must not exceed the number of {kind}, {count}. Received: folds={folds}")
     kind = model_selection.StratifiedGroupKFold if by_artist else model_selection.StratifiedKFold
     result = np.empty(len(split), int)
-    parts = kind(folds, shuffle=True, random_state=seed).split(np.zeros(len(split)), split.labels, groups)
+    labels = stratification_labels(split.tracks)
+    parts = kind(folds, shuffle=True, random_state=seed).split(np.zeros(len(split)), labels, groups)
     for fold, (_, rows) in enumerate(parts):
         result[rows] = fold
     return result
