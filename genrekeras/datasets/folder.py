@@ -66,7 +66,7 @@ def load_folder(
     with only_absl_errors():
         builder = prepare(MusicFolder, tracks, genres, "folder", sample_rate, protocol, prepared_dir, beam_options)
     print_message(f"The decoded clips of {data_dir} are stored in {builder.data_dir}")
-    return as_dataset(builder, tracks, os.path.basename(data_dir), protocol, seed, data_dir)
+    return as_dataset(builder, tracks, genres, os.path.basename(data_dir), protocol, seed, data_dir)
 
 
 def find_files(data_dir: StrPath) -> pd.DataFrame:

@@ -188,7 +188,8 @@ def assign_folds(
     kind = model_selection.StratifiedGroupKFold if by_artist else model_selection.StratifiedKFold
     result = np.empty(len(split), int)
     labels = stratification_labels(split.tracks)
-    parts = kind(folds, shuffle=True, random_state=seed).split(np.zeros(len(split)), labels, groups)
+    splitter = kind(folds, shuffle=True, random_state=seed)
+    parts = splitter.split(np.zeros(len(split)), labels, groups if by_artist else None)
     for fold, (_, rows) in enumerate(parts):
         result[rows] = fold
     return result
