@@ -21,6 +21,7 @@ from genrekeras.datasets.spectrograms import (
 )
 from genrekeras.datasets.splits import PROTOCOLS, Dataset, Split
 from genrekeras.datasets.synthetic import load_synthetic
+from genrekeras.datasets.tagged import load_tagged
 
 __all__ = [
     "FMA_SECONDS",
@@ -40,6 +41,7 @@ __all__ = [
     "load_folder",
     "load_spectrograms",
     "load_synthetic",
+    "load_tagged",
     "sampled_logmel_front_end",
     "save_spectrograms",
 ]

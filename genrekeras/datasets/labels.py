@@ -77,14 +77,16 @@ def checked_label(label: Any, count: int, multi_label: bool, track_id: int) -> n
     return row
 
 
-def stratification_labels(tracks: pd.DataFrame) -> np.ndarray:
+def stratification_labels(tracks: pd.DataFrame, groups: np.ndarray | None = None) -> np.ndarray:
     """Return one label of each track, by which a random assignment keeps the shares of the genres.
 
-    The label of a track with several labels is the one that the fewest tracks of the table have, because the shares of
-    rare genres would vary most. In case of a tie, it is the smallest.
+    The label of a track with several labels is the one that the fewest tracks of the table have, because a split might
+    lack a rare genre. In case of a tie, it is the smallest.
 
     Args:
         tracks: table of n rows with the column `label` or `labels`, see `add_labels`.
+        groups: `(n,)` int, groups of tracks with several labels that are assigned together. The label of each track is
+            the rarest one of its group. `None` means that each track is a group.
 
     Returns:
         `(n,)` int array. The value is -1 for tracks without labels.
@@ -92,7 +94,12 @@ def stratification_labels(tracks: pd.DataFrame) -> np.ndarray:
     if "labels" not in tracks:
         return tracks["label"].to_numpy()
     counts = collections.Counter(itertools.chain.from_iterable(tracks["labels"]))
-    return np.array([min(row, key=lambda label: (counts[label], label), default=-1) for row in tracks["labels"]], int)
+    groups = np.arange(len(tracks)) if groups is None else groups
+    labels = collections.defaultdict(set)
+    for group, row in zip(groups, tracks["labels"], strict=True):
+        labels[group].update(row)
+    rarest = {group: min(row, key=lambda label: (counts[label], label), default=-1) for group, row in labels.items()}
+    return np.array([rarest[group] for group in groups], int)
 
 
 def class_weights(split: Split | Any) -> np.ndarray:

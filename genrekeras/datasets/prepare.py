@@ -4,7 +4,7 @@ import bisect
 import itertools
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -206,11 +206,21 @@ def _warn_of_empty_genres(source, splits):
             )
 
 
+def format_reasons(reasons: Mapping[str, str], folder: StrPath) -> str:
+    """Return a text that names up to 20 files and what is wrong with them.
+
+    Args:
+        reasons: path -> reason.
+        folder: folder to which the names in the text are relative.
+    """
+    first = sorted(reasons.items())[:20]
+    names = ", ".join(f"{os.path.relpath(path, folder)} ({reason})" for path, reason in first)
+    return f"{names}{', ...' if len(reasons) > len(first) else ''}"
+
+
 def _warn_of_bad_clips(source, paths, missing, incomplete, broken):
     def format_files(reasons):
-        first = sorted(reasons.items())[:20]
-        names = ", ".join(f"{os.path.relpath(paths[track_id], source)} ({reason})" for track_id, reason in first)
-        return f"{names}{', ...' if len(reasons) > len(first) else ''}"
+        return format_reasons({paths[track_id]: reason for track_id, reason in reasons.items()}, source)
 
     parts = []
     if missing:

@@ -306,9 +306,8 @@ def assign_splits(protocol: str, tracks: pd.DataFrame, seed: int = 0) -> dict[st
               assigned to the first of these splits in the order train, validation, test. If the collection has no
               official splits, the groups are assigned at random: about 80 % of the tracks of each genre to training,
               10 % to validation and 10 % to test. If a genre has at least three groups, each split gets at least one.
-              If a genre has two groups, one is assigned to training and the other to test. Of a track with several
-              labels, only the rarest genre is taken into account, see
-              `genrekeras.datasets.labels.stratification_labels`.
+              If a genre has two groups, one is assigned to training and the other to test. If tracks have several
+              labels, the genre of a group is its rarest one, see `genrekeras.datasets.labels.stratification_labels`.
         tracks: table with a row for each track. `"random"` needs the column `folder`, and `"official"` needs `split`.
             `"artist_album"` needs `label` or `labels`, `artist_id` and `album_id`, and uses `split` and `checksum` if
             they exist.
@@ -389,7 +388,7 @@ def _group_splits(tracks, groups, seed):
         `(n,)` array of str, split of each track.
     """
     rng = np.random.default_rng(seed)
-    table = pd.DataFrame({"label": stratification_labels(tracks), "group": groups})
+    table = pd.DataFrame({"label": stratification_labels(tracks, groups), "group": groups})
     genre = table.groupby("group")["label"].agg(lambda labels: labels.mode()[0])  # most frequent genre in each group
     sizes = table["group"].value_counts()
     splits = pd.Series("train", sizes.index)

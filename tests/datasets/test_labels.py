@@ -153,6 +153,7 @@ def test_weights_of_rows_with_one_label_are_those_of_integers(rng):
 def test_the_rarest_label_of_a_track_is_its_label_for_stratification():
     assert stratification_labels(table()).tolist() == [3, 2, 2, 0, 1, 1]
     assert stratification_labels(table([("Pop", "Folk"), ()])).tolist() == [0, -1]
+    assert stratification_labels(table(), np.array([7, 7, 7, 2, 2, 9])).tolist() == [2, 2, 2, 0, 0, 1]
 
 
 def test_splits_and_folds_keep_the_shares_of_rare_genres(rng):
