@@ -107,6 +107,7 @@ def calibrate(
     kernel, bias = (weight.astype("float64") for weight in layer.get_weights())
     logits = features @ kernel + bias  # They are exact, even if a probability is rounded to 0.
     temperature = fit_temperature(logits, split.labels)
+    _warn_at_bound(temperature)
     before = to_report(model, split, probabilities, coverage)
     after = to_report(model, split, special.softmax(logits / temperature, axis=-1), coverage)
     has_kernel = "mel_kernel" in np.atleast_1d(model.backbone)
@@ -145,16 +146,18 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         mean = special.softmax(logits / math.exp(log_temperature), axis=-1).mean(axis=1)
         return -(targets * np.log(np.maximum(mean, np.finfo("float32").tiny))).sum(axis=1).mean()
 
-    bounds = np.log(_TEMPERATURE_BOUNDS)
-    log_temperature = optimize.minimize_scalar(loss, bounds=bounds, method="bounded").x
-    if np.abs(bounds - log_temperature).min() < 0.01:  # The search comes close to a bound, but never reaches it.
+    return math.exp(optimize.minimize_scalar(loss, bounds=np.log(_TEMPERATURE_BOUNDS), method="bounded").x)
+
+
+def _warn_at_bound(temperature):
+    """Warn if a temperature is at a bound of the search. The search comes close to a bound, but never reaches it."""
+    if np.abs(np.log(_TEMPERATURE_BOUNDS) - math.log(temperature)).min() < 0.01:
         warnings.warn(
-            f"The temperature {math.exp(log_temperature):.5g} is at a bound of the search, "
+            f"The temperature {temperature:.5g} is at a bound of the search, "
             f"{_TEMPERATURE_BOUNDS[0]:g} to {_TEMPERATURE_BOUNDS[1]:g}. The model's logits do not fit these clips at "
             "any temperature. Check that the model was trained and that the labels are correct.",
             stacklevel=3,
         )
-    return math.exp(log_temperature)
 
 
 def _is_better_than_chance(report):
