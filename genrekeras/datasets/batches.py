@@ -124,8 +124,8 @@ def batches(
         "class_weight": None if weights is None else weights.tolist(),
     }
     track_ids = track_ids.batch(batch_size)
-    options = {"workers": workers, "processes": processes, "multi_label": multi_label}
-    return Batches(data, split.sample_rate, genres, clip_seconds, track_ids, fingerprint, **options)
+    rate = split.sample_rate
+    return Batches(data, rate, genres, clip_seconds, track_ids, fingerprint, workers, processes, multi_label)
 
 
 def fill(array: np.ndarray, data: Batches, function: Callable[[np.ndarray], np.ndarray], title: str) -> None:

@@ -124,7 +124,7 @@ def concentration(splits: Dataset | Mapping[str, Split | SpectrogramSplit]) -> p
 
 
 def concentration_of_tables(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return the result of `concentration` for tables of tracks with the columns `genre` or `genres` and `artist_id`."""
+    """Return the result of `concentration` for tables with the columns `artist_id` and `genre` or `genres`."""
     rows = {}
     for name, tracks in tables.items():
         genres = tracks["genres" if "genres" in tracks else "genre"].reset_index(drop=True).explode()

@@ -55,7 +55,7 @@ def label_rows(labels: np.ndarray, count: int) -> np.ndarray:
     return np.eye(count, dtype="float32")[labels] if labels.ndim == 1 else labels
 
 
-def checked_label(label: Any, count: int, multi_label: bool, track_id: int) -> np.ndarray:
+def checked_label(label: Any, count: int, multi_label: bool, track_id: int) -> np.int32 | np.ndarray:
     """Return the label of an element of a split as an int32 number or, with several labels, as a float32 row.
 
     Args:

@@ -87,11 +87,11 @@ def load_tagged(
         OSError: `prepared_dir` cannot be written, or the disk has too little free space.
     """
     check_integers(min_tracks=(min_tracks, 1))
-    is_one = isinstance(paths, (str, os.PathLike))
-    if is_one and not os.path.exists(paths):
-        raise FileNotFoundError(f"`paths` does not exist. Received: paths={os.fspath(paths)!r}")
+    folder = paths if isinstance(paths, (str, os.PathLike)) else None
+    if folder is not None and not os.path.exists(folder):
+        raise FileNotFoundError(f"`paths` does not exist. Received: paths={os.fspath(folder)!r}")
     files = sorted({os.path.abspath(path) for path in find_files(paths)})
-    source = os.path.abspath(paths) if is_one else os.path.commonpath([os.path.dirname(path) for path in files])
+    source = os.path.abspath(folder) if folder else os.path.commonpath([os.path.dirname(path) for path in files])
     tracks = _read_tracks(files, None if labels is None else _read_labels(labels, source, files))
     sizes = collections.Counter(itertools.chain.from_iterable(tracks["genres"]))
     rare = {genre: size for genre, size in sizes.most_common() if size < min_tracks}
@@ -252,8 +252,7 @@ def _read_labels(path, folder, files):
         raise ValueError(f"`labels` must be a CSV file with rows of a path and its genres. Received: {path}")
     known = {os.path.realpath(file): file for file in files}
     folders = (os.path.dirname(os.path.abspath(path)), folder)
-    table: dict[str, list[str]] = {}
-    absent = []
+    table, absent = {}, []
     for name, *genres in rows:
         places = [os.path.realpath(os.path.join(parent, name)) for parent in folders]
         found = next((known[place] for place in places if place in known), None)

@@ -61,8 +61,9 @@ def load_fma(
     if labels not in LABELS:
         raise ValueError(f"`labels` must be one of {tuple(LABELS)}. Received: labels={labels!r}")
     name, genres = f"fma_{subset}", SUBSETS[subset]
-    options = {"prepared_dir": prepared_dir, "beam_options": beam_options, "labels": labels}
-    return load_tracks(Fma, name, data_dir, subset, genres, protocol, sample_rate, seed, **options)
+    return load_tracks(
+        Fma, name, data_dir, subset, genres, protocol, sample_rate, seed, prepared_dir, beam_options, labels
+    )
 
 
 def load_tracks(
