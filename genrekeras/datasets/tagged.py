@@ -72,7 +72,7 @@ def load_tagged(
 
     Returns:
         The genres are sorted by name. The `track_id` of a file is its index in the sorted list of all files. `counts`
-        has these additional keys. Their first three tracks are part of `counts["tracks"]`, but not of the splits.
+        has additional keys. `tracks` includes the tracks of the first three, which are in no split.
 
         - `unreadable`: number of files whose tags cannot be read.
         - `untagged`: number of tracks without a genre.
