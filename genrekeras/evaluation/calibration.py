@@ -29,8 +29,8 @@ class Calibration(NamedTuple):
     Attributes:
         temperature: `> 0`. A value above 1 means that the model was overconfident.
         thresholds: limits of the calibrated model. `min_confidence` is `None` if no prediction is correct, or if
-            the limit is not clearly above 1 / genres. `max_ood_score` is `None` if no prediction is correct, if there
-            are fewer than 20 clips or artists, or if the backbone contains a `"mel_kernel"`.
+            the limit is not clearly above 1 / genres. `max_ood_score` is `None` if no prediction is correct, or if
+            there are fewer than 20 clips or artists.
         low_confidence_share: shares of the correct and of the wrong predictions that have low confidence. The keys are
             `correct` and `wrong`.
         before: scores on the split before the calibration.
@@ -62,8 +62,7 @@ def calibrate(
 
     - Its probability is below `min_confidence`: no genre is clearly the most probable.
     - The out-of-distribution score of its features is above `max_ood_score`: the track is unlike the clips of the
-      split. With the backbone `"mel_kernel"`, this limit is not used. The features of an unusual track are close to 0
-      there, so the score cannot detect it.
+      split.
 
     The limits are copied to the card of the model. The scores in the card are removed, because they do not apply to the
     calibrated model.
@@ -110,8 +109,7 @@ def calibrate(
     _warn_at_bound(temperature)
     before = to_report(model, split, probabilities, coverage)
     after = to_report(model, split, special.softmax(logits / temperature, axis=-1), coverage)
-    has_kernel = "mel_kernel" in np.atleast_1d(model.backbone)
-    ood_scores = None if has_kernel else model.ood_score.fit(features, split.groups)
+    ood_scores = model.ood_score.fit(features, split.groups)
     is_better = _is_better_than_chance(after)
     min_confidence, max_ood_score, low_confidence_share = _limits(after, ood_scores, rejection_rate, is_better)
     thresholds = Thresholds(model.thresholds.temperature * temperature, min_confidence, max_ood_score, is_better)
