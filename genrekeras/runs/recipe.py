@@ -11,8 +11,9 @@ BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 64, 2e-3, 0.05
 ABOUT = (
     "The artists chose the licences of the training clips. Most of these licences allow non-commercial use only, so "
     "this model is for research. The uploaders chose the genres of the clips. Many tracks have several genres, or none "
-    "of these. The recipe was tuned on the validation clips of fma_small, so scores on these clips are slightly too "
-    "high."
+    "of these. The recipe was chosen on the official validation tracks of fma_small, so scores on these tracks are too "
+    "high. On the official test tracks, which were not used, the model `fma_small` of this recipe has an accuracy of "
+    "50.0 %; 95 % interval from resampled artists: 42.6 to 58.2 %."
 )
 
 
