@@ -226,7 +226,7 @@ class Dataset(Generic[AnySplit]):
         """
         if fold not in range(folds):
             raise ValueError(f"`fold` must be in 0..{folds - 1}. Received: fold={fold!r}")
-        tracks = self.all
+        tracks: Any = self.all
         is_test = assign_folds(tracks, folds, seed) == fold
         others = np.flatnonzero(~is_test)
         is_validation = assign_folds(tracks.select(others), 2 * (folds - 1), seed) == 0
