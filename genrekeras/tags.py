@@ -1,11 +1,15 @@
-"""Read and write the genre in the tags of audio files."""
+"""Read the tags of audio files, write the genre, and compare spellings of genres."""
 
+import collections
 import contextlib
 import io
 import os
+import re
 import shutil
 import stat
 import unicodedata
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import mutagen
 from genrekeras import audio
@@ -14,7 +18,7 @@ from genrekeras.utils.io import StrPath, atomic_write
 from mutagen.aiff import AIFF
 from mutagen.asf import ASF
 from mutagen.flac import FLAC
-from mutagen.id3 import ID3, TCO, TCON, Frame, Frames, ID3JunkFrameError, ID3NoHeaderError
+from mutagen.id3 import ID3, TCON, Frame, Frames, Frames_2_2, ID3JunkFrameError, ID3NoHeaderError
 from mutagen.mp3 import MP3
 from mutagen.mp4 import MP4
 from mutagen.oggflac import OggFLAC
@@ -32,45 +36,93 @@ class TagError(FileProblem, ValueError):
     """
 
 
-class _GenreFrame:
-    """Parse the genre frame of an ID3 tag.
+class Tags(NamedTuple):
+    """Tags of a file.
+
+    Attributes:
+        title, artist, album: the first value of each field, or "" if there is none.
+        genres: all genres, as they are written in the file. The numbers of ID3 are replaced by names.
+    """
+
+    title: str
+    artist: str
+    album: str
+    genres: list[str]
+
+
+# Field -> ID3v2.3 and ID3v2.4 frame, ID3v2.2 frame, MP4 atom, ASF attribute, Vorbis comment.
+_FIELDS = {
+    "title": ("TIT2", "TT2", "\xa9nam", "Title", "title"),
+    "artist": ("TPE1", "TP1", "\xa9ART", "Author", "artist"),
+    "album": ("TALB", "TAL", "\xa9alb", "WM/AlbumTitle", "album"),
+    "genre": ("TCON", "TCO", "\xa9gen", "WM/Genre", "genre"),
+}
+# Names of genres that contain a separator but are one genre, and names that mean no genre, by `spelling_key`.
+_INDIVISIBLE = {"singer/songwriter", "folk,world,andcountry", "pop/funk"}
+_NO_GENRES = {"", "other", "unknown", "none"}
+
+
+class _Parser:
+    """Parse a frame of an ID3 tag.
 
     Compressed frames are rejected, because a small compressed frame may expand to gigabytes.
     """
 
-    @staticmethod
-    def _fromData(header, flags, data):
+    def __init__(self, frame):
+        self.frame = frame
+
+    def _fromData(self, header, flags, data):
         if flags & (Frame.FLAG23_COMPRESS | Frame.FLAG24_COMPRESS):
-            raise ID3JunkFrameError("the genre is compressed")
-        return TCON._fromData(header, flags, data)
+            raise ID3JunkFrameError("the frame is compressed")
+        return self.frame._fromData(header, flags, data)
 
 
 class _KnownFrames(dict):
-    """Table of the ID3 frames that mutagen parses. It contains only the genre frame.
+    """Table of the ID3 frames that mutagen parses. It contains only the frames of some fields.
 
     mutagen does not change the frames that are not in this table.
     """
+
+    def __init__(self, *fields):
+        for name, old_name, *_ in map(_FIELDS.get, fields):
+            self[name], self[old_name] = _Parser(Frames[name]), Frames_2_2[old_name]
 
     def __contains__(self, name):
         # mutagen looks up names of frames to detect the wrong frame sizes that iTunes writes. All names must be known.
         return name in Frames
 
 
-_RAW_FRAMES = {"known_frames": _KnownFrames(TCON=_GenreFrame, TCO=TCO), "translate": False, "load_v1": False}
+def _file_types(*fields):
+    """Return subclasses of `mutagen.FileType` that parse only the frames of some fields of an ID3 tag."""
+    options = {"known_frames": _KnownFrames(*fields), "translate": False, "load_v1": False}
+
+    def with_raw_frames(file_type):
+        class RawFrames(file_type):
+            def load(self, *args, **kwargs):
+                super().load(*args, **kwargs, **options)
+
+        RawFrames.__name__ = file_type.__name__  # mutagen sorts file types by name
+        return RawFrames
+
+    return [FLAC, OggVorbis, OggOpus, OggFLAC, MP4, ASF, *map(with_raw_frames, (MP3, WAVE, AIFF))]
 
 
-def _with_raw_frames(file_type):
-    """Return a subclass of a `mutagen.FileType` that parses only the genre frame of an ID3 tag."""
-
-    class RawFrames(file_type):
-        def load(self, *args, **options):
-            super().load(*args, **options, **_RAW_FRAMES)
-
-    RawFrames.__name__ = file_type.__name__  # mutagen sorts file types by name
-    return RawFrames
+_FILE_TYPES = _file_types("genre")  # of files that are written
+_READ_ONLY_FILE_TYPES = _file_types(*_FIELDS)
 
 
-_FILE_TYPES = [FLAC, OggVorbis, OggOpus, OggFLAC, MP4, ASF, *map(_with_raw_frames, (MP3, WAVE, AIFF))]
+def read_tags(path: StrPath) -> Tags:
+    """Return the title, the artist, the album and the genres in the tags of a file.
+
+    Args:
+        path: see `read_genres`.
+
+    Raises:
+        TagError: the file is missing or damaged, or its format is not supported.
+    """
+    file = _open(path, _READ_ONLY_FILE_TYPES)
+    first = {name: next(iter(_values(file, name)), "").strip() for name in ("title", "artist", "album")}
+    return Tags(**first, genres=_values(file, "genre"))
 
 
 def read_genres(path: StrPath) -> list[str]:
@@ -87,7 +139,64 @@ def read_genres(path: StrPath) -> list[str]:
     Raises:
         TagError: the file is missing or damaged, or its format is not supported.
     """
-    return _genres(_open(path))
+    return _values(_open(path), "genre")
+
+
+def split_genres(values: Iterable[str]) -> list[str]:
+    """Return the separate genres in the values of a genre field.
+
+    Programs write several genres as several values, or as one value with separators. The rules are:
+
+    - The separators are ";", NUL, "/" and ",": "Rock; Pop/Folk" contains three genres, and iTunes' "Hip-Hop/Rap" and
+      "R&B/Soul" contain two each. "&", "-" and "+" do not separate: "Drum & Bass" is one genre.
+    - "Singer/Songwriter" (iTunes), "Folk, World, & Country" (Discogs) and "Pop/Funk" (ID3) are one genre each.
+    - The numbers of ID3, such as "(17)" or "17", are replaced by their names ("Rock").
+    - "Other", "Unknown" and "None" are not genres. ID3 has numbers for the first two.
+    - Spaces at the ends are removed, and other white space is one space. Repeated genres are removed. The letters are
+      in the Unicode normalization form NFC.
+
+    Args:
+        values: such as `Tags.genres`.
+    """
+    parts = list(values)
+    for separators in (";\0", ",", "/"):
+        parts = [
+            piece
+            for part in parts
+            for piece in ([part] if spelling_key(part) in _INDIVISIBLE else re.split(f"[{separators}]", part))
+        ]
+    parts = [part.strip() for part in parts]
+    names = [" ".join(unicodedata.normalize("NFC", name).split()) for name in TCON(encoding=3, text=parts).genres]
+    by_key: dict[str, str] = {}
+    for name in names:
+        by_key.setdefault(spelling_key(name), name)
+    return [name for key, name in by_key.items() if key not in _NO_GENRES]
+
+
+def spelling_key(genre: str) -> str:
+    """Return a text that is equal for different spellings of a genre.
+
+    Case, spaces, hyphens and underscores are ignored, and "&" equals "and": "Hip Hop" and "hip-hop" are the same genre,
+    and so are "Drum & Bass" and "drum and bass".
+    """
+    folded = unicodedata.normalize("NFKC", genre).casefold().replace("&", "and")
+    return "".join(c for c in folded if not c.isspace() and unicodedata.category(c) not in ("Pd", "Pc"))
+
+
+def merge_spellings(genres: Iterable[str]) -> dict[str, str]:
+    """Choose one spelling for each genre: the most frequent one. In case of a tie, it is the first in the alphabet.
+
+    Args:
+        genres: genres of all tracks. `spelling_key` says which are the same.
+
+    Returns:
+        Spelling -> chosen spelling.
+    """
+    counts = collections.Counter(genres)
+    chosen: dict[str, str] = {}
+    for name in sorted(counts, key=lambda name: (-counts[name], name)):
+        chosen.setdefault(spelling_key(name), name)
+    return {name: chosen[spelling_key(name)] for name in counts}
 
 
 def write_genre(path: StrPath, genre: str, copy: StrPath | None = None) -> None:
@@ -150,8 +259,8 @@ def _replace(path, genre, copy):
         if audio.checksum(temporary) != checksum:
             raise TagError(path, "its audio would change, probably because the sizes in its header are wrong")
         tagged = _open(temporary)
-        if _genres(tagged) != [genre]:
-            raise TagError(path, f"the genre {genre!r} would be read as {_genres(tagged)}")
+        if (written := _values(tagged, "genre")) != [genre]:
+            raise TagError(path, f"the genre {genre!r} would be read as {written}")
         if _other_tags(tagged) != other_tags:
             raise TagError(path, "its other tags would change")
         if copy is not None and not os.path.exists(copy):
@@ -175,11 +284,11 @@ def _mutagen_errors(path, summary):
         raise TagError(path, f"{summary}: {reason or 'the file is damaged or cut short'}") from error
 
 
-def _open(path):
+def _open(path, file_types=_FILE_TYPES):
     """Open a file with mutagen. Return a `mutagen.FileType`."""
     with _mutagen_errors(path, "its tags cannot be read"):
         is_regular = stat.S_ISREG(os.stat(path).st_mode)
-        file = mutagen.File(path, options=_FILE_TYPES) if is_regular else None
+        file = mutagen.File(path, options=file_types) if is_regular else None
         if isinstance(file, MP3) and file.tags is None:
             with contextlib.suppress(ID3NoHeaderError):
                 file.tags = ID3(path)  # mutagen also reads ID3v1 tags here
@@ -188,14 +297,18 @@ def _open(path):
     return file
 
 
-def _genre_key(file):
-    return "\xa9gen" if isinstance(file, MP4) else "WM/Genre" if isinstance(file, ASF) else "genre"
+def _key(file, field):
+    """Return the name of a field in the tags of a file that has no ID3 tag."""
+    *_, atom, attribute, comment = _FIELDS[field]
+    return atom if isinstance(file, MP4) else attribute if isinstance(file, ASF) else comment
 
 
-def _genres(file):
+def _values(file, field):
+    """Return the values of a field as a list of str."""
     if isinstance(file.tags, ID3):
-        return [genre for frame in file.tags.getall("TCON") for genre in frame.genres]
-    return [str(genre) for genre in (file.tags or {}).get(_genre_key(file), [])]
+        frames = file.tags.getall(_FIELDS[field][0])
+        return [value for frame in frames for value in (frame.genres if field == "genre" else frame.text)]
+    return [str(value) for value in (file.tags or {}).get(_key(file, field), [])]
 
 
 def _other_tags(file):
@@ -219,7 +332,7 @@ def _write(path, temporary, genre):
             raise mutagen.MutagenError(
                 "some of its Vorbis comments would change, because they have no name or are not UTF-8"
             )
-        file.tags[_genre_key(file)] = [genre]
+        file.tags[_key(file, "genre")] = [genre]
         file.save()
         return _other_tags(file)
 

@@ -161,6 +161,13 @@ def spectrograms(tmp_path_factory):
     return path
 
 
+FMA_GENRES = (  # rows of FMA's genres.csv
+    "genre_id,#tracks,parent,title,top_level\n2,5271,0,International,2\n10,13845,0,Pop,10\n12,32923,0,Rock,12\n"
+    "15,34413,0,Electronic,15\n17,12706,0,Folk,17\n21,8389,0,Hip-Hop,21\n25,9261,12,Punk,12\n"
+    "38,38154,0,Experimental,38\n103,4183,17,Singer-Songwriter,17\n1235,14938,0,Instrumental,1235\n"
+)
+
+
 def write_fma(folder, tracks, audio=True):
     """An FMA folder: `tracks` are (track id, genre, split); clips are 3 s of a sine of a frequency by genre."""
     os.makedirs(folder / "fma_metadata")
@@ -176,6 +183,26 @@ def write_fma(folder, tracks, audio=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_sine(path, 200 * (1 + gk.GENRES.index(genre)) + track_id % 7)
     return folder
+
+
+def add_all_genres(folder, more):
+    """Add the column `genres_all` and genres.csv to the metadata of an FMA folder.
+
+    Args:
+        more: dict, track id -> ids of genres beside the top genre.
+    """
+    (folder / "fma_metadata" / "genres.csv").write_text(FMA_GENRES)
+    ids = {row.split(",")[3]: int(row.split(",")[0]) for row in FMA_GENRES.splitlines()[1:]}
+    path = folder / "fma_metadata" / "tracks.csv"
+    with open(path, newline="", encoding="utf-8") as file:
+        header, rows = (rows := list(csv.reader(file)))[:3], rows[3:]
+    at = header[1].index("genre_top")
+    for row, value in zip(header, ("track", "genres_all", ""), strict=True):
+        row.append(value)
+    for row in rows:
+        row.append(str([ids[name] for name in [row[at]] if name] + more.get(int(row[0]), [])))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([*header, *rows])
 
 
 def write_sine(path, hz, seconds=3.0, rate=44100):

@@ -1,7 +1,8 @@
 """The code of README and docs runs as written, and what is recorded there has its date and commit.
 
 - `python` and `sh` blocks of a page run in order in one folder. It contains `song.mp3`, `MUSIC` (folders of genres,
-  artists, albums), `FMA` (the synthetic corpus in FMA's layout), `model.keras`, `runs/example` and `experiments`.
+  artists, albums; files with tags), `FMA` (the synthetic corpus in FMA's layout), `model.keras`, `runs/example` and
+  `experiments`.
   Python blocks of a page share their names. Experiments run with `--smoke`.
 - A `console` block holds recorded output. Its title, or the line before it, states date and commit.
 - A block whose title begins with "not executed by the tests" may only install something or need all of FMA.
@@ -22,10 +23,11 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner
-from conftest import EXPERIMENTS, run_in_process, small_model, tones
+from conftest import EXPERIMENTS, add_all_genres, run_in_process, small_model, tones
 from genrekeras import cli
 from genrekeras.datasets.synthetic import SYNTHETIC_GENRES
 from hub import local_hub
+from mutagen.easyid3 import EasyID3
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -89,6 +91,7 @@ def materials(tmp_path_factory, synthetic_cache, finished_run):
     for synthetic, genre in zip(SYNTHETIC_GENRES, gk.GENRES, strict=True):  # FMA's commands accept its genres only
         text = text.replace(synthetic, genre)
     table.write_text(text, encoding="utf-8")
+    add_all_genres(folder / "FMA", {2: [25]})
     shutil.copytree(finished_run.folder, folder / "runs" / "example")
     (folder / "experiments").symlink_to(EXPERIMENTS)
     clips = iter(tones(np.random.default_rng(0), 33, 4 * 22050))
@@ -98,6 +101,9 @@ def materials(tmp_path_factory, synthetic_cache, finished_run):
                 path = folder / "MUSIC" / genre / f"{genre} Artist {artist}" / "Album" / f"{track:02d}.mp3"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 soundfile.write(path, next(clips), 22050, format="MP3", subtype="MPEG_LAYER_III")
+                tags = EasyID3()
+                tags.update(artist=path.parts[-3], album="Album", genre=[genre, *["Live"] * (artist % 2)])
+                tags.save(path)
     soundfile.write(folder / "song.mp3", next(clips), 22050, format="MP3", subtype="MPEG_LAYER_III")
     small_model(genres=["Folk", "Rock"]).save(folder / "model.keras")
     return folder

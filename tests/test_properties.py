@@ -15,7 +15,8 @@ import pytest
 from conftest import numpy
 from genrekeras import audio, inference
 from genrekeras.datasets import splits
-from genrekeras.datasets.batches import CROPS, class_weights
+from genrekeras.datasets.batches import CROPS
+from genrekeras.datasets.labels import class_weights
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn import metrics

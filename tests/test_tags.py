@@ -8,6 +8,7 @@ import stat
 import struct
 import zlib
 
+import hypothesis
 import mutagen
 import numpy as np
 import pandas
@@ -15,9 +16,10 @@ import pytest
 from conftest import write_sine
 from genrekeras import audio, tags
 from genrekeras.cli.files import _write_tags
+from hypothesis import strategies as st
 from mutagen.apev2 import APEv2
 from mutagen.flac import FLAC, Picture
-from mutagen.id3 import APIC, ID3, PRIV, TIT2, TPE1
+from mutagen.id3 import APIC, ID3, PRIV, TALB, TCON, TIT2, TPE1
 from mutagen.mp4 import MP4, MP4Cover, MP4FreeForm
 
 KINDS = ("mp3", "flac", "ogg", "wav", "aiff")
@@ -45,6 +47,103 @@ def test_a_genre_is_written_and_nothing_else_changes(tmp_path, kind):
     tags.write_genre(path, "Folk", copy=tmp_path / "old")
     assert tags.read_genres(path) == ["Folk"] and (tmp_path / "old").read_bytes() == before
     assert sorted(os.listdir(tmp_path)) == sorted([path.name, "old"])
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "m4a", "wma", "opus"])
+def test_title_artist_album_and_genres_are_read(request, tmp_path, kind):
+    path = tmp_path / f"song.{kind}"
+    if kind in KINDS:
+        write_sine(path, 440)
+    else:
+        request.getfixturevalue("ffmpeg")("-i", write_sine(tmp_path / "sine.wav", 440, rate=48000), path)
+    assert tags.read_tags(path) == ("", "", "", [])
+    file = mutagen.File(path)
+    if file.tags is None:
+        file.add_tags()
+    if isinstance(file.tags, ID3):
+        for frame, text in ((TIT2, [" Дождь "]), (TPE1, ["A", "B"]), (TALB, ["C"]), (TCON, ["17", "Jazz/Pop"])):
+            file.tags.add(frame(encoding=3, text=text))
+    else:
+        names = {
+            "m4a": ("\xa9nam", "\xa9ART", "\xa9alb", "\xa9gen"),
+            "wma": ("Title", "Author", "WM/AlbumTitle", "WM/Genre"),
+        }.get(kind, ("TITLE", "artist", "album", "Genre"))
+        for name, values in zip(names, ([" Дождь "], ["A", "B"], ["C"], ["17", "Jazz/Pop"]), strict=True):
+            file.tags[name] = values
+    file.save()
+    title, artist, album, genres = tags.read_tags(path)
+    assert (title, artist, album) == ("Дождь", "A", "C")
+    assert genres == ["Rock" if isinstance(file.tags, ID3) else "17", "Jazz/Pop"]
+    assert tags.split_genres(genres) == ["Rock", "Jazz", "Pop"]
+    assert tags.read_genres(path) == genres
+
+
+def test_old_id3_tags_are_read(tmp_path):
+    path = _mp3(tmp_path / "v1.mp3", b"", ID3V1)
+    assert tags.read_tags(path) == ("Title", "Artist", "", ["Rock"])
+    frames = [name + struct.pack(">I", 2)[1:] + b"\0" + letter for name, letter in ((b"TT2", b"x"), (b"TP1", b"y"))]
+    path = _mp3(tmp_path / "v22.mp3", _id3(2, [*frames, b"TAL\0\0\2\0z", b"TCO\0\0\5\0(17)"]))
+    assert tags.read_tags(path) == ("x", "y", "z", ["Rock"])
+
+
+def test_compressed_fields_are_not_expanded(tmp_path):
+    data = struct.pack(">I", 5) + zlib.compress(b"\0Album")
+    path = _mp3(tmp_path / "song.mp3", _id3(3, [_frame(3, b"TALB", data, 0x80), _frame(3, b"TIT2", b"\0x")]))
+    assert tags.read_tags(path) == ("x", "", "", [])
+
+
+@pytest.mark.parametrize(
+    "values, genres",
+    [
+        (["Rock"], ["Rock"]),
+        (["Rock; Pop ;Jazz"], ["Rock", "Pop", "Jazz"]),
+        (["Rock\0Pop", "Jazz"], ["Rock", "Pop", "Jazz"]),
+        (["Hip-Hop/Rap", "R&B/Soul"], ["Hip-Hop", "Rap", "R&B", "Soul"]),
+        (["Drum & Bass, Jazz+Funk, Lo-Fi"], ["Drum & Bass", "Jazz+Funk", "Lo-Fi"]),
+        (["Singer/Songwriter; Pop"], ["Singer/Songwriter", "Pop"]),
+        (["Pop, singer / songwriter"], ["Pop", "singer / songwriter"]),
+        (["Folk, World, & Country"], ["Folk, World, & Country"]),
+        (["(17)", "4", "(62)", "(4)(17)Hard"], ["Rock", "Disco", "Pop/Funk", "Hard"]),
+        (["rock", "Rock", "ROCK/Pop"], ["rock", "Pop"]),
+        (["  Old-Time  /\n  Historic"], ["Old-Time", "Historic"]),
+        (["Other", "unknown", "12", "255", "None", "-", ";/,", ""], []),
+        (["Cafe\u0301"], ["Caf\xe9"]),
+        ([], []),
+    ],
+)
+def test_values_are_split_into_genres(values, genres):
+    assert tags.split_genres(values) == genres
+
+
+def test_the_most_frequent_spelling_of_a_genre_is_chosen():
+    spellings = ["Hip Hop", "hip-hop", "Hip\u2010Hop", "Hip Hop", "Drum & Bass", "Drum and Bass", "Jazz"]
+    spellings += ["Électro", "électro"]
+    chosen = tags.merge_spellings(spellings)
+    assert set(chosen) == set(spellings)
+    assert {chosen[name] for name in spellings[:4]} == {"Hip Hop"}
+    assert chosen["Drum and Bass"] == "Drum & Bass" and chosen["Jazz"] == "Jazz" and chosen["électro"] == "Électro"
+    assert tags.spelling_key("Hip_Hop") == tags.spelling_key("HIP HOP") != tags.spelling_key("Hip-Hops")
+
+
+names = st.text(st.characters(exclude_categories=("C", "Z"), exclude_characters=";/,"), min_size=1, max_size=20)
+
+
+@pytest.fixture(scope="module")
+def song(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("songs")
+    return {kind: write_sine(folder / f"song.{kind}", 440, seconds=0.2, rate=22050) for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@hypothesis.given(letter=st.characters(categories=("L",)), words=st.lists(names, min_size=1, max_size=3))
+@hypothesis.settings(max_examples=15)
+def test_the_genre_that_is_written_is_read(song, kind, letter, words):
+    """It begins with a letter, so ID3 does not read it as a number."""
+    genre = letter + " ".join(words)
+    tags.write_genre(song[kind], genre)
+    assert tags.read_tags(song[kind]).genres == [genre]
+    [separate] = tags.split_genres([genre])
+    assert tags.spelling_key(separate) == tags.spelling_key(genre)
 
 
 def test_a_file_that_has_the_genre_is_not_written(tmp_path):

@@ -5,10 +5,11 @@ from genrekeras.utils.logging import only_absl_errors
 with only_absl_errors():  # without JAX, grain warns that its profiler is not available
     import grain  # noqa: F401
 
-from genrekeras.datasets.batches import Batches, batches, class_weights
+from genrekeras.datasets.batches import Batches, batches
 from genrekeras.datasets.fma import load_fma
 from genrekeras.datasets.folder import load_folder
 from genrekeras.datasets.groups import assign_folds, concentration, leakage
+from genrekeras.datasets.labels import class_weights
 from genrekeras.datasets.spectrograms import (
     FMA_SECONDS,
     SpectrogramSplit,
@@ -20,6 +21,7 @@ from genrekeras.datasets.spectrograms import (
 )
 from genrekeras.datasets.splits import PROTOCOLS, Dataset, Split
 from genrekeras.datasets.synthetic import load_synthetic
+from genrekeras.datasets.tagged import load_tagged
 
 __all__ = [
     "FMA_SECONDS",
@@ -39,6 +41,7 @@ __all__ = [
     "load_folder",
     "load_spectrograms",
     "load_synthetic",
+    "load_tagged",
     "sampled_logmel_front_end",
     "save_spectrograms",
 ]

@@ -17,10 +17,10 @@ import keras
 import numpy as np
 import numpy.typing as npt
 from genrekeras import audio
+from genrekeras.datasets.labels import checked_label, checked_weights, label_rows, sample_weights
 from genrekeras.utils.progress import bar
 
-if TYPE_CHECKING:  # These modules import this module.
-    from genrekeras.datasets.spectrograms import SpectrogramSplit
+if TYPE_CHECKING:  # This module imports `batches`.
     from genrekeras.datasets.splits import Split
 
 Crop: TypeAlias = Literal["start", "center", "even", "random"]
@@ -46,7 +46,8 @@ def batches(
     Each batch is read from disk when it is needed, so memory does not grow with the number of clips.
 
     Args:
-        split: `Split`, or a sequence with the same kind of elements and the attributes `sample_rate` and `genres`.
+        split: `Split`, or a sequence with the same kind of elements and the attributes `sample_rate` and `genres`. If
+            its clips have several labels, it also needs the attribute `multi_label`, which is true.
         batch_size: `> 0`, number of clips in a batch. The last batch of an epoch may be smaller.
         clip_seconds: `> 0`, length of the clips in a batch. Longer clips of the split are cropped, and shorter clips
             are padded by `genrekeras.audio.to_length`.
@@ -65,7 +66,8 @@ def batches(
         one_hot: whether labels are one-hot without mixup too. Set it for validation data if the training data
             uses mixup.
         class_weight: floats >= 0, one per genre. With `"balanced"`, all genres have the same total weight, see
-            `class_weights`. With mixup, the weights are mixed like the labels.
+            `class_weights`. With mixup, the weights are mixed like the labels. The weight of a clip with several labels
+            is the mean of their weights.
         workers: `> 0`, number of threads that read batches. With 1, batches are not read ahead. The content of the
             batches does not depend on this number.
         processes: whether the workers are processes instead of threads. Python starts the processes with the
@@ -76,11 +78,12 @@ def batches(
         weights)`.
 
             - `waveforms`: `(batch, clip_seconds * sample_rate)` float32.
-            - `labels`: `(batch,)` int32. With `mixup_alpha` or `one_hot`, `(batch, len(genres))` float32.
+            - `labels`: `(batch,)` int32. With several labels, `mixup_alpha` or `one_hot`, `(batch, len(genres))`
+              float32.
             - `weights`: `(batch,)` float32.
 
     Raises:
-        ValueError: an argument is out of range, or the split is empty.
+        ValueError: an argument is out of range, or the split is empty. Reading a batch raises it if a label is invalid.
     """
     if not all(hasattr(split, name) for name in ("__len__", "sample_rate", "genres")):
         raise ValueError(
@@ -98,8 +101,9 @@ def batches(
         raise ValueError(f"`split` has no clips. Received: split={split!r}")
     samples = round(clip_seconds * split.sample_rate)
     weights = checked_weights(class_weight, split)
-    genres, one_hot = tuple(split.genres), one_hot or mixup_alpha > 0
-    transform = _BatchTransform(samples, genres, crop, crops, mixup_alpha, one_hot, weights)
+    genres, multi_label = tuple(split.genres), getattr(split, "multi_label", False)
+    one_hot = one_hot or multi_label or mixup_alpha > 0
+    transform = _BatchTransform(samples, genres, crop, crops, mixup_alpha, one_hot, weights, multi_label)
     clips = grain.MapDataset.source(_Crops(split, crops)).seed(seed)
     if shuffle:
         clips = clips.shuffle()
@@ -120,28 +124,8 @@ def batches(
         "class_weight": None if weights is None else weights.tolist(),
     }
     track_ids = track_ids.batch(batch_size)
-    return Batches(data, split.sample_rate, genres, clip_seconds, track_ids, fingerprint, workers, processes)
-
-
-def class_weights(split: Split | Any) -> np.ndarray:
-    """Return class weights that balance the genres of a split.
-
-    All genres have the same total weight, and the mean weight of the clips is 1. The weight of a genre is the number of
-    clips in the split divided by the number of genres with clips and by the number of clips of the genre. The weight of
-    a genre without clips is 0.
-
-    Args:
-        split: `Split`, or another object with the attributes `labels` and `genres`.
-
-    Returns:
-        `(len(genres),)` float32 array.
-    """
-    if not hasattr(split, "labels"):
-        raise ValueError(f"`split` must have the attribute `labels`. Received: {type(split).__name__}")
-    counts = np.bincount(split.labels, minlength=len(split.genres))
-    weights = np.zeros(len(counts), "float32")
-    weights[counts > 0] = len(split.labels) / ((counts > 0).sum() * counts[counts > 0])
-    return weights
+    rate = split.sample_rate
+    return Batches(data, rate, genres, clip_seconds, track_ids, fingerprint, workers, processes, multi_label)
 
 
 def fill(array: np.ndarray, data: Batches, function: Callable[[np.ndarray], np.ndarray], title: str) -> None:
@@ -178,10 +162,11 @@ class Batches(keras.utils.PyDataset):
             JSON.
         workers: see `batches`.
         processes: see `batches`.
+        multi_label: whether the labels are rows of 0 and 1, because a clip may have several labels.
 
     Attributes:
-        sample_rate, genres, clip_seconds: the arguments. `GenreClassifier.fit` compares these attributes with those of
-            the model.
+        sample_rate, genres, clip_seconds, multi_label: the arguments. `GenreClassifier.fit` compares these attributes
+            with those of the model.
         fingerprint: the argument. When a run is resumed, `genrekeras.training.fit` compares this attribute with the
             fingerprint of the run.
         epoch: epoch of the next batches. `on_epoch_end` increments this number. The callback of `fit_options` sets
@@ -198,6 +183,7 @@ class Batches(keras.utils.PyDataset):
         fingerprint: dict[str, Any],
         workers: int = 1,
         processes: bool = False,
+        multi_label: bool = False,
     ):
         # The workers of Keras are not used. Keras may stop a pass early, for example when it builds a model. Then the
         # workers would return the remaining batches of this pass in the next pass.
@@ -205,6 +191,7 @@ class Batches(keras.utils.PyDataset):
         self.sample_rate = sample_rate
         self.genres = genres
         self.clip_seconds = clip_seconds
+        self.multi_label = multi_label
         self.fingerprint = fingerprint
         self.epoch = 0
         self._first, self._last = 0, len(data)
@@ -343,6 +330,7 @@ class _BatchTransform:
         samples: length of a clip in a batch.
         genres, crop, crops, mixup_alpha, one_hot: see `batches`.
         weights: `(len(genres),)` float32 array, class weights, or `None`.
+        multi_label: whether the label of a clip is a row.
     """
 
     samples: int
@@ -352,29 +340,27 @@ class _BatchTransform:
     mixup_alpha: float
     one_hot: bool
     weights: np.ndarray | None
+    multi_label: bool
 
     def clip(self, element, rng):
         """Return the waveform and the label of a crop."""
-        waveform, label = element["audio"], element["genre"]
-        if not 0 <= label < len(self.genres):
-            raise ValueError(
-                f"The label of track {element['track_id']} must be in 0..{len(self.genres) - 1}. Received: {label}"
-            )
+        waveform = element["audio"]
+        label = checked_label(element["genre"], len(self.genres), self.multi_label, element["track_id"])
         start = self._crop_start(max(0, len(waveform) - self.samples), element["crop"], rng)
         clip = audio.to_length(waveform[start:], self.samples)
-        return np.array(clip), np.int32(label)  # a copy, so the memory of the longer clip can be freed
+        return np.array(clip), label  # a copy, so the memory of the longer clip can be freed
 
     def batch(self, clips, rng):
         """Return a batch of clips, with mixup and class weights."""
         waveforms, labels = clips
-        rows = np.eye(len(self.genres), dtype="float32")[labels]
+        rows = label_rows(labels, len(self.genres))
         if self.mixup_alpha:
             other = rng.permutation(len(labels))
             weight = rng.beta(self.mixup_alpha, self.mixup_alpha, (len(labels), 1)).astype("float32")
             waveforms = weight * waveforms + (1 - weight) * waveforms[other]
             rows = weight * rows + (1 - weight) * rows[other]
         batch = waveforms, (rows if self.one_hot else labels)
-        return batch if self.weights is None else (*batch, rows @ self.weights)
+        return batch if self.weights is None else (*batch, sample_weights(rows, self.weights))
 
     def _crop_start(self, spare, crop, rng):
         """Return the position of the first sample of a crop.
@@ -400,30 +386,6 @@ def check_integers(**arguments: tuple[Any, int]) -> None:
     for name, (value, minimum) in arguments.items():
         if not isinstance(value, int) or value < minimum:
             raise ValueError(f"`{name}` must be an integer >= {minimum}. Received: {name}={value!r}")
-
-
-def checked_weights(
-    class_weight: Literal["balanced"] | npt.ArrayLike | None, split: Split | SpectrogramSplit | Any
-) -> np.ndarray | None:
-    """Return the argument `class_weight` of `batches` as a `(len(split.genres),)` float32 array, or `None`.
-
-    Raises:
-        ValueError: `class_weight` is not a value that `batches` allows.
-    """
-    if class_weight is None:
-        return None
-    if isinstance(class_weight, str) and class_weight == "balanced":
-        return class_weights(split)
-    try:
-        weights = np.asarray(class_weight, "float32")
-    except (TypeError, ValueError):
-        weights = np.zeros(0)
-    if weights.shape != (len(split.genres),) or not np.isfinite(weights).all() or (weights < 0).any():
-        raise ValueError(
-            f'`class_weight` must be None, "balanced", or {len(split.genres)} numbers >= 0, one per genre. '
-            f"Received: class_weight={class_weight!r}"
-        )
-    return weights
 
 
 _worker_data: list[grain.MapDataset] = []  # in a worker process, this list contains the dataset of the batches

@@ -66,7 +66,7 @@ def load_folder(
     with only_absl_errors():
         builder = prepare(MusicFolder, tracks, genres, "folder", sample_rate, protocol, prepared_dir, beam_options)
     print_message(f"The decoded clips of {data_dir} are stored in {builder.data_dir}")
-    return as_dataset(builder, tracks, os.path.basename(data_dir), protocol, seed, data_dir)
+    return as_dataset(builder, tracks, genres, os.path.basename(data_dir), protocol, seed, data_dir)
 
 
 def find_files(data_dir: StrPath) -> pd.DataFrame:
@@ -79,8 +79,8 @@ def find_files(data_dir: StrPath) -> pd.DataFrame:
 
     Returns:
         A table with a row for each file, indexed by `track_id`, sorted by genre and name. The columns are `genre`,
-        `path`, `bytes` (size of the file, -1 for a broken link), `changed` (modification time and folder), `folder`
-        (the genre), `title` (the file name without extension), `artist`, `artist_id`, `album` and `album_id`.
+        the columns of `file_columns`, `title` (the file name without extension), `artist`, `artist_id`, `album` and
+        `album_id`.
 
     Raises:
         FileNotFoundError: the folder does not exist.
@@ -133,27 +133,33 @@ def _row(data_dir, name, artists):
     """
     genre, *folders, file = name.split("/")
     path = os.path.join(data_dir, *name.split("/"))
-    try:
-        status = os.stat(path)
-        size, changed = status.st_size, f"{status.st_mtime_ns} {os.path.realpath(data_dir)}"
-    except OSError:  # a broken link
-        size, changed = -1, ""
     # The artist of a file without a folder of an artist or album is unknown. The file gets an album of its own.
     first_folder = "/".join([genre, *folders[:1]])
     return {
-        "genre": _text(genre),
-        "path": path,
-        "bytes": size,
-        "changed": changed,
-        "folder": _text(genre),
-        "title": _text(os.path.splitext(file)[0]),
-        "artist": _text(folders[0]) if folders else "",
-        "album": _text("/".join(folders)),
+        "genre": displayed(genre),
+        **file_columns(path),
+        "title": displayed(os.path.splitext(file)[0]),
+        "artist": displayed(folders[0]) if folders else "",
+        "album": displayed("/".join(folders)),
         "artist_key": (folders[0] if (genre, folders[0]) in artists else first_folder) if folders else None,
         "album_key": "/".join([genre, *folders]) if folders else path,
     }
 
 
-def _text(name):
+def file_columns(path: str) -> dict[str, str | int]:
+    """Return the columns of a table of tracks that identify the content of a file.
+
+    Returns:
+        `path`, `bytes` (size of the file, -1 for a broken link) and `changed` (modification time and path without
+        links).
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return {"path": path, "bytes": -1, "changed": ""}
+    return {"path": path, "bytes": status.st_size, "changed": f"{status.st_mtime_ns} {os.path.realpath(path)}"}
+
+
+def displayed(name: str) -> str:
     """Replace the bytes in a file name that are not UTF-8."""
     return os.fsencode(name).decode("utf-8", "replace")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 import scipy.sparse
+from genrekeras.datasets.labels import stratification_labels
 
 if TYPE_CHECKING:  # These modules import `groups`.
     from genrekeras.datasets.spectrograms import SpectrogramSplit
@@ -99,6 +100,8 @@ def leakage(splits: Dataset | Mapping[str, Split | SpectrogramSplit]) -> pd.Data
 def concentration(splits: Dataset | Mapping[str, Split | SpectrogramSplit]) -> pd.DataFrame:
     """Count the artists of each split and genre, and measure how much a few artists dominate.
 
+    A track with several labels counts for each of its genres.
+
     Tracks of one artist are similar, so a score on a split is about as precise as a score on as many independent tracks
     as the effective size. It is n^2 / sum(n_a^2), where n_a is the number of tracks of artist a, and n their sum.
 
@@ -121,11 +124,12 @@ def concentration(splits: Dataset | Mapping[str, Split | SpectrogramSplit]) -> p
 
 
 def concentration_of_tables(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return the result of `concentration` for tables of tracks with the columns `genre` and `artist_id`."""
+    """Return the result of `concentration` for tables with the columns `artist_id` and `genre` or `genres`."""
     rows = {}
     for name, tracks in tables.items():
-        for genre in ("all", *tracks["genre"].unique()) if len(tracks) else ():
-            part = tracks if genre == "all" else tracks[tracks["genre"] == genre]
+        genres = tracks["genres" if "genres" in tracks else "genre"].reset_index(drop=True).explode()
+        for genre in ("all", *genres.unique()) if len(tracks) else ():
+            part = tracks if genre == "all" else tracks.iloc[genres.index[genres == genre]]
             rows[name, genre] = {"tracks": len(part)}
             artists = artist_groups(part)
             if artists is not None:
@@ -144,6 +148,9 @@ def assign_folds(
     protocol: Literal["artist_folds", "random_folds"] = "artist_folds",
 ) -> np.ndarray:
     """Assign the tracks of a split to folds for cross-validation, with about the same share of each genre in each fold.
+
+    Of a track with several labels, only the rarest genre is taken into account, see
+    `genrekeras.datasets.labels.stratification_labels`.
 
     Args:
         split: the tracks. Each track must occur once.
@@ -181,9 +188,9 @@ def assign_folds(
         raise ValueError(f"`folds` must not exceed the number of {kind}, {count}. Received: folds={folds}")
     kind = model_selection.StratifiedGroupKFold if by_artist else model_selection.StratifiedKFold
     result = np.empty(len(split), int)
-    parts = kind(folds, shuffle=True, random_state=seed).split(
-        split.labels, split.labels, groups if by_artist else None
-    )
+    labels = stratification_labels(split.tracks)
+    splitter = kind(folds, shuffle=True, random_state=seed)
+    parts = splitter.split(labels, labels, groups if by_artist else None)
     for fold, (_, rows) in enumerate(parts):
         result[rows] = fold
     return result

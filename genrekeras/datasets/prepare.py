@@ -4,11 +4,13 @@ import bisect
 import itertools
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 import tensorflow_datasets as tfds
 from genrekeras.datasets.groups import UNKNOWN
+from genrekeras.datasets.labels import add_labels, label_rows, stratification_labels
 from genrekeras.datasets.splits import SPLITS, Dataset, Split, assign_splits, check_protocol
 from genrekeras.datasets.store import Store, StoreConfig, fingerprint
 from genrekeras.utils.io import StrPath
@@ -31,7 +33,7 @@ def prepare(
     Args:
         store: class of the dataset.
         tracks: see `Store`.
-        genres: in the order of the labels.
+        genres: genres of the column `genre` of the table, in the order in which the store numbers them.
         subset: first part of the name of the configuration.
         sample_rate: `> 0`, in Hz, sample rate of the stored clips.
         protocol: protocol that will assign the tracks to splits.
@@ -68,7 +70,7 @@ def prepare(
 
 
 def as_dataset(
-    builder: Store, tracks: pd.DataFrame, name: str, protocol: str, seed: int, source: StrPath
+    builder: Store, tracks: pd.DataFrame, genres: Sequence[str], name: str, protocol: str, seed: int, source: StrPath
 ) -> Dataset[Split]:
     """Load a prepared store as a `Dataset`.
 
@@ -76,31 +78,36 @@ def as_dataset(
 
     Args:
         builder: result of `prepare`.
-        tracks: table from which the store was built.
+        tracks: table from which the store was built. It may lack some of the tracks. The genres are in the column
+            `genre` (str) or, for tracks with several genres, `genres` (tuple of str). They need not be those of the
+            store.
+        genres: in the order of the labels.
         name: name of the dataset.
         protocol: see `genrekeras.datasets.splits.assign_splits`.
         seed: see `genrekeras.datasets.splits.assign_splits`.
         source: folder of the tracks. The warnings contain this name.
     """
-    metadata, config = builder.info.metadata, builder.builder_config
+    metadata, sample_rate = builder.info.metadata, builder.builder_config.sample_rate
     incomplete, broken = (
-        {int(track_id): reason for track_id, reason in metadata[kind].items()} for kind in ("incomplete", "broken")
+        {int(track_id): reason for track_id, reason in metadata[kind].items() if int(track_id) in tracks.index}
+        for kind in ("incomplete", "broken")
     )
-    _warn_of_bad_clips(source, tracks["path"], metadata["missing"], incomplete, broken)
+    missing = [track_id for track_id in metadata["missing"] if track_id in tracks.index]
+    _warn_of_bad_clips(source, tracks["path"], missing, incomplete, broken)
     with only_absl_errors():
         clips = _StoredClips(builder, metadata["stored"])
 
     stored = pd.concat([pd.DataFrame(part) for part in metadata["stored"].values()], ignore_index=True)
     stored = stored.rename_axis("row").reset_index().set_index("track_id").sort_index()
-    readable = tracks.loc[stored.index].drop(columns="bytes")
+    stored = stored[stored.index.isin(tracks.index)]
+    readable = add_labels(tracks.loc[stored.index].drop(columns="bytes"), genres)
     readable["checksum"] = stored["checksum"]
-    readable["label"] = readable["genre"].map({genre: label for label, genre in enumerate(config.genres)})
     for column in ("artist_id", "album_id"):
         if column not in readable:
             readable[column] = UNKNOWN
+    if "folder" not in readable:
+        readable["folder"] = stratification_labels(readable)
     positions = assign_splits(protocol, readable, seed)
-    if protocol == "artist_album":
-        _warn_of_empty_genres(source, readable["genre"], positions)
     readable = readable.drop(columns=["folder", "split"], errors="ignore")
     splits = {
         split: Split(
@@ -108,16 +115,18 @@ def as_dataset(
             clips,
             stored["row"].to_numpy()[positions[split]],
             readable.iloc[positions[split]],
-            config.sample_rate,
-            config.genres,
+            sample_rate,
+            genres,
             protocol,
             metadata["fingerprint"],
         )
         for split in SPLITS
     }
+    if protocol == "artist_album":
+        _warn_of_empty_genres(source, splits)
     counts = {
-        "tracks": metadata["tracks"],
-        "missing": len(metadata["missing"]),
+        "tracks": len(tracks),
+        "missing": len(missing),
         "incomplete": len(incomplete),
         "broken": len(broken),
         "readable": len(readable),
@@ -127,8 +136,8 @@ def as_dataset(
         name,
         protocol,
         **splits,
-        genres=config.genres,
-        sample_rate=config.sample_rate,
+        genres=tuple(genres),
+        sample_rate=sample_rate,
         counts=counts,
         incomplete=incomplete,
         broken=broken,
@@ -182,21 +191,36 @@ def _download_config(beam_options):
     return tfds.download.DownloadConfig(beam_options=PipelineOptions(list(beam_options)))
 
 
-def _warn_of_empty_genres(source, genres, positions):
-    for split, rows in positions.items():
-        if lacking := sorted(set(genres) - set(genres.iloc[rows])):
+def _warn_of_empty_genres(source, splits):
+    """Warn of the genres that a split lacks, except those that all splits lack."""
+    present = {
+        name: set(np.flatnonzero(label_rows(split.labels, len(split.genres)).any(axis=0)))
+        for name, split in splits.items()
+    }
+    for name, split in splits.items():
+        if lacking := [split.genres[label] for label in sorted(set.union(*present.values()) - present[name])]:
             warnings.warn(
-                f"{source}: {split} has no clip of {', '.join(lacking)}. An artist or album cannot be divided between "
+                f"{source}: {name} has no clip of {', '.join(lacking)}. An artist or album cannot be divided between "
                 "splits, and these genres have too few artists and albums.",
                 stacklevel=5,
             )
 
 
+def format_reasons(reasons: Mapping[str, str], folder: StrPath) -> str:
+    """Return a text that names up to 20 files and what is wrong with them.
+
+    Args:
+        reasons: path -> reason.
+        folder: folder to which the names in the text are relative.
+    """
+    first = sorted(reasons.items())[:20]
+    names = ", ".join(f"{os.path.relpath(path, folder)} ({reason})" for path, reason in first)
+    return f"{names}{', ...' if len(reasons) > len(first) else ''}"
+
+
 def _warn_of_bad_clips(source, paths, missing, incomplete, broken):
     def format_files(reasons):
-        first = sorted(reasons.items())[:20]
-        names = ", ".join(f"{os.path.relpath(paths[track_id], source)} ({reason})" for track_id, reason in first)
-        return f"{names}{', ...' if len(reasons) > len(first) else ''}"
+        return format_reasons({paths[track_id]: reason for track_id, reason in reasons.items()}, source)
 
     parts = []
     if missing:

@@ -26,8 +26,9 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from genrekeras.datasets.batches import Batches, Crop, batches, check_integers, checked_weights, fill
+from genrekeras.datasets.batches import Batches, Crop, batches, check_integers, fill
 from genrekeras.datasets.groups import UNKNOWN, group_tracks
+from genrekeras.datasets.labels import checked_weights, label_array, label_rows, sample_weights
 from genrekeras.datasets.splits import (
     SPLITS,
     Dataset,
@@ -58,10 +59,9 @@ class SpectrogramSplit:
 
     Attributes:
         name, images, sample_rate, genres, protocol: the arguments.
-        tracks: table with a row for each image, indexed by `track_id`. The columns are `label`, `genre`, `artist_id`,
-            `album_id` and `checksum`. Unknown artists and albums have the id -1. The checksum is computed from the
-            image.
-        labels: `(n,)` int32 array, indices in `genres`.
+        tracks: table with a row for each image, indexed by `track_id`. The columns are those of `Split.tracks`. The
+            checksum is computed from the image.
+        labels, multi_label: see `Split`.
         track_ids: `(n,)` int64 array.
         fingerprint: hash of the images and their labels.
         groups: `(n,)` int array, group of each track, see `genrekeras.datasets.groups.group_tracks`.
@@ -85,11 +85,13 @@ class SpectrogramSplit:
         self.images = images
         self.sample_rate = sample_rate
         self.tracks = tracks
-        self.labels = tracks["label"].to_numpy("int32")
-        self.track_ids = tracks.index.to_numpy("int64")
         self.genres = tuple(genres)
+        self.labels = label_array(tracks, len(self.genres))
+        self.multi_label = self.labels.ndim == 2
+        self.track_ids = tracks.index.to_numpy("int64")
         self.protocol = protocol
-        content = pd.util.hash_pandas_object(tracks[["label", "checksum"]]).to_numpy()
+        labels = pd.DataFrame(self.labels, tracks.index)
+        content = pd.util.hash_pandas_object(labels.assign(checksum=tracks["checksum"])).to_numpy()
         self.fingerprint = hashlib.sha256(content.tobytes()).hexdigest()[:16]
 
     def __len__(self):
@@ -309,13 +311,15 @@ def save_spectrograms(path: StrPath, *splits: SpectrogramSplit) -> None:
 
     Raises:
         ValueError: there is no split, a split has another name, the genres, protocols or sample rates of the splits
-            differ, or a track has several images.
+            differ, or a track has several images or may have several labels.
         OSError: the file cannot be written.
     """
     if not splits or not {split.name for split in splits} <= set(SPLITS):
         raise ValueError(f"`splits` must be one or more splits with names in {SPLITS}. Received: splits={splits!r}")
     if len({(split.genres, split.protocol, split.sample_rate) for split in splits}) > 1:
         raise ValueError(f"`splits` must have the same genres, protocol and sample rate. Received: splits={splits!r}")
+    if any(split.multi_label for split in splits):
+        raise ValueError("`splits` must have one label per track, as the file format has. Received: several labels")
     track_ids = np.concatenate([split.track_ids for split in splits])
     if len(np.unique(track_ids)) < len(track_ids):
         raise ValueError(f"`splits` must contain one image per track. Received: splits={splits!r}")
@@ -372,7 +376,8 @@ def image_batches(
         A batch is `(images, labels)` or, with `class_weight`, `(images, labels, weights)`.
 
             - `images`: `(batch, mels, frames, 1)` float32 in [0, 255].
-            - `labels`: `(batch,)` int32. With `mix_probability` or `one_hot`, `(batch, len(genres))` float32.
+            - `labels`: `(batch,)` int32. With several labels, `mix_probability` or `one_hot`, `(batch, len(genres))`
+              float32.
             - `weights`: `(batch,)` float32.
 
     Raises:
@@ -388,11 +393,11 @@ def image_batches(
         if variants > 1:
             rows = rows + rng.integers(variants, size=len(rows))
         images, labels = split.images[rows].astype("float32"), split.labels[rows]
-        one_hot_rows = np.eye(len(split.genres), dtype="float32")[labels]
+        label_matrix = label_rows(labels, len(split.genres))
         if rng.random() < mix_probability:
-            images, one_hot_rows = _mix(images, one_hot_rows, rng)
-        batch = images, (one_hot_rows if mix_probability or one_hot else labels)
-        return batch if weights is None else (*batch, one_hot_rows @ weights)
+            images, label_matrix = _mix(images, label_matrix, rng)
+        batch = images, (label_matrix if mix_probability or one_hot else labels)
+        return batch if weights is None else (*batch, sample_weights(label_matrix, weights))
 
     if len(split) == 0:
         raise ValueError(f"`split` has no images. Received: split={split!r}")
@@ -412,7 +417,8 @@ def image_batches(
         "one_hot": bool(mix_probability or one_hot),
         "class_weight": None if weights is None else weights.tolist(),
     }
-    return Batches(rows.random_map(make_batch), split.sample_rate, split.genres, None, track_ids, fingerprint)
+    data = rows.random_map(make_batch)
+    return Batches(data, split.sample_rate, split.genres, None, track_ids, fingerprint, multi_label=split.multi_label)
 
 
 def _mix(images, labels, rng):
@@ -420,7 +426,7 @@ def _mix(images, labels, rng):
 
     Args:
         images: `(batch, mels, frames, 1)` float32 array.
-        labels: `(batch, genres)` float32 array, one-hot.
+        labels: `(batch, genres)` float32 array.
         rng: `numpy.random.Generator`.
 
     Returns:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from genrekeras.datasets.batches import Batches, Crop, batches
 from genrekeras.datasets.groups import assign_folds, group_tracks, has_groups
+from genrekeras.datasets.labels import label_array, stratification_labels
 
 if TYPE_CHECKING:  # This module imports `splits`.
     from genrekeras.datasets.spectrograms import SpectrogramSplit
@@ -29,7 +30,7 @@ class Split:
     An element is a dict with these keys:
 
     - `audio`: `(samples,)` float32 array, the complete clip.
-    - `genre`: int, label of the clip.
+    - `genre`: int, label of the clip. If clips have several labels, the row of the clip in `labels`.
     - `track_id`: int.
 
     Args:
@@ -46,9 +47,12 @@ class Split:
     Attributes:
         name, sample_rate, genres, protocol: the arguments.
         tracks: table with a row for each clip, indexed by `track_id`. The columns are `label`, `genre`, `artist_id`,
-            `album_id` and `checksum`. Unknown artists and albums have the id -1. The checksum is computed from the
-            decoded audio. The columns `path`, `title`, `artist`, `album` and `license` exist if they are known.
-        labels: `(n,)` int32 array, indices in `genres`.
+            `album_id` and `checksum`. If clips have several labels, the columns `labels` and `genres` (tuples) replace
+            `label` and `genre`. Unknown artists and albums have the id -1. The checksum is computed from the decoded
+            audio. The columns `path`, `title`, `artist`, `album` and `license` exist if they are known.
+        labels: `(n,)` int32 array, indices in `genres`. If clips have several labels, `(n, len(genres))` float32 array,
+            1 for the genres of a clip and 0 for the others.
+        multi_label: whether clips have several labels.
         track_ids: `(n,)` int64 array.
         fingerprint: hash of the clips, their labels, their order and the sample rate.
         groups: `(n,)` int array, group of each track, see `genrekeras.datasets.groups.group_tracks`.
@@ -72,10 +76,11 @@ class Split:
     ):
         self.name = name
         self.tracks = tracks
-        self.labels = tracks["label"].to_numpy("int32")
         self.track_ids = tracks.index.to_numpy("int64")
         self.sample_rate = sample_rate
         self.genres = tuple(genres)
+        self.labels = label_array(tracks, len(self.genres))
+        self.multi_label = self.labels.ndim == 2
         self.protocol = protocol
         self._source = source
         self._rows = np.asarray(rows, "int64")
@@ -156,7 +161,8 @@ class Split:
     def __getitem__(self, index):
         record = self._source[int(self._rows[index])]
         audio = record["audio"].astype("float32") * (record["scale"] / np.float32(32767))
-        return {"audio": audio, "genre": int(self.labels[index]), "track_id": int(self.track_ids[index])}
+        label = self.labels[index] if self.multi_label else int(self.labels[index])
+        return {"audio": audio, "genre": label, "track_id": int(self.track_ids[index])}
 
     def __repr__(self):
         return f"Split({self.name!r}, {len(self)} clips, {self.sample_rate} Hz, protocol={self.protocol!r})"
@@ -305,7 +311,11 @@ def match_genres(genres: Iterable[str], model_genres: Sequence[str]) -> dict[str
 def relabelled_tracks(split: Split | SpectrogramSplit, genres: Sequence[str]) -> pd.DataFrame:
     """Return the table `tracks` of a split with new labels and genres, see `Split.with_genres`."""
     indices = match_genres(split.genres, genres)
-    labels = np.array([indices[genre] for genre in split.genres], "int32")[split.labels]
+    new_labels = np.array([indices[genre] for genre in split.genres], "int32")
+    if split.multi_label:
+        rows = [tuple(new_labels[list(labels)].tolist()) for labels in split.tracks["labels"]]
+        return split.tracks.assign(labels=rows, genres=[tuple(genres[label] for label in row) for row in rows])
+    labels = new_labels[split.labels]
     return split.tracks.assign(label=labels, genre=np.array(genres, object)[labels])
 
 
@@ -323,12 +333,13 @@ def assign_splits(protocol: str, tracks: pd.DataFrame, seed: int = 0) -> dict[st
               an artist, an album or a checksum, see `genrekeras.datasets.groups.group_tracks`. If the collection has
               official splits, a group is assigned to the official split of most of its tracks. In case of a tie, it is
               assigned to the first of these splits in the order train, validation, test. If the collection has no
-              official splits, the groups
-              are assigned at random: about 80 % of the tracks of each genre to training, 10 % to validation and 10 % to
-              test. If a genre has at least three groups, each split gets at least one. If a genre has two groups, one
-              is assigned to training and the other to test.
+              official splits, the groups are assigned at random: about 80 % of the tracks of each genre to training,
+              10 % to validation and 10 % to test. If a genre has at least three groups, each split gets at least one.
+              If a genre has two groups, one is assigned to training and the other to test. If tracks have several
+              labels, the genre of a group is its rarest one, see `genrekeras.datasets.labels.stratification_labels`.
         tracks: table with a row for each track. `"random"` needs the column `folder`, and `"official"` needs `split`.
-            `"artist_album"` needs `label`, `artist_id` and `album_id`, and uses `split` and `checksum` if they exist.
+            `"artist_album"` needs `label` or `labels`, `artist_id` and `album_id`, and uses `split` and `checksum` if
+            they exist.
         seed: seed of the random assignment.
 
     Returns:
@@ -398,7 +409,7 @@ def _group_splits(tracks, groups, seed):
     About 80 % of the tracks of each genre are assigned to training, 10 % to validation and 10 % to test.
 
     Args:
-        tracks: `pandas.DataFrame` of n rows with the column `label`.
+        tracks: `pandas.DataFrame` of n rows with the column `label` or `labels`.
         groups: `(n,)` int array, group of each track.
         seed: int.
 
@@ -406,7 +417,7 @@ def _group_splits(tracks, groups, seed):
         `(n,)` array of str, split of each track.
     """
     rng = np.random.default_rng(seed)
-    table = pd.DataFrame({"label": tracks["label"].to_numpy(), "group": groups})
+    table = pd.DataFrame({"label": stratification_labels(tracks, groups), "group": groups})
     genre = table.groupby("group")["label"].agg(lambda labels: labels.mode()[0])  # most frequent genre in each group
     sizes = table["group"].value_counts()
     splits = pd.Series("train", sizes.index)

@@ -56,7 +56,7 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignor
     - `audio`: `(samples,)` int16, the complete clip in mono.
     - `scale`: float32, the amplitude that the value 32,767 in `audio` represents. It is 1, or the peak of the clip if
       the peak exceeds 1.
-    - `genre`: int, the label.
+    - `genre`: int, the label. The value is -1 for a clip without a genre.
     - `track_id`: int.
     - `title`, `artist`, `artist_id`, `album`, `album_id` and `license`. `METADATA` lists their values for unknown
       entries.
@@ -65,9 +65,10 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignor
     the missing, broken and incomplete clips.
 
     Args:
-        tracks: table with a row for each track, indexed by `track_id` and sorted. The columns are `genre`, `path` and
-            `bytes` (size of the file, -1 for a missing file). The column `split` and the columns of `METADATA` are
-            optional. `None` is allowed if the dataset is prepared, or if a subclass implements `find_tracks`.
+        tracks: table with a row for each track, indexed by `track_id` and sorted. The columns are `path` and `bytes`
+            (size of the file, -1 for a missing file). The columns `genre` (empty for a track without a genre), `split`
+            and those of `METADATA` are optional. `None` is allowed if the dataset is prepared, or if a subclass
+            implements `find_tracks`.
         file_format: file format of TFDS.
         kwargs: further arguments of `tfds.core.DatasetBuilder`.
     """
@@ -171,7 +172,8 @@ class Store(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignor
 
     def _parts(self, tracks, folder):
         """Return a list of the parts (`_Part`) of all splits."""
-        tracks = tracks.assign(**{name: unknown for name, unknown in METADATA.items() if name not in tracks})
+        defaults = {"genre": "", **METADATA}
+        tracks = tracks.assign(**{name: unknown for name, unknown in defaults.items() if name not in tracks})
         splits = tracks["split"] if "split" in tracks else pd.Series("train", tracks.index)
         parts = []
         for split in SPLITS:
@@ -326,8 +328,8 @@ class _Part:
             stored = np.rint(clip * (np.float32(32767) / scale)).astype("int16")
             content["track_id"].append(row["track_id"])
             content["checksum"].append(hashlib.blake2b(stored.tobytes(), digest_size=8).hexdigest())
-            fields = {name: row[name] for name in ("genre", "track_id", *METADATA)}
-            example = {"audio": stored, "scale": scale, **fields}
+            fields = {name: row[name] for name in ("track_id", *METADATA)}
+            example = {"audio": stored, "scale": scale, "genre": row["genre"] or -1, **fields}
             message = serializer.get_tf_example(self.features.encode_example(example))
             # TFDS would serialize the fields in another order in each process.
             yield row["track_id"], message.SerializeToString(deterministic=True)

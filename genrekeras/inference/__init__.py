@@ -1,9 +1,10 @@
 """Predictions and embeddings of audio files of any length."""
 
 from genrekeras.genres import genres_of
-from genrekeras.inference.clips import clip_starts, find_files, load_clips
+from genrekeras.inference.clips import clip_starts, load_clips
 from genrekeras.inference.embeddings import Embeddings, embed_files
 from genrekeras.inference.predict import predict_each, predict_files, predict_timeline, predict_waveform
+from genrekeras.utils.audio_files import find_files
 
 __all__ = [
     "Embeddings",

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from genrekeras.inference import predict
-from genrekeras.inference.clips import find_files
 from genrekeras.models.genre_classifier import GenreClassifier
+from genrekeras.utils.audio_files import find_files
 from genrekeras.utils.io import StrPath
 from genrekeras.utils.progress import bar
 

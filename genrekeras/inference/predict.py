@@ -26,9 +26,10 @@ import pandas as pd
 import soxr
 from genrekeras import audio
 from genrekeras.genres import PROBABILITY_PREFIX
-from genrekeras.inference.clips import clip_starts, cut, find_files, load_clips
+from genrekeras.inference.clips import clip_starts, cut, load_clips
 from genrekeras.inference.journal import Journal
 from genrekeras.models.genre_classifier import GenreClassifier
+from genrekeras.utils.audio_files import find_files
 from genrekeras.utils.io import StrPath
 from genrekeras.utils.progress import bar
 

@@ -10,7 +10,8 @@ from typing import Any, Literal, NamedTuple
 import grain
 import keras
 import numpy as np
-from genrekeras.datasets.batches import Batches, checked_weights, fill
+from genrekeras.datasets.batches import Batches, fill
+from genrekeras.datasets.labels import checked_weights, label_rows, sample_weights
 from genrekeras.datasets.spectrograms import SpectrogramSplit
 from genrekeras.datasets.splits import Split
 from genrekeras.models import folding
@@ -28,7 +29,8 @@ class Features(NamedTuple):
 
     Attributes:
         features: `(clips * variants, feature_dim)` float32. The variants (crops) of a clip are consecutive rows.
-        labels: `(clips * variants,)` int32, label of each row.
+        labels: `(clips * variants,)` int32, label of each row. If clips have several labels,
+            `(clips * variants, genres)` float32.
         track_ids: `(clips * variants,)` int64, track id of each row.
     """
 
@@ -160,7 +162,7 @@ def _batches(model, features, batch_size, seed, class_weight):
     def select(rows):
         labels = features.labels[rows]
         batch = features.features[rows], labels
-        return batch if weights is None else (*batch, weights[labels])
+        return batch if weights is None else (*batch, sample_weights(label_rows(labels, len(model.genres)), weights))
 
     clips = grain.MapDataset.source(range(num_clips)).seed(seed).shuffle()
     rows = clips
@@ -174,7 +176,10 @@ def _batches(model, features, batch_size, seed, class_weight):
         "seed": seed,
         "class_weight": None if weights is None else weights.tolist(),
     }
-    return Batches(data, model.sample_rate, model.genres, model.clip_seconds, track_ids, fingerprint)
+    multi_label = features.labels.ndim == 2
+    return Batches(
+        data, model.sample_rate, model.genres, model.clip_seconds, track_ids, fingerprint, multi_label=multi_label
+    )
 
 
 class _AlwaysTraining(keras.layers.Layer):

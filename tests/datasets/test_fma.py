@@ -7,7 +7,7 @@ import genrekeras as gk
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REAL_CLIPS, SHARED_CLIPS, write_fma, write_sine
+from conftest import FMA_GENRES, REAL_CLIPS, SHARED_CLIPS, add_all_genres, write_fma, write_sine
 from genrekeras.datasets import fma, store
 
 TRACKS = [
@@ -67,6 +67,84 @@ def test_clips_are_decoded_once_for_all_protocols(folder, monkeypatch):
     by_id = {track: genre for track, genre, _ in TRACKS}
     for i, track in enumerate(random.train.track_ids):
         assert gk.GENRES[random.train.labels[i]] == by_id[track] and random.train[i]["track_id"] == track
+
+
+def test_all_genres_are_read_from_the_same_clips(folder, monkeypatch):
+    add_all_genres(folder, {5: [103], 999: [25], 1000: [25, 12, 103]})
+    top = gk.datasets.load_fma(folder)
+    monkeypatch.setattr(store, "_decode", lambda *a: pytest.fail("decoded again"))
+    data = gk.datasets.load_fma(folder, labels="all")
+    assert data.genres == ("Electronic", "Folk", "Hip-Hop", "Pop", "Punk", "Rock", "Singer-Songwriter")
+    names = dict(zip(data.all.track_ids, data.all.tracks["genres"], strict=True))
+    assert names == {
+        2: ("Hip-Hop",),
+        5: ("Folk", "Singer-Songwriter"),
+        999: ("Rock", "Punk"),
+        1000: ("Pop", "Punk", "Rock", "Singer-Songwriter"),
+        1001: ("Rock",),
+        2040: ("Electronic",),
+        2041: ("Folk",),
+    }
+    assert data.train.multi_label and data.counts == top.counts and "genre" not in data.train.tracks
+    for split, same in ((data.train, top.train), (data.validation, top.validation), (data.test, top.test)):
+        assert ids(split) == ids(same) and split.fingerprint != same.fingerprint
+        np.testing.assert_array_equal(split[0]["audio"], same[0]["audio"])
+        for row, track_id in zip(split.labels, split.track_ids, strict=True):
+            assert {split.genres[label] for label in np.flatnonzero(row)} == set(names[track_id])
+    random = gk.datasets.load_fma(folder, labels="all", protocol="random", seed=3)
+    assert ids(random.train) == ids(gk.datasets.load_fma(folder, protocol="random", seed=3).train)
+
+
+def test_tracks_without_a_top_genre_have_other_genres(tmp_path):
+    """As in fma_large. Track 3 has no top genre, and track 4 has no genre at all."""
+    folder = write_fma(tmp_path / "fma", [*TRACKS, (3, "", "training"), (4, "", "training")], audio=False)
+    for track_id in (2, 3, 4, 5, 999):
+        path = folder / "fma_small" / "000" / f"{track_id:06d}.mp3"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_sine(path, 440)
+    add_all_genres(folder, {3: [25, 12], 5: [103]})
+    with pytest.warns(UserWarning, match="2 of 9 rows of subset 'small' lack a genre"):
+        top = gk.datasets.load_fma(folder)
+    with pytest.warns(UserWarning, match="1 of 9 rows of subset 'small' lack a genre"):
+        data = gk.datasets.load_fma(folder, labels="all")
+    assert (ids(top.train), ids(data.train)) == ([2, 5], [2, 3, 5])
+    assert data.train.tracks.loc[3, "genres"] == ("Punk", "Rock") and data.counts["tracks"] == 8
+
+
+def test_the_hierarchy_of_genres(tmp_path):
+    (tmp_path / "genres.csv").write_text(FMA_GENRES)
+    genres = fma.read_genres(tmp_path / "genres.csv")
+    assert genres.loc[25].to_dict() == {"title": "Punk", "parent": 12, "top_level": 12} and len(genres) == 10
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda f: os.remove(f / "genres.csv"), r"genres\.csv is not FMA's genres\.csv: .*No such file"),
+        (lambda f: (f / "genres.csv").write_text("a,b\n1,2\n"), r"genres\.csv is not FMA's genres\.csv"),
+        (lambda f: (f / "genres.csv").write_text(FMA_GENRES.replace("Punk", "Rock")), "one title per genre"),
+        (lambda f: (f / "genres.csv").write_text(FMA_GENRES.replace("25,", "26,")), r"must list ids of .*'\[17, 25\]'"),
+        (lambda f: replace(f / "tracks.csv", "[17, 25]", "17 and 25"), r"must list ids of .*'17 and 25'"),
+        (lambda f: replace(f / "tracks.csv", "genres_all", "genres"), r"no column \('track', 'genres_all'\)"),
+    ],
+)
+def test_invalid_tables_of_all_genres(folder, spoil, message):
+    add_all_genres(folder, {5: [25]})
+    spoil(folder / "fma_metadata")
+    with pytest.raises(ValueError, match=message):
+        gk.datasets.load_fma(folder, labels="all")
+
+
+def replace(path, old, new):
+    path.write_text(path.read_text().replace(old, new))
+
+
+def test_all_genres_need_tracks_csv(folder):
+    tracks = fma.read_tracks(folder / "fma_metadata" / "tracks.csv")
+    shutil.rmtree(folder / "fma_metadata")
+    fma.write_labels(tracks, folder / "train_labels.csv")
+    with pytest.raises(ValueError, match=r'`labels="all"` needs tracks\.csv'):
+        gk.datasets.load_fma(folder, labels="all")
 
 
 def test_a_changed_folder_is_built_again(folder):
@@ -295,6 +373,8 @@ def test_invalid_arguments(folder, tmp_path):
         gk.datasets.load_fma(folder, prepared_dir=tmp_path / "what?")
     with pytest.raises(ValueError, match="`subset` must be one of"):
         gk.datasets.load_fma(folder, subset="huge")
+    with pytest.raises(ValueError, match="`labels` must be one of"):
+        gk.datasets.load_fma(folder, labels="both")
     with pytest.raises(ValueError, match="`protocol` must be one of"):
         gk.datasets.load_fma(folder, protocol="lucky")
     with pytest.raises(ValueError, match="`sample_rate` must be"):

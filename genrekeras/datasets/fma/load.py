@@ -1,11 +1,12 @@
 """Load FMA from a folder as a `Dataset`."""
 
+import itertools
 import os
 from collections.abc import Sequence
 from typing import Literal
 
 from genrekeras.datasets.fma.builder import Fma
-from genrekeras.datasets.fma.metadata import SUBSETS, find_tracks
+from genrekeras.datasets.fma.metadata import LABELS, SUBSETS, find_tracks
 from genrekeras.datasets.prepare import as_dataset, prepare
 from genrekeras.datasets.splits import Dataset, Split
 from genrekeras.datasets.store import Store
@@ -16,6 +17,7 @@ from genrekeras.utils.logging import only_absl_errors
 def load_fma(
     data_dir: StrPath,
     subset: Literal["small", "medium", "large", "full"] = "small",
+    labels: Literal["top", "all"] = "top",
     protocol: Literal["official", "random", "artist_album"] = "official",
     sample_rate: int = 22050,
     seed: int = 0,
@@ -25,14 +27,19 @@ def load_fma(
     """Load FMA from a folder that contains the metadata and the clips.
 
     The first call decodes all clips and stores them as ArrayRecord files. Later calls read these files, even with
-    another protocol. If the first call is interrupted, the next call resumes the decoding. Clips that cannot be decoded
-    or are shorter than 2 s are left out. A warning counts and lists these clips.
+    another protocol or, if these need no further tracks, other labels. If the first call is interrupted, the next call
+    resumes the decoding. Clips that cannot be decoded or are shorter than 2 s are left out. A warning counts and lists
+    these clips.
 
     Args:
         data_dir: folder that contains `fma_metadata/tracks.csv` and the clips `fma_small/000/000002.mp3` etc. See
             `genrekeras.datasets.fma.metadata.find_tracks` for other layouts.
         subset: `"small"` (8,000 clips, 8 balanced genres), `"medium"` (25,000 clips, 16 unbalanced genres), `"large"`
-            (106,574 clips) or `"full"` (the same tracks in full length). Tracks without a top genre are left out.
+            (106,574 clips) or `"full"` (the same tracks in full length).
+        labels: `"top"` uses the top genre of each track as its label. Tracks without a top genre are left out, which
+            are more than half of `"large"`. `"all"` uses all genres of each track (`genres_all` in tracks.csv, which
+            contains the parents of genres too), so clips have several labels. The genres are those that tracks of the
+            subset have, sorted by name: 161 in `"large"`. `genrekeras.datasets.fma.read_genres` reads their hierarchy.
         protocol: see `genrekeras.datasets.splits.assign_splits`.
         sample_rate: `> 0`, in Hz, sample rate of the stored clips.
         seed: seed of the random assignment to splits.
@@ -45,13 +52,17 @@ def load_fma(
     Raises:
         FileNotFoundError: there is no folder, no table or no clip.
         ValueError: the subset or protocol is unknown, the table is not a table of FMA, no clip can be decoded, or an
-            argument is out of range.
+            argument is out of range. With `labels="all"`: tracks.csv has no column `genres_all`, or there is no
+            genres.csv in its folder.
         OSError: `prepared_dir` cannot be written, or the disk has too little free space.
     """
     if subset not in SUBSETS:
         raise ValueError(f"`subset` must be one of {tuple(SUBSETS)}. Received: subset={subset!r}")
+    if labels not in LABELS:
+        raise ValueError(f"`labels` must be one of {tuple(LABELS)}. Received: labels={labels!r}")
+    name, genres = f"fma_{subset}", SUBSETS[subset]
     return load_tracks(
-        Fma, f"fma_{subset}", data_dir, subset, SUBSETS[subset], protocol, sample_rate, seed, prepared_dir, beam_options
+        Fma, name, data_dir, subset, genres, protocol, sample_rate, seed, prepared_dir, beam_options, labels
     )
 
 
@@ -66,17 +77,22 @@ def load_tracks(
     seed: int,
     prepared_dir: StrPath | None = None,
     beam_options: Sequence[str] | None = None,
+    labels: Literal["top", "all"] = "top",
 ) -> Dataset[Split]:
     """Load a collection in the layout of FMA.
 
     Args:
         store: class of the TFDS dataset.
         name: name of the returned `Dataset`.
-        genres: in the order of the labels.
-        data_dir, subset, protocol, sample_rate, seed, prepared_dir, beam_options: see `load_fma`.
+        genres: the top genres, in the order of the labels.
+        data_dir, subset, protocol, sample_rate, seed, prepared_dir, beam_options, labels: see `load_fma`.
     """
-    tracks = find_tracks(data_dir, subset, genres)
+    tracks = find_tracks(data_dir, subset, genres, labels)
+    stored = tracks.drop(columns="genres", errors="ignore")  # the store does not depend on the labels
     prepared_dir = os.path.join(data_dir, "prepared") if prepared_dir is None else prepared_dir
     with only_absl_errors():
-        builder = prepare(store, tracks, genres, subset, sample_rate, protocol, prepared_dir, beam_options)
-    return as_dataset(builder, tracks, name, protocol, seed, data_dir)
+        builder = prepare(store, stored, genres, subset, sample_rate, protocol, prepared_dir, beam_options)
+    if labels == "all":
+        genres = sorted(set(itertools.chain.from_iterable(tracks["genres"])))
+        tracks = tracks.drop(columns="genre")
+    return as_dataset(builder, tracks, genres, name, protocol, seed, data_dir)

@@ -4,9 +4,11 @@ import contextlib
 import csv
 import glob
 import itertools
+import json
 import os
 import warnings
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -34,6 +36,7 @@ _CONTAINED_SUBSETS = {"small": ("small",), "medium": ("small", "medium")} | dict
 _COLUMNS = {
     "subset": ("set", "subset"),
     "genre": ("track", "genre_top"),
+    "genres": ("track", "genres_all"),
     "split": ("set", "split"),
     "title": ("track", "title"),
     "artist": ("artist", "name"),
@@ -42,7 +45,7 @@ _COLUMNS = {
     "album_id": ("album", "id"),
     "license": ("track", "license"),
 }
-_REQUIRED = ("subset", "genre", "split")
+LABELS = {"top": "genre", "all": "genres"}  # values of the argument `labels`, and the column that each uses
 _TFDS_SPLITS = {"training": "train", "validation": "validation", "test": "test"}
 
 
@@ -56,7 +59,9 @@ def is_fma(data_dir: StrPath) -> bool:
     return any(map(os.path.isfile, glob.iglob(clips)))
 
 
-def find_tracks(data_dir: StrPath, subset: str, genres: Sequence[str]) -> pd.DataFrame:
+def find_tracks(
+    data_dir: StrPath, subset: str, genres: Sequence[str], labels: Literal["top", "all"] = "top"
+) -> pd.DataFrame:
     """Return a table of the tracks of a subset, with the paths and sizes of the files.
 
     The genres come from `fma_metadata/tracks.csv`, `tracks.csv` or `train_labels.csv`, in `data_dir` or in its parent
@@ -67,7 +72,8 @@ def find_tracks(data_dir: StrPath, subset: str, genres: Sequence[str]) -> pd.Dat
     Args:
         data_dir: the folder.
         subset: a key of `SUBSETS`.
-        genres: the allowed genres.
+        genres: the allowed top genres.
+        labels: see `read_tracks`.
 
     Returns:
         A table with a row for each track, indexed by `track_id` and sorted. The columns are `genre` (str), `path`
@@ -82,8 +88,13 @@ def find_tracks(data_dir: StrPath, subset: str, genres: Sequence[str]) -> pd.Dat
     if not os.path.isdir(data_dir):
         raise FileNotFoundError(f"`data_dir` is not a folder. Received: data_dir={data_dir!r}")
     table = find_table(data_dir)
-    tracks = read_labels(table) if os.path.basename(table) == "train_labels.csv" else read_tracks(table, subset)
-    unknown = sorted(set(tracks["genre"]) - set(genres))
+    if os.path.basename(table) == "tracks.csv":
+        tracks = read_tracks(table, subset, labels)
+    elif labels == "top":
+        tracks = read_labels(table)
+    else:
+        raise ValueError(f'`labels="all"` needs tracks.csv, because {table} has one genre per track.')
+    unknown = sorted(set(tracks["genre"]) - {*genres, ""})
     if unknown:
         raise ValueError(f"{table} contains genres that are not in {tuple(genres)}: {unknown[:5]}")
 
@@ -106,7 +117,7 @@ def find_tracks(data_dir: StrPath, subset: str, genres: Sequence[str]) -> pd.Dat
     return tracks
 
 
-def read_tracks(path: StrPath, subset: str = "small") -> pd.DataFrame:
+def read_tracks(path: StrPath, subset: str = "small", labels: Literal["top", "all"] = "top") -> pd.DataFrame:
     """Read the rows of a subset from FMA's tracks.csv.
 
     Rows without a genre, a split or an id are left out, and a warning counts these rows. More than half of the tracks
@@ -115,22 +126,28 @@ def read_tracks(path: StrPath, subset: str = "small") -> pd.DataFrame:
     Args:
         path: path of tracks.csv.
         subset: a key of `SUBSETS`.
+        labels: `"top"` reads the top genre of each track. `"all"` also reads all genres of each track, and uses the
+            file genres.csv in the folder of tracks.csv.
 
     Returns:
-        A table with a row for each track, indexed by `track_id` and sorted. The columns are `genre` (str) and `split`
-        ("train", "validation" or "test"). The columns `title`, `artist`, `artist_id`, `album`, `album_id` and `license`
-        exist if the file contains them. An unknown id is -1.
+        A table with a row for each track, indexed by `track_id` and sorted. The columns are `genre` (str, the top
+        genre) and `split` ("train", "validation" or "test"). With `labels="all"`, the column `genres` (tuple of str) is
+        added, and `genre` is empty for a track without a top genre. The columns `title`, `artist`, `artist_id`,
+        `album`, `album_id` and `license` exist if the file contains them. An unknown id is -1.
 
     Raises:
-        ValueError: the file is not FMA's tracks.csv, or contains no track of the subset.
+        ValueError: the file is not FMA's tracks.csv, contains no track of the subset, or genres.csv is missing or does
+            not fit.
     """
     try:
-        table = _read_columns(path)
+        table = _read_columns(path, labels)
     except (KeyError, ValueError, csv.Error) as error:  # the parser errors of pandas are subclasses of ValueError
         raise ValueError(f"{path} is not FMA's tracks.csv: {error}") from error
     _warn_if_cut(path)
     table = table[table["subset"].isin(_CONTAINED_SUBSETS[subset])]
-    unusable = table["genre"].isna() | ~table["split"].isin(_TFDS_SPLITS) | ~_are_ids(table.index)
+    if labels == "all":
+        table = table.assign(genres=_genre_titles(table["genres"], path))
+    unusable = table[LABELS[labels]].isna() | ~table["split"].isin(_TFDS_SPLITS) | ~_are_ids(table.index)
     if unusable.any():
         warnings.warn(
             f"{path}: {unusable.sum()} of {len(table)} rows of subset {subset!r} lack a genre, split or id. "
@@ -144,9 +161,33 @@ def read_tracks(path: StrPath, subset: str = "small") -> pd.DataFrame:
     for column in tracks:
         if column.endswith("_id"):
             tracks[column] = pd.to_numeric(tracks[column], errors="coerce").fillna(-1).astype("int64")
-        else:
+        elif column != "genres":
             tracks[column] = tracks[column].fillna("").astype(str)
     return _indexed(tracks, path)
+
+
+def read_genres(path: StrPath) -> pd.DataFrame:
+    """Read FMA's genres.csv, the hierarchy of genres.
+
+    Args:
+        path: path of genres.csv.
+
+    Returns:
+        A table with a row for each genre, indexed by `genre_id` and sorted. The columns are `title` (str), `parent`
+        (int, id of the parent, 0 for a top genre) and `top_level` (int, id of the top genre).
+
+    Raises:
+        ValueError: the file cannot be read or has another format, or two genres have the same title.
+    """
+    columns = ["title", "parent", "top_level"]
+    try:
+        table = pd.read_csv(path, index_col="genre_id", usecols=["genre_id", *columns])[columns].sort_index()
+        table = table.astype({"parent": "int64", "top_level": "int64"})
+    except (OSError, ValueError) as error:  # the parser errors of pandas are subclasses of ValueError
+        raise ValueError(f"{os.fspath(path)} is not FMA's genres.csv: {error}") from error
+    if table.empty or table["title"].isna().any() or table["title"].duplicated().any() or table.index.has_duplicates:
+        raise ValueError(f"{os.fspath(path)} must have one row and one title per genre.")
+    return table
 
 
 def read_labels(path: StrPath) -> pd.DataFrame:
@@ -190,8 +231,8 @@ def write_labels(tracks: pd.DataFrame, path: StrPath) -> None:
         tracks[["genre"]].to_csv(temporary, index_label="track_id")
 
 
-def _read_columns(path):
-    """Read the columns of `_COLUMNS` from tracks.csv.
+def _read_columns(path, labels):
+    """Read the columns of `_COLUMNS` from tracks.csv, `genres` only with `labels="all"`.
 
     The header of tracks.csv has three lines. The first two lines name the group and the field of each column.
     """
@@ -200,12 +241,31 @@ def _read_columns(path):
         names = list(zip(next(lines, ()), next(lines, ()), strict=False))
         if next(lines, [""])[0] != "track_id":
             raise ValueError("its third line does not start with track_id")
-    missing = [_COLUMNS[column] for column in _REQUIRED if _COLUMNS[column] not in names]
+    wanted = {column: name for column, name in _COLUMNS.items() if column != "genres" or labels == "all"}
+    required = [_COLUMNS[column] for column in ("subset", "genre", "split", LABELS[labels])]
+    missing = [name for name in required if name not in names]
     if missing:
         raise ValueError(f"it has no column {missing[0]}")
-    columns = {names.index(name): column for column, name in _COLUMNS.items() if name in names}
+    columns = {names.index(name): column for column, name in wanted.items() if name in names}
     table = pd.read_csv(path, skiprows=3, header=None, usecols=[0, *columns], index_col=0, low_memory=False)
-    return table.rename(columns=columns)[[column for column in _COLUMNS if column in columns.values()]]
+    return table.rename(columns=columns)[[column for column in wanted if column in columns.values()]]
+
+
+def _genre_titles(values, path):
+    """Return the titles of the genres of each track as tuples. Tracks without genres have the value `None`.
+
+    Args:
+        values: `pandas.Series` of the column `genres_all`, such as "[12, 25]".
+        path: path of tracks.csv.
+    """
+    titles = read_genres(os.path.join(os.path.dirname(path), "genres.csv"))["title"].to_dict()
+    result = {}
+    for value in values.dropna().unique():
+        try:
+            result[value] = tuple(titles[genre_id] for genre_id in json.loads(value)) or None
+        except (TypeError, ValueError, KeyError) as error:
+            raise ValueError(f"{path}: `genres_all` must list ids of genres.csv. Received: {value!r}") from error
+    return values.map(result)
 
 
 def _warn_if_cut(path):
