@@ -95,7 +95,8 @@ def test_log_compression(rng, factor):
     compressed = numpy(layer(power))
     np.testing.assert_allclose(compressed, np.log10(factor * power.astype("float64") + 1), rtol=1e-5, atol=1e-7)
     assert (compressed[0] == 0).all() and compressed.shape == layer.compute_output_shape(power.shape)
-    np.testing.assert_array_equal(compressed, np.concatenate([numpy(layer(clip[None])) for clip in power]))
+    alone = np.concatenate([numpy(layer(clip[None])) for clip in power])
+    np.testing.assert_allclose(compressed, alone, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("source", [pytest.param("synthetic", marks=backends), "real"])
