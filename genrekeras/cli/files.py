@@ -174,7 +174,7 @@ def map_command(context, files, path, output, max_clips):
 def spectrogram(file, path, output, offset):
     """Draw the spectrogram that a model computes.
 
-    The figure shows the gray image that the front end of the model computes from a clip of FILE.
+    The figure shows the image that the front end of the model computes from a clip of FILE.
     """
     with error_handling():
         import keras
@@ -185,7 +185,9 @@ def spectrogram(file, path, output, offset):
         waveform = audio.to_length(waveform, model.input_shape[1])
         image = keras.ops.convert_to_numpy(model.front_end(waveform[None], training=False))[0, :, :, 0]
         title = os.path.basename(file)
-        visualization.spectrogram(image, model.clip_seconds, model.band_frequencies, output, title, offset)
+        visualization.spectrogram(
+            image, model.clip_seconds, model.band_frequencies, output, title, offset, model.image_range
+        )
         echo(f"{image.shape[0]} bands, {image.shape[1]} frames of {model.clip_seconds:g} s: {output}")
 
 

@@ -73,7 +73,7 @@ def describe(model: GenreClassifier) -> list[tuple[str, str]]:
         ("trained", f"{trained}, from {model.pretrained or 'random'} weights"),
         ("input", f"{model.clip_seconds:g} s at {model.sample_rate} Hz"),
         *_name_first("front end", _describe_front_end(model)),
-        ("genres", ", ".join(model.genres)),
+        ("genres", f"{', '.join(model.genres)}{'; a clip can have several' if model.multi_label else ''}"),
     ]
     limits = describe_limits(model.thresholds)
     if limits:
@@ -111,16 +111,18 @@ def _describe_card(card, thresholds):
     """Return the lines of a card: data, training, scores and calibration."""
     lines = []
     if data := card.get("data"):
-        counts = data["counts"]
-        clips = ", ".join(f"{counts[split]:,} {split}" for split in ("train", "validation", "test"))
-        lines.append(("data", f"{data['name']}, {data['protocol']} protocol: {clips} clips"))
+        text = data["name"]
+        if counts := data.get("counts"):
+            clips = ", ".join(f"{counts[split]:,} {split}" for split in ("train", "validation", "test"))
+            text = f"{text}, {data['protocol']} protocol: {clips} clips"
+        lines.append(("data", text))
     if training := card.get("training"):
         lines.append(("training", ", ".join(f"{key} {value}" for key, value in training.items() if _is_short(value))))
     lines += _name_first("scores", [_describe_scores(figures) for figures in card.get("scores", [])])
     if calibration := card.get("calibration"):
         clips = _describe_clips(calibration["on"])
         lines.append(("calibrated", f"temperature {thresholds.temperature:.3f}, fitted on {clips}"))
-    return lines
+    return lines + [(name, card[name]) for name in ("license", "about") if name in card]
 
 
 def _describe_backbone(model):

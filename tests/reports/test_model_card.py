@@ -124,7 +124,7 @@ def test_the_model_card(tmp_path):
     reports.model_card(small_model(), tmp_path / "empty.md")
     text = (tmp_path / "empty.md").read_text()
     assert text.index("\nimport genrekeras") < text.index("\nimport keras")  # which registers the classes
-    for part in ("training data is unknown", "scores are unknown", "was not calibrated", "No prediction is marked"):
+    for part in ("training data is unknown", "No scores were saved", "was not calibrated", "No prediction is marked"):
         assert part in text, part
     json.dumps(yaml.safe_load(text.split("---\n")[1]))
 
