@@ -65,7 +65,7 @@ def test_describe():
     lines = dict(reports.describe(model))
     assert lines["data"] == "mine, official protocol: 100 train, 20 validation, 20 test clips"
     assert lines["training"] == "script x.py, epochs 3"
-    assert lines["scores"].startswith("test (official protocol, 20 clips, first 1 s): 85.0 % [64.0, 95.0]")
+    assert lines["scores"].startswith("test (official protocol, 20 clips, first 1 s): accuracy 85.0 % [64.0, 95.0]")
     assert "were not saved with the model" in dict(reports.describe(small_model()))["card"]
 
 
