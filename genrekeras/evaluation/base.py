@@ -63,6 +63,10 @@ class BaseReport(abc.ABC):
     def _scores(self) -> dict[str, Any]:
         """Return the part of `figures()` that depends on the kind of the report."""
 
+    @abc.abstractmethod
+    def _outcomes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the probabilities of predictions, and whether these are true, for `reliability`."""
+
     @property
     def score(self) -> float:
         """The score of the whole split: accuracy, or mean average precision."""

@@ -37,8 +37,8 @@ def choose_class_thresholds(
     is_true = labels == 1
     is_rare = is_true.sum(axis=0) < MIN_CLIPS
     pooled = _choose(is_true.ravel(), probabilities.ravel(), precision) if is_rare.any() else NEVER
-    columns = zip(is_true.T, probabilities.T, is_rare, strict=True)
-    thresholds = np.array([pooled if rare else _choose(*column, precision) for *column, rare in columns])
+    columns = zip(is_rare, is_true.T, probabilities.T, strict=True)
+    thresholds = np.array([pooled if rare else _choose(true, values, precision) for rare, true, values in columns])
     for mask, text in (
         (is_rare, f"have fewer than {MIN_CLIPS} clips, so their threshold is chosen for all genres together"),
         (thresholds == NEVER, f"are never predicted, because no threshold has a precision of {precision}"),

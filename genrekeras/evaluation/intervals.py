@@ -162,7 +162,7 @@ def weighted_intervals(
     group = (np.random.default_rng(0).permutation(len(ids)) % count)[index, None]
     blocks = np.split(np.arange(count), range(step, count, step))
     without = np.concatenate([score((group != block).astype("float32")) for block in blocks])  # one group left out
-    result = []
+    result: list[tuple[float, float] | None] = []
     for center, scores, clips in zip(score(np.ones((len(index), 1)))[0], without.T, support.T, strict=True):
         sizes = np.unique(index[clips], return_counts=True)[1]
         if len(sizes) < MIN_ARTISTS or math.isnan(center):

@@ -121,9 +121,11 @@ class MultiLabelReport(BaseReport):
     @property
     def genre_roc_auc(self) -> dict[str, float | None]:
         """ROC-AUC of each genre; `None` for a genre that all clips or no clips have."""
-        scored = np.flatnonzero(self.is_scored)
-        values = {i: float(metrics.roc_auc_score(self._is_true[:, i], self.probabilities[:, i])) for i in scored}
-        return {genre: values.get(i) for i, genre in enumerate(self.genres)}
+        columns = zip(self.genres, self.is_scored, self._is_true.T, self.probabilities.T, strict=True)
+        return {
+            genre: float(metrics.roc_auc_score(is_true, probabilities)) if is_scored else None
+            for genre, is_scored, is_true, probabilities in columns
+        }
 
     @property
     def genre_roc_auc_interval(self) -> dict[str, tuple[float, float] | None]:
@@ -131,8 +133,11 @@ class MultiLabelReport(BaseReport):
 
         It is `None` if it is not defined, or if fewer than 10 artists have clips with the genre, or clips without it.
         """
-        intervals = dict(zip(np.flatnonzero(self.is_scored), self._intervals[2:], strict=True))
-        return {genre: intervals.get(i) for i, genre in enumerate(self.genres)}
+        intervals = iter(self._intervals[2:])
+        return {
+            genre: next(intervals) if is_scored else None
+            for genre, is_scored in zip(self.genres, self.is_scored, strict=True)
+        }
 
     @property
     def interval_method(self) -> str:
