@@ -34,7 +34,6 @@ def layers():
         "image": (gk.layers.SpectrogramToImage(), "power"),
         "image_decibels": (gk.layers.SpectrogramToImage(scale="decibels", flip=True), "negative"),
         "cepstral_statistics": (gk.layers.statistics.CepstralStatistics(), "image"),
-        "spectral_statistics": (gk.layers.statistics.SpectralStatistics(), "image"),
     }
 
 

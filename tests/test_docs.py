@@ -38,6 +38,7 @@ LANGUAGES = {"python", "sh", "console", "text", "bibtex"}
 SERVERS = {"docs/guide/integrations.md": local_hub}  # page -> context manager around its code, called with a folder
 SLOW = {  # pages that take more than 20 s
     "docs/guide/backends.md",
+    "docs/guide/evaluation.md",
     "docs/guide/fma.md",
     "docs/guide/integrations.md",
     "docs/guide/own-music.md",

@@ -71,10 +71,10 @@ class Network(NamedTuple):
 PLAIN = Network(augmentation=False, mix_probability=0.0)
 SMALL = Network(pretrained=None, dropout=0.3, learning_rate=recipe.LEARNING_RATE, use_ema=True)
 CNN = SMALL._replace(backbone="mel_cnn", epochs=recipe.EPOCHS["mel_cnn"])
-RESNET = SMALL._replace(backbone="mel_resnet", epochs=recipe.EPOCHS["mel_resnet"])
+RESNET = SMALL._replace(backbone="mel_resnet", epochs=22)  # 40, as in the recipe, take 24 minutes a fold
 NETWORKS = {
     "lite0_frozen": PLAIN._replace(fine_tune="head", epochs=30),
-    "lite0_new_stem": PLAIN._replace(stem="new", fine_tune="stem", epochs=8),
+    "lite0_new_stem": PLAIN._replace(stem="new", fine_tune="stem", epochs=5),
     "lite0_trained": Network(),
     "mel_cnn": CNN,
     "mel_cnn_no_augmentation": CNN._replace(augmentation=False),

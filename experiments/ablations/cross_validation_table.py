@@ -72,7 +72,7 @@ def write_run(folder, file, entry, result):
 
 def read_result(folder, entry):
     """Return the `CrossValidation` of a run, from its table."""
-    table = pd.read_csv(pathlib.Path(folder, f"{entry['file']}.csv.gz"), float_precision="round_trip")
+    table = pd.read_csv(pathlib.Path(folder, f"{entry['file']}.csv.gz"))
     genres = tuple(table.columns[4:])
     arrays = [table[name].to_numpy() for name in ("track_id", "label")]
     report = Report(

@@ -76,7 +76,7 @@ def build(folder, subset, sample_rate, prepared_dir, beam):
     """Decode the clips in FOLDER, and store them for training."""
     with error_handling():
         from genrekeras.datasets import fma
-        from genrekeras.datasets.groups import leakage
+        from genrekeras.datasets.groups import concentration, leakage
 
         options = None if beam is None else shlex.split(beam)
         data = fma.load_fma(
@@ -88,6 +88,7 @@ def build(folder, subset, sample_rate, prepared_dir, beam):
             protocol=_protocol_of_table(folder),
         )
         echo(f"{data}\n\nArtists, albums and sounds that splits share:\n\n{leakage(data)}")
+        echo(f"\nArtists of each split and genre:\n\n{concentration(data).round(1).to_string()}")
 
 
 @group.command()

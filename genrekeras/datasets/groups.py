@@ -100,7 +100,7 @@ def concentration(splits: Dataset | Mapping[str, Split | SpectrogramSplit]) -> p
     """Count the artists of each split and genre, and measure how much a few artists dominate.
 
     Tracks of one artist are similar, so a score on a split is about as precise as a score on as many independent tracks
-    as the effective size. It is 1 / sum(s_a^2), where s_a is the share of artist a in the tracks.
+    as the effective size. It is n^2 / sum(n_a^2), where n_a is the number of tracks of artist a, and n their sum.
 
     Source: Kish, "Survey Sampling", 1965 (effective size).
 
@@ -113,28 +113,28 @@ def concentration(splits: Dataset | Mapping[str, Split | SpectrogramSplit]) -> p
 
         - `tracks`: number of tracks.
         - `artists`: number of artists. Each track of an unknown artist counts as an artist. The value is `<NA>` if no
-          artist of the split is known.
+          artist of the row is known.
         - `largest`: number of tracks of the artist with the most tracks, or `<NA>`.
         - `effective_size`: 1 to `artists`, or `<NA>`.
     """
+    return concentration_of_tables({name: split.tracks for name, split in _splits_by_name(splits).items()})
+
+
+def concentration_of_tables(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the result of `concentration` for tables of tracks with the columns `genre` and `artist_id`."""
     rows = {}
-    for name, split in _splits_by_name(splits).items():
-        artists = artist_groups(split.tracks)
-        parts = {"all": np.ones(len(split), bool)}
-        parts |= {genre: split.labels == label for label, genre in enumerate(split.genres)}
-        for genre, mask in parts.items():
-            if not mask.any():
-                continue
-            row = {"tracks": int(mask.sum()), "artists": pd.NA, "largest": pd.NA, "effective_size": pd.NA}
+    for name, tracks in tables.items():
+        for genre in ("all", *tracks["genre"].unique()) if len(tracks) else ():
+            part = tracks if genre == "all" else tracks[tracks["genre"] == genre]
+            rows[name, genre] = {"tracks": len(part)}
+            artists = artist_groups(part)
             if artists is not None:
-                sizes = np.unique(artists[mask], return_counts=True)[1]
-                shares = sizes / sizes.sum()
-                row |= {"artists": len(sizes), "largest": sizes.max(), "effective_size": 1 / (shares**2).sum()}
-            rows[name, genre] = row
+                sizes = np.unique(artists, return_counts=True)[1]
+                effective_size = sizes.sum() ** 2 / (sizes**2).sum()
+                rows[name, genre] |= {"artists": len(sizes), "largest": sizes.max(), "effective_size": effective_size}
     columns = {"tracks": "Int64", "artists": "Int64", "largest": "Int64", "effective_size": "Float64"}
-    table = pd.DataFrame(list(rows.values()), columns=list(columns)).astype(columns)
-    table.index = pd.MultiIndex.from_tuples(rows, names=["split", "genre"])
-    return table
+    index = pd.MultiIndex.from_tuples(rows, names=["split", "genre"])
+    return pd.DataFrame(list(rows.values()), index, list(columns)).astype(columns)
 
 
 def assign_folds(
@@ -174,14 +174,16 @@ def assign_folds(
             '`protocol="artist_folds"` needs artists or albums, but none is known. Use "random_folds" only if each '
             "track is of another artist. If artists have several tracks, scores of random folds are too high."
         )
-    groups = _ordered_groups(split) if by_artist else np.arange(len(split))
-    count = len(np.unique(groups))
+    groups = _ordered_groups(split) if by_artist else None
+    count = len(split) if groups is None else len(np.unique(groups))
     if count < folds:
         kind = "groups of tracks by artist or album" if by_artist else "tracks"
         raise ValueError(f"`folds` must not exceed the number of {kind}, {count}. Received: folds={folds}")
     kind = model_selection.StratifiedGroupKFold if by_artist else model_selection.StratifiedKFold
     result = np.empty(len(split), int)
-    parts = kind(folds, shuffle=True, random_state=seed).split(np.zeros(len(split)), split.labels, groups)
+    parts = kind(folds, shuffle=True, random_state=seed).split(
+        split.labels, split.labels, groups if by_artist else None
+    )
     for fold, (_, rows) in enumerate(parts):
         result[rows] = fold
     return result

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from genrekeras.datasets.batches import Batches, Crop, batches
-from genrekeras.datasets.groups import group_tracks, has_groups
+from genrekeras.datasets.groups import assign_folds, group_tracks, has_groups
 
 if TYPE_CHECKING:  # This module imports `splits`.
     from genrekeras.datasets.spectrograms import SpectrogramSplit
@@ -172,7 +172,7 @@ class Dataset(Generic[AnySplit]):
 
     Attributes:
         name: name of the collection.
-        protocol: `"official"`, `"random"` or `"artist_album"`.
+        protocol: `"official"`, `"random"`, `"artist_album"`, or `"artist_folds"` (see `fold`).
         train, validation, test: the splits. `Dataset[Split]` contains audio, and `Dataset[SpectrogramSplit]` contains
             spectrograms.
         genres: in the order of the labels.
@@ -209,6 +209,35 @@ class Dataset(Generic[AnySplit]):
         joined = parts[0].join(parts[1:], "all")
         # With the protocol "random", validation and test contain the same clips. Use each clip once.
         return joined.select(np.unique(joined.track_ids, return_index=True)[1])
+
+    def fold(self, fold: int, folds: int = 5, seed: int = 0) -> Dataset[AnySplit]:
+        """Return the dataset of a fold of cross-validation by artist, with the protocol "artist_folds".
+
+        No artist is in two splits. The test split contains the tracks of the fold. The tracks of the other folds are
+        assigned to the training and the validation split. The validation split has about half as many tracks as a fold.
+
+        Args:
+            fold: in 0..folds - 1, number of the fold.
+            folds: `>= 2`, number of folds.
+            seed: seed of the assignment to folds, see `genrekeras.datasets.assign_folds`.
+
+        Raises:
+            ValueError: `fold` is out of range, no artist and no album is known, or there are too few artists.
+        """
+        if fold not in range(folds):
+            raise ValueError(f"`fold` must be in 0..{folds - 1}. Received: fold={fold!r}")
+        tracks: Any = self.all
+        is_test = assign_folds(tracks, folds, seed) == fold
+        others = np.flatnonzero(~is_test)
+        is_validation = assign_folds(tracks.select(others), 2 * (folds - 1), seed) == 0
+        rows = others[~is_validation], others[is_validation], np.flatnonzero(is_test)
+        train, validation, test = parts = [tracks.select(positions) for positions in rows]
+        for name, part in zip(SPLITS, parts, strict=True):
+            part.name, part.protocol = name, "artist_folds"
+        counts = {**self.counts, **{part.name: len(part) for part in parts}}
+        return dataclasses.replace(
+            self, protocol="artist_folds", counts=counts, train=train, validation=validation, test=test
+        )
 
     def __str__(self):
         counts = self.counts

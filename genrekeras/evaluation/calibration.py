@@ -33,8 +33,8 @@ class Calibration(NamedTuple):
     Attributes:
         temperature: `> 0`. A value above 1 means that the model was overconfident.
         thresholds: limits of the calibrated model. `min_confidence` is `None` if no prediction is correct, or if
-            the limit is not clearly above 1 / genres. `max_ood_score` is `None` if no prediction is correct, if there
-            are fewer than 20 clips or artists, or if the backbone contains a `"mel_kernel"`.
+            the limit is not clearly above 1 / genres. `max_ood_score` is `None` if no prediction is correct, or if
+            there are fewer than 20 clips or artists.
         low_confidence_share: shares of the correct and of the wrong predictions that have low confidence. The keys are
             `correct` and `wrong`.
         before: scores on the split before the calibration.
@@ -67,8 +67,7 @@ def calibrate(
 
     - Its probability is below `min_confidence`: no genre is clearly the most probable.
     - The out-of-distribution score of its features is above `max_ood_score`: the track is unlike the clips of the
-      split. With the backbone `"mel_kernel"`, this limit is not used. The features of an unusual track are close to 0
-      there, so the score cannot detect it.
+      split.
 
     The limits are copied to the card of the model. The scores in the card are removed, because they do not apply to the
     calibrated model.
@@ -123,6 +122,7 @@ def calibrate(
     kernel, bias = (weight.astype("float64") for weight in layer.get_weights())
     logits = features @ kernel + bias  # They are exact, even if a probability is rounded to 0.
     temperature = fit_temperature(logits, split.labels)
+    _warn_at_bound(temperature)
     before = to_report(model, split, probabilities, coverage)
     after = to_report(model, split, activation(multi_label)(logits / temperature), coverage)
     class_thresholds = None
@@ -130,8 +130,7 @@ def calibrate(
         values = choose_class_thresholds(after.labels, after.probabilities, after.genres, precision)
         class_thresholds = tuple(values.tolist())
         after = dataclasses.replace(after, thresholds=values)
-    has_kernel = "mel_kernel" in np.atleast_1d(model.backbone)
-    ood_scores = None if has_kernel else model.ood_score.fit(features, split.groups)
+    ood_scores = model.ood_score.fit(features, split.groups)
     is_better = _is_better_than_chance(after)
     min_confidence, max_ood_score, low_confidence_share = _limits(after, ood_scores, rejection_rate, is_better)
     thresholds = Thresholds(
@@ -182,16 +181,18 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
             losses += (1 - targets) * np.log(np.maximum(1 - mean, tiny))
         return -losses.sum(axis=1).mean()
 
-    bounds = np.log(_TEMPERATURE_BOUNDS)
-    log_temperature = optimize.minimize_scalar(loss, bounds=bounds, method="bounded").x
-    if np.abs(bounds - log_temperature).min() < 0.01:  # The search comes close to a bound, but never reaches it.
+    return math.exp(optimize.minimize_scalar(loss, bounds=np.log(_TEMPERATURE_BOUNDS), method="bounded").x)
+
+
+def _warn_at_bound(temperature):
+    """Warn if a temperature is at a bound of the search. The search comes close to a bound, but never reaches it."""
+    if np.abs(np.log(_TEMPERATURE_BOUNDS) - math.log(temperature)).min() < 0.01:
         warnings.warn(
-            f"The temperature {math.exp(log_temperature):.5g} is at a bound of the search, "
+            f"The temperature {temperature:.5g} is at a bound of the search, "
             f"{_TEMPERATURE_BOUNDS[0]:g} to {_TEMPERATURE_BOUNDS[1]:g}. The model's logits do not fit these clips at "
             "any temperature. Check that the model was trained and that the labels are correct.",
             stacklevel=3,
         )
-    return math.exp(log_temperature)
 
 
 def _is_better_than_chance(report):

@@ -57,7 +57,7 @@ def cross_validate(
     folds: int = 5,
     seed: int = 0,
     protocol: Literal["artist_folds", "random_folds"] = "artist_folds",
-    evaluate: Callable[[Model, Any], Report | MultiLabelReport] = scoring.evaluate,
+    evaluate: Callable[[Any, Any], Report | MultiLabelReport] = scoring.evaluate,
     folder: StrPath | None = None,
     processes: int = 1,
 ) -> CrossValidation:

@@ -58,8 +58,7 @@ class GenreClassifier(keras.Model):
     Args:
         backbone: network that computes the features. `"efficientnet_b0"`, `"resnet50"` and `"efficientnet_lite0"`
             (smaller and faster) have pretrained weights. `"mel_cnn"` and `"mel_resnet"` are small networks for
-            spectrograms without pretrained weights. `"mel_kernel"` is fitted in one step by
-            `genrekeras.training.fit_kernel_ridge`. A list of `"mel_..."` names is an average of several networks (see
+            spectrograms without pretrained weights. A list of `"mel_..."` names is an average of several networks (see
             `genrekeras.models.average`).
         genres: list or tuple of at least two distinct names. The label of a genre is its index.
         clip_seconds: `> 0`, in s, length of a clip.

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jinja2
@@ -221,7 +221,27 @@ def _render(model, card):
         main=main,
         kind=kind,
         errors=_frequent_errors(main, model.genres) if main and kind is Report else [],
+        artists=artists_of_splits(card.get("data") or {}),
     )
+
+
+def artists_of_splits(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a table of the artists of each split. The list is empty if the artists are unknown.
+
+    Args:
+        data: entry `data` of a card or of the config of a run. Its entry `concentration` contains the rows of
+            `genrekeras.datasets.concentration`.
+
+    Returns:
+        The rows for complete splits. In each, `smallest` is the row of the genre with the smallest effective size.
+    """
+    rows = [row for row in data.get("concentration", []) if row["artists"] is not None]
+    return [
+        {**row, "smallest": min(genres, key=lambda genre: genre["effective_size"])}
+        for row in rows
+        if row["genre"] == "all"
+        and (genres := [genre for genre in rows if genre["split"] == row["split"] and genre is not row])
+    ]
 
 
 def _front_matter(card):

@@ -11,7 +11,7 @@ import jinja2
 import matplotlib
 from genrekeras.evaluation import MultiLabelReport, Report, report_from_dict
 from genrekeras.models.thresholds import Thresholds
-from genrekeras.reports.model_card import MALFORMED, describe_limits, templates
+from genrekeras.reports.model_card import MALFORMED, artists_of_splits, describe_limits, templates
 from genrekeras.utils.io import StrPath, atomic_write
 from genrekeras.utils.progress import printable
 from genrekeras.visualization.metrics import MAX_GENRES, learning_curves, reliability
@@ -113,6 +113,7 @@ def _render(run):
         max_genres=MAX_GENRES,
         curves=[_svg(learning_curves(run.history, keys=[key])) for key in curves],
         calibration=[_svg(reliability({name: report})) for name, report in calibration.items()],
+        artists=artists_of_splits(run.config.get("data", {})),
         limits=_limits(run.card.get("calibration") or {}),
         command=" ".join(run.config.get("command", [])),
     )

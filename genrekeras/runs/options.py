@@ -34,8 +34,7 @@ def make_parser(doc: str | None, network: bool, spectrograms: bool) -> argparse.
             metavar="CSV",
             help="table with the columns track_id and artist_id, if the file of --spectrograms has no artists",
         )
-        if network:
-            add("--members", type=positive, default=3, help="number of networks of each backbone (default: 3)")
+        add("--members", type=positive, default=3, help="number of networks of each backbone (default: 3)")
     add(
         "--data-dir",
         metavar="FOLDER",
@@ -44,9 +43,10 @@ def make_parser(doc: str | None, network: bool, spectrograms: bool) -> argparse.
     add("--subset", default="small", choices=gk.datasets.fma.SUBSETS, help="subset of FMA (default: small)")
     add(
         "--protocol",
-        choices=gk.datasets.PROTOCOLS,
+        choices=(*gk.datasets.PROTOCOLS, "artist_folds"),
         help="how tracks are assigned to training, validation and test (default: official for FMA; artist_album for "
-        "music in one folder per genre)",
+        "music in one folder per genre); artist_folds trains five models, and scores each track by a model that was "
+        "not trained on its artist",
     )
     add(
         "--seed",
@@ -64,7 +64,7 @@ def make_parser(doc: str | None, network: bool, spectrograms: bool) -> argparse.
         help="interval at which the training state is saved within an epoch (default: 60)",
     )
     add("--resume", metavar="FOLDER", help="resume the run in this output folder; no other flag is allowed")
-    parser.set_defaults(spectrograms=None, groups=None)
+    parser.set_defaults(spectrograms=None, groups=None, fold=None)
     if spectrograms or not network:
         parser.set_defaults(wandb=False, precision="float32")
         return parser
@@ -128,7 +128,14 @@ def load_data(flags: argparse.Namespace) -> gk.datasets.Dataset:
     Raises:
         ValueError, OSError: the data cannot be used.
     """
-    arguments = {"seed": flags.seed, **({"protocol": flags.protocol} if flags.protocol else {})}
+    data = _load_collection(flags)
+    return data if flags.fold is None else data.fold(flags.fold, seed=flags.seed)
+
+
+def _load_collection(flags):
+    """Return the dataset that the flags select, before it is assigned to folds."""
+    protocol = None if flags.protocol == "artist_folds" else flags.protocol
+    arguments = {"seed": flags.seed, **({"protocol": protocol} if protocol else {})}
     if flags.spectrograms and flags.data_dir:
         raise ValueError("--spectrograms and --data-dir exclude each other")
     if flags.groups and not flags.spectrograms:

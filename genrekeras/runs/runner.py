@@ -20,7 +20,7 @@ import keras
 import numpy as np
 from genrekeras import visualization
 from genrekeras.models import backbones
-from genrekeras.runs import options, scoring
+from genrekeras.runs import folds, options, scoring
 from genrekeras.utils import process
 from genrekeras.utils.io import TEMPORARY, atomic_write
 
@@ -47,8 +47,11 @@ def start(main: Callable[["Run"], None], doc: str | None, network: bool = True, 
         command, run = f"python {shlex.quote(sys.argv[0])} --resume {shlex.quote(folder)}", None
         try:
             run = Run(flags, folder, options.clip_seconds(flags))
-            run.load_data()
-            main(run)
+            if flags.protocol == "artist_folds":
+                folds.run_folds(main, run)
+            else:
+                run.load_data()
+                main(run)
             run.finish()
         except KeyboardInterrupt as error:
             number = getattr(error, "signal", signal.SIGINT)
@@ -342,6 +345,7 @@ class Run:
             "counts": self.data.counts,
             "broken": self.data.broken,
             "leakage": json.loads(gk.datasets.leakage(self.data).reset_index().to_json(orient="records")),
+            "concentration": json.loads(gk.datasets.concentration(self.data).reset_index().to_json(orient="records")),
             "fingerprint": self.data.train.fingerprint,
         }
 

@@ -175,6 +175,29 @@ def test_mfcc_svm(synthetic_cache, tmp_path):
     assert set(os.listdir(tmp_path / "r")) == FILES
 
 
+def test_each_artist_is_in_one_fold(synthetic_cache, tmp_path):
+    flags = ["--smoke", "--protocol", "artist_folds", "--output", tmp_path / "r"]
+    done = run_in_process(EXPERIMENTS / "mfcc_svm.py", *flags, cache=synthetic_cache)
+    assert done.code == 0, done.stderr
+    folder = tmp_path / "r"
+    pooled = json.loads((folder / "test_tracks.json").read_text())
+    folds = [json.loads((folder / f"fold-{fold}" / "test.json").read_text()) for fold in range(5)]
+    assert pooled["split"] == "cross-validation" and pooled["protocol"] == "artist_folds"
+    assert pooled["track_ids"] == [track_id for fold in folds for track_id in fold["track_ids"]]
+    assert pooled["accuracy"] == pytest.approx(np.mean([fold["accuracy"] for fold in folds]))  # 32 clips each
+    artists = [set(fold["groups"]) for fold in folds]
+    assert sum(map(len, artists)) == len(set.union(*artists))
+    assert "cross-validation" in (folder / "report.html").read_text() and "cross-validation" in done.stdout
+
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "finished": False}))
+    shutil.rmtree(folder / "fold-3")
+    resumed = run_in_process(EXPERIMENTS / "mfcc_svm.py", "--resume", folder, cache=synthetic_cache)
+    assert resumed.code == 0, resumed.stderr
+    assert "Fold 4 of 5" in resumed.stdout and "Fold 3 of 5" not in resumed.stdout
+    assert json.loads((folder / "test_tracks.json").read_text()) == pooled
+
+
 def test_train_ensemble_on_spectrograms(spectrograms, tmp_path):
     script = EXPERIMENTS / "train_ensemble.py"
     artists = tmp_path / "artists.csv"
@@ -201,15 +224,16 @@ def test_train_ensemble_on_spectrograms(spectrograms, tmp_path):
     assert wrong.code == 1 and "--groups needs --spectrograms" in wrong.stderr and "Traceback" not in wrong.stderr
 
 
-def test_train_ensemble_under_the_random_protocol(synthetic_cache, tmp_path):
-    """On all frames of crops of audio, with a kernel ridge regression."""
+def test_train_ensemble_on_audio(synthetic_cache, tmp_path):
+    """On all frames of crops, under the random protocol."""
     flags = ["--smoke", "--protocol", "random", "--output", tmp_path / "r"]
     done = run_in_process(EXPERIMENTS / "train_ensemble.py", *flags, cache=synthetic_cache)
     assert done.code == 0, done.stderr
     model = keras.saving.load_model(tmp_path / "r" / "model.keras")
-    assert model.backbone == ("mel_resnet", "mel_kernel")
+    assert model.backbone == ("mel_cnn", "mel_resnet")
     assert model.image_model.input_shape == (None, 128, 44, 1) and model.clip_seconds == 1.0
-    assert list(model.card["training"]["epochs"]) == ["mel_resnet"]  # kernel ridge regression has no epochs
+    assert list(model.card["training"]["epochs"]) == ["mel_cnn", "mel_resnet"]
+    assert "about" not in model.card and "license" not in model.card  # they are those of FMA
     metrics = read_json(tmp_path / "r" / "metrics.json")
     assert metrics["validation_tracks"]["input_coverage"] == "3 crops of 1 s (even)"
 

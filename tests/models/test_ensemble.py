@@ -50,9 +50,9 @@ def test_weighted_mean_of_logits(rng):
 def test_models_that_cannot_be_averaged():
     with pytest.raises(ValueError, match="must contain at least one model"):
         average([])
-    model = member("mel_kernel")
+    model = member("mel_cnn")
     with pytest.raises(ValueError, match="must have the same genres"):
-        average([model, member("mel_kernel", genres=["a", "b", "d"])])
+        average([model, member("mel_cnn", genres=["a", "b", "d"])])
     with pytest.raises(ValueError, match="must not contain averages"):
         average([average([model]), model])
     with pytest.raises(ValueError, match=r'must contain "mel_\.\.\." names only'):

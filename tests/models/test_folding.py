@@ -9,7 +9,7 @@ from conftest import mixed_precision, numpy, small_model
 from genrekeras.models import backbones, folding
 
 SHAPE = (64, 50, 1)
-NAMES = ["mel_cnn", "mel_resnet", "mel_kernel"]
+NAMES = ["mel_cnn", "mel_resnet"]
 if keras.backend.backend() != "jax":  # which takes minutes to compile the large networks
     NAMES += ["efficientnet_b0"]
     NAMES += [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "efficientnet_lite0")]
@@ -150,8 +150,6 @@ def test_convolutions_of_all_kinds(rng, activation, padding, strides, dilation):
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="the backend is not torch")
 def test_gradients_on_torch_are_equal(network, images):
     """Gradients for saliency maps; activations that are computed in place must not change them."""
-    if network.backbone == "mel_kernel":
-        pytest.skip("its gradient is stopped")
     gradients = []
     for each in (network, folding.for_inference(network)):
         x = keras.ops.convert_to_tensor(images).requires_grad_()

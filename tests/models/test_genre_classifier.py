@@ -242,7 +242,7 @@ def test_fit_accepts_the_arguments_of_keras(waveforms):
     """One callback, a list or a `CallbackList` with batches, and positional arguments."""
     clips = [{"audio": clip, "genre": i % 2, "track_id": i} for i, clip in enumerate(waveforms)]
     split = type("Clips", (list,), {"sample_rate": 22050, "genres": ("a", "b")})(clips)
-    model = compiled(small_model(backbone="mel_kernel", genres=("a", "b")))
+    model = compiled(small_model(backbone="mel_cnn", genres=("a", "b")))
     epochs = []
     recorder = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: epochs.append(epoch))
     data = gk.datasets.batches(split, 8, 1.0)
@@ -340,7 +340,7 @@ def test_thresholds():
 
 
 def test_training_removes_card_and_thresholds(waveforms):
-    model = small_model(backbone="mel_kernel", card={"scores": []}, thresholds={"temperature": 2.0})
+    model = small_model(backbone="mel_cnn", card={"scores": []}, thresholds={"temperature": 2.0})
     compiled(model).fit(waveforms, np.arange(8), verbose=0)
     assert not model.card and model.thresholds == Thresholds()
 
@@ -378,7 +378,7 @@ def test_mixed_precision_keeps_front_end_and_probabilities_in_float32(waveforms)
 def test_training_in_half_precision_continues_in_float32(waveforms, tmp_path, recwarn):
     """The state of the optimizer is loaded under another dtype policy."""
     with mixed_precision("mixed_float16"):
-        model = small_model(backbone="mel_kernel")
+        model = small_model(backbone="mel_cnn")
         model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
         model.fit(waveforms, np.arange(8), batch_size=4, verbose=0)
         model.save(tmp_path / "model.keras")

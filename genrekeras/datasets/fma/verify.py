@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from genrekeras import audio
 from genrekeras.datasets.fma.metadata import SUBSETS, find_table, find_tracks
+from genrekeras.datasets.groups import UNKNOWN, concentration_of_tables
 from genrekeras.datasets.splits import SPLITS
 from genrekeras.datasets.store import MIN_SECONDS
 from genrekeras.utils.io import StrPath
@@ -37,6 +38,7 @@ class Check:
         clips: table with a row for each clip, indexed by `track_id`. The columns are:
 
             - `genre`, `split`, `path`: str.
+            - `artist_id`: int, -1 if it is unknown.
             - `state`: str, "ok", "incomplete" (damaged or shorter than the header states), "missing" or "broken".
             - `reason`: str, what is wrong with the clip.
             - `seconds`: float, length of the decoded audio.
@@ -93,6 +95,11 @@ class Check:
         for column, unit in (("sample_rate", "Hz"), ("channels", "channels")):
             counts = readable[column].value_counts()
             lines.append(f"{column}: " + ", ".join(f"{count} with {value:g} {unit}" for value, count in counts.items()))
+        tables = {split: part for split in SPLITS if len(part := readable[readable["split"] == split])}
+        table = concentration_of_tables(tables)
+        if table["artists"].notna().any():
+            lines += ["", "Artists, and the number of independent tracks with the same precision (effective_size):"]
+            lines += table.round(1).to_string().splitlines()
         lines += [f"Note: {note}" for note in self.notes]
         verdict = "USABLE." if self.usable else f"NOT A COMPLETE fma_{self.subset}: {'; '.join(self.problems)}."
         return "\n".join([*lines, "", verdict])
@@ -135,7 +142,8 @@ def check(data_dir: StrPath, subset: Literal["small", "medium", "large", "full"]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         examined = pool.map(_examine, tracks["path"], tracks["bytes"])
         rows = list(bar(len(tracks), "Decoding clips", "clip", iterable=examined))
-    clips = tracks.assign(split=tracks.get("split", "?"))[["genre", "split", "path"]]
+    clips = tracks.assign(split=tracks.get("split", "?"), artist_id=tracks.get("artist_id", UNKNOWN))
+    clips = clips[["genre", "split", "artist_id", "path"]]
     columns = ("state", "reason", "seconds", "sample_rate", "channels", "level", "checksum")
     clips = clips.join(pd.DataFrame(rows, index=clips.index, columns=columns))
     return Check(os.fspath(data_dir), subset, clips, notes, _problems(clips, subset))

@@ -41,9 +41,8 @@ class FeatureExtractor(keras.Model):
     Output shape: `(batch, features)`.
 
     Raises:
-        ValueError: an argument is unknown, or the image is too small or too large. It must have at least 32 mels
-            (`"mel_kernel"`: 40), 32 frames, at most 4,096 mels and at most 2^22 pixels. With the default front end,
-            2^22 pixels are 12 minutes.
+        ValueError: an argument is unknown, or the image is too small or too large. It must have at least 32 mels and 32
+            frames, at most 4,096 mels and at most 2^22 pixels. With the default front end, 2^22 pixels are 12 minutes.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
-from genrekeras.models.backbones import efficientnet_lite, mel_kernel, mel_networks
+from genrekeras.models.backbones import efficientnet_lite, mel_networks
 
 _MAX_MEMBERS = 64
 # Mean and standard deviation of the gray values of ImageNet, in [0, 255]. They are computed from the means of its
@@ -53,8 +53,7 @@ class MelBackbone(NamedTuple):
 
     Attributes:
         constructor: function that computes the features. Its arguments are the image, `(batch, mels, frames, 1)`, and a
-            prefix of layer names. If there is a convolution, the first one is the stem, and its name is the prefix
-            followed by "_conv1".
+            prefix of layer names. The first convolution is the stem, and its name is the prefix followed by "_conv1".
     """
 
     constructor: Callable[[keras.KerasTensor, str], keras.KerasTensor]
@@ -91,7 +90,6 @@ BACKBONES: dict[str, Backbone | MelBackbone] = {
     ),
     "mel_cnn": MelBackbone(mel_networks.mel_cnn),
     "mel_resnet": MelBackbone(mel_networks.mel_resnet),
-    "mel_kernel": MelBackbone(mel_kernel.mel_kernel),
 }
 
 
