@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from genrekeras.evaluation.class_thresholds import choose_class_thresholds
+from genrekeras.evaluation.class_thresholds import check_precision, choose_class_thresholds
 from genrekeras.evaluation.intervals import effective_size, wilson_interval
 from genrekeras.evaluation.multi_label import MultiLabelReport
 from genrekeras.evaluation.report import Report
@@ -112,6 +112,7 @@ def calibrate(
     """
     if not 0 <= rejection_rate < 1:
         raise ValueError(f"`rejection_rate` must lie in [0, 1). Received: rejection_rate={rejection_rate}")
+    check_precision(precision)
     multi_label = is_multi_label(model)
     if precision is not None and not multi_label:
         raise ValueError(f"`precision` must be None for a single-label model. Received: precision={precision}")

@@ -32,8 +32,7 @@ def choose_class_thresholds(
     Warns:
         UserWarning: genres have fewer than 5 clips, or are never predicted.
     """
-    if precision is not None and not 0 < precision < 1:
-        raise ValueError(f"`precision` must lie in (0, 1). Received: precision={precision}")
+    check_precision(precision)
     is_true = labels == 1
     is_rare = is_true.sum(axis=0) < MIN_CLIPS
     pooled = _choose(is_true.ravel(), probabilities.ravel(), precision) if is_rare.any() else NEVER
@@ -47,6 +46,12 @@ def choose_class_thresholds(
             names = ", ".join(genre for genre, is_named in zip(genres, mask, strict=True) if is_named)
             warnings.warn(f"These genres {text}: {names}", stacklevel=3)
     return thresholds
+
+
+def check_precision(precision: float | None) -> None:
+    """Raise `ValueError` if a precision is neither `None` nor in (0, 1)."""
+    if precision is not None and not 0 < precision < 1:
+        raise ValueError(f"`precision` must be None or lie in (0, 1). Received: precision={precision}")
 
 
 def _choose(is_true, probabilities, precision):
