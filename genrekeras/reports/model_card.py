@@ -8,7 +8,11 @@ from typing import Any
 
 import jinja2
 import keras
+from genrekeras.evaluation.base import percent
+from genrekeras.evaluation.multi_label import report_class
+from genrekeras.evaluation.report import Report
 from genrekeras.models import GenreClassifier, Thresholds, backbones
+from genrekeras.models.thresholds import NEVER
 from genrekeras.utils.io import StrPath, atomic_write
 from genrekeras.utils.progress import printable
 
@@ -78,6 +82,9 @@ def describe(model: GenreClassifier) -> list[tuple[str, str]]:
     limits = describe_limits(model.thresholds)
     if limits:
         lines.append(("thresholds", f"low confidence {limits}"))
+    class_thresholds = describe_class_thresholds(model)
+    if class_thresholds:
+        lines.append(("predicted", f"above these probabilities: {class_thresholds}"))
     if not model.card:
         return [*lines, ("card", "none, because training data and scores were not saved with the model")]
     try:
@@ -96,6 +103,14 @@ def describe_limits(thresholds: Thresholds) -> str:
     if thresholds.max_ood_score is not None:
         limits.append(f"with an OOD score above {thresholds.max_ood_score:.2f}")
     return ", or ".join(limits)
+
+
+def describe_class_thresholds(model: GenreClassifier) -> str:
+    """Return text that states the threshold of each genre. The text is empty if there are no class thresholds."""
+    if model.thresholds.class_thresholds is None:
+        return ""
+    thresholds = zip(model.genres, model.thresholds.class_thresholds, strict=True)
+    return ", ".join(f"{genre} {'never' if value == NEVER else f'{value:.3f}'}" for genre, value in thresholds)
 
 
 def _quote_malformed(card):
@@ -155,11 +170,11 @@ def _describe_front_end(model):
 
 def _describe_scores(figures):
     """Return a line of text with the scores of a report. `figures` is the result of `Report.figures()`."""
-    interval = figures["accuracy_interval_95"]
-    bounds = f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else ""
+    kind = report_class(figures)
+    score = percent(figures[kind.SCORE], figures[f"{kind.SCORE}_interval_95"])
     return (
         f"{figures['split']} ({figures['protocol']} protocol, {figures['clips']:,} clips, "
-        f"{figures['input_coverage']}): {100 * figures['accuracy']:.1f} %{bounds}, "
+        f"{figures['input_coverage']}): {kind.SCORE_NAME} {score}, "
         f"macro-F1 {figures['macro_f1']:.3f}, calibration error {figures['calibration_error']:.3f}"
     )
 
@@ -193,6 +208,7 @@ def _render(model, card):
     """Return the Markdown text of a model card."""
     scores = card.get("scores", [])
     main = next((figures for figures in scores if figures["split"] == "test"), scores[0] if scores else None)
+    kind = report_class(main or {})
     return _TEMPLATES.get_template("model_card.md.jinja").render(
         model=model,
         front_end=_describe_front_end(model),
@@ -203,8 +219,10 @@ def _render(model, card):
         card=card,
         thresholds=model.thresholds,
         limits=describe_limits(model.thresholds),
+        class_thresholds=describe_class_thresholds(model),
         main=main,
-        errors=_frequent_errors(main, model.genres) if main else [],
+        kind=kind,
+        errors=_frequent_errors(main, model.genres) if main and kind is Report else [],
         artists=artists_of_splits(card.get("data") or {}),
     )
 
@@ -239,8 +257,8 @@ def _front_matter(card):
                 "split": figures["split"],
             },
             "metrics": [
-                {"type": name, "value": round(figures[key], 4)}
-                for name, key in (("accuracy", "accuracy"), ("f1", "macro_f1"))
+                {"type": report_class(figures).SCORE, "value": round(figures[report_class(figures).SCORE], 4)},
+                {"type": "f1", "value": round(figures["macro_f1"], 4)},
             ],
         }
         for figures in card.get("scores", [])
@@ -254,7 +272,7 @@ def _front_matter(card):
     if "license" in card:
         front_matter["license"] = card["license"]
     if results:
-        front_matter["metrics"] = ["accuracy", "f1"]
+        front_matter["metrics"] = [metric["type"] for metric in results[0]["metrics"]]
         front_matter["model-index"] = [{"name": "genrekeras", "results": results}]
     return front_matter
 
