@@ -51,7 +51,8 @@ def band_edges(n_mels: int, f_min: float, f_max: float, mel_scale: Literal["slan
 
     Band i extends from edge i to edge i + 2. Its peak is at edge i + 1.
     """
-    return _mel_to_hz(np.linspace(*_hz_to_mel(np.array([f_min, f_max]), mel_scale), n_mels + 2), mel_scale)
+    lowest, highest = _hz_to_mel(np.array([f_min, f_max]), mel_scale)
+    return _mel_to_hz(np.linspace(lowest, highest, n_mels + 2), mel_scale)
 
 
 def windowed_dft_factors(window: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

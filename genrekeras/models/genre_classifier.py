@@ -165,7 +165,7 @@ class GenreClassifier(keras.Model):
         image_augmentation = arguments.as_layers("image_augmentation", image_augmentation)
         arguments.check_image_augmentation(image_augmentation, backbone)
         sample_rate = arguments.sample_rate_of(front_end_layers)
-        if not restored and pretrained in backbones.presets_of(backbone):
+        if not restored and pretrained is not None and pretrained in backbones.presets_of(backbone):
             backbones.check_front_end(row.front_end, front_end_layers, clip_seconds, pretrained)
 
         waveform = keras.Input((round(clip_seconds * sample_rate),), name="waveform")
