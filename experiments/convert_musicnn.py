@@ -31,6 +31,13 @@ DATA = {
     "msd": ("Million Song Dataset: about 200,000 songs with 50 tags of Last.fm", "ROC-AUC 0.880 and PR-AUC 0.289"),
     "mtt": ("MagnaTagATune: 50 tags that players of the game TagATune chose", "ROC-AUC 0.907 and PR-AUC 0.383"),
 }
+KINDS = {
+    "mood": "beautiful Mellow chill party sexy catchy sad happy slow fast loud quiet soft weird",
+    "era": "00s 90s 80s 70s 60s oldies",
+    "instrument": "guitar acoustic strings drums piano beat violin synth harpsichord flute sitar solo beats harp cello",
+    "voice": "female vocalists,male vocalists,female vocalist,instrumental,vocal,female,male,singing,vocals,no vocals,"
+    "woman,male vocal,no vocal,man,choir,voice,male voice,female vocal,no voice,female voice",
+}  # the other tags are genres
 ABOUT = (
     "The authors of [musicnn](https://github.com/jordipons/musicnn), Jordi Pons and Xavier Serra, trained this network "
     '(Pons and Serra, "musicnn: Pre-trained convolutional neural networks for music audio tagging", ISMIR 2019 '
@@ -72,6 +79,7 @@ def convert(wheel, name):
         "about": ABOUT.format(scores=scores),
     }
     tags = read_tags(wheel, f"{name.upper()}_LABELS")
+    card["labels"] = kinds_of(tags)
     model = gk.GenreClassifier("musicnn", tags, pretrained=None, fine_tune="all", multi_label=True, card=card)
     weights = read_checkpoint(wheel, f"musicnn/{name.upper()}_musicnn/")
     set_weights(model, weights)
@@ -79,6 +87,12 @@ def convert(wheel, name):
     converted = gk.GenreClassifier.from_config(config)
     converted.set_weights(model.get_weights())
     return converted
+
+
+def kinds_of(tags):
+    """Return the kind of each tag: "genre", "mood", "era", "instrument" or "voice"."""
+    kinds = {tag: kind for kind, names in KINDS.items() for tag in names.split("," if "," in names else None)}
+    return {tag: kinds.get(tag, "genre") for tag in tags}
 
 
 def read_tags(wheel, name):

@@ -255,6 +255,7 @@ class GenreClassifier(keras.Model):
             value = value if isinstance(value, Thresholds) else Thresholds(**(value or {}))
         except TypeError as error:
             raise ValueError(f"`thresholds` must contain the attributes of `Thresholds` ({error})") from error
+        value.check_labels(len(self.genres), self.multi_label)
         self._thresholds = value
 
     @property

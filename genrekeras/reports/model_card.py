@@ -11,6 +11,7 @@ import keras
 from genrekeras.evaluation.base import percent
 from genrekeras.evaluation.multi_label import report_class
 from genrekeras.evaluation.report import Report
+from genrekeras.inference.labels import GENRE, label_kinds
 from genrekeras.models import GenreClassifier, Thresholds, backbones
 from genrekeras.models.thresholds import NEVER
 from genrekeras.utils.io import StrPath, atomic_write
@@ -77,7 +78,7 @@ def describe(model: GenreClassifier) -> list[tuple[str, str]]:
         ("trained", f"{trained}, from {model.pretrained or 'random'} weights"),
         ("input", f"{model.clip_seconds:g} s at {model.sample_rate} Hz"),
         *_name_first("front end", _describe_front_end(model)),
-        ("genres", f"{', '.join(model.genres)}{'; a clip can have several' if model.multi_label else ''}"),
+        *_describe_labels(model),
     ]
     limits = describe_limits(model.thresholds)
     if limits:
@@ -91,6 +92,14 @@ def describe(model: GenreClassifier) -> list[tuple[str, str]]:
         return lines + _describe_card(model.card, model.thresholds)
     except MALFORMED:
         return [*lines, ("card", _quote_malformed(model.card))]
+
+
+def labels_by_kind(model: GenreClassifier) -> dict[str, list[str]]:
+    """Return kind -> labels of a model, genres first. See `genrekeras.inference.label_kinds`."""
+    labels: dict[str, list[str]] = {GENRE: []}
+    for label, kind in label_kinds(model).items():
+        labels.setdefault(kind, []).append(label)
+    return {kind: names for kind, names in labels.items() if names}
 
 
 def describe_limits(thresholds: Thresholds) -> str:
@@ -145,6 +154,13 @@ def _describe_backbone(model):
     if isinstance(model.backbone, str):
         return model.backbone
     return " and ".join(f"{model.backbone.count(name)} {name}" for name in dict.fromkeys(model.backbone))
+
+
+def _describe_labels(model):
+    """Return a line for the labels of each kind."""
+    several = "; a clip can have several" if model.multi_label else ""
+    lines = [(f"{kind}s", ", ".join(labels)) for kind, labels in labels_by_kind(model).items()]
+    return [(lines[0][0], f"{lines[0][1]}{several}"), *lines[1:]]
 
 
 def _describe_stem(model):
@@ -224,6 +240,7 @@ def _render(model, card):
         kind=kind,
         errors=_frequent_errors(main, model.genres) if main and kind is Report else [],
         artists=artists_of_splits(card.get("data") or {}),
+        labels=labels_by_kind(model),
     )
 
 
