@@ -8,19 +8,13 @@ Three networks of each of two backbones (`mel_cnn`, `mel_resnet`) are trained wi
 epochs, and the logits of the networks are averaged. The validation split is used only for the temperature and the
 thresholds of low confidence.
 
-The splits of the random protocol share artists. For this protocol, the ensemble consists of three `mel_resnet` with
-lighter augmentation and a kernel ridge regression. The kernel ridge regression has the same weight as the three
-networks together.
-
 `genrekeras fma spectrograms` writes the file of spectrograms. If the data is audio, an epoch uses one of three crops of
 10 s of each clip. The input of the saved model is a waveform in both cases.
 
 Expected on the spectrograms of fma_small: 78 minutes on one thread (PyTorch), and an accuracy of 61.1 % on 800
-validation tracks. In the random protocol: 79 minutes on one core of an AMD Zen 3 (the sum of the times of all parts),
-and an accuracy of 65.8 % on 1,442 validation tracks.
+validation tracks.
 """
 
-import functools
 import os
 import process_settings  # noqa: F401
 
@@ -34,18 +28,17 @@ from genrekeras.utils.io import atomic_write, format_size
 def main(run):
     images, class_weight = recipe.training_images(run), run.class_weight()
     members, accuracies = [], {}
-    epochs = {backbone: 2 if run.flags.smoke else count for backbone, count in recipe.epochs(run).items()}
+    epochs = {backbone: 2 if run.flags.smoke else count for backbone, count in recipe.EPOCHS.items()}
     for number in range(1 if run.flags.smoke else run.flags.members):
         for backbone, count in epochs.items():
             seed = 100 * run.flags.seed + number
-            train = functools.partial(recipe.train_network, run, images, class_weight, backbone, seed, count)
-            members.append(train_member(run, f"{backbone}-{seed}", train, accuracies))
-    weights = [1] * len(members)
-    if recipe.shares_artists(run):
-        train = functools.partial(recipe.train_kernel_ridge, run, images, class_weight, run.flags.seed)
-        members.append(train_member(run, "mel_kernel", train, accuracies))
-        weights.append(sum(weights))
-    model = average(members, weights)
+            member = train_member(run, images, class_weight, backbone, seed, count)
+            members.append(member)
+            if len(run.data.validation):
+                report = gk.evaluation.evaluate(member, run.data.validation)
+                print(f"{backbone}-{seed}: {report}\n")
+                accuracies[f"{backbone}-{seed}"] = report.accuracy
+    model = average(members)
     with atomic_write(run.model_file) as temporary:
         model.save(temporary)
     run.save_config(
@@ -56,23 +49,18 @@ def main(run):
         epochs_fixed=True,
         validation_accuracy_of_members=accuracies,
     )
-    run.evaluate(**recipe.card_notes(run, recipe.TUNED_ON_VALIDATION))
+    run.evaluate(**recipe.card_notes(run))
     save_half_precision(run)
 
 
-def train_member(run, name, train, accuracies):
-    """Train, save and score a member of the ensemble. In a resumed run, load the member if it is finished."""
-    path = run.path(f"{name}.keras")
+def train_member(run, images, class_weight, backbone, seed, epochs):
+    """Train and save a member of the ensemble. In a resumed run, load the member if it is finished."""
+    path = run.path(f"{backbone}-{seed}.keras")
     if not os.path.exists(path):
-        model = train()
+        model = recipe.train_network(run, images, class_weight, backbone, seed, epochs)
         with atomic_write(path) as temporary:
             model.save(temporary)
-    model = keras.saving.load_model(path)
-    if len(run.data.validation):
-        report = gk.evaluation.evaluate(model, run.data.validation)
-        print(f"{name}: {report}\n")
-        accuracies[name] = report.accuracy
-    return model
+    return keras.saving.load_model(path)
 
 
 def save_half_precision(run):

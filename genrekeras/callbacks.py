@@ -225,22 +225,18 @@ class WandbLogger(keras.callbacks.Callback):
         self.run.log({"epoch": epoch + 1, **metrics})
 
     def log_report(self, report: Any) -> None:
-        """Log accuracy, macro F1, log-loss and confusion matrix of a `genrekeras.evaluation.Report`."""
+        """Log the scores of a report of `genrekeras.evaluation`, and the confusion matrix of a single-label report."""
         import wandb
 
         self.start()
-        prefix = report.split
-        metrics = {"accuracy": report.accuracy, "macro_f1": report.macro_f1, "log_loss": report.log_loss}
-        self.run.log(
-            {
-                **{f"{prefix}/{key}": value for key, value in metrics.items()},
-                f"{prefix}/confusion_matrix": wandb.plot.confusion_matrix(
-                    y_true=np.asarray(report.labels).tolist(),
-                    preds=np.asarray(report.predictions).tolist(),
-                    class_names=list(report.genres),
-                ),
-            }
-        )
+        values = {report.SCORE: report.score, "macro_f1": report.macro_f1, "log_loss": report.log_loss}
+        if report.TABLE == "confusion_matrix":
+            values["confusion_matrix"] = wandb.plot.confusion_matrix(
+                y_true=np.asarray(report.labels).tolist(),
+                preds=np.asarray(report.predictions).tolist(),
+                class_names=list(report.genres),
+            )
+        self.run.log({f"{report.split}/{key}": value for key, value in values.items()})
 
     def finish(self) -> None:
         """Close the run. If this method is not called, W&B closes the run at the end of the program."""

@@ -29,12 +29,14 @@ def layers():
     return {
         "mel_fft": (gk.layers.MelSpectrogram(**mel), "waveform"),
         "mel_matmul": (gk.layers.MelSpectrogram(**mel, dft="matmul"), "waveform"),
+        "mel_fft_not_centered": (gk.layers.MelSpectrogram(**mel, center=False), "waveform"),
+        "mel_matmul_not_centered": (gk.layers.MelSpectrogram(**mel, center=False, dft="matmul"), "waveform"),
+        "log_compression": (gk.layers.LogCompression(), "power"),
         "decibels": (gk.layers.PowerToDecibels(), "power"),
         "subsample": (gk.layers.UniformTemporalSubsample(20), "power"),
         "image": (gk.layers.SpectrogramToImage(), "power"),
         "image_decibels": (gk.layers.SpectrogramToImage(scale="decibels", flip=True), "negative"),
         "cepstral_statistics": (gk.layers.statistics.CepstralStatistics(), "image"),
-        "spectral_statistics": (gk.layers.statistics.SpectralStatistics(), "image"),
     }
 
 
@@ -81,6 +83,12 @@ def main(folder):
             "alone": float(np.abs(model.predict(x[:1], verbose=0) - probabilities[:1]).max()),
             "steps": steps,
         }
+    result["musicnn"] = {}
+    for name in ("msd", "mtt"):
+        if f"{name}_input" in inputs:  # inputs and outputs of the original TensorFlow graph
+            images = inputs[f"{name}_input"].swapaxes(1, 2)[..., None]  # from (batch, frames, mels)
+            outputs = gk.GenreClassifier.from_preset(f"musicnn_{name}").image_model.predict(images, verbose=0)
+            result["musicnn"][name] = float(np.abs(outputs - expected[f"{name}_output"]).max())
     labels = np.arange(len(inputs["clips"])) % 8
     result["loss"] = model.fit(inputs["clips"], labels, batch_size=4, verbose=0).history["loss"]
     result["jit"] = model.jit_compile

@@ -33,7 +33,8 @@ skip_tensorflow()  # an import that takes seconds
 skip_openvino_telemetry()
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 SMALL_EXPERIMENT = pathlib.Path(__file__).parent / "experiments" / "small_experiment.py"
-SHARED_CLIPS = pathlib.Path(__file__).parents[2] / "shared" / "data" / "fma_clips"
+SHARED_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
+SHARED_CLIPS = SHARED_DATA / "fma_clips"
 REAL_CLIPS = {2: "Hip-Hop", 5: "Hip-Hop", 10: "Pop", 140: "Folk"} | {
     1039: "Rock",
     1040: "Rock",
@@ -70,6 +71,15 @@ def real_clips():
     if not SHARED_CLIPS.is_dir():
         pytest.skip("the real FMA clips (shared/data/fma_clips beside this checkout) are not here")
     return {track_id: SHARED_CLIPS / f"{track_id:06d}.mp3" for track_id in REAL_CLIPS}
+
+
+@pytest.fixture
+def real_songs():
+    """Paths of complete songs."""
+    songs = sorted((SHARED_DATA / "songs").glob("*.mp3"))
+    if not songs:
+        pytest.skip("the songs (shared/data/songs beside this checkout) are not here")
+    return songs
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import numpy
-from genrekeras.evaluation import Report
+from genrekeras.evaluation import MultiLabelReport, Report
 
 
 @pytest.fixture
@@ -189,6 +189,13 @@ def test_wandb_logger_logs_each_epoch(dense, data, monkeypatch, tmp_path, clean_
     logger.log_report(report)
     logged = logger.run.logged[-1]
     assert logged["test/accuracy"] == report.accuracy and "test/confusion_matrix" in logged
+    multi_label = MultiLabelReport(("a", "b"), "test", "official", np.arange(4), np.eye(4, 2), np.eye(4, 2))
+    logger.log_report(multi_label)
+    assert logger.run.logged[-1] == {
+        "test/mean_average_precision": 1,
+        "test/macro_f1": 1,
+        "test/log_loss": pytest.approx(0, abs=1e-6),
+    }
     run = logger.run
     logger.finish()
     assert run.finished

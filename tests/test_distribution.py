@@ -18,7 +18,7 @@ from conftest import write_sine
 
 ROOT = pathlib.Path(__file__).parents[1]
 MAX_SIZE = 18_000_000  # bytes
-LICENSES = ["LICENSE", "LICENSE-fma_small", "NOTICE"]
+LICENSES = ["LICENSE", "LICENSE-fma_small", "LICENSE-musicnn", "NOTICE"]
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +80,7 @@ def test_the_wheel_and_its_metadata(built):
     assert "genrekeras/py.typed" in names
 
     metadata = importlib.metadata.PathDistribution(zipfile.Path(wheel, f"{info}/")).metadata
-    assert metadata["License-Expression"] == "Apache-2.0 AND LicenseRef-fma-small"
+    assert metadata["License-Expression"] == "Apache-2.0 AND LicenseRef-fma-small AND ISC"
     assert metadata.get_all("License-File") == LICENSES
     assert {f"{info}/licenses/{name}" for name in LICENSES} <= names
     assert metadata["Author"] == "genrekeras developers" and "genre" in metadata["Keywords"].split(",")
@@ -106,3 +106,7 @@ def test_the_wheel_in_a_fresh_environment(built, tmp_path):
     assert gk.__version__ in run(scripts / "genrekeras", "--version", **outside)
     [row] = csv.DictReader(run(scripts / "genrekeras", "predict", "tone.wav", "--csv", **outside).splitlines())
     assert row["path"] == "tone.wav" and row["genre"] in gk.GENRES and row["seconds"] == "3.0"
+    for preset in ("musicnn_msd", "musicnn_mtt"):
+        command = (scripts / "genrekeras", "predict", "tone.wav", "--csv", "-m", preset)
+        [row] = csv.DictReader(run(*command, **outside).splitlines())
+        assert row["genre"] and sum(name.startswith("probability_") for name in row) == 50

@@ -86,15 +86,21 @@ def read_result(folder, entry):
     return calibrate_folds(report, table["fold"].to_numpy(), np.array(entry["seconds"]))
 
 
-def print_tables(folder, to="mel_resnet"):
-    """Print Markdown tables of the runs in a folder."""
-    runs = {}  # (model, protocol) -> list of CrossValidation, one for each seed
+def read_all(folder):
+    """Return (model, protocol) -> list of `CrossValidation`, one for each seed, with the ensemble."""
+    runs = {}
     for entry in read_runs(folder):
         runs.setdefault((entry["model"], entry["protocol"]), []).append(read_result(folder, entry))
     for protocol in dict.fromkeys(protocol for _, protocol in runs):
         members = [result for model in MEMBERS for result in runs.get((model, protocol), [])]
         if len(members) > 1:
             runs["ensemble", protocol] = [ensemble(members)]
+    return runs
+
+
+def print_tables(folder, to="mel_resnet"):
+    """Print Markdown tables of the runs in a folder."""
+    runs = read_all(folder)
     for protocol in dict.fromkeys(protocol for _, protocol in runs):
         results = {model: group for (model, other), group in runs.items() if other == protocol}
         report = next(iter(results.values()))[0].report
@@ -134,10 +140,16 @@ def hits(results):
 
 def accuracy(results):
     """Return the mean accuracy in percent and its interval as text. If there are several seeds, add each accuracy."""
-    values, groups = hits(results), results[0].report.groups
-    interval = artist_interval(mean, *sums_by_artist(groups, np.stack([values, np.ones(len(values))], axis=1)))
     each = ", ".join(f"{100 * result.report.accuracy:.1f}" for result in results)
-    return f"{percent(values.mean(), interval)}{f' ({each})' if len(results) > 1 else ''}"
+    text = percent(hits(results).mean(), accuracy_interval(results))
+    return f"{text}{f' ({each})' if len(results) > 1 else ''}"
+
+
+def accuracy_interval(results):
+    """Return the interval of the mean accuracy of several seeds."""
+    values = hits(results)
+    sums = sums_by_artist(results[0].report.groups, np.stack([values, np.ones(len(values))], axis=1))
+    return artist_interval(mean, *sums)
 
 
 def over_artists(results):

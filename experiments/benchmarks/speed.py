@@ -151,7 +151,7 @@ def time_front_end(rounds):
 def backbone(flags):
     """Compare the inference of the backbones with ONNX Runtime and `keras.applications`."""
     images = np.random.default_rng(0).uniform(0, 255, (BATCH, MELS, FRAMES, 1)).astype("float32")
-    names = ("efficientnet_b0", "mel_cnn", "mel_kernel") if SMOKE else backbones.BACKBONES
+    names = ("efficientnet_b0", "mel_cnn") if SMOKE else backbones.BACKBONES
     for name in names:
         definition = backbones.BACKBONES[name]
         extractor = backbones.FeatureExtractor(name, images.shape[1:])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SUBSETS = ("small", "medium", "large", "full")  # copy of `datasets.fma.SUBSETS`
 PROTOCOLS = ("official", "random", "artist_album")  # copy of `datasets.PROTOCOLS`
-PRESETS = ("fma_small",)  # copy of `models.presets.PRESETS`
+PRESETS = ("fma_small", "musicnn_msd", "musicnn_mtt")  # copy of `models.presets.PRESETS`
 PICTURES = (".png", ".pdf", ".svg")
 EXTRAS = {  # module -> extra of genrekeras that installs it
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript", "openvino", "ai_edge_litert", "ai_edge_quantizer"), "export"),

@@ -32,6 +32,7 @@ from genrekeras.utils.progress import printable
 @click.option(
     "--top", type=click.IntRange(min=1), default=3, show_default=True, help="Number of genres to show for each file."
 )
+@click.option("--all-labels", is_flag=True, help="Also show labels that are not genres, such as moods and instruments.")
 @MAX_CLIPS
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Number of decoding threads.")
 @click.option(
@@ -39,7 +40,9 @@ from genrekeras.utils.progress import printable
 )
 @click.option("--keep-copies", is_flag=True, help="With --write-tags, keep a copy of each original file as FILE.orig.")
 @click.pass_context
-def predict(context, files, path, as_csv, as_json, output, top, max_clips, workers, write_tags, keep_copies):
+def predict(
+    context, files, path, as_csv, as_json, output, top, all_labels, max_clips, workers, write_tags, keep_copies
+):
     """Predict the genre of audio files.
 
     FILES are audio files, or folders that are searched for audio files recursively. The model processes evenly spaced
@@ -57,8 +60,12 @@ def predict(context, files, path, as_csv, as_json, output, top, max_clips, worke
 
         paths = inference.find_files(files)
         journal = _journal(output)
-        table = load_model(path).predict_files(paths, max_clips=max_clips, workers=workers, journal=journal)
-        text = _FORMATTERS[output_format](table, top)
+        model = load_model(path)
+        table = model.predict_files(paths, max_clips=max_clips, workers=workers, journal=journal)
+        if output_format is None:
+            text = _format_text(table, top, inference.label_kinds(model), model.multi_label, all_labels)
+        else:
+            text = {"csv": _format_csv, "json": _format_json}[output_format](table)
         text = text.encode("utf-8", "surrogateescape")  # Some file names are not UTF-8.
         if output is None:
             click.echo(text, nl=False)
@@ -174,7 +181,7 @@ def map_command(context, files, path, output, max_clips):
 def spectrogram(file, path, output, offset):
     """Draw the spectrogram that a model computes.
 
-    The figure shows the gray image that the front end of the model computes from a clip of FILE.
+    The figure shows the image that the front end of the model computes from a clip of FILE.
     """
     with error_handling():
         import keras
@@ -185,7 +192,9 @@ def spectrogram(file, path, output, offset):
         waveform = audio.to_length(waveform, model.input_shape[1])
         image = keras.ops.convert_to_numpy(model.front_end(waveform[None], training=False))[0, :, :, 0]
         title = os.path.basename(file)
-        visualization.spectrogram(image, model.clip_seconds, model.band_frequencies, output, title, offset)
+        visualization.spectrogram(
+            image, model.clip_seconds, model.band_frequencies, output, title, offset, model.image_range
+        )
         echo(f"{image.shape[0]} bands, {image.shape[1]} frames of {model.clip_seconds:g} s: {output}")
 
 
@@ -224,22 +233,34 @@ def _journal(output):
     return None if output is None or is_stream(output) else f"{output}.journal"
 
 
-def _format_csv(table, num_genres):
+def _format_csv(table):
+    table = table.assign(genres=[genres and "; ".join(genres) for genres in table["genres"]])
     # Text is quoted, so that a carriage return in a file name does not end the row.
     return table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
 
 
-def _format_json(table, num_genres):
+def _format_json(table):
     rows = [{key: None if value != value else value for key, value in row.items()} for row in table.to_dict("records")]
     return json.dumps(rows, indent=1) + "\n"
 
 
-def _format_text(table, num_genres):
-    """Return text with a bar for the probability of each of the most probable genres of each file."""
+def _format_text(table, num_genres, kinds, multi_label, all_labels):
+    """Return text with a bar for the probability of each of the most probable genres of each file.
+
+    Args:
+        table: result of `predict_files`.
+        num_genres: number of genres of each file.
+        kinds: dict, label -> kind.
+        multi_label: whether the predicted genres are shown in a line of their own.
+        all_labels: whether the same number of labels of other kinds follows.
+    """
     from genrekeras import inference
 
-    genres = inference.genres_of(table)
-    width = max(len(printable(genre)) for genre in genres)
+    labels = inference.genres_of(table)
+    groups = [[label for label in labels if (kinds[label] == "genre") == is_genre] for is_genre in (True, False)]
+    groups = groups if all_labels or not groups[0] else groups[:1]
+    texts = {label: printable(label if kinds[label] == "genre" else f"{label} ({kinds[label]})") for label in labels}
+    width = max(len(texts[label]) for group in groups for label in group)
     lines = []
     for row in table.to_dict("records"):
         name = printable(row["path"])
@@ -250,14 +271,13 @@ def _format_text(table, num_genres):
         lines.append(f"{name}   ({row['seconds']:.0f} s{confidence})")
         if row["warning"]:
             lines.append(f"  warning: {printable(row['warning'])}")
-        probabilities = {genre: row[f"probability_{genre}"] for genre in genres}
-        for genre in sorted(genres, key=lambda genre: -probabilities[genre])[:num_genres]:
-            probability = probabilities[genre]
-            lines.append(f"  {printable(genre):<{width}} {probability:6.1%}  {bar(probability)}")
+        if multi_label:
+            lines.append(f"  genres: {printable(', '.join(row['genres'])) or 'none above its threshold'}")
+        probabilities = {label: row[f"probability_{label}"] for label in labels}
+        for group in groups:
+            for label in sorted(group, key=lambda label: -probabilities[label])[:num_genres]:
+                lines.append(f"  {texts[label]:<{width}} {probabilities[label]:6.1%}  {bar(probabilities[label])}")
     return "\n".join(lines) + "\n"
-
-
-_FORMATTERS = {"csv": _format_csv, "json": _format_json, None: _format_text}
 
 
 def _format_timeline(table):

@@ -68,7 +68,11 @@ def info(path, card):
 )
 @CROPS
 @file_to_write("-o", "--output", endings=(".json",), help="Write all scores and probabilities to this .json file.")
-@file_to_write("--picture", endings=PICTURES, help="Draw the confusion matrix to this .png, .pdf or .svg file.")
+@file_to_write(
+    "--picture",
+    endings=PICTURES,
+    help="Draw the confusion matrix, or the label pairs of a multi-label model, to this .png, .pdf or .svg file.",
+)
 def evaluate(folder, path, subset, protocol, split, crops, output, picture):
     """Evaluate a model on labelled music.
 
@@ -82,13 +86,14 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
         data, clips = load_data(folder, subset, protocol, model, split)
         report = evaluation.evaluate(model, clips, crop="even", crops=crops)
         width = max(len(printable(genre)) for genre in report.genres)
-        click.echo(printable(f"{data}\n{report}\n\n{'':<{width}} recall        95 %", keep="\n"))
-        intervals = report.genre_recall_interval
-        for genre, recall in report.genre_recall.items():
-            if recall is not None:
+        click.echo(printable(f"{data}\n{report}\n\n{'':<{width}} {report.GENRE_SCORE_NAME:<7}       95 %", keep="\n"))
+        intervals = report.genre_score_intervals
+        too_few = f"too few {'clips' if report.groups is None else 'artists'}"
+        for genre, score in report.genre_scores.items():
+            if score is not None:
                 interval = intervals[genre]
-                bounds = "{:5.0%} to {:4.0%}".format(*interval) if interval else "too few artists"
-                click.echo(f"{printable(genre):<{width}} {recall:6.1%}  {bounds:<15}  {bar(recall)}")
+                bounds = "{:5.0%} to {:4.0%}".format(*interval) if interval else too_few
+                click.echo(f"{printable(genre):<{width}} {score:6.1%}  {bounds:<15}  {bar(score)}")
         if output:
             report.to_json(output)
         if picture:
@@ -108,25 +113,32 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
     show_default=True,
     help="Fraction of the correctly classified tracks that each of the two limits marks as low confidence.",
 )
+@click.option(
+    "--precision",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Precision of each genre of a multi-label model on the validation split.  [default: the best F1 score]",
+)
 @file_to_write("-o", "--output", endings=(".keras",), required=True, help="The .keras file to write.")
 @file_to_write(
     "--picture",
     endings=PICTURES,
     help="Draw reliability diagrams, before and after calibration, to this .png, .pdf or .svg file.",
 )
-def calibrate(folder, path, subset, protocol, crops, rejection_rate, output, picture):
+def calibrate(folder, path, subset, protocol, crops, rejection_rate, precision, output, picture):
     """Calibrate the probabilities of a model on held-out music.
 
     FOLDER contains FMA, or one folder of music per genre. The validation split is used. The weights of the last layer
     are divided by the temperature that minimizes the log-loss. Two thresholds are stored in the new model: a prediction
-    has low confidence if its probability is too low, or if its out-of-distribution score is too high.
+    has low confidence if its probability is too low, or if its out-of-distribution score is too high. A multi-label
+    model also gets a threshold for each genre.
     """
     with error_handling():
         from genrekeras import evaluation, visualization
+        from genrekeras.reports.model_card import describe_class_thresholds
 
         model = load_model(path)
         _, clips = load_data(folder, subset, protocol, model, "validation")
-        result = evaluation.calibrate(model, clips, crops=crops, rejection_rate=rejection_rate)
+        result = evaluation.calibrate(model, clips, crops=crops, rejection_rate=rejection_rate, precision=precision)
         click.echo(f"Temperature {result.temperature:.3f}\nbefore: {result.before}\nafter:  {result.after}")
         limits = (
             ("a probability below", result.thresholds.min_confidence),
@@ -138,6 +150,8 @@ def calibrate(folder, path, subset, protocol, crops, rejection_rate, output, pic
                 f"Low confidence: {' or '.join(conditions)}. On these clips, it marks {share['correct']:.1%} of the "
                 f"correct predictions and {share.get('wrong', 0):.1%} of the wrong ones."
             )
+        if class_thresholds := describe_class_thresholds(model):
+            echo(f"A genre is predicted above these probabilities: {class_thresholds}")
         with atomic_write(output) as temporary:
             model.save(temporary)
         if picture:

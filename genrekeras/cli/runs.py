@@ -48,9 +48,9 @@ def compare(runs, split, first_clip, output):
     """Compare the scores of several runs.
 
     RUNS are output folders of experiments, or .json files that `genrekeras evaluate` wrote. All runs must be evaluated
-    on the same clips. Each accuracy is compared with the accuracy of the first run. The interval of the difference
-    takes artists as independent of each other or, if they are unknown, clips. If the interval contains 0, the
-    difference may be due to chance.
+    on the same clips. The accuracy of each run is compared with the accuracy of the first run. For multi-label models,
+    the score is the mean average precision (mAP). The interval of the difference takes artists as independent of each
+    other or, if they are unknown, clips. If the interval contains 0, the difference may be due to chance.
     """
     from genrekeras import visualization
     from genrekeras.evaluation import comparison
@@ -67,16 +67,16 @@ def compare(runs, split, first_clip, output):
         titles = [name if is_same_coverage else f"{name}: {text}" for name, text in table["input_coverage"].items()]
         titles = [_wrap(title) for title in titles]
         width = min(_MAX_NAME_WIDTH, max(len(lines[0]) for lines in titles))
-        click.echo(f"{'':<{width}}  {'accuracy [95 %]':<21}  macro-F1  log-loss  difference [95 %]")
+        click.echo(f"{'':<{width}}  {f'{first.SCORE_NAME} [95 %]':<21}  macro-F1  log-loss  difference [95 %]")
         for lines, row in zip(titles, table.itertuples(), strict=True):
             if len(lines) > 1 or len(lines[0]) > width:  # Print a long name above its scores.
                 click.echo("\n".join(lines))
                 lines = [""]
-            accuracy = f"{row.accuracy:6.1%}{_bounds(row.low, row.high)}"
+            score = f"{getattr(row, first.SCORE):6.1%}{_bounds(row.low, row.high)}"
             difference = ""
             if row.difference == row.difference:  # The difference is NaN for the first run.
                 difference = f"  {row.difference:+6.1%}{_bounds(row.difference_low, row.difference_high, '+')}"
-            click.echo(f"{lines[0]:<{width}}  {accuracy:<21}  {row.macro_f1:8.3f}  {row.log_loss:8.3f}{difference}")
+            click.echo(f"{lines[0]:<{width}}  {score:<21}  {row.macro_f1:8.3f}  {row.log_loss:8.3f}{difference}")
         if output and output.lower().endswith(".csv"):
             with atomic_write(output) as temporary:
                 table.rename(printable).to_csv(temporary, index_label="run")
@@ -90,14 +90,14 @@ def _bounds(low, high, sign=""):
 
 
 def _load_report(run, split, first_clip):
-    """Return the `Report` in the output folder of an experiment, or in a .json file."""
+    """Return the report in the output folder of an experiment, or in a .json file."""
     from genrekeras import reports
-    from genrekeras.evaluation import Report
+    from genrekeras.evaluation import report_from_dict
 
     if os.path.isfile(run):
         with open(run, encoding="utf-8") as file:
             try:
-                return Report.from_dict(json.load(file))
+                return report_from_dict(json.load(file))
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{run} cannot be read as a report: {error}") from error
     reports_of_run = reports.load_run(run).reports

@@ -102,8 +102,9 @@ def concentration(splits: Dataset | Mapping[str, Split | SpectrogramSplit]) -> p
 
     A track with several labels counts for each of its genres.
 
-    Tracks of one artist are similar, so a score on a split is about as precise as a score on as many independent tracks
-    as the effective size. It is n^2 / sum(n_a^2), where n_a is the number of tracks of artist a, and n their sum.
+    Tracks of one artist are similar, so a score on a split is less precise than its number of tracks suggests. If all
+    tracks of an artist have the same outcome, it is as precise as a score on as many independent tracks as the
+    effective size, n^2 / sum(n_a^2), where n_a is the number of tracks of artist a, and n their sum.
 
     Source: Kish, "Survey Sampling", 1965 (effective size).
 

@@ -232,17 +232,18 @@ class Dataset(Generic[AnySplit]):
         """
         if fold not in range(folds):
             raise ValueError(f"`fold` must be in 0..{folds - 1}. Received: fold={fold!r}")
-        tracks = self.all
+        tracks: Any = self.all
         is_test = assign_folds(tracks, folds, seed) == fold
         others = np.flatnonzero(~is_test)
         is_validation = assign_folds(tracks.select(others), 2 * (folds - 1), seed) == 0
-        rows = {"train": others[~is_validation], "validation": others[is_validation], "test": np.flatnonzero(is_test)}
-        splits = {}
-        for name, positions in rows.items():
-            splits[name] = split = tracks.select(positions)
-            split.name, split.protocol = name, "artist_folds"
-        counts = {**self.counts, **{name: len(split) for name, split in splits.items()}}
-        return dataclasses.replace(self, protocol="artist_folds", counts=counts, **splits)
+        rows = others[~is_validation], others[is_validation], np.flatnonzero(is_test)
+        train, validation, test = parts = [tracks.select(positions) for positions in rows]
+        for name, part in zip(SPLITS, parts, strict=True):
+            part.name, part.protocol = name, "artist_folds"
+        counts = {**self.counts, **{part.name: len(part) for part in parts}}
+        return dataclasses.replace(
+            self, protocol="artist_folds", counts=counts, train=train, validation=validation, test=test
+        )
 
     def __str__(self):
         counts = self.counts

@@ -1,16 +1,20 @@
-"""Temperature-scale a model, and determine its thresholds for predictions with low confidence."""
+"""Temperature-scale a model, and determine its thresholds for predictions with low confidence and for labels."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+from genrekeras.evaluation.class_thresholds import check_precision, choose_class_thresholds
 from genrekeras.evaluation.intervals import effective_size, wilson_interval
+from genrekeras.evaluation.multi_label import MultiLabelReport
 from genrekeras.evaluation.report import Report
-from genrekeras.evaluation.scoring import in_genres_of, predict_crops, to_report
+from genrekeras.evaluation.scoring import in_genres_of, is_multi_label, predict_crops, to_report
 from genrekeras.models.genre_classifier import GenreClassifier
 from genrekeras.models.thresholds import Thresholds
 from scipy import optimize, special
@@ -29,8 +33,8 @@ class Calibration(NamedTuple):
     Attributes:
         temperature: `> 0`. A value above 1 means that the model was overconfident.
         thresholds: limits of the calibrated model. `min_confidence` is `None` if no prediction is correct, or if
-            the limit is not clearly above 1 / genres. `max_ood_score` is `None` if no prediction is correct, if there
-            are fewer than 20 clips or artists, or if the backbone contains a `"mel_kernel"`.
+            the limit is not clearly above 1 / genres. `max_ood_score` is `None` if no prediction is correct, or if
+            there are fewer than 20 clips or artists.
         low_confidence_share: shares of the correct and of the wrong predictions that have low confidence. The keys are
             `correct` and `wrong`.
         before: scores on the split before the calibration.
@@ -40,8 +44,8 @@ class Calibration(NamedTuple):
     temperature: float
     thresholds: Thresholds
     low_confidence_share: dict[str, float]
-    before: Report
-    after: Report
+    before: Report | MultiLabelReport
+    after: Report | MultiLabelReport
 
 
 def calibrate(
@@ -51,8 +55,9 @@ def calibrate(
     crop: Literal["start", "center", "even", "random"] = "even",
     crops: int = 3,
     rejection_rate: float = 0.05,
+    precision: float | None = None,
 ) -> Calibration:
-    """Temperature-scale a model on held-out clips, and determine its thresholds for low confidence.
+    """Temperature-scale a model on held-out clips, and determine its thresholds.
 
     The logits are divided by the temperature that minimizes the log-loss. This does not change the order of the genres
     for a crop. The log-loss is computed from the mean probabilities of several crops, as in the prediction of files.
@@ -62,8 +67,7 @@ def calibrate(
 
     - Its probability is below `min_confidence`: no genre is clearly the most probable.
     - The out-of-distribution score of its features is above `max_ood_score`: the track is unlike the clips of the
-      split. With the backbone `"mel_kernel"`, this limit is not used. The features of an unusual track are close to 0
-      there, so the score cannot detect it.
+      split.
 
     The limits are copied to the card of the model. The scores in the card are removed, because they do not apply to the
     calibrated model.
@@ -72,6 +76,12 @@ def calibrate(
     Cohen's expected agreement: the expected accuracy if the predictions of the model were shuffled among the clips. For
     a model that always predicts one genre, it is the share of the clips with this label. For uniform predictions, it is
     1 / genres. If the model is not better than chance, all its predictions have low confidence.
+
+    A multi-label model also gets `class_thresholds`, above which a genre is predicted, see
+    `genrekeras.evaluation.class_thresholds.choose_class_thresholds`. They are chosen for the best F1 score, or for a
+    precision. The log-loss is the binary cross-entropy of all pairs of a clip and a genre. For the limits of low
+    confidence, a prediction is correct if the most probable genre is one of the genres of the clip. The model is better
+    than chance if the 95 % interval of the macro ROC-AUC lies above 0.5.
 
     Sources: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. Platt, "Probabilistic Outputs for
     Support Vector Machines", 1999, section 2.2 (labels are smoothed, so that the temperature cannot become 0 if there
@@ -93,13 +103,19 @@ def calibrate(
         clips.
 
     Raises:
-        ValueError: `rejection_rate` is out of range. Also raises the errors of `evaluate`.
+        ValueError: `rejection_rate` or `precision` is out of range, or `precision` is given for a single-label model.
+            Also raises the errors of `evaluate`.
 
     Warns:
-        UserWarning: the model is not better than chance, or the temperature is at a bound of the search.
+        UserWarning: the model is not better than chance, the temperature is at a bound of the search, a genre has too
+            few clips for a threshold of its own, or no threshold of a genre has the precision.
     """
     if not 0 <= rejection_rate < 1:
         raise ValueError(f"`rejection_rate` must lie in [0, 1). Received: rejection_rate={rejection_rate}")
+    check_precision(precision)
+    multi_label = is_multi_label(model)
+    if precision is not None and not multi_label:
+        raise ValueError(f"`precision` must be None for a single-label model. Received: precision={precision}")
     split = in_genres_of(model, split)
     coverage = split.input_coverage(model.clip_seconds, crop, crops)
     probabilities, features = predict_crops(model, split, batch_size, crop, crops, "probabilities", "features")
@@ -109,18 +125,25 @@ def calibrate(
     temperature = fit_temperature(logits, split.labels)
     _warn_at_bound(temperature)
     before = to_report(model, split, probabilities, coverage)
-    after = to_report(model, split, special.softmax(logits / temperature, axis=-1), coverage)
-    has_kernel = "mel_kernel" in np.atleast_1d(model.backbone)
-    ood_scores = None if has_kernel else model.ood_score.fit(features, split.groups)
+    after = to_report(model, split, activation(multi_label)(logits / temperature), coverage)
+    class_thresholds = None
+    if isinstance(after, MultiLabelReport):
+        values = choose_class_thresholds(after.labels, after.probabilities, after.genres, precision)
+        class_thresholds = tuple(values.tolist())
+        after = dataclasses.replace(after, thresholds=values)
+    ood_scores = model.ood_score.fit(features, split.groups)
     is_better = _is_better_than_chance(after)
     min_confidence, max_ood_score, low_confidence_share = _limits(after, ood_scores, rejection_rate, is_better)
-    thresholds = Thresholds(model.thresholds.temperature * temperature, min_confidence, max_ood_score, is_better)
+    thresholds = Thresholds(
+        model.thresholds.temperature * temperature, min_confidence, max_ood_score, is_better, class_thresholds
+    )
     layer.set_weights([weight / temperature for weight in layer.get_weights()])
     model.thresholds = thresholds
     model.card = {
         **{key: value for key, value in model.card.items() if key != "scores"},
         "calibration": {
             **dataclasses.asdict(thresholds),
+            **({"precision": precision} if multi_label else {}),
             "low_confidence_share": low_confidence_share,
             "on": {"split": split.name, "protocol": split.protocol, "input_coverage": coverage, "clips": len(split)},
             "log_loss": {"before": before.log_loss, "after": after.log_loss},
@@ -130,21 +153,34 @@ def calibrate(
     return Calibration(temperature, thresholds, low_confidence_share, before, after)
 
 
+def activation(multi_label: bool) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function that computes probabilities from logits `(..., genres)`."""
+    return special.expit if multi_label else functools.partial(special.softmax, axis=-1)
+
+
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the temperature that minimizes the log-loss of the mean probabilities of the crops.
 
     Args:
         logits: `(clips, crops, genres)`.
-        labels: `(clips,)` int.
+        labels: `(clips,)` int, or `(clips, genres)` in {0, 1} for a multi-label model.
     """
     # The labels are smoothed by the rule of succession, as in Platt scaling. If all predictions are correct, the
     # log-loss of hard labels would be lowest at a temperature of 0.
-    smoothing, genres = 1 / (len(labels) + 2), logits.shape[-1]
-    targets = np.where(np.eye(genres)[labels] > 0, 1 - smoothing, smoothing / (genres - 1))
+    count, genres, tiny = len(labels), logits.shape[-1], np.finfo("float32").tiny
+    multi_label = labels.ndim == 2
+    if multi_label:
+        positives = labels.sum(axis=0)
+        targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (count - positives + 2))
+    else:
+        targets = np.where(np.eye(genres)[labels] > 0, 1 - 1 / (count + 2), 1 / (count + 2) / (genres - 1))
 
     def loss(log_temperature):
-        mean = special.softmax(logits / math.exp(log_temperature), axis=-1).mean(axis=1)
-        return -(targets * np.log(np.maximum(mean, np.finfo("float32").tiny))).sum(axis=1).mean()
+        mean = activation(multi_label)(logits / math.exp(log_temperature)).mean(axis=1)
+        losses = targets * np.log(np.maximum(mean, tiny))
+        if multi_label:
+            losses += (1 - targets) * np.log(np.maximum(1 - mean, tiny))
+        return -losses.sum(axis=1).mean()
 
     return math.exp(optimize.minimize_scalar(loss, bounds=np.log(_TEMPERATURE_BOUNDS), method="bounded").x)
 
@@ -161,14 +197,18 @@ def _warn_at_bound(temperature):
 
 
 def _is_better_than_chance(report):
-    """Return whether the interval of the accuracy lies above chance, and warn if not. `calibrate` defines chance."""
-    count = len(report.genres)
-    labels, predictions = (np.bincount(x, minlength=count) for x in (report.labels, report.predictions))
-    chance = float(labels @ predictions) / len(report.labels) ** 2
-    interval = report.accuracy_interval
+    """Return whether the interval of a score lies above chance, and warn if not. `calibrate` defines chance."""
+    if isinstance(report, MultiLabelReport):
+        score, interval, chance = report.roc_auc, report.roc_auc_interval, 0.5
+    else:
+        count = len(report.genres)
+        labels, predictions = (np.bincount(x, minlength=count) for x in (report.labels, report.predictions))
+        chance = float(labels @ predictions) / len(report.labels) ** 2
+        score, interval = report.accuracy, report.accuracy_interval
     if interval is None:  # too few artists: as many independent clips as the effective size
-        size = effective_size(np.unique(report.groups, return_counts=True)[1])
-        interval = wilson_interval(size * report.accuracy, size)
+        groups = np.arange(len(report.labels)) if report.groups is None else report.groups
+        size = effective_size(np.unique(groups, return_counts=True)[1])
+        interval = wilson_interval(size * score, size)
     is_better = interval[0] > chance
     if not is_better:
         warnings.warn(
@@ -179,30 +219,35 @@ def _is_better_than_chance(report):
     return is_better
 
 
-def choose_min_confidence(confidence: np.ndarray, genres: int, rejection_rate: float = 0.05) -> float | None:
+def choose_min_confidence(
+    report: Report | MultiLabelReport, rejection_rate: float = 0.05, clips: slice | np.ndarray = slice(None)
+) -> float | None:
     """Return the probability below which a prediction has low confidence.
 
     Args:
-        confidence: `(n,)`, probabilities of the correct predictions.
-        genres: number of genres.
+        report: report of calibrated probabilities.
         rejection_rate: share of the correct predictions below the limit.
+        clips: the clips of the report from which the limit is chosen, such as a `(n,)` bool mask.
 
     Returns:
-        The limit, or `None` if there are no correct predictions, or if the limit is not clearly above 1 / genres.
+        The limit, or `None` if there are no correct predictions, or if the limit of a single-label model is not clearly
+        above 1 / genres.
     """
+    confidence = report.probabilities.max(axis=1)[clips][report.is_correct[clips]]
     if len(confidence) == 0:
         return None
     limit = float(np.quantile(confidence, rejection_rate, method="lower"))
-    return None if limit <= _MIN_CONFIDENCE_FACTOR / genres else limit
+    is_too_low = isinstance(report, Report) and limit <= _MIN_CONFIDENCE_FACTOR / len(report.genres)
+    return None if is_too_low else limit
 
 
 def _limits(report, ood_scores, rejection_rate, is_better):
     """Return `min_confidence`, `max_ood_score` and `low_confidence_share`. See `Calibration`."""
-    is_correct = report.predictions == report.labels
+    is_correct = report.is_correct
     if not is_correct.any():
         return None, None, {}
     confidence, max_ood_score = report.probabilities.max(axis=1), None
-    min_confidence = choose_min_confidence(confidence[is_correct], len(report.genres), rejection_rate)
+    min_confidence = choose_min_confidence(report, rejection_rate)
     is_low = (confidence < (min_confidence or 0.0)) | (not is_better)
     if ood_scores is not None:
         max_ood_score = float(np.quantile(ood_scores[is_correct], 1 - rejection_rate, method="higher"))

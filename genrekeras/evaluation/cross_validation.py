@@ -13,11 +13,12 @@ import joblib
 import keras
 import numpy as np
 from genrekeras.evaluation import scoring
-from genrekeras.evaluation.calibration import choose_min_confidence, fit_temperature
+from genrekeras.evaluation.calibration import activation, choose_min_confidence, fit_temperature
+from genrekeras.evaluation.class_thresholds import choose_class_thresholds
+from genrekeras.evaluation.multi_label import MultiLabelReport, report_from_dict
 from genrekeras.evaluation.report import Report
 from genrekeras.utils.io import StrPath, atomic_write
 from genrekeras.utils.progress import print_message
-from scipy import special
 
 if TYPE_CHECKING:  # Importing the datasets takes seconds.
     from genrekeras.datasets import Dataset, SpectrogramSplit, Split
@@ -29,7 +30,8 @@ class CrossValidation(NamedTuple):
     """Result of `cross_validate`.
 
     Attributes:
-        report: scores of the calibrated out-of-fold probabilities. The split is "cross-validation".
+        report: scores of the calibrated out-of-fold probabilities. The split is "cross-validation". The thresholds of a
+            multi-label report are `(n, genres)`: those of each fold were chosen on the other folds for the best F1.
         uncalibrated: scores of the probabilities before the calibration.
         folds: `(n,)` int, fold of each track.
         temperatures: `(folds,)`, temperature of each fold, fitted on the other folds.
@@ -39,8 +41,8 @@ class CrossValidation(NamedTuple):
         seconds: `(folds,)`, processor time of the training and the prediction of each fold.
     """
 
-    report: Report
-    uncalibrated: Report
+    report: Report | MultiLabelReport
+    uncalibrated: Report | MultiLabelReport
     folds: np.ndarray
     temperatures: np.ndarray
     min_confidence: np.ndarray
@@ -55,7 +57,7 @@ def cross_validate(
     folds: int = 5,
     seed: int = 0,
     protocol: Literal["artist_folds", "random_folds"] = "artist_folds",
-    evaluate: Callable[[Model, Any], Report] = scoring.evaluate,
+    evaluate: Callable[[Any, Any], Report | MultiLabelReport] = scoring.evaluate,
     folder: StrPath | None = None,
     processes: int = 1,
 ) -> CrossValidation:
@@ -64,9 +66,9 @@ def cross_validate(
     Each track is predicted once, by a model that was not trained on tracks of its artist. If `train` needs tracks for a
     choice, such as the number of epochs, it must take them from the tracks that it gets.
 
-    The probabilities are calibrated: in each fold, the logarithms of the probabilities are divided by a temperature.
-    The temperature and the limit of low confidence of a fold are fitted on the out-of-fold predictions of the tracks of
-    the other folds.
+    The probabilities are calibrated: in each fold, the logarithms of the probabilities (the logits of the probabilities
+    of a multi-label model) are divided by a temperature. The temperature, the limit of low confidence and the class
+    thresholds of a fold are fitted on the out-of-fold predictions of the tracks of the other folds.
 
     Before each fold, `keras.utils.set_random_seed(seed)` is called. So the results do not depend on the order of the
     folds and the number of processes.
@@ -105,39 +107,47 @@ def cross_validate(
         )
     reports, seconds = zip(*results, strict=True)
     order = np.argsort(np.concatenate([np.flatnonzero(assigned == fold) for fold in range(folds)]))
-    labels, probabilities = (
-        np.concatenate([getattr(report, name) for report in reports])[order] for name in ("labels", "probabilities")
-    )
+    columns: dict[str, list[np.ndarray]] = {}
+    for name in ("labels", "probabilities"):
+        columns[name] = [getattr(report, name) for report in reports]
+    if all(isinstance(report, MultiLabelReport) for report in reports):
+        columns["thresholds"] = [np.broadcast_to(x.thresholds, x.probabilities.shape) for x in reports]
     uncalibrated = dataclasses.replace(
         reports[0],
         split="cross-validation",
         protocol=protocol,
         track_ids=split.track_ids,
-        labels=labels,
-        probabilities=probabilities,
         groups=scoring.artists_of(split),
+        **{name: np.concatenate(arrays)[order] for name, arrays in columns.items()},
     )
     return calibrate_folds(uncalibrated, assigned, np.array(seconds))
 
 
-def calibrate_folds(uncalibrated: Report, folds: np.ndarray, seconds: np.ndarray) -> CrossValidation:
+def calibrate_folds(uncalibrated: Report | MultiLabelReport, folds: np.ndarray, seconds: np.ndarray) -> CrossValidation:
     """Calibrate the out-of-fold probabilities of each fold on the other folds. See `cross_validate`."""
-    logits = np.log(np.maximum(uncalibrated.probabilities, np.finfo("float32").tiny))
-    probabilities = np.empty_like(logits)
+    multi_label = isinstance(uncalibrated, MultiLabelReport)
+    tiny = np.finfo("float32").tiny
+    logits = np.log(np.maximum(uncalibrated.probabilities, tiny))
+    if multi_label:
+        logits -= np.log(np.maximum(1 - uncalibrated.probabilities, tiny))
+    probabilities, class_thresholds = np.empty_like(logits), np.empty_like(logits)
     low_confidence = np.zeros(len(folds), bool)
     temperatures, limits = [], []
     for fold in range(folds.max() + 1):
         is_other = folds != fold
         temperature = fit_temperature(logits[is_other, None], uncalibrated.labels[is_other])
-        calibrated = special.softmax(logits / temperature, axis=1)
-        is_correct = calibrated.argmax(axis=1) == uncalibrated.labels
-        confidence = calibrated.max(axis=1)
-        limit = choose_min_confidence(confidence[is_correct & is_other], len(uncalibrated.genres))
-        probabilities[~is_other] = calibrated[~is_other]
-        low_confidence[~is_other] = confidence[~is_other] < (limit or 0.0)
+        calibrated = dataclasses.replace(uncalibrated, probabilities=activation(multi_label)(logits / temperature))
+        limit = choose_min_confidence(calibrated, clips=is_other)
+        if multi_label:
+            class_thresholds[~is_other] = choose_class_thresholds(
+                calibrated.labels[is_other], calibrated.probabilities[is_other], calibrated.genres
+            )
+        probabilities[~is_other] = calibrated.probabilities[~is_other]
+        low_confidence[~is_other] = calibrated.probabilities[~is_other].max(axis=1) < (limit or 0.0)
         temperatures.append(temperature)
         limits.append(np.nan if limit is None else limit)
-    report = dataclasses.replace(uncalibrated, probabilities=probabilities)
+    fields = {"probabilities": probabilities, **({"thresholds": class_thresholds} if multi_label else {})}
+    report = dataclasses.replace(uncalibrated, **fields)
     return CrossValidation(
         report, uncalibrated, folds, np.array(temperatures), np.array(limits), low_confidence, seconds
     )
@@ -167,7 +177,7 @@ def _read_fold(path, track_ids):
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
-        report, seconds = Report.from_dict(content), float(content["seconds"])
+        report, seconds = report_from_dict(content), float(content["seconds"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not the result of a fold. Remove the file: {error}") from error
     if not np.array_equal(report.track_ids, track_ids):

@@ -1,9 +1,13 @@
 """Confidence intervals of scores. Clips of one artist are not independent of each other, but artists are.
 
-Scores are functions of sums over clips. The intervals of this module need only the sums of each artist. An official
-split of fma_small has some 200 artists, and a few of them have most of the clips. With as few as 30 effective artists,
-the bootstrap gives intervals that are too narrow, and the jackknife with a t distribution does not
-(`tests/evaluation/test_intervals.py` simulates both).
+Most scores are functions of sums over clips. Their intervals need only the sums of each artist (`artist_interval`).
+ROC-AUC and average precision depend on the order of all clips. They are computed from weights of the clips
+(`weighted_intervals`).
+
+An official split of fma_small has some 200 artists, and a few of them have most of the clips. With as few as 30
+effective artists, the bootstrap gives intervals that are too narrow, and the jackknife with a t distribution does not.
+Average precision of few clips is too high on average, so its intervals are corrected for this bias
+(`tests/evaluation/test_intervals.py` simulates all of them).
 
 Sources: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 11 and 13; Kish, "Survey Sampling",
 1965 (effective size).
@@ -22,6 +26,8 @@ import scipy.stats
 MIN_ARTISTS = 10  # with fewer artists, there is no interval
 MIN_EFFECTIVE_SIZE = 50  # from this effective size on, the interval is a bootstrap interval
 _DRAWS = 4000
+_MAX_LEFT_OUT = 1000  # number of jackknife samples of scores that are computed from weights
+_BLOCK = 1 << 19  # number of weights that are computed at once
 
 
 def wilson_interval(hits: float, count: float, z: float = 1.959964) -> tuple[float, float]:
@@ -122,7 +128,66 @@ def artist_interval(
         scores = score(_bootstrap_counts(len(sizes), seed) @ sums.astype("float32"))
         low, high = np.quantile(scores, [0.025, 0.975])
         return float(low), float(high)
-    smallest = 0.5 / sizes.sum()  # keeps the scores 0 and 1 finite on the logit scale
+    without = score(total - sums)  # one artist left out
+    return _jackknife_interval(float(score(total)[0]), without, size, scale, 0.5 / sizes.sum())
+
+
+def weighted_intervals(
+    score: Callable[[np.ndarray], np.ndarray],
+    artists: npt.ArrayLike,
+    support: np.ndarray,
+    scale: Literal["logit", "identity"] = "logit",
+) -> list[tuple[float, float] | None]:
+    """Return 95 % confidence intervals of scores that are not functions of sums, such as ROC-AUC.
+
+    The method is the delete-one-artist jackknife, see `artist_interval`, with a correction of the bias: the interval is
+    centred on the jackknife estimate, which differs from the score itself. With fewer than 10 artists, there is no
+    interval. With more than 1,000 artists, one of 1,000 random groups of artists is left out at a time.
+
+    Args:
+        score: maps weights of the clips, `(n, samples)`, to scores, `(samples, k)`. A clip that is left out has the
+            weight 0, and other clips have the weight 1. NaN if a sample has no score.
+        artists: `(n,)` int, artist of each clip. If each clip has an artist of its own, clips are independent.
+        support: `(n, k)` bool, the clips that determine how precise each score is. Their artists are counted. For the
+            ROC-AUC of a label, these are the clips with the label or the clips without it, whichever are fewer.
+        scale: scale of the jackknife, see `artist_interval`.
+
+    Returns:
+        k intervals. An interval is `None` with too few artists, or if the score is NaN.
+    """
+    ids, index = np.unique(np.asarray(artists), return_inverse=True)
+    if len(ids) < MIN_ARTISTS:
+        return [None] * support.shape[1]
+    count, step = min(len(ids), _MAX_LEFT_OUT), max(1, _BLOCK // len(index))
+    group = (np.random.default_rng(0).permutation(len(ids)) % count)[index, None]
+    blocks = np.split(np.arange(count), range(step, count, step))
+    without = np.concatenate([score((group != block).astype("float32")) for block in blocks])  # one group left out
+    result: list[tuple[float, float] | None] = []
+    for center, scores, clips in zip(score(np.ones((len(index), 1)))[0], without.T, support.T, strict=True):
+        sizes = np.unique(index[clips], return_counts=True)[1]
+        if len(sizes) < MIN_ARTISTS or math.isnan(center):
+            result.append(None)
+        elif scale == "logit" and center in (0.0, 1.0):
+            result.append(wilson_interval(effective_size(sizes) * center, effective_size(sizes)))
+        else:
+            scores = scores[~np.isnan(scores)]
+            result.append(
+                _jackknife_interval(center, scores, effective_size(sizes), scale, 0.5 / len(index), corrected=True)
+            )
+    return result
+
+
+def _jackknife_interval(center, without, size, scale, smallest, corrected=False):
+    """Return the jackknife interval of a score.
+
+    Args:
+        center: the score.
+        without: `(samples,)`, the scores without one artist, or without one group of artists.
+        size: effective number of artists.
+        scale: `"logit"`, `"log"` or `"identity"`.
+        smallest: distance from 0 and 1 to which scores are clipped, so that they are finite on the logit scale.
+        corrected: whether the center of the interval is corrected for the bias of the score.
+    """
 
     def to_scale(values):
         if scale == "identity":
@@ -130,11 +195,11 @@ def artist_interval(
         values = np.clip(values, smallest, 1 - smallest if scale == "logit" else None)
         return np.log(values) - (np.log1p(-values) if scale == "logit" else 0)
 
-    [center] = to_scale(score(total))
-    without = to_scale(score(total - sums))  # one artist left out
-    count = len(sizes)
+    without, center, count = to_scale(without), to_scale(center), len(without)
     error = math.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum())
     half = error * scipy.stats.t.ppf(0.975, size - 1)
+    if corrected:
+        center = count * center - (count - 1) * without.mean()
     inverse = {"logit": scipy.special.expit, "log": np.exp, "identity": float}[scale]
     return float(inverse(center - half)), float(inverse(center + half))
 

@@ -1,14 +1,11 @@
-"""Report: labels and predicted probabilities of a split, and the scores that are computed from them."""
+"""Report of a single-label model: labels and predicted probabilities of a split, and the scores of the predictions."""
 
 import dataclasses
-import json
-from collections.abc import Mapping
-from typing import Any, Self
 
 import numpy as np
+from genrekeras.evaluation.base import BaseReport
 from genrekeras.evaluation.intervals import (
     artist_interval,
-    effective_size,
     genre_sums,
     interval_method,
     mean,
@@ -16,15 +13,17 @@ from genrekeras.evaluation.intervals import (
     sums_by_artist,
     wilson_interval,
 )
-from genrekeras.utils.io import StrPath, atomic_write
+from genrekeras.utils.io import StrPath
 from genrekeras.visualization.metrics import confusion_matrix
 from matplotlib.figure import Figure
 from sklearn import metrics
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Report(BaseReport):
     """Labels and predicted probabilities of a split, and the scores that are computed from them.
+
+    `MultiLabelReport` is the report of a multi-label model.
 
     Attributes:
         genres: in the order of the labels.
@@ -43,33 +42,21 @@ class Report:
         ValueError: there are no clips, the shapes differ, a label is out of range, or a probability is not finite.
     """
 
-    genres: tuple[str, ...]
-    split: str
-    protocol: str
-    track_ids: np.ndarray
-    labels: np.ndarray
-    probabilities: np.ndarray
-    input_coverage: str = ""
-    groups: np.ndarray | None = None
+    SCORE = "accuracy"
+    SCORE_NAME = "accuracy"
+    GENRE_SCORE = "genre_recall"
+    GENRE_SCORE_NAME = "recall"
+    TABLE = "confusion_matrix"
+    TABLE_NAME = "Confusion matrix"
+    RELIABILITY_NAMES = ("confidence", "accuracy")
 
     def __post_init__(self):
-        count, genres = len(self.labels), len(self.genres)
-        if count == 0:
-            raise ValueError("`labels` must contain at least one clip. Received: labels=[]")
-        if self.probabilities.shape != (count, genres) or not self.track_ids.shape == self.labels.shape == (count,):
-            raise ValueError(
-                f"`probabilities` must have the shape ({count}, {genres}), and `labels` and `track_ids` must have the "
-                f"shape ({count},). Received: {self.probabilities.shape}, {self.labels.shape} and "
-                f"{self.track_ids.shape}"
-            )
-        if self.groups is not None and self.groups.shape != (count,):
-            raise ValueError(f"`groups` must have the shape ({count},). Received: {self.groups.shape}")
+        super().__post_init__()
+        genres = len(self.genres)
         if self.labels.min() < 0 or self.labels.max() >= genres:
             raise ValueError(
                 f"`labels` must lie in 0..{genres - 1}. Received: {self.labels.min()}..{self.labels.max()}"
             )
-        if not np.isfinite(self.probabilities).all():
-            raise ValueError("`probabilities` must be finite numbers.")
 
     @property
     def predictions(self) -> np.ndarray:
@@ -77,9 +64,14 @@ class Report:
         return self.probabilities.argmax(axis=1)
 
     @property
+    def is_correct(self) -> np.ndarray:
+        """Whether the prediction of each clip is correct, `(n,)` bool."""
+        return self.predictions == self.labels
+
+    @property
     def accuracy(self) -> float:
         """Share of the clips whose prediction is correct."""
-        return float((self.predictions == self.labels).mean())
+        return float(self.is_correct.mean())
 
     @property
     def accuracy_interval(self) -> tuple[float, float] | None:
@@ -146,7 +138,7 @@ class Report:
         lie above `calibration_error`.
         """
         confidence = self.probabilities.max(axis=1)
-        gaps = (self.predictions == self.labels) - confidence
+        gaps = self.is_correct - confidence
         bins = np.eye(15)[self._bins()]
 
         def score(sums):
@@ -157,13 +149,18 @@ class Report:
     @property
     def genre_recall(self) -> dict[str, float | None]:
         """Recall of each genre (share of its clips with a correct prediction); `None` for a genre without clips."""
-        is_correct = self.predictions == self.labels
+        is_correct = self.is_correct
         return {genre: float(is_correct[mask].mean()) if mask.any() else None for genre, mask in self._masks_by_genre()}
 
     @property
     def genre_recall_interval(self) -> dict[str, tuple[float, float] | None]:
         """95 % interval of the recall of each genre, `(low, high)`; `None` without clips or with too few artists."""
         return {genre: self._share_interval(mask) if mask.any() else None for genre, mask in self._masks_by_genre()}
+
+    @property
+    def genre_counts(self) -> np.ndarray:
+        """Number of clips of each genre, `(genres,)` int."""
+        return np.bincount(self.labels, minlength=len(self.genres))
 
     @property
     def confusion_matrix(self) -> np.ndarray:
@@ -175,35 +172,12 @@ class Report:
         """Mean of the negative log-probability of the true genre, in nats."""
         return float(metrics.log_loss(self.labels, self._normalized(), labels=range(len(self.genres))))
 
-    @property
-    def calibration_error(self) -> float:
-        """Expected calibration error: mean difference between confidence and accuracy in 15 bins of confidence.
+    def plot(self, path: StrPath | None = None) -> Figure:
+        """Draw the confusion matrix. See `genrekeras.visualization.confusion_matrix`."""
+        return confusion_matrix(self, path)
 
-        Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
-        """
-        errors = [abs(accuracy - confidence) * clips for confidence, accuracy, clips in self.reliability]
-        return float(sum(error / len(self.labels) for error in errors))
-
-    @property
-    def reliability(self) -> list[tuple[float, float, int]]:
-        """Mean confidence, accuracy and number of clips of each non-empty bin of 15 bins."""
-        confidence = self.probabilities.max(axis=1)
-        is_correct = self.predictions == self.labels
-        bins = self._bins()
-        masks = [bins == index for index in np.unique(bins)]
-        return [(float(confidence[mask].mean()), float(is_correct[mask].mean()), int(mask.sum())) for mask in masks]
-
-    def figures(self) -> dict[str, Any]:
-        """Return all scores as JSON-serializable values."""
-        sizes = None if self.groups is None else np.unique(self.groups, return_counts=True)[1]
+    def _scores(self):
         return {
-            "split": self.split,
-            "protocol": self.protocol,
-            "input_coverage": self.input_coverage,
-            "clips": len(self.labels),
-            "artists": None if sizes is None else len(sizes),
-            "effective_size": None if sizes is None else effective_size(sizes),
-            "interval_method": self.interval_method,
             "accuracy": self.accuracy,
             "accuracy_interval_95": self.accuracy_interval,
             "mean_over_artists": self.mean_over_artists,
@@ -219,75 +193,26 @@ class Report:
             "confusion_matrix": self.confusion_matrix.tolist(),
         }
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return all scores, and the labels and probabilities of each clip, as JSON-serializable values."""
-        return {
-            **self.figures(),
-            "genres": list(self.genres),
-            "track_ids": self.track_ids.tolist(),
-            "groups": None if self.groups is None else self.groups.tolist(),
-            "labels": self.labels.tolist(),
-            "predictions": self.predictions.tolist(),
-            "probabilities": self.probabilities.tolist(),
-        }
-
-    def to_json(self, path: StrPath) -> None:
-        """Write the dict of `to_dict` to a JSON file. The file is replaced atomically."""
-        with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            json.dump(self.to_dict(), file, indent=1)
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """Create a report from the dict that `to_dict` returned.
-
-        Raises:
-            ValueError: `content` is not the dict of a report.
-        """
-        try:
-            return cls(
-                tuple(map(str, content["genres"])),
-                str(content["split"]),
-                str(content["protocol"]),
-                np.asarray(content["track_ids"], "int64"),
-                np.asarray(content["labels"], "int32"),
-                np.asarray(content["probabilities"], "float64"),
-                str(content.get("input_coverage", "")),
-                None if content.get("groups") is None else np.asarray(content["groups"], "int64"),
-            )
-        except (KeyError, TypeError, OverflowError) as error:
-            raise ValueError(
-                f"`content` must be the dict of a report, as `to_dict` returns it: {type(error).__name__} {error}"
-            ) from error
-
-    def plot(self, path: StrPath | None = None) -> Figure:
-        """Draw the confusion matrix. See `genrekeras.visualization.confusion_matrix`."""
-        return confusion_matrix(self, path)
-
-    def __str__(self):
-        coverage = f", {self.input_coverage}" if self.input_coverage else ""
-        interval = self.accuracy_interval
-        bounds = f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else ""
+    def _more_scores(self):
+        """Return text for the scores that only a single-label model has."""
         over_artists = self.mean_over_artists
-        return (
-            f"{self.split} ({self.protocol} protocol, {len(self.labels)} clips{coverage}): "
-            f"accuracy {100 * self.accuracy:.1f} %{bounds} ({self.interval_method}), "
-            + (f"mean over artists {100 * over_artists:.1f} %, " if over_artists is not None else "")
-            + f"macro-F1 {self.macro_f1:.3f}, log-loss {self.log_loss:.3f}, "
-            f"calibration error {self.calibration_error:.3f}"
-        )
+        return "" if over_artists is None else f"mean over artists {100 * over_artists:.1f} %, "
+
+    def _labels_shape(self):
+        return (len(self.labels),)
+
+    def _outcomes(self):
+        """Return the probability of each prediction, and whether it is correct, `(n,)` each."""
+        return self.probabilities.max(axis=1), self.is_correct
 
     def _normalized(self):
         """Return the probabilities as float64 rows that sum to 1, which float32 rows do not."""
         probabilities = self.probabilities.astype("float64")
         return probabilities / probabilities.sum(axis=1, keepdims=True)
 
-    def _bins(self):
-        """Return the bin of the confidence of each clip, of 15 bins."""
-        return np.minimum((self.probabilities.max(axis=1) * 15).astype(int), 14)
-
     def _share_interval(self, mask):
         """Return the interval of the share of correct predictions of some clips."""
-        is_correct = (self.predictions == self.labels)[mask]
+        is_correct = self.is_correct[mask]
         if self.groups is None:
             return wilson_interval(int(is_correct.sum()), len(is_correct))
         sums, sizes = sums_by_artist(self.groups[mask], np.stack([is_correct, np.ones(len(is_correct))], axis=1))
@@ -299,7 +224,7 @@ class Report:
 
     def _genre_sums(self):
         """Return the sums from which `mean_over_artists` is computed."""
-        return genre_sums(self.groups, self.labels, self.predictions == self.labels)
+        return genre_sums(self.groups, self.labels, self.is_correct)
 
     def _masks_by_genre(self):
         """Return (genre, mask of its clips) for each genre."""

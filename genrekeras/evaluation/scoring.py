@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import keras
 import numpy as np
 import pandas as pd
+from genrekeras.evaluation.multi_label import MultiLabelReport
 from genrekeras.evaluation.report import Report
 from genrekeras.models.genre_classifier import GenreClassifier
+from genrekeras.models.thresholds import DEFAULT_CLASS_THRESHOLD
 from genrekeras.utils.progress import printable
 
 if TYPE_CHECKING:  # Importing the datasets takes seconds.
@@ -22,12 +24,14 @@ def evaluate(
     batch_size: int = 16,
     crop: Literal["start", "center", "even", "random"] = "start",
     crops: int = 1,
-) -> Report:
+) -> Report | MultiLabelReport:
     """Evaluate a model on a split.
 
     Genres are matched by name (`genrekeras.datasets.splits.match_genres`). The split may have only some of the genres
     of the model, in any order. The prediction is the most probable of all genres of the model. If the split does not
-    have the predicted genre, the prediction counts as an error.
+    have the predicted genre, the prediction counts as an error. A multi-label model predicts all genres whose
+    probability is above their threshold (`Thresholds.class_thresholds`). Genres that the split does not have are left
+    out of ROC-AUC and average precision.
 
     Args:
         model: model to evaluate.
@@ -37,10 +41,12 @@ def evaluate(
         crops: number of crops, for example `crop="even", crops=3`. The probabilities of all crops are averaged.
 
     Returns:
-        Scores, with the genres of the model and the clips in the order of the split.
+        Scores, with the genres of the model and the clips in the order of the split. It is a `MultiLabelReport` for a
+        multi-label model.
 
     Raises:
-        ValueError: the split is empty, has another sample rate than the model, or has a genre that the model lacks.
+        ValueError: the split is empty, has another sample rate than the model, or has a genre that the model lacks; or
+            only one of model and split is multi-label.
     """
     split = in_genres_of(model, split)
     [probabilities] = predict_crops(model, split, batch_size, crop, crops, "probabilities")
@@ -54,11 +60,25 @@ def in_genres_of(model: GenreClassifier, split: Split | SpectrogramSplit) -> Spl
             "`split` must be a genrekeras.datasets.Split or SpectrogramSplit, such as `data.test`. "
             f"Received: {type(split).__name__}"
         )
+    if is_multi_label(split) != is_multi_label(model):
+        kinds = {True: "multi-label", False: "single-label"}
+        raise ValueError(
+            f"`split` must be {kinds[is_multi_label(model)]}, because `model` is. "
+            f"Received: a {kinds[is_multi_label(split)]} split"
+        )
     return split if split.genres == model.genres else split.with_genres(model.genres)
 
 
-def misclassified(report: Report, split: Split | SpectrogramSplit) -> pd.DataFrame:
-    """Return the wrong predictions, sorted by falling probability.
+def is_multi_label(value: GenreClassifier | Split | SpectrogramSplit) -> bool:
+    """Return whether a model or a split is multi-label."""
+    return getattr(value, "multi_label", False)
+
+
+def misclassified(report: Report | MultiLabelReport, split: Split | SpectrogramSplit) -> pd.DataFrame:
+    """Return the wrong predictions. The most confident errors come first.
+
+    A multi-label report has an error for each pair of a clip and a genre that is wrongly predicted or missed. Its
+    confidence is the probability of a wrongly predicted genre, or 1 minus the probability of a missed genre.
 
     Args:
         report: report of the split, with the clips in the order of the split.
@@ -66,24 +86,33 @@ def misclassified(report: Report, split: Split | SpectrogramSplit) -> pd.DataFra
 
     Returns:
         A row for each wrong prediction. The columns are `track_id`, `title` (artist and title, or the file name if both
-        are unknown), `genre`, `predicted` and `probability` (of the predicted genre). Control characters in names are
-        escaped.
+        are unknown), `genre`, `predicted` and `probability` (of the predicted genre). For a multi-label report, `genre`
+        is the genre that is wrongly predicted or missed, `predicted` is "yes" or "no", and `probability` is that of the
+        genre. Control characters in names are escaped.
     """
-    confidence = report.probabilities.max(axis=1)
-    wrong = np.flatnonzero(report.predictions != report.labels)
-    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
     genres = [printable(genre) for genre in report.genres]
-    rows = [
+    if isinstance(report, MultiLabelReport):
+        rows, columns = np.nonzero(report.predictions != (report.labels == 1))
+        is_predicted, probabilities = report.predictions[rows, columns], report.probabilities[rows, columns]
+        confidence = np.where(is_predicted, probabilities, 1 - probabilities)
+        true_genres = [genres[column] for column in columns]
+        predicted = ["yes" if value else "no" for value in is_predicted]
+    else:
+        rows = np.flatnonzero(~report.is_correct)
+        confidence = probabilities = report.probabilities[rows].max(axis=1)
+        true_genres = [genres[label] for label in report.labels[rows]]
+        predicted = [genres[label] for label in report.predictions[rows]]
+    table = [
         {
-            "track_id": report.track_ids[row],
-            "title": _describe_track(split.tracks.iloc[row]),
-            "genre": genres[report.labels[row]],
-            "predicted": genres[report.predictions[row]],
-            "probability": round(float(confidence[row]), 4),
+            "track_id": report.track_ids[rows[i]],
+            "title": _describe_track(split.tracks.iloc[rows[i]]),
+            "genre": true_genres[i],
+            "predicted": predicted[i],
+            "probability": round(float(probabilities[i]), 4),
         }
-        for row in wrong
+        for i in np.argsort(-confidence, kind="stable")
     ]
-    return pd.DataFrame(rows, columns=["track_id", "title", "genre", "predicted", "probability"], dtype=object)
+    return pd.DataFrame(table, columns=["track_id", "title", "genre", "predicted", "probability"], dtype=object)
 
 
 def _describe_track(track):
@@ -113,18 +142,22 @@ def predict_crops(
 
 def to_report(
     model: GenreClassifier, split: Split | SpectrogramSplit, probabilities: np.ndarray, coverage: str
-) -> Report:
+) -> Report | MultiLabelReport:
     """Return the report of a split. The `(clips, crops, genres)` probabilities are averaged over the crops."""
-    return Report(
-        tuple(model.genres),
-        split.name,
-        split.protocol,
-        split.track_ids,
-        split.labels,
-        probabilities.mean(axis=1),
-        coverage,
-        artists_of(split),
-    )
+    fields: dict[str, Any] = {
+        "genres": tuple(model.genres),
+        "split": split.name,
+        "protocol": split.protocol,
+        "track_ids": split.track_ids,
+        "labels": split.labels,
+        "probabilities": probabilities.mean(axis=1),
+        "input_coverage": coverage,
+        "groups": artists_of(split),
+    }
+    if is_multi_label(model):
+        thresholds = np.array(model.thresholds.class_thresholds or DEFAULT_CLASS_THRESHOLD)
+        return MultiLabelReport(**fields, thresholds=thresholds)
+    return Report(**fields)
 
 
 def artists_of(split: Split | SpectrogramSplit) -> np.ndarray | None:

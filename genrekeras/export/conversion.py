@@ -103,6 +103,7 @@ def export(
         "clip_seconds": model.clip_seconds,
         "input": f"waveform (batch, {model.input_shape[1]}) float32, mono, in [-1, 1]",
         "output": f"probabilities (batch, {len(model.genres)}) float32, in the order of genres",
+        "multi_label": model.multi_label,
         "weights": quantize or "float32",
         "made_by": f"genrekeras {__version__} on {keras.backend.backend()}",
     }
@@ -155,7 +156,8 @@ def load(
 
         - `run`: function `(batch, samples)` float32 -> `(batch, genres)` float32. It runs the model in the runtime of
           the format.
-        - `card`: the keys are `genres`, `sample_rate`, `clip_seconds`, `input`, `output`, `weights` and `made_by`.
+        - `card`: the keys are `genres`, `sample_rate`, `clip_seconds`, `input`, `output`, `multi_label` (whether the
+          probabilities of the genres are independent of each other), `weights` and `made_by`.
 
     Raises:
         ValueError: `format` is unknown, or `path` has a wrong ending.

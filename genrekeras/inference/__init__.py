@@ -3,6 +3,7 @@
 from genrekeras.genres import genres_of
 from genrekeras.inference.clips import clip_starts, load_clips
 from genrekeras.inference.embeddings import Embeddings, embed_files
+from genrekeras.inference.labels import label_kinds, predicted_genres
 from genrekeras.inference.predict import predict_each, predict_files, predict_timeline, predict_waveform
 from genrekeras.utils.audio_files import find_files
 
@@ -12,9 +13,11 @@ __all__ = [
     "embed_files",
     "find_files",
     "genres_of",
+    "label_kinds",
     "load_clips",
     "predict_each",
     "predict_files",
     "predict_timeline",
     "predict_waveform",
+    "predicted_genres",
 ]

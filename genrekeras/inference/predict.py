@@ -28,6 +28,7 @@ from genrekeras import audio
 from genrekeras.genres import PROBABILITY_PREFIX
 from genrekeras.inference.clips import clip_starts, cut, load_clips
 from genrekeras.inference.journal import Journal
+from genrekeras.inference.labels import most_probable_genre, predicted_genres
 from genrekeras.models.genre_classifier import GenreClassifier
 from genrekeras.utils.audio_files import find_files
 from genrekeras.utils.io import StrPath
@@ -86,8 +87,11 @@ def predict_files(
         A row for each file, with these columns:
 
         - `path`: str.
-        - `genre`: str, the most probable genre.
-        - `probability`: float, the probability of this genre.
+        - `genre`: str, the most probable genre. Labels of other kinds, such as moods, are left out, see
+          `genrekeras.inference.label_kinds`.
+        - `genres`: tuple of str, all genres that are predicted, see `genrekeras.inference.predicted_genres`. A
+          single-label model predicts one genre.
+        - `probability`: float, the probability of `genre`.
         - `low_confidence`: bool, whether the probability is below `model.thresholds.min_confidence` or the OOD score is
           above `model.thresholds.max_ood_score`. Missing if the model has no thresholds.
         - `reason`: str, the reason of a low confidence, or `None`. A probability below its limit is "low probability".
@@ -209,7 +213,18 @@ def check_counts(**arguments: int) -> None:
 
 def columns(model: GenreClassifier) -> list[str]:
     """Return the names of the columns of the table that `predict_files` returns."""
-    names = ["path", "genre", "probability", "low_confidence", "reason", "ood_score", "seconds", "warning", "error"]
+    names = [
+        "path",
+        "genre",
+        "genres",
+        "probability",
+        "low_confidence",
+        "reason",
+        "ood_score",
+        "seconds",
+        "warning",
+        "error",
+    ]
     return [*names, *_probability_columns(model)]
 
 
@@ -217,6 +232,7 @@ def to_table(model: GenreClassifier, rows: Sequence[Mapping[str, Any]]) -> pd.Da
     """Return the table of `predict_files` from rows that `to_row` returned."""
     # The dtype is object, because the string dtype of pandas cannot store file names that are not UTF-8.
     table = pd.DataFrame(rows, columns=columns(model), dtype=object)
+    table["genres"] = [None if genres is None else tuple(genres) for genres in table["genres"]]  # JSON has lists
     return table.astype(dict.fromkeys(["probability", "ood_score", "seconds", *_probability_columns(model)], "float64"))
 
 
@@ -245,9 +261,10 @@ def to_row(
     row = dict.fromkeys(columns(model)) | {"path": path, "warning": warning, "error": error}
     if means:
         probabilities, score = means[0], float(means[1])
-        best = int(probabilities.argmax())
-        probability = float(probabilities[best])
-        row |= {"genre": model.genres[best], "probability": probability, "seconds": round(seconds, 2)}
+        genre = most_probable_genre(model, probabilities)
+        probability = float(probabilities[model.genres.index(genre)])
+        row |= {"genre": genre, "genres": predicted_genres(model, probabilities)}
+        row |= {"probability": probability, "seconds": round(seconds, 2)}
         row["ood_score"] = None if model.thresholds.max_ood_score is None else score
         row["low_confidence"], row["reason"] = model.thresholds.low_confidence(probability, score)
         row |= dict(zip(_probability_columns(model), probabilities.tolist(), strict=True))

@@ -9,11 +9,18 @@ from genrekeras.layers.augmentation import (
     RandomTimeShift,
     SpecAugment,
 )
-from genrekeras.layers.spectrogram import MelSpectrogram, PowerToDecibels, SpectrogramToImage, default_front_end
+from genrekeras.layers.spectrogram import (
+    LogCompression,
+    MelSpectrogram,
+    PowerToDecibels,
+    SpectrogramToImage,
+    default_front_end,
+)
 from genrekeras.layers.temporal import UniformTemporalSubsample
 
 __all__ = [
     "ImageNoise",
+    "LogCompression",
     "MelSpectrogram",
     "PowerGain",
     "PowerToDecibels",

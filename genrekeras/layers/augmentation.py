@@ -212,11 +212,11 @@ class PowerGain(RandomLayer):
 
 @keras.saving.register_keras_serializable("genrekeras")
 class ImageNoise(RandomLayer):
-    """Add Gaussian noise to the gray values of images. The result is not clipped to [0, 255].
+    """Add Gaussian noise to the values of images. The result is not clipped to the range of the images.
 
     Args:
-        sigma: `> 0`, in gray levels, standard deviation of the noise. The PyTorch system of 2023 used 0.1, which is
-            negligible compared with the range of 255 gray levels.
+        sigma: `> 0`, in units of the image (gray levels for images in [0, 255]), standard deviation of the noise. The
+            PyTorch system of 2023 used 0.1, which is negligible compared with the range of 255 gray levels.
         share: as in `RandomLayer`.
         seed: as in `RandomLayer`.
     """
@@ -319,7 +319,11 @@ class RandomChannelEffects(RandomLayer):
     """Change dynamic range, equalization, noise, pitch and bandwidth of images at random, as another recording would.
 
     Images must represent decibels: 255 is the maximum of the clip, and 0 is `top_db` below the maximum.
-    `SpectrogramToImage(scale="decibels")` computes such images.
+    `SpectrogramToImage(scale="decibels")` computes such images. The images of the backbone `"musicnn"` are not in
+    decibels, so `GenreClassifier` refuses this layer for it.
+
+    Attributes:
+        image_range: lowest and highest value of the images.
 
     Args:
         dynamic_range: in [0, 1). The distances of all values from the maximum are multiplied by a factor. The factor is
@@ -340,6 +344,8 @@ class RandomChannelEffects(RandomLayer):
     Raises:
         ValueError: an option is out of range.
     """
+
+    image_range: tuple[float, float] = (0.0, 255.0)
 
     def __init__(
         self,

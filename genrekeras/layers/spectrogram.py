@@ -1,16 +1,16 @@
-"""Layers of the front end: waveform -> mel power -> decibels -> image.
+"""Layers of the front end: waveform -> mel power -> decibels or logarithms -> image.
 
 No statistic is computed over the batch, so the image of a clip does not depend on the other clips. All layers compute
 in float32, under mixed precision too, because the power of a quiet spectrum is below the smallest float16 number.
 """
 
 import math
-import warnings
 from typing import Any, Literal
 
 import keras
 import numpy as np
 from genrekeras.layers.base import Float32Layer, check_positive_integer, matmul, runs_on_cpu, to_device_of
+from genrekeras.layers.filterbank import band_edges, filter_blocks, mel_filterbank, windowed_dft_factors
 from keras import ops
 
 _MAX_N_FFT = 1 << 16
@@ -21,8 +21,8 @@ _MAX_FILTER_SIZE = 1 << 26  # largest value of `n_fft * n_mels`
 class MelSpectrogram(Float32Layer):
     """Compute mel power spectrograms. By default, the result equals that of `librosa.feature.melspectrogram`.
 
-    The waveform is padded with `n_fft // 2` zeros at both ends and split into frames of `n_fft` samples. The frames are
-    multiplied by a periodic Hann window and Fourier-transformed. Their power is summed in triangular mel bands.
+    The waveform is split into frames of `n_fft` samples. The frames are multiplied by a periodic Hann window and
+    Fourier-transformed. Their power is summed in triangular mel bands.
 
     `keras.layers.MelSpectrogram` is not used for three reasons. Its decibels depend on the other clips of the batch, it
     supports the HTK scale only, and it rebuilds its filterbank at each call.
@@ -37,15 +37,18 @@ class MelSpectrogram(Float32Layer):
             `sample_rate / 2`.
         mel_scale: `"slaney"` (linear below 1 kHz, logarithmic above) or `"htk"` (logarithmic).
         norm: `"slaney"` (all bands have the same area) or `None` (all bands have a peak of 1).
+        center: whether the waveform is padded with `n_fft // 2` zeros at both ends, so that the center of frame i is
+            sample `i * hop_length`. Without padding, frame i begins at this sample.
         dft: how the Fourier transform is computed. `"matmul"` uses real matrix products. Use it for export to formats
             without complex numbers (ONNX, OpenVINO, LiteRT).
 
-    Input shape: `(batch, samples)`, at least one sample.
+    Input shape: `(batch, samples)`, at least one sample; with `center=False`, at least `n_fft` samples.
 
-    Output shape: `(batch, n_mels, frames)`, >= 0, with `frames = 1 + samples // hop_length`.
+    Output shape: `(batch, n_mels, frames)`, >= 0, with `frames = 1 + samples // hop_length`; with `center=False`,
+    `frames = 1 + (samples - n_fft) // hop_length`.
 
     Raises:
-        ValueError: an argument is out of range, or a waveform has no samples or is not of rank 2.
+        ValueError: an argument is out of range, or a waveform has too few samples or is not of rank 2.
 
     Examples:
         >>> power = MelSpectrogram()(np.zeros((2, 220500), "float32"))
@@ -63,6 +66,7 @@ class MelSpectrogram(Float32Layer):
         f_max: float | None = None,
         mel_scale: Literal["slaney", "htk"] = "slaney",
         norm: Literal["slaney"] | None = "slaney",
+        center: bool = True,
         dft: Literal["fft", "matmul"] = "fft",
         **kwargs: Any,
     ):
@@ -85,6 +89,7 @@ class MelSpectrogram(Float32Layer):
             )
         _check_option("mel_scale", mel_scale, ("slaney", "htk"))
         _check_option("norm", norm, ("slaney", None))
+        _check_option("center", center, (True, False))
         _check_option("dft", dft, ("fft", "matmul"))
         self.sample_rate = sample_rate
         self.n_fft = n_fft
@@ -94,6 +99,7 @@ class MelSpectrogram(Float32Layer):
         self.f_max = f_max
         self.mel_scale = mel_scale
         self.norm = norm
+        self.center = center
         self.dft = dft
         self.input_spec = keras.layers.InputSpec(ndim=2)
 
@@ -107,7 +113,7 @@ class MelSpectrogram(Float32Layer):
             self.add_constant("_outer", outer)
             filterbank = filterbank[bins] * (bins >= 0)[:, None]
         self._blocks: list[tuple[int, int, str]] = []
-        for first, last, filters in _filter_blocks(filterbank):
+        for first, last, filters in filter_blocks(filterbank):
             name = f"_filters_{len(self._blocks)}"
             self.add_constant(name, filters)
             self._blocks.append((first, last, name))
@@ -116,7 +122,7 @@ class MelSpectrogram(Float32Layer):
     def band_frequencies(self) -> np.ndarray:
         """Peak frequency of each mel band: `(n_mels,)`, in Hz."""
         f_max = self.sample_rate / 2 if self.f_max is None else self.f_max
-        return _band_edges(self.n_mels, self.f_min, f_max, self.mel_scale)[1:-1]
+        return band_edges(self.n_mels, self.f_min, f_max, self.mel_scale)[1:-1]
 
     def call(self, waveform):
         self.compute_output_shape(waveform.shape)
@@ -131,18 +137,19 @@ class MelSpectrogram(Float32Layer):
         return waveform.device.type == "cpu" if keras.backend.backend() == "torch" else runs_on_cpu()
 
     def _power(self, waveform):
-        padded = ops.pad(waveform, [[0, 0], [self.n_fft // 2, self.n_fft // 2]])
-        squares = self._squares_fft(padded) if self.dft == "fft" else self._squares_matmul(padded)
+        if self.center:
+            waveform = ops.pad(waveform, [[0, 0], [self.n_fft // 2, self.n_fft // 2]])
+        squares = self._squares_fft(waveform) if self.dft == "fft" else self._squares_matmul(waveform)
         bands = [matmul(getattr(self, name), squares[:, first:last]) for first, last, name in self._blocks]
         return ops.concatenate(bands, axis=1)  # (batch, mels, frames)
 
-    def _squares_fft(self, padded):
-        window = to_device_of(self._window, padded)
-        real, imaginary = ops.stft(padded, self.n_fft, self.hop_length, self.n_fft, window=window, center=False)
+    def _squares_fft(self, waveform):
+        window = to_device_of(self._window, waveform)
+        real, imaginary = ops.stft(waveform, self.n_fft, self.hop_length, self.n_fft, window=window, center=False)
         return ops.transpose(ops.square(real) + ops.square(imaginary), (0, 2, 1))  # (batch, bins, frames)
 
-    def _squares_matmul(self, padded):
-        frames = self._frames(padded)  # (batch, columns, rows, frames)
+    def _squares_matmul(self, waveform):
+        frames = self._frames(waveform)  # (batch, columns, rows, frames)
         batch, columns, _, count = ops.shape(frames)
         inner = matmul(self._inner, frames)  # (batch, columns, real and imaginary x half_rows, frames)
         inner = ops.reshape(inner, (batch, 2 * columns, self._inner.shape[1] // 2 * count))
@@ -150,21 +157,21 @@ class MelSpectrogram(Float32Layer):
         squares = ops.square(outer)
         return ops.reshape(squares[:, :columns] + squares[:, columns:], (batch, -1, count))  # (batch, bins, frames)
 
-    def _frames(self, padded):
+    def _frames(self, waveform):
         """Split `(batch, samples)` into overlapping frames, `(batch, columns, rows, frames)`.
 
         Sample `row * columns + column` of each frame is at `[:, column, row, frame]`. See `windowed_dft_factors`.
         """
         columns, _, rows = self._inner.shape
-        batch, hop = ops.shape(padded)[0], self.hop_length
-        count = 1 + (ops.shape(padded)[1] - self.n_fft) // hop
+        batch, hop = ops.shape(waveform)[0], self.hop_length
+        count = 1 + (ops.shape(waveform)[1] - self.n_fft) // hop
         if self.n_fft % hop or hop % columns:
             index = ops.arange(columns)[:, None] + ops.arange(rows) * columns
-            return ops.take(padded, index[..., None] + ops.arange(count) * hop, axis=1)
+            return ops.take(waveform, index[..., None] + ops.arange(count) * hop, axis=1)
         # Here a frame is a whole number of blocks of `hop_length` samples. Slices of blocks are faster than `ops.take`.
         hops_in_frame = self.n_fft // hop
         hops = count + hops_in_frame - 1
-        x = ops.reshape(padded[:, : hops * hop], (batch, hops, hop // columns, columns))
+        x = ops.reshape(waveform[:, : hops * hop], (batch, hops, hop // columns, columns))
         # Padding by one unused block copies the transposed array once, so that it is contiguous. Without it, the
         # concatenation below would copy each slice from strided memory.
         x = ops.pad(ops.transpose(x, (0, 3, 2, 1)), [[0, 0], [0, 0], [0, 0], [0, 1]])
@@ -172,9 +179,16 @@ class MelSpectrogram(Float32Layer):
 
     def compute_output_shape(self, input_shape):
         batch, samples = input_shape
+        if samples is None:
+            return batch, self.n_mels, None
         if samples == 0:
             raise ValueError(f"A waveform must have at least one sample. Received: shape={tuple(input_shape)}")
-        return batch, self.n_mels, None if samples is None else 1 + samples // self.hop_length
+        if not self.center and samples < self.n_fft:
+            raise ValueError(
+                f"With `center=False`, a waveform must have at least {self.n_fft} samples, which is `n_fft`. "
+                f"Received: shape={tuple(input_shape)}"
+            )
+        return batch, self.n_mels, 1 + (samples - (0 if self.center else self.n_fft)) // self.hop_length
 
     def get_config(self):
         return {
@@ -187,6 +201,7 @@ class MelSpectrogram(Float32Layer):
             "f_max": self.f_max,
             "mel_scale": self.mel_scale,
             "norm": self.norm,
+            "center": self.center,
             "dft": self.dft,
         }
 
@@ -245,12 +260,49 @@ class PowerToDecibels(Float32Layer):
 
 
 @keras.saving.register_keras_serializable("genrekeras")
+class LogCompression(Float32Layer):
+    """Compress the range of power spectrograms: `log10(factor * power + 1)`. Silence becomes 0.
+
+    Unlike decibels, the result does not depend on a reference, so it keeps the loudness of a clip.
+
+    Source: Dieleman and Schrauwen, "End-to-End Learning for Music Audio", ICASSP 2014.
+
+    Args:
+        factor: `> 0`. A power of `1 / factor` becomes 0.3. Lower powers are nearly proportional to the result, higher
+            powers are compressed.
+
+    Input shape: any, >= 0.
+
+    Output shape: same as the input shape.
+
+    Raises:
+        ValueError: `factor` is out of range.
+    """
+
+    def __init__(self, factor: float = 10000.0, **kwargs: Any):
+        super().__init__(**kwargs)
+        if not (isinstance(factor, (int, float)) and 0 < factor < math.inf):
+            raise ValueError(f"`factor` must be a finite number > 0. Received: factor={factor!r}")
+        self.factor = factor
+
+    def call(self, power):
+        return ops.log10(self.factor * power + 1.0)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+
+@keras.saving.register_keras_serializable("genrekeras")
 class SpectrogramToImage(Float32Layer):
-    """Convert spectrograms to gray images with values in [0, 255].
+    """Convert spectrograms to images with one channel, by default with gray values in [0, 255].
 
     Args:
         scale: `"clip"` maps the minimum of each clip to 0 and its maximum to 255. A constant clip (silence) becomes 0.
-            `"decibels"` maps `-top_db` dB to 0 and 0 dB to 255, and limits the result to [0, 255].
+            `"decibels"` maps `-top_db` dB to 0 and 0 dB to 255, and limits the result to [0, 255]. `None` keeps the
+            values of the spectrogram.
         top_db: `> 0`, in dB. Used with `scale="decibels"` only.
         flip: whether the highest band is the first row of the image.
 
@@ -263,10 +315,14 @@ class SpectrogramToImage(Float32Layer):
     """
 
     def __init__(
-        self, scale: Literal["clip", "decibels"] = "clip", top_db: float = 80.0, flip: bool = False, **kwargs: Any
+        self,
+        scale: Literal["clip", "decibels"] | None = "clip",
+        top_db: float = 80.0,
+        flip: bool = False,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        _check_option("scale", scale, ("clip", "decibels"))
+        _check_option("scale", scale, ("clip", "decibels", None))
         if not top_db > 0:
             raise ValueError(f"`top_db` must be > 0, in dB. Received: top_db={top_db}")
         self.scale = scale
@@ -275,7 +331,8 @@ class SpectrogramToImage(Float32Layer):
         self.input_spec = keras.layers.InputSpec(ndim=3)
 
     def call(self, spectrogram):
-        image = self._scale_clip(spectrogram) if self.scale == "clip" else self._scale_decibels(spectrogram)
+        scales = {"clip": self._scale_clip, "decibels": self._scale_decibels}
+        image = scales[self.scale](spectrogram) if self.scale else spectrogram
         if self.flip:
             image = ops.flip(image, axis=1)
         return ops.expand_dims(image, -1)
@@ -298,135 +355,6 @@ class SpectrogramToImage(Float32Layer):
 def default_front_end() -> list[keras.layers.Layer]:
     """Return the default front end of `GenreClassifier`: the layers from waveforms at 22,050 Hz to images."""
     return [MelSpectrogram(), PowerToDecibels(), SpectrogramToImage()]
-
-
-def mel_filterbank(
-    sample_rate: int,
-    n_fft: int,
-    n_mels: int,
-    f_min: float,
-    f_max: float,
-    mel_scale: Literal["slaney", "htk"],
-    norm: Literal["slaney"] | None,
-) -> np.ndarray:
-    """Compute triangular mel filters. They equal the filters of `librosa.filters.mel`.
-
-    The arguments are the same as those of `MelSpectrogram`, but `f_max` is not `None`.
-
-    Sources: Slaney, "Auditory Toolbox", 1998; Young et al., "The HTK Book", 2006.
-
-    Returns:
-        `(n_fft // 2 + 1, n_mels)` float32, >= 0.
-
-    Warns:
-        UserWarning: a band contains no frequency bin.
-    """
-    edges = _band_edges(n_mels, f_min, f_max, mel_scale)
-    bins = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
-    rising = (bins[:, None] - edges[:-2]) / np.diff(edges)[:-1]
-    falling = (edges[2:] - bins[:, None]) / np.diff(edges)[1:]
-    filters = np.maximum(0.0, np.minimum(rising, falling))  # (bins, mels)
-    empty = np.flatnonzero(~filters.any(axis=0) & (edges[:-2] > 0))
-    if len(empty):
-        warnings.warn(
-            f"{len(empty)} of {n_mels} mel bands contain no frequency bin and are always 0. The first one is band "
-            f"{empty[0]}. Use an `n_fft` larger than {n_fft}, or a smaller `n_mels`.",
-            stacklevel=4,
-        )
-    if norm == "slaney":
-        filters *= 2.0 / (edges[2:] - edges[:-2])
-    return filters.astype("float32")
-
-
-def _band_edges(n_mels, f_min, f_max, mel_scale):
-    """Return the edges of the bands: `(n_mels + 2,)` array, in Hz.
-
-    Band i extends from edge i to edge i + 2. Its peak is at edge i + 1.
-    """
-    return _mel_to_hz(np.linspace(*_hz_to_mel(np.array([f_min, f_max]), mel_scale), n_mels + 2), mel_scale)
-
-
-def windowed_dft_factors(window: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Factorize the discrete Fourier transform of a windowed real frame into two matrix products.
-
-    The samples of a frame are arranged in a matrix with `n_fft = rows * columns` elements: sample `columns * r + c` is
-    in row r and column c. With `turn(x) = exp(-2j * pi * x)`, the transform at bin `k = p + rows * q` is
-
-        sum over c: turn(c * q / columns) * inner(c, p)
-
-    where inner(c, p) is
-
-        sum over r: turn((columns * r + c) * p / n_fft) * window[columns * r + c] * sample[columns * r + c]
-
-    The samples are real, so the transform is symmetric. Therefore only p from 0 to `rows // 2` are needed.
-
-    Source: Cooley and Tukey, "An Algorithm for the Machine Calculation of Complex Fourier Series", 1965.
-
-    Args:
-        window: `(n_fft,)`. `n_fft` must be even.
-
-    Returns:
-        inner: `(columns, 2 * half_rows, rows)` float32, the matrix of the sum over r, for each column c. `half_rows` is
-            `rows // 2 + 1`. The first `half_rows` rows are the real parts, the other rows are the imaginary parts.
-        outer: `(2 * columns, 2 * columns)` float32, the matrix of the sum over c. The first `columns` rows are the real
-            parts, the other rows are the imaginary parts. Both halves are sorted by frequency. The columns alternate
-            between the real part and the imaginary part of each c.
-        bins: `(columns * half_rows,)` int, frequency bin in 0..n_fft // 2 of each output. The outputs are ordered by q,
-            then by p. The bin of an output is -1 if an earlier output has the same bin.
-    """
-    n_fft = len(window)
-    rows = min((d for d in range(2, n_fft + 1, 2) if n_fft % d == 0), key=lambda d: (d + n_fft // d, -d))
-    columns = n_fft // rows
-    p, q, c = np.arange(rows // 2 + 1), np.arange(columns), np.arange(columns)
-
-    bins = p + rows * q[:, None]  # (columns, half_rows)
-    bins = np.minimum(bins, n_fft - bins)
-    ascending = np.argsort(bins.sum(axis=1))
-    q, bins = q[ascending], bins[ascending].ravel()
-    _, first = np.unique(bins, return_index=True)
-    bins[np.setdiff1d(np.arange(bins.size), first)] = -1
-
-    sample = c[:, None] + columns * np.arange(rows)  # (columns, rows)
-    inner = np.exp(-2j * np.pi * p[:, None] * sample[:, None] / n_fft) * window[sample][:, None]
-    outer = np.exp(-2j * np.pi * np.outer(q, c) / columns)
-    from_parts = np.stack([outer, 1j * outer], axis=-1).reshape(columns, 2 * columns)
-    return (
-        np.concatenate([inner.real, inner.imag], axis=1).astype("float32"),
-        np.concatenate([from_parts.real, from_parts.imag]).astype("float32"),
-        bins,
-    )
-
-
-def _filter_blocks(filterbank, bands=32):
-    """Split `(bins, mels)` filters into blocks of bands. Each block contains only the range of bins that it needs.
-
-    Yields:
-        first, last: int, the block needs the bins `first` to `last - 1`.
-        filters: `(bands, last - first)` float32, weights of the bands in the block.
-    """
-    for band in range(0, filterbank.shape[1], bands):
-        block = filterbank[:, band : band + bands]
-        used = np.flatnonzero(block.any(axis=1))
-        first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
-        yield first, last, np.ascontiguousarray(block[first:last].T, "float32")
-
-
-# Slaney's mel scale has 3 mels per 200 Hz up to 1 kHz, and 27 mels per factor of 6.4 above.
-_LINEAR_HZ, _LINEAR_MEL, _LOG_STEP = 1000.0, 15.0, math.log(6.4) / 27.0
-
-
-def _hz_to_mel(hz, mel_scale):
-    if mel_scale == "htk":
-        return 2595.0 * np.log10(1.0 + hz / 700.0)
-    logarithmic = _LINEAR_MEL + np.log(np.maximum(hz, _LINEAR_HZ) / _LINEAR_HZ) / _LOG_STEP
-    return np.where(hz < _LINEAR_HZ, hz * 3.0 / 200.0, logarithmic)
-
-
-def _mel_to_hz(mel, mel_scale):
-    if mel_scale == "htk":
-        return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
-    logarithmic = _LINEAR_HZ * np.exp(_LOG_STEP * (np.maximum(mel, _LINEAR_MEL) - _LINEAR_MEL))
-    return np.where(mel < _LINEAR_MEL, mel * 200.0 / 3.0, logarithmic)
 
 
 def _max_per_clip(spectrogram):

@@ -1,7 +1,7 @@
 """Statistics of a spectrogram over time. They are features that are not trained.
 
 Only the differences of successive frames depend on the order of the frames. Therefore frames may be a quarter of a
-second apart (`UniformTemporalSubsample`). Gradients are stopped. The layers use only matrix products, sorting and
+second apart (`UniformTemporalSubsample`). Gradients are stopped. The layer uses only matrix products, sorting and
 elementwise operations, because all export formats support these.
 
 Source: Li et al., "Towards Faster Training of Global Covariance Pooling Networks by Iterative Matrix Square Root
@@ -17,10 +17,7 @@ from keras import ops
 _DECIBELS_PER_GRAY_LEVEL = 80 / 255
 _NEWTON_SCHULZ_STEPS = 20  # enough for condition numbers up to about 1e5
 # Number of cepstral coefficients, and number of those whose covariance is computed.
-_CEPSTRA, _COVARIANCE_CEPSTRA = 40, 24  # in `CepstralStatistics`
-_MORE_CEPSTRA, _MORE_COVARIANCE_CEPSTRA = 64, 40  # in `SpectralStatistics`
-_BROAD_BANDS = 32
-_PERCENTILES = (5, 25, 50, 75, 95, 100)
+_CEPSTRA, _COVARIANCE_CEPSTRA = 40, 24
 
 
 @keras.saving.register_keras_serializable("genrekeras")
@@ -47,7 +44,7 @@ class CepstralStatistics(Float32Layer):
                 f"Images must have at least {_COVARIANCE_CEPSTRA} mels and 2 frames. "
                 f"Received: input_shape={input_shape}"
             )
-        self.add_constant("_cosines", _cepstral_transform(input_shape[1], _CEPSTRA))
+        self.add_constant("_cosines", _cepstral_transform(input_shape[1]))
         self.add_constant("_upper", _upper_triangle(_COVARIANCE_CEPSTRA))
 
     def call(self, image):
@@ -68,114 +65,25 @@ class CepstralStatistics(Float32Layer):
         return ops.concatenate(parts, axis=1)
 
     def _covariance_features(self, values):
-        return _flatten(_square_root(_covariance(values[:, :_COVARIANCE_CEPSTRA])), self._upper)
+        root = _square_root(_covariance(values[:, :_COVARIANCE_CEPSTRA]))
+        return ops.matmul(ops.reshape(root, (-1, self._upper.shape[0])), to_device_of(self._upper, root))
 
     def compute_output_shape(self, input_shape):
-        return (input_shape[0], 8 * min(_CEPSTRA, input_shape[1]) + 2 * _upper_size(_COVARIANCE_CEPSTRA))
+        covariances = _COVARIANCE_CEPSTRA * (_COVARIANCE_CEPSTRA + 1)  # two upper triangles
+        return (input_shape[0], 8 * min(_CEPSTRA, input_shape[1]) + covariances)
 
 
-@keras.saving.register_keras_serializable("genrekeras")
-class SpectralStatistics(Float32Layer):
-    """Compute statistics over time of the mel bands and the cepstral coefficients of images, for kernel regression.
-
-    - For each mel band: mean, standard deviation, and percentiles 5, 25, 50, 75, 95 and 100.
-    - For 64 cepstral coefficients: mean, log standard deviation, skewness, and log mean absolute difference of
-      successive frames.
-    - For the first 40 coefficients, and for their differences between successive frames: square root of the covariance
-      matrix. For the coefficients, the fourth root is computed too.
-    - For 32 broad bands: correlation coefficients of each pair of bands.
-
-    Input shape: `(batch, mels, frames, 1)`, at least 40 mels. Gray values 0 to 255 represent a range of 80 dB.
-
-    Output shape: `(batch, features)`. With 128 mels there are 4,236 features.
-
-    Raises:
-        ValueError: the image has fewer than 40 mels.
-    """
-
-    def build(self, input_shape):
-        mels = input_shape[1]
-        if mels < _MORE_COVARIANCE_CEPSTRA:
-            raise ValueError(
-                f"Images must have at least {_MORE_COVARIANCE_CEPSTRA} mels. Received: input_shape={input_shape}"
-            )
-        broad = _broad_bands(mels)
-        self.add_constant("_cosines", _cepstral_transform(mels, _MORE_CEPSTRA))
-        self.add_constant("_upper", _upper_triangle(_MORE_COVARIANCE_CEPSTRA))
-        self.add_constant("_broad", broad)
-        self.add_constant("_pairs", _upper_triangle(len(broad), 1))
-
-    def call(self, image):
-        image = ops.stop_gradient(image[..., 0])  # (batch, mels, frames)
-        spectrum, cepstra = image * _DECIBELS_PER_GRAY_LEVEL, matmul(self._cosines, image)
-        differences = cepstra[:, :, 1:] - cepstra[:, :, :-1]
-        root = _square_root(_covariance(cepstra[:, :_MORE_COVARIANCE_CEPSTRA]))
-        difference_root = _square_root(_covariance(differences[:, :_MORE_COVARIANCE_CEPSTRA]))
-        band_mean, band_deviation, _ = _moments(spectrum)
-        mean, deviation, skewness = _moments(cepstra)
-        return ops.concatenate(
-            [
-                band_mean,
-                band_deviation,
-                self._percentiles(spectrum),
-                mean,
-                ops.log(deviation),
-                skewness,
-                _log_mean_difference(differences),
-                _flatten(root, self._upper),
-                _flatten(difference_root, self._upper),
-                _flatten(_square_root(root), self._upper),
-                self._correlations(spectrum),
-            ],
-            axis=1,
-        )
-
-    def sizes(self, mels: int) -> list[int]:
-        """Return the number of features of each kind, in the order of the output."""
-        cepstra, covariance = min(_MORE_CEPSTRA, mels), _upper_size(_MORE_COVARIANCE_CEPSTRA)
-        pairs = _upper_size(min(_BROAD_BANDS, mels), 1)
-        return [mels, mels, len(_PERCENTILES) * mels, *4 * [cepstra], *3 * [covariance], pairs]
-
-    @staticmethod
-    def _percentiles(spectrum):
-        ascending, last = ops.sort(spectrum, axis=2), spectrum.shape[2] - 1
-        return ops.concatenate([ascending[:, :, (percent * last + 50) // 100] for percent in _PERCENTILES], axis=1)
-
-    def _correlations(self, spectrum):
-        covariance = _covariance(matmul(self._broad, spectrum))
-        deviation = ops.sqrt(ops.sum(covariance * _identity(covariance), axis=2))
-        return _flatten(covariance / (deviation[:, :, None] * deviation[:, None]), self._pairs)
-
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0], sum(self.sizes(input_shape[1])))
+def _cepstral_transform(mels):
+    """Return the `(coefficients, mels)` matrix that computes cepstral coefficients, in dB, from gray levels."""
+    return (scipy.fft.dct(np.eye(mels), axis=0, norm="ortho")[:_CEPSTRA] * _DECIBELS_PER_GRAY_LEVEL).astype("float32")
 
 
-def _cepstral_transform(mels, count):
-    """Return the `(count, mels)` matrix that computes cepstral coefficients, in dB, from gray levels."""
-    return (scipy.fft.dct(np.eye(mels), axis=0, norm="ortho")[:count] * _DECIBELS_PER_GRAY_LEVEL).astype("float32")
-
-
-def _broad_bands(mels):
-    """Return the `(bands, mels)` matrix that averages neighbouring mels."""
-    groups = np.array_split(np.eye(mels, dtype="float32"), min(_BROAD_BANDS, mels))
-    return np.stack([group.mean(axis=0) for group in groups])
-
-
-def _upper_size(size, offset=0):
-    return len(np.triu_indices(size, offset)[0])
-
-
-def _upper_triangle(size, offset=0):
+def _upper_triangle(size):
     """Return a `(size * size, n)` matrix of 0 and 1 that selects the n elements in the upper triangle of a matrix.
 
     The flattened matrix is multiplied by it. All export formats support this product, but some do not support indexing.
     """
-    return np.eye(size * size, dtype="float32")[:, np.flatnonzero(np.triu(np.ones((size, size)), offset))]
-
-
-def _flatten(matrix, triangle):
-    """Return the upper triangle of each matrix as a vector. `triangle` is a result of `_upper_triangle`."""
-    return ops.matmul(ops.reshape(matrix, (-1, triangle.shape[0])), to_device_of(triangle, matrix))
+    return np.eye(size * size, dtype="float32")[:, np.flatnonzero(np.triu(np.ones((size, size))))]
 
 
 def _identity(matrix):

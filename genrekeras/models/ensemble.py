@@ -16,8 +16,8 @@ def average(models: Sequence[GenreClassifier], weights: npt.ArrayLike | None = N
     all models.
 
     Args:
-        models: at least one model. Each model has one `"mel_..."` backbone. All models have the same genres, clip
-            length and front end.
+        models: at least one model. Each model has one backbone, and the backbones are all `"mel_..."` or all
+            `"musicnn"`. All models have the same genres, `multi_label`, clip length and front end.
         weights: `(models,)`, > 0; `None` for equal weights.
 
     Returns:
@@ -37,7 +37,7 @@ def average(models: Sequence[GenreClassifier], weights: npt.ArrayLike | None = N
         raise ValueError(
             f"`weights` must be a number > 0 for each of {len(models)} models. Received: weights={weights}"
         )
-    shared = ("genres", "clip_seconds", "front_end")
+    shared = ("genres", "multi_label", "clip_seconds", "front_end")
     configs = [{key: model.get_config()[key] for key in shared} for model in models]
     for config in configs:
         if _without_names(config) != _without_names(configs[0]):

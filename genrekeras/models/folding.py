@@ -31,7 +31,7 @@ def for_inference(network: FeatureExtractor) -> keras.Model:
     consumers = _consumers(network)
     steps = []
     replacements: dict[int, int] = {}  # key of the output of an omitted layer -> key of the tensor that replaces it
-    for layer in network.layers:
+    for layer in _depth_first(network):
         if isinstance(layer, keras.layers.InputLayer) or id(layer.output) in replacements:
             continue
         inputs = [replacements.get(id(tensor), id(tensor)) for tensor in keras.tree.flatten(layer.input)]
@@ -193,6 +193,30 @@ def _consumers(network):
         for tensor in keras.tree.flatten(layer.input):
             consumers.setdefault(id(tensor), []).append(layer)
     return consumers
+
+
+def _depth_first(network):
+    """Return the layers of a network, each after the layers that it needs.
+
+    Parallel branches are completed one after the other. In the order of Keras, the large tensors of all branches would
+    be in memory at the same time.
+    """
+    producers = {id(layer.output): layer for layer in network.layers}
+    order, pending = {}, [network.output]  # the keys of `order` are the layers
+    while pending:
+        layer = producers[id(pending[-1])]
+        missing = [tensor for tensor in _inputs(layer) if producers[id(tensor)] not in order]
+        if missing:
+            pending.append(missing[0])
+        else:
+            order[layer] = None
+            pending.pop()
+    return list(order)
+
+
+def _inputs(layer):
+    """Return the input tensors of a layer. An input layer has none."""
+    return [] if isinstance(layer, keras.layers.InputLayer) else keras.tree.flatten(layer.input)
 
 
 def _foldable_layers(layer, consumers):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import types
 import warnings
@@ -15,13 +14,12 @@ import keras
 import numpy as np
 import numpy.typing as npt
 from genrekeras.genres import GENRES
-from genrekeras.layers import MelSpectrogram, default_front_end
+from genrekeras.layers import MelSpectrogram
 from genrekeras.layers.ood_score import OODScore
-from genrekeras.models import backbones, folding
+from genrekeras.models import arguments, backbones, folding
 from genrekeras.models.presets import preset_file
 from genrekeras.models.thresholds import Thresholds
 from genrekeras.utils.io import StrPath
-from keras import ops
 
 if TYPE_CHECKING:  # pandas and `inference` are imported when they are needed.
     import pandas as pd
@@ -30,7 +28,6 @@ if TYPE_CHECKING:  # pandas and `inference` are imported when they are needed.
 # Used for networks that are trained from random weights. With Keras' default of 0.99, the moving statistics would lag
 # hundreds of steps behind the weights.
 _MOMENTUM_FROM_SCRATCH = 0.9
-_MAX_GENRES = 10_000
 
 
 class _Restored(NamedTuple):
@@ -52,28 +49,37 @@ class GenreClassifier(keras.Model):
     - `image_model`: image -> probabilities. It consists of image augmentation, `feature_extractor` and `head`.
     - `ood_score`: features -> out-of-distribution score. `genrekeras.evaluation.calibrate` fits it.
 
-    The arguments `backbone`, `genres`, `clip_seconds`, `stem`, `fine_tune`, `pretrained`, `dropout`, `thresholds` and
-    `card` are attributes too. `fine_tune`, `thresholds` and `card` can be changed by assigning a new value.
+    The arguments `backbone`, `genres`, `clip_seconds`, `stem`, `fine_tune`, `pretrained`, `dropout`, `multi_label`,
+    `thresholds` and `card` are attributes too. `fine_tune`, `thresholds` and `card` can be changed by assigning a new
+    value.
 
     Args:
         backbone: network that computes the features. `"efficientnet_b0"`, `"resnet50"` and `"efficientnet_lite0"`
             (smaller and faster) have pretrained weights. `"mel_cnn"` and `"mel_resnet"` are small networks for
-            spectrograms without pretrained weights. `"mel_kernel"` is fitted in one step by
-            `genrekeras.training.fit_kernel_ridge`. A list of `"mel_..."` names is an average of several networks (see
-            `genrekeras.models.average`).
+            spectrograms without pretrained weights. `"musicnn"` has weights that were trained on music. A list of
+            `"mel_..."` names or of `"musicnn"` is an average of several networks (see `genrekeras.models.average`).
         genres: list or tuple of at least two distinct names. The label of a genre is its index.
-        clip_seconds: `> 0`, in s, length of a clip.
-        front_end: layers that compute images `(batch, mels, frames, 1)` in [0, 255] from waveforms `(batch, samples)`.
-            One layer must be a `MelSpectrogram`, which defines the sample rate. `None` is
-            `genrekeras.layers.default_front_end()`: `MelSpectrogram`, `PowerToDecibels`, `SpectrogramToImage`.
+        clip_seconds: `> 0`, in s, length of a clip. `None` is that of the backbone: 3.008 s for `"musicnn"`, otherwise
+            10 s.
+        front_end: layers that compute images `(batch, mels, frames, 1)` from waveforms `(batch, samples)`. The images
+            must be in the range that the backbone processes, which is `image_range`. One layer must be a
+            `MelSpectrogram`, which defines the sample rate. `None` is the front end of the backbone. For `"musicnn"`,
+            it computes logarithms at 16 kHz. Otherwise, it is `genrekeras.layers.default_front_end()`:
+            `MelSpectrogram`, `PowerToDecibels`, `SpectrogramToImage`.
         stem: first convolution of a backbone with pretrained weights. `"fold"` converts the convolution to one channel.
             The result is the same as for the gray image in three equal channels. `"new"` is a new convolution with
-            random weights.
-        fine_tune: which layers are trainable: `"head"` (the last layer), `"stem"` (the first convolution and the last
-            layer) or `"all"`. It is saved with the model.
+            random weights. Not possible for `"musicnn"`, whose convolutions have one channel.
+        fine_tune: which layers are trainable: `"head"` (the last layer), `"stem"` (the first convolution, or the five
+            first ones of `"musicnn"`, and the last layer) or `"all"`. It is saved with the model.
         pretrained: `"imagenet"`, `None` for random weights, or the path of a `.weights.h5` file. The file must be saved
-            from the RGB network, built with `weights=None, include_top=False` (see `genrekeras.models.backbones`).
+            from the RGB network, built with `weights=None, include_top=False` (see `genrekeras.models.backbones`). For
+            `"musicnn"`, `"msd"` (trained on the Million Song Dataset), `"mtt"` (trained on MagnaTagATune), `None`, or
+            the path of a file that was saved from `feature_extractor`. With `"msd"` and `"mtt"`, `front_end` and
+            `clip_seconds` must give the images of the backbone's own front end.
         dropout: in [0, 1), rate of the dropout before the last layer.
+        multi_label: whether a clip can have several genres. The probabilities of the genres are then independent of
+            each other (a sigmoid instead of a softmax). Train with the loss `"binary_crossentropy"` and labels
+            `(batch, len(genres))` in [0, 1].
         waveform_augmentation: layers that change waveforms `(batch, samples)` in training. The shape stays the same.
         image_augmentation: layers that change images `(batch, mels, frames, 1)` in training. The shape stays the same.
         thresholds: limits that decide whether a prediction has low confidence, or a dict of the attributes of
@@ -86,15 +92,16 @@ class GenreClassifier(keras.Model):
     Attributes:
         sample_rate: in Hz, sample rate of the front end.
         output_layer: the last layer of `head`.
+        image_range: lowest and highest value of images that the backbone processes.
         band_frequencies: `(mels,)`, in Hz, center frequency of each row of the image.
 
     Input shape: `(batch, clip_seconds * sample_rate)` float32 in [-1, 1].
 
-    Output shape: `(batch, len(genres))` float32, rows sum to 1.
+    Output shape: `(batch, len(genres))` float32. Rows sum to 1, unless `multi_label` is true.
 
     Raises:
         ValueError: an argument is unknown or out of range. A waveform has a wrong rank or length. Labels are out of
-            range. Data has another sample rate or other genres than the model.
+            range or have a wrong shape. Data has another sample rate or other genres than the model.
         genrekeras.models.backbones.PretrainedWeightsError: the pretrained weights are not available.
 
     Example:
@@ -111,35 +118,40 @@ class GenreClassifier(keras.Model):
         self,
         backbone: str | Sequence[str] = "efficientnet_b0",
         genres: Sequence[str] = GENRES,
-        clip_seconds: float = 10.0,
+        clip_seconds: float | None = None,
         front_end: Sequence[keras.layers.Layer] | keras.Sequential | None = None,
         stem: Literal["fold", "new"] = "fold",
         fine_tune: Literal["head", "stem", "all"] = "head",
         pretrained: StrPath | None = "imagenet",
         dropout: float = 0.5,
+        multi_label: bool = False,
         waveform_augmentation: Sequence[keras.layers.Layer] = (),
         image_augmentation: Sequence[keras.layers.Layer] = (),
         thresholds: Thresholds | Mapping[str, Any] | None = None,
         card: Mapping[str, Any] | None = None,
         name: str | None = None,
     ):
-        genres = _checked_genres(genres)
+        genres, row = arguments.checked_genres(genres), backbones.get(backbone)
         restored = isinstance(pretrained, _Restored)
         if isinstance(pretrained, _Restored):
             [pretrained] = pretrained
+        backbones.check_stem(backbone, stem)
         if stem == "new" and fine_tune == "head":
             raise ValueError(
                 '`fine_tune` must be "stem" or "all" with `stem="new"`, because a new stem has random weights and must '
                 f"be trained. Received: stem={stem!r}, fine_tune={fine_tune!r}"
             )
-        if not _is_number(dropout) or not 0 <= dropout < 1:
+        if not arguments.is_number(dropout) or not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must lie in [0, 1). Received: dropout={dropout}")
-        if not _is_number(clip_seconds) or not clip_seconds > 0:
+        clip_seconds = row.front_end.clip_seconds if clip_seconds is None else clip_seconds
+        if not arguments.is_number(clip_seconds) or not clip_seconds > 0:
             raise ValueError(f"`clip_seconds` must be a number > 0. Received: clip_seconds={clip_seconds!r}")
+        if not isinstance(multi_label, bool):
+            raise ValueError(f"`multi_label` must be True or False. Received: multi_label={multi_label!r}")
         if pretrained is not None:
             if not isinstance(pretrained, (str, os.PathLike)):
                 raise ValueError(
-                    f'`pretrained` must be "imagenet", None or a path. Received: pretrained={pretrained!r}'
+                    f"`pretrained` must be the name of weights, None or a path. Received: pretrained={pretrained!r}"
                 )
             pretrained = os.fspath(pretrained)
         elif fine_tune == "head" and not restored:
@@ -148,10 +160,13 @@ class GenreClassifier(keras.Model):
                 "layer will be trained on random features.",
                 stacklevel=2,
             )
-        front_end_layers = default_front_end() if front_end is None else _as_layers("front_end", front_end)
-        waveform_augmentation = _as_layers("waveform_augmentation", waveform_augmentation)
-        image_augmentation = _as_layers("image_augmentation", image_augmentation)
-        sample_rate = _sample_rate(front_end_layers)
+        front_end_layers = row.front_end.layers() if front_end is None else arguments.as_layers("front_end", front_end)
+        waveform_augmentation = arguments.as_layers("waveform_augmentation", waveform_augmentation)
+        image_augmentation = arguments.as_layers("image_augmentation", image_augmentation)
+        arguments.check_image_augmentation(image_augmentation, backbone)
+        sample_rate = arguments.sample_rate_of(front_end_layers)
+        if not restored and pretrained is not None and pretrained in backbones.presets_of(backbone):
+            backbones.check_front_end(row.front_end, front_end_layers, clip_seconds, pretrained)
 
         waveform = keras.Input((round(clip_seconds * sample_rate),), name="waveform")
         front_end_model = _chain(waveform, [*waveform_augmentation, *front_end_layers], "front_end")
@@ -167,11 +182,12 @@ class GenreClassifier(keras.Model):
         if pretrained is not None and not restored:
             backbones.load_pretrained(feature_extractor, pretrained)
 
+        activation = "sigmoid" if multi_label else "softmax"
         head = _chain(
             keras.Input(feature_extractor.output_shape[1:], name="features"),
             [
                 keras.layers.Dropout(dropout, name="dropout"),
-                keras.layers.Dense(len(genres), activation="softmax", dtype="float32", name="probabilities"),
+                keras.layers.Dense(len(genres), activation=activation, dtype="float32", name="probabilities"),
             ],
             "head",
         )
@@ -185,6 +201,7 @@ class GenreClassifier(keras.Model):
         self.stem = stem
         self.pretrained = pretrained
         self.dropout = dropout
+        self.multi_label = multi_label
         self.thresholds = thresholds
         self.card = card
         self.sample_rate: int = sample_rate
@@ -215,6 +232,11 @@ class GenreClassifier(keras.Model):
         return self.head.get_layer("probabilities")
 
     @property
+    def image_range(self) -> tuple[float, float]:
+        """Lowest and highest value of images that the backbone processes."""
+        return backbones.get(self.backbone).front_end.image_range
+
+    @property
     def band_frequencies(self) -> np.ndarray:
         """Center frequency of each row of the image: `(mels,)`, in Hz."""
         front_end = self._config_layers["front_end"]
@@ -233,6 +255,7 @@ class GenreClassifier(keras.Model):
             value = value if isinstance(value, Thresholds) else Thresholds(**(value or {}))
         except TypeError as error:
             raise ValueError(f"`thresholds` must contain the attributes of `Thresholds` ({error})") from error
+        value.check_labels(len(self.genres), self.multi_label)
         self._thresholds = value
 
     @property
@@ -370,12 +393,16 @@ class GenreClassifier(keras.Model):
         return inference.embed_files(self, paths, **options)
 
     @classmethod
-    def from_preset(cls, name: Literal["fma_small"]) -> GenreClassifier:
+    def from_preset(cls, name: Literal["fma_small", "musicnn_msd", "musicnn_mtt"]) -> GenreClassifier:
         """Load a trained model from the package.
+
+        `model.card` and the command `genrekeras info` show the training data and the scores of a preset.
 
         Args:
             name: name of the preset. `"fma_small"` predicts the eight genres of the small subset of FMA. It is for
-                research. `model.card` and the command `genrekeras info` show its training data and scores.
+                research. `"musicnn_msd"` and `"musicnn_mtt"` predict 50 tags each, of which a clip can have several.
+                Not all tags are genres. The models were trained by the authors of musicnn, on the Million Song Dataset
+                and on MagnaTagATune. They are not calibrated.
 
         Raises:
             ValueError: there is no preset with this name.
@@ -391,6 +418,7 @@ class GenreClassifier(keras.Model):
             "fine_tune": self.fine_tune,
             "pretrained": self.pretrained,
             "dropout": self.dropout,
+            "multi_label": self.multi_label,
             **{key: keras.saving.serialize_keras_object(value) for key, value in self._config_layers.items()},
             "thresholds": dataclasses.asdict(self.thresholds),
             "card": dict(self.card) or None,
@@ -435,56 +463,14 @@ class GenreClassifier(keras.Model):
     def check_data(self, x: Any, y: Any = None) -> None:
         """Raise `ValueError` if the sample rate, the genres, the clip length or the labels do not fit this model."""
         if isinstance(x, keras.utils.PyDataset):
-            for name in ("sample_rate", "genres", "clip_seconds"):
+            for name in ("sample_rate", "genres", "clip_seconds", "multi_label"):
                 value, expected = getattr(x, name, None), getattr(self, name)
                 if value is not None and (tuple(value) if name == "genres" else value) != expected:
                     raise ValueError(f"The data's `{name}` is not the model's {expected}. Received: {name}={value}")
         if isinstance(x, np.ndarray):
             self._check_waveform_shape(x.shape)
-        # JAX accepts integer labels out of range without an error, so they are checked. One-hot rows are not checked.
-        labels = np.zeros(0) if y is None else np.asarray(ops.convert_to_numpy(y) if ops.is_tensor(y) else y)
-        if labels.size and isinstance(labels.flat[0], str):
-            raise ValueError(f"Labels must be integers, indices into `genres`. Received: label {labels.flat[0]!r}")
-        if labels.size and labels.dtype.kind in "iuf" and labels.shape[1:] in ((), (1,)):
-            invalid = labels[(labels < 0) | (labels >= len(self.genres))]
-            if len(invalid):
-                raise ValueError(
-                    f"Labels must be indices into `genres`, 0..{len(self.genres) - 1}. Received: label {invalid[0]}"
-                )
-
-
-def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _as_layers(name, layers):
-    """Return the value of an argument as a list of layers."""
-    if isinstance(layers, keras.Sequential):
-        return list(layers.layers)
-    layers = [layers] if isinstance(layers, keras.layers.Layer) else layers
-    if not isinstance(layers, (list, tuple)) or not all(isinstance(layer, keras.layers.Layer) for layer in layers):
-        raise ValueError(f"`{name}` must be a sequence of layers. Received: {name}={layers!r}")
-    return list(layers)
-
-
-def _sample_rate(front_end):
-    """Return the sample rate of a front end. Exactly one of its layers must define a sample rate."""
-    rates = {layer.sample_rate for layer in front_end if hasattr(layer, "sample_rate")}
-    if len(rates) != 1:
-        raise ValueError(
-            "`front_end` must contain one MelSpectrogram, which defines the sample rate. "
-            f"Received: front_end={front_end}"
-        )
-    return rates.pop()
-
-
-def _checked_genres(genres):
-    names = tuple(genres) if isinstance(genres, (list, tuple)) else ()
-    if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"`genres` must be at least two distinct names. Received: genres={genres!r}")
-    if len(names) > _MAX_GENRES:
-        raise ValueError(f"`genres` must be at most {_MAX_GENRES} names. Received: {len(names)} names")
-    return names
+        if y is not None:
+            arguments.check_labels(y, len(self.genres), self.multi_label)
 
 
 def _chain(x, layers, name):

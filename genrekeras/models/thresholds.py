@@ -1,12 +1,16 @@
-"""Thresholds that decide whether a prediction has low confidence."""
+"""Thresholds that decide which labels are predicted, and whether a prediction has low confidence."""
 
 import dataclasses
 import math
+from collections.abc import Sequence
+
+DEFAULT_CLASS_THRESHOLD = 0.5  # of all labels of a multi-label model that is not calibrated
+NEVER = 1.0  # class threshold of a label that is never predicted, because no probability is above 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-    """Thresholds of a model. They decide whether a prediction has low confidence.
+    """Thresholds of a model. They decide which labels are predicted, and whether a prediction has low confidence.
 
     `genrekeras.evaluation.calibrate` determines the values.
 
@@ -17,21 +21,24 @@ class Thresholds:
             limit.
         better_than_chance: whether the model was better than chance on the calibration clips. If it is false, all
             predictions have low confidence. `None` before the calibration.
+        class_thresholds: one threshold in (0, 1] for each label of a multi-label model. A label is predicted if its
+            probability is above its threshold. A label with the threshold 1 is never predicted. `None` for a
+            single-label model, and for a multi-label model that is not calibrated, whose thresholds are 0.5.
 
     Raises:
-        ValueError: a value has the wrong type or is not finite.
+        ValueError: a value has the wrong type, is not finite or is out of range.
     """
 
     temperature: float = 1.0
     min_confidence: float | None = None
     max_ood_score: float | None = None
     better_than_chance: bool | None = None
+    class_thresholds: tuple[float, ...] | None = None
 
     def __post_init__(self):
         for name in ("temperature", "min_confidence", "max_ood_score"):
             value = getattr(self, name)
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            if not is_number and (value is not None or name == "temperature"):
+            if not _is_number(value) and (value is not None or name == "temperature"):
                 raise ValueError(f"`{name}` must be a finite number. Received: {name}={value!r}")
         if self.temperature <= 0:
             raise ValueError(f"`temperature` must be > 0. Received: temperature={self.temperature}")
@@ -39,6 +46,34 @@ class Thresholds:
             raise ValueError(
                 "`better_than_chance` must be True, False or None. "
                 f"Received: better_than_chance={self.better_than_chance!r}"
+            )
+        if self.class_thresholds is not None:
+            values = self.class_thresholds
+            is_valid = isinstance(values, Sequence) and all(_is_number(value) and 0 < value <= 1 for value in values)
+            if not is_valid or not values:
+                raise ValueError(
+                    f"`class_thresholds` must be None or numbers in (0, 1]. Received: class_thresholds={values!r}"
+                )
+            object.__setattr__(self, "class_thresholds", tuple(values))  # JSON files contain lists
+
+    def check_labels(self, num_genres: int, multi_label: bool) -> None:
+        """Raise `ValueError` if the class thresholds do not fit a model.
+
+        Args:
+            num_genres: number of genres of the model.
+            multi_label: whether the model is a multi-label model.
+        """
+        if self.class_thresholds is None:
+            return
+        if not multi_label:
+            raise ValueError(
+                "`class_thresholds` must be None for a single-label model. "
+                f"Received: class_thresholds={self.class_thresholds}"
+            )
+        if len(self.class_thresholds) != num_genres:
+            raise ValueError(
+                f"`class_thresholds` must contain a threshold for each of the {num_genres} genres. "
+                f"Received: {len(self.class_thresholds)} thresholds"
             )
 
     def low_confidence(self, probability: float, ood_score: float) -> tuple[bool | None, str | None]:
@@ -62,3 +97,7 @@ class Thresholds:
         if self.max_ood_score is not None and ood_score > self.max_ood_score:
             reasons.append("unlike the training data")
         return bool(reasons), "; ".join(reasons) or None
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

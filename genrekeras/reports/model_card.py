@@ -8,7 +8,12 @@ from typing import Any
 
 import jinja2
 import keras
+from genrekeras.evaluation.base import percent
+from genrekeras.evaluation.multi_label import report_class
+from genrekeras.evaluation.report import Report
+from genrekeras.inference.labels import GENRE, label_kinds
 from genrekeras.models import GenreClassifier, Thresholds, backbones
+from genrekeras.models.thresholds import NEVER
 from genrekeras.utils.io import StrPath, atomic_write
 from genrekeras.utils.progress import printable
 
@@ -73,17 +78,28 @@ def describe(model: GenreClassifier) -> list[tuple[str, str]]:
         ("trained", f"{trained}, from {model.pretrained or 'random'} weights"),
         ("input", f"{model.clip_seconds:g} s at {model.sample_rate} Hz"),
         *_name_first("front end", _describe_front_end(model)),
-        ("genres", ", ".join(model.genres)),
+        *_describe_labels(model),
     ]
     limits = describe_limits(model.thresholds)
     if limits:
         lines.append(("thresholds", f"low confidence {limits}"))
+    class_thresholds = describe_class_thresholds(model)
+    if class_thresholds:
+        lines.append(("predicted", f"above these probabilities: {class_thresholds}"))
     if not model.card:
         return [*lines, ("card", "none, because training data and scores were not saved with the model")]
     try:
         return lines + _describe_card(model.card, model.thresholds)
     except MALFORMED:
         return [*lines, ("card", _quote_malformed(model.card))]
+
+
+def labels_by_kind(model: GenreClassifier) -> dict[str, list[str]]:
+    """Return kind -> labels of a model, genres first. See `genrekeras.inference.label_kinds`."""
+    labels: dict[str, list[str]] = {GENRE: []}
+    for label, kind in label_kinds(model).items():
+        labels.setdefault(kind, []).append(label)
+    return {kind: names for kind, names in labels.items() if names}
 
 
 def describe_limits(thresholds: Thresholds) -> str:
@@ -96,6 +112,14 @@ def describe_limits(thresholds: Thresholds) -> str:
     if thresholds.max_ood_score is not None:
         limits.append(f"with an OOD score above {thresholds.max_ood_score:.2f}")
     return ", or ".join(limits)
+
+
+def describe_class_thresholds(model: GenreClassifier) -> str:
+    """Return text that states the threshold of each genre. The text is empty if there are no class thresholds."""
+    if model.thresholds.class_thresholds is None:
+        return ""
+    thresholds = zip(model.genres, model.thresholds.class_thresholds, strict=True)
+    return ", ".join(f"{genre} {'never' if value == NEVER else f'{value:.3f}'}" for genre, value in thresholds)
 
 
 def _quote_malformed(card):
@@ -111,16 +135,18 @@ def _describe_card(card, thresholds):
     """Return the lines of a card: data, training, scores and calibration."""
     lines = []
     if data := card.get("data"):
-        counts = data["counts"]
-        clips = ", ".join(f"{counts[split]:,} {split}" for split in ("train", "validation", "test"))
-        lines.append(("data", f"{data['name']}, {data['protocol']} protocol: {clips} clips"))
+        text = data["name"]
+        if counts := data.get("counts"):
+            clips = ", ".join(f"{counts[split]:,} {split}" for split in ("train", "validation", "test"))
+            text = f"{text}, {data['protocol']} protocol: {clips} clips"
+        lines.append(("data", text))
     if training := card.get("training"):
         lines.append(("training", ", ".join(f"{key} {value}" for key, value in training.items() if _is_short(value))))
     lines += _name_first("scores", [_describe_scores(figures) for figures in card.get("scores", [])])
     if calibration := card.get("calibration"):
         clips = _describe_clips(calibration["on"])
         lines.append(("calibrated", f"temperature {thresholds.temperature:.3f}, fitted on {clips}"))
-    return lines
+    return lines + [(name, card[name]) for name in ("license", "about") if name in card]
 
 
 def _describe_backbone(model):
@@ -128,6 +154,13 @@ def _describe_backbone(model):
     if isinstance(model.backbone, str):
         return model.backbone
     return " and ".join(f"{model.backbone.count(name)} {name}" for name in dict.fromkeys(model.backbone))
+
+
+def _describe_labels(model):
+    """Return a line for the labels of each kind."""
+    several = "; a clip can have several" if model.multi_label else ""
+    lines = [(f"{kind}s", ", ".join(labels)) for kind, labels in labels_by_kind(model).items()]
+    return [(lines[0][0], f"{lines[0][1]}{several}"), *lines[1:]]
 
 
 def _describe_stem(model):
@@ -153,11 +186,11 @@ def _describe_front_end(model):
 
 def _describe_scores(figures):
     """Return a line of text with the scores of a report. `figures` is the result of `Report.figures()`."""
-    interval = figures["accuracy_interval_95"]
-    bounds = f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else ""
+    kind = report_class(figures)
+    score = percent(figures[kind.SCORE], figures[f"{kind.SCORE}_interval_95"])
     return (
         f"{figures['split']} ({figures['protocol']} protocol, {figures['clips']:,} clips, "
-        f"{figures['input_coverage']}): {100 * figures['accuracy']:.1f} %{bounds}, "
+        f"{figures['input_coverage']}): {kind.SCORE_NAME} {score}, "
         f"macro-F1 {figures['macro_f1']:.3f}, calibration error {figures['calibration_error']:.3f}"
     )
 
@@ -191,6 +224,7 @@ def _render(model, card):
     """Return the Markdown text of a model card."""
     scores = card.get("scores", [])
     main = next((figures for figures in scores if figures["split"] == "test"), scores[0] if scores else None)
+    kind = report_class(main or {})
     return _TEMPLATES.get_template("model_card.md.jinja").render(
         model=model,
         front_end=_describe_front_end(model),
@@ -201,9 +235,12 @@ def _render(model, card):
         card=card,
         thresholds=model.thresholds,
         limits=describe_limits(model.thresholds),
+        class_thresholds=describe_class_thresholds(model),
         main=main,
-        errors=_frequent_errors(main, model.genres) if main else [],
+        kind=kind,
+        errors=_frequent_errors(main, model.genres) if main and kind is Report else [],
         artists=artists_of_splits(card.get("data") or {}),
+        labels=labels_by_kind(model),
     )
 
 
@@ -237,8 +274,8 @@ def _front_matter(card):
                 "split": figures["split"],
             },
             "metrics": [
-                {"type": name, "value": round(figures[key], 4)}
-                for name, key in (("accuracy", "accuracy"), ("f1", "macro_f1"))
+                {"type": report_class(figures).SCORE, "value": round(figures[report_class(figures).SCORE], 4)},
+                {"type": "f1", "value": round(figures["macro_f1"], 4)},
             ],
         }
         for figures in card.get("scores", [])
@@ -252,7 +289,7 @@ def _front_matter(card):
     if "license" in card:
         front_matter["license"] = card["license"]
     if results:
-        front_matter["metrics"] = ["accuracy", "f1"]
+        front_matter["metrics"] = [metric["type"] for metric in results[0]["metrics"]]
         front_matter["model-index"] = [{"name": "genrekeras", "results": results}]
     return front_matter
 

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import jinja2
 import matplotlib
-from genrekeras.evaluation import Report
+from genrekeras.evaluation import MultiLabelReport, Report, report_from_dict
 from genrekeras.models.thresholds import Thresholds
 from genrekeras.reports.model_card import MALFORMED, artists_of_splits, describe_limits, templates
 from genrekeras.utils.io import StrPath, atomic_write
 from genrekeras.utils.progress import printable
-from genrekeras.visualization.metrics import learning_curves, reliability
+from genrekeras.visualization.metrics import MAX_GENRES, learning_curves, reliability
 
 SPLITS = ("validation", "test")
 # Undefined values are allowed, because the files of an interrupted run lack some values.
@@ -40,7 +40,7 @@ class Run(NamedTuple):
     name: str
     config: dict[str, Any]
     history: dict[str, list[float]]
-    reports: dict[str, Report]
+    reports: dict[str, Report | MultiLabelReport]
     card: dict[str, Any]
     misclassified: list[dict[str, str]]
 
@@ -61,7 +61,7 @@ def load_run(folder: StrPath) -> Run:
     reports = {}
     for kind in ("_tracks", "", "_tracks_uncalibrated"):
         for split in SPLITS:
-            report = _read(folder, f"{split}{kind}.json", lambda file: Report.from_dict(json.load(file)))
+            report = _read(folder, f"{split}{kind}.json", lambda file: report_from_dict(json.load(file)))
             if report is not None:
                 reports[f"{split}{kind}"] = report
     return Run(
@@ -109,7 +109,8 @@ def _render(run):
     return _TEMPLATES.get_template("run.html.jinja").render(
         run=run,
         main=main,
-        rows=list(zip(main.genres, main.confusion_matrix.tolist(), strict=True)) if main else [],
+        rows=list(zip(main.genres, main.genre_counts.tolist(), main.table.tolist(), strict=True)) if main else [],
+        max_genres=MAX_GENRES,
         curves=[_svg(learning_curves(run.history, keys=[key])) for key in curves],
         calibration=[_svg(reliability({name: report})) for name, report in calibration.items()],
         artists=artists_of_splits(run.config.get("data", {})),

@@ -48,11 +48,15 @@ def run_folds(main: Callable[[Run], None], run: Run) -> None:
 
 def pool(reports: Sequence[Report]) -> Report:
     """Return the report of the tracks of several reports, such as the test splits of all folds."""
-    names = ("track_ids", "labels", "probabilities")
-    arrays = {name: np.concatenate([getattr(report, name) for report in reports]) for name in names}
     groups = [report.groups for report in reports if report.groups is not None]
-    arrays["groups"] = np.concatenate(groups) if len(groups) == len(reports) else None
-    return dataclasses.replace(reports[0], split="cross-validation", **arrays)
+    return dataclasses.replace(
+        reports[0],
+        split="cross-validation",
+        track_ids=np.concatenate([report.track_ids for report in reports]),
+        labels=np.concatenate([report.labels for report in reports]),
+        probabilities=np.concatenate([report.probabilities for report in reports]),
+        groups=np.concatenate(groups) if len(groups) == len(reports) else None,
+    )
 
 
 def _run_fold(main, run):

@@ -34,8 +34,7 @@ def make_parser(doc: str | None, network: bool, spectrograms: bool) -> argparse.
             metavar="CSV",
             help="table with the columns track_id and artist_id, if the file of --spectrograms has no artists",
         )
-        if network:
-            add("--members", type=positive, default=3, help="number of networks of each backbone (default: 3)")
+        add("--members", type=positive, default=3, help="number of networks of each backbone (default: 3)")
     add(
         "--data-dir",
         metavar="FOLDER",

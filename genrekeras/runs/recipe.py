@@ -7,47 +7,27 @@ import keras
 from genrekeras.runs import options, runner
 
 EPOCHS = {"mel_cnn": 22, "mel_resnet": 40}
-EPOCHS_RANDOM = {"mel_resnet": 40}  # for the random protocol
 BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 64, 2e-3, 0.05
-LICENSES = (
+ABOUT = (
     "The artists chose the licences of the training clips. Most of these licences allow non-commercial use only, so "
     "this model is for research. The uploaders chose the genres of the clips. Many tracks have several genres, or none "
-    "of these."
-)
-TUNED_ON_VALIDATION = (
-    "The recipe was tuned on the validation clips of fma_small, so scores on these clips are slightly too high."
+    "of these. The recipe was chosen on the official validation tracks of fma_small, so scores on these tracks are too "
+    "high. On the official test tracks, which were not used, the model `fma_small` of this recipe has an accuracy of "
+    "50.0 %; 95 % interval from resampled artists: 42.6 to 58.2 %."
 )
 
 
-def card_notes(run: runner.Run, *notes: str) -> dict[str, str]:
+def card_notes(run: runner.Run) -> dict[str, str]:
     """Return the entries `about` and `license` of the model card. Return no entries if the data is not FMA."""
     is_fma = run.flags.spectrograms or (run.flags.data_dir and gk.datasets.fma.is_fma(run.flags.data_dir))
-    return {"about": " ".join([LICENSES, *notes]), "license": "other"} if is_fma else {}
-
-
-def shares_artists(run: runner.Run) -> bool:
-    """Return whether training and validation share artists and albums, which is the case in the random protocol.
-
-    The details of a recording are then useful features, because artist and album predict the genre.
-    """
-    return run.data.protocol == "random"
-
-
-def epochs(run: runner.Run) -> dict[str, int]:
-    """Return the number of epochs of each backbone to train."""
-    return EPOCHS_RANDOM if shares_artists(run) else EPOCHS
-
-
-def front_end_of(split: gk.datasets.SpectrogramSplit) -> list[keras.layers.Layer]:
-    """Return the front end that computes the images of a split from waveforms."""
-    _, mels, frames, _ = split.images.shape
-    return gk.datasets.sampled_logmel_front_end(frames, split.sample_rate, mels)
+    return {"about": ABOUT, "license": "other"} if is_fma else {}
 
 
 def classifier(run: runner.Run, backbone: str, **arguments: Any) -> gk.GenreClassifier:
     """Return a model with random weights. Its front end computes the training images from waveforms."""
     if run.flags.spectrograms:
-        front_end = front_end_of(run.data.train)
+        _, mels, frames, _ = run.data.train.images.shape
+        front_end = gk.datasets.sampled_logmel_front_end(frames, run.data.sample_rate, mels)
     else:
         front_end = gk.datasets.sampled_logmel_front_end(frames=None, sample_rate=run.data.sample_rate)
     return gk.GenreClassifier(
@@ -68,25 +48,12 @@ def training_images(run: runner.Run) -> gk.datasets.SpectrogramSplit:
     return gk.datasets.compute_spectrograms(run.data.train, classifier(run, "mel_cnn"), **options.TRACK_CROPS)
 
 
-def augmentation(seed: int, light: bool = False) -> list[keras.layers.Layer]:
-    """Return the augmentation layers: random channel effects, and masks of frequency bands.
-
-    With `light`, the effects are weaker and the masks are narrower.
-    """
-    effects: dict[str, Any] = {"dynamic_range": 0.06, "equalizer_db": 1.0, "noise_db": 0.6, "shift": 2, "low_pass": 0.1}
+def augmentation(seed: int) -> list[keras.layers.Layer]:
+    """Return the augmentation layers: random channel effects, and masks of frequency bands."""
     return [
-        gk.layers.RandomChannelEffects(**effects if light else {}, seed=seed),
-        gk.layers.SpecAugment(frequency_masks=2, frequency_width=8 if light else 20, time_masks=0, seed=seed),
+        gk.layers.RandomChannelEffects(seed=seed),
+        gk.layers.SpecAugment(frequency_masks=2, frequency_width=20, time_masks=0, seed=seed),
     ]
-
-
-def train_kernel_ridge(
-    run: runner.Run, images: gk.datasets.SpectrogramSplit, class_weight: Literal["balanced"] | None, seed: int
-) -> gk.GenreClassifier:
-    """Fit a model by kernel ridge regression, and return the model."""
-    model = classifier(run, "mel_kernel", dropout=0.0)
-    gk.training.fit_kernel_ridge(model, images, seed=seed, class_weight=class_weight)
-    return model
 
 
 def train_network(
@@ -99,8 +66,7 @@ def train_network(
 ) -> gk.GenreClassifier:
     """Train a network from random weights, and return the model. An interrupted training is resumed."""
     keras.utils.set_random_seed(seed)
-    layers = augmentation(seed, light=shares_artists(run))
-    model = classifier(run, backbone, dropout=0.3, image_augmentation=layers)
+    model = classifier(run, backbone, dropout=0.3, image_augmentation=augmentation(seed))
     arguments: dict[str, Any] = {"shuffle": True, "seed": seed, "mix_probability": 0.5, "class_weight": class_weight}
     arguments["variants"] = len(images) // len(run.data.train)
     saving = {"state": run.path(f"{backbone}-{seed}{runner.STATE}"), "every_seconds": run.flags.save_every}
@@ -123,7 +89,6 @@ def fit(
     epochs: int,
     learning_rate: float = LEARNING_RATE,
     use_ema: bool = True,
-    label_smoothing: float = 0.1,
     **saving: Any,
 ) -> None:
     """Train `model.image_model` for a fixed number of epochs, with AdamW, warm-up and cosine decay.
@@ -134,7 +99,6 @@ def fit(
         epochs: `> 0`, number of epochs.
         learning_rate: `> 0`, the learning rate after warm-up.
         use_ema: whether the moving average of the weights replaces the weights at the end.
-        label_smoothing: in [0, 1], see `keras.losses.CategoricalCrossentropy`.
         saving: the arguments `state` and `every_seconds` of `genrekeras.training.fit`.
     """
     steps = len(data) * epochs
@@ -146,6 +110,6 @@ def fit(
     )
     trainable = model.image_model.trainable_variables
     optimizer.exclude_from_weight_decay([weight for weight in trainable if len(weight.shape) < 2])
-    loss = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
     model.image_model.compile(optimizer, loss, metrics=["accuracy"])
     gk.training.fit(model.image_model, data, epochs, verbose=2, **saving)

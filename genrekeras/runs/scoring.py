@@ -81,7 +81,7 @@ def _card(run, reports):
         "training": {
             "script": os.path.basename(sys.argv[0]),
             "flags": flags,
-            **_training_method(run.config),
+            **_training_settings(run.config),
             "seconds": run.config["seconds"],
             "backend": run.config["backend"],
             "versions": run.config["versions"],
@@ -90,10 +90,8 @@ def _card(run, reports):
     }
 
 
-def _training_method(config):
-    """Return a dict with the `method` in the config of a run, or with the epochs, batch size and optimizer."""
-    if "method" in config:
-        return {"method": config["method"]}
+def _training_settings(config):
+    """Return a dict with the epochs, the batch size and the optimizer in the config of a run."""
     optimizer = config["optimizer"]
     # Mixed precision wraps the optimizer. Use the inner one.
     optimizer = optimizer.get("inner_optimizer", {}).get("config", optimizer)

@@ -1,7 +1,6 @@
-"""Training: resumable fits, cached features of frozen backbones, and kernel ridge regression."""
+"""Training: resumable fits, and cached features of frozen backbones."""
 
 from genrekeras.training.feature_cache import Features, extract_features, fit_head
-from genrekeras.training.kernel_ridge import fit_kernel_ridge
 from genrekeras.training.resumable import Interrupted, NonFiniteLossError, fit
 
 __all__ = [
@@ -11,5 +10,4 @@ __all__ = [
     "extract_features",
     "fit",
     "fit_head",
-    "fit_kernel_ridge",
 ]

@@ -128,13 +128,17 @@ def fit_head(
             `verbose`. The callback `BestCheckpoint` needs the argument `model=model`.
 
     Raises:
-        ValueError: the model is not compiled, its backbone is not frozen, or an argument is out of range.
+        ValueError: the model is not compiled, its backbone is not frozen, an argument is out of range, or the labels do
+            not fit the model.
     """
     if model.fine_tune != "head" or not model.compiled:
         raise ValueError(
             '`model` must be compiled and have fine_tune="head". '
             f"Received: fine_tune={model.fine_tune!r}, compiled={model.compiled}"
         )
+    model.check_data(None, train.labels)
+    if validation is not None:
+        model.check_data(None, validation.labels)
     # A separate model with the same layers is trained. If the head itself were compiled, Keras would save the shared
     # optimizer with the head, and not with the complete model.
     trainer = keras.Model(model.head.inputs, model.head.outputs)

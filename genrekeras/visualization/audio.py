@@ -19,16 +19,18 @@ def spectrogram(
     path: StrPath | None = None,
     title: str | None = None,
     offset: float = 0.0,
+    image_range: tuple[float, float] = (0.0, 255.0),
 ) -> Figure:
     """Draw the spectrogram image of a clip, with low frequencies at the bottom.
 
     Args:
-        image: `(mels, frames)`, in 0..255, the output of a front end.
+        image: `(mels, frames)`, the output of a front end.
         seconds: `> 0`, in s, length of the clip.
         frequencies: `(mels,)`, in Hz, center frequency of each row, ascending or descending.
         path: file to save the figure to (png, pdf or svg); `None` to save no file.
         title: title of the figure; `None` for the numbers of bands and frames.
         offset: in s, start of the clip in its file.
+        image_range: values of the darkest and the brightest color, such as `model.image_range`.
 
     Returns:
         The figure.
@@ -37,16 +39,16 @@ def spectrogram(
     figure = Figure(figsize=(9, 4), layout="constrained")
     axes = figure.add_subplot()
     extent = (offset, offset + seconds, -0.5, mels - 0.5)
-    drawn = axes.imshow(image, aspect="auto", origin="lower", cmap="magma", vmin=0, vmax=255, extent=extent)
+    low, high = image_range
+    drawn = axes.imshow(image, aspect="auto", origin="lower", cmap="magma", vmin=low, vmax=high, extent=extent)
     if frequencies[0] > frequencies[-1]:
         axes.invert_yaxis()
     axes.set_yticks(*_frequency_ticks(frequencies))
     axes.set_xlabel("seconds")
     axes.set_ylabel("Hz (mel bands)")
     axes.set_title(plain_text(title or f"{mels} bands, {frames} frames"), fontsize=10)
-    bar = figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.01, label="gray value")
+    bar = figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.01, label="value in the image")
     bar.outline.set_visible(False)
-    bar.set_ticks([0, 64, 128, 192, 255])
     for spine in axes.spines.values():
         spine.set_visible(False)
     return save(figure, path)

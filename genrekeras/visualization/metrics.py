@@ -10,6 +10,8 @@ from genrekeras.utils.progress import printable
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+MAX_GENRES = 50  # largest number of genres in a figure of label pairs
+_MAX_LARGE_CELLS = 16  # with more genres, the cells of such a figure are small
 _TRAINING, _VALIDATION = "#8a8f98", "#1f5fa8"
 
 
@@ -36,39 +38,66 @@ def confusion_matrix(report: Any, path: StrPath | None = None) -> Figure:
     Returns:
         The figure.
     """
-    counts = report.confusion_matrix
-    clips = counts.sum(axis=1, keepdims=True)
-    percentages = np.where(clips > 0, 100 * counts / np.maximum(clips, 1), np.nan)
-    size = 2.6 + 0.62 * len(report.genres)
+    return save(_draw_counts(report, range(len(report.genres)), cell=0.62), path)
+
+
+def label_pairs(report: Any, path: StrPath | None = None) -> Figure:
+    """Draw the label pairs of a multi-label report.
+
+    Rows are true genres, and columns are predicted genres. Each cell shows for which percentage of the clips of its row
+    the genre of its column is predicted. If there are more than 50 genres, the 50 genres with the most clips are shown.
+
+    Args:
+        report: `genrekeras.evaluation.MultiLabelReport`.
+        path: file to save the figure to (png, pdf or svg); `None` to save no file.
+
+    Returns:
+        The figure.
+    """
+    shown = np.sort(np.argsort(-report.genre_counts, kind="stable")[:MAX_GENRES])
+    return save(_draw_counts(report, shown, cell=0.62 if len(shown) <= _MAX_LARGE_CELLS else 0.3), path)
+
+
+def _draw_counts(report, shown, cell):
+    """Draw the numbers of clips by true and predicted genre, as percentages of the clips of a true genre.
+
+    Args:
+        report: report with the property `table`.
+        shown: indices of the genres to draw.
+        cell: in inches, width of a cell. Small cells do not contain the number of clips.
+    """
+    counts, clips = report.table[np.ix_(shown, shown)], report.genre_counts[shown]
+    names = [plain_text(report.genres[index]) for index in shown]
+    percentages = np.where(clips > 0, 100 * counts.T / np.maximum(clips, 1), np.nan).T
+    size, is_large = 2.6 + cell * len(names), cell > 0.5
     figure = Figure(figsize=(size + 0.5, size), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(percentages, cmap="Blues", vmin=0, vmax=100)
     for (row, column), count in np.ndenumerate(counts):
         if count:
             percentage = percentages[row, column]
-            color = "white" if percentage > 55 else "black"
-            axes.text(column, row - 0.12, f"{percentage:.0f}", ha="center", va="center", color=color, fontsize=10)
-            axes.text(column, row + 0.24, f"{count}", ha="center", va="center", color=color, fontsize=6.5, alpha=0.75)
-    ticks = range(len(report.genres))
-    genres = [plain_text(genre) for genre in report.genres]
-    axes.set_xticks(ticks, genres, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(ticks, [f"{genre}  ({n})" for genre, n in zip(genres, clips[:, 0], strict=True)])
+            style = {"ha": "center", "va": "center", "color": "white" if percentage > 55 else "black"}
+            axes.text(column, row - 0.12 * is_large, f"{percentage:.0f}", fontsize=10 if is_large else 6.5, **style)
+            if is_large:
+                axes.text(column, row + 0.24, f"{count}", fontsize=6.5, alpha=0.75, **style)
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), [f"{name}  ({n})" for name, n in zip(names, clips, strict=True)])
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (clips)")
-    bounds = " to ".join(f"{100 * bound:.1f}" for bound in report.accuracy_interval or ())
+    bounds = " to ".join(f"{100 * bound:.1f}" for bound in report.score_interval or ())
     axes.set_title(
         plain_text(f"{report.split}, {report.protocol} protocol, {len(report.labels)} clips") + "\n"
-        f"accuracy {100 * report.accuracy:.1f} %" + (f"  (95 %: {bounds})" if bounds else ""),
+        f"{report.SCORE_NAME} {100 * report.score:.1f} %" + (f"  (95 %: {bounds})" if bounds else ""),
         fontsize=10,
     )
-    axes.set_xticks(np.arange(len(report.genres) + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(len(report.genres) + 1) - 0.5, minor=True)
+    axes.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(names) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="#d8dce2", linewidth=0.6)
     axes.tick_params(which="both", length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
     figure.colorbar(image, ax=axes, label="% of the true genre's clips", fraction=0.046).outline.set_visible(False)
-    return save(figure, path)
+    return figure
 
 
 def learning_curves(
@@ -134,10 +163,12 @@ def learning_curves(
 def reliability(reports: Mapping[str, Any], path: StrPath | None = None) -> Figure:
     """Draw reliability diagrams, which show accuracy against confidence.
 
-    The points of a calibrated model are on the diagonal.
+    The points of a calibrated model are on the diagonal. For a multi-label report, the diagram shows the share of true
+    labels against the probability of a label.
 
     Args:
-        reports: name -> `genrekeras.evaluation.Report`, such as the reports before and after a calibration.
+        reports: name -> `genrekeras.evaluation.Report` or `MultiLabelReport`, such as the reports before and after a
+            calibration.
         path: file to save the figure to; `None` to save no file.
 
     Returns:
@@ -153,8 +184,8 @@ def reliability(reports: Mapping[str, Any], path: StrPath | None = None) -> Figu
         axes.set_xlim(0, 102)
         axes.set_ylim(0, 102)
         axes.set_aspect("equal")
-        axes.set_xlabel("confidence in %")
-        axes.set_ylabel("accuracy in %")
+        axes.set_xlabel(f"{report.RELIABILITY_NAMES[0]} in %")
+        axes.set_ylabel(f"{report.RELIABILITY_NAMES[1]} in %")
         axes.set_title(
             f"{plain_text(name)}: calibration error {report.calibration_error:.3f}\n{len(report.labels)} clips",
             fontsize=10,
@@ -164,7 +195,7 @@ def reliability(reports: Mapping[str, Any], path: StrPath | None = None) -> Figu
 
 
 def comparison(table: pd.DataFrame, path: StrPath | None = None) -> Figure:
-    """Draw the accuracies of several models, and the differences from the first model, with 95 % intervals.
+    """Draw the scores of several models, and the differences from the first model, with 95 % intervals.
 
     A difference is gray if its interval contains 0.
 
@@ -176,10 +207,11 @@ def comparison(table: pd.DataFrame, path: StrPath | None = None) -> Figure:
         The figure.
     """
     figure = Figure(figsize=(9.5, 1.4 + 0.38 * len(table)), layout="constrained")
-    accuracy_axes, difference_axes = figure.subplots(1, 2, sharey=True)
+    score_axes, difference_axes = figure.subplots(1, 2, sharey=True)
+    column, name = ("accuracy", "accuracy") if "accuracy" in table else ("mean_average_precision", "mAP")
     rows = np.arange(len(table))
     for axes, columns, title in (
-        (accuracy_axes, ("accuracy", "low", "high"), f"accuracy in % of {table['clips'].iloc[0]} clips"),
+        (score_axes, (column, "low", "high"), f"{name} in % of {table['clips'].iloc[0]} clips"),
         (
             difference_axes,
             ("difference", "difference_low", "difference_high"),
@@ -199,9 +231,9 @@ def comparison(table: pd.DataFrame, path: StrPath | None = None) -> Figure:
         axes.grid(axis="y", color="#d8dce2", linewidth=0.6)
         axes.set_axisbelow(True)
     difference_axes.axvline(0, color=_TRAINING, linewidth=0.8, linestyle="--")
-    accuracy_axes.set_yticks(rows, [plain_text(name) for name in table.index])
-    accuracy_axes.invert_yaxis()
-    accuracy_axes.margins(y=0.5 / len(table) + 0.1)
+    score_axes.set_yticks(rows, [plain_text(name) for name in table.index])
+    score_axes.invert_yaxis()
+    score_axes.margins(y=0.5 / len(table) + 0.1)
     return save(figure, path)
 
 

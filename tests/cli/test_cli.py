@@ -22,7 +22,7 @@ from conftest import calibrate, small_model, tones, write_fma, write_sine
 from genrekeras import __main__, inference, tags
 from genrekeras.cli import main
 from genrekeras.datasets.fma.download import BASE_URL, DownloadError
-from genrekeras.evaluation import Report
+from genrekeras.evaluation import Calibration, MultiLabelReport, Report
 from genrekeras.inference import predict
 from genrekeras.models.presets import preset_file
 
@@ -235,9 +235,8 @@ def test_predict_with_a_wrong_call(saved, music, tmp_path):
     assert "contains no audio files (0 other files)" in run("predict", tmp_path / "texts", "-m", saved, code=1).stderr
     assert "Missing argument" in run("predict", "-m", saved, code=2).stderr
     wrong = run("predict", music, "-m", tmp_path / "x.keras", code=2).stderr
-    assert (
-        "There is no model file" in wrong and "preset (fma_small), a .keras file, or the output folder of an" in wrong
-    )
+    assert "There is no model file" in wrong and "preset (fma_small, musicnn_msd, musicnn_mtt), a .keras file" in wrong
+    assert "or the output folder of an" in wrong
     assert f"There is no model file {tmp_path}/model.keras" in run("info", tmp_path, code=2).stderr
     (tmp_path / "text.keras").write_text("no model")
     assert "cannot be loaded as a model" in run("predict", music, "-m", tmp_path / "text.keras", code=1).stderr
@@ -455,6 +454,44 @@ def test_evaluate_and_calibrate(tmp_path, monkeypatch):
     small_model().save(tmp_path / "m.keras")
     done = run("evaluate", write_fma(tmp_path / "fma", tracks), "-m", tmp_path / "m.keras", "--split", "validation")
     assert "validation (official protocol, 5 clips" in done.stdout
+
+
+def test_multi_label_reports(tmp_path, monkeypatch, rng):
+    """The model and its reports are replaced, so that only the output of the commands is tested."""
+    labels = rng.random((40, 3)) < 0.4
+    arguments = ("x", "y", "z\x1b"), "test", "official", np.arange(40), labels
+    probabilities = [np.clip(0.3 + x * labels + rng.normal(0, 0.2, (40, 3)), 0, 1) for x in (0.1, 0.4)]
+    first = MultiLabelReport(*arguments, probabilities[0], groups=np.arange(40))
+    second = MultiLabelReport(*arguments, probabilities[1], groups=np.arange(40) % 6)
+    model = small_model(genres=first.genres)
+    monkeypatch.setattr("genrekeras.cli.models.load_data", lambda *arguments: ("40 clips", None))
+    monkeypatch.setattr("genrekeras.evaluation.evaluate", lambda *arguments, **options: first)
+    done = run("evaluate", tmp_path, "-o", tmp_path / "a.json", "--picture", tmp_path / "a.png")
+    low, high = first.genre_roc_auc_interval["x"]
+    assert f"mAP {100 * first.score:.1f} %" in done.stdout and "ROC-AUC       95 %" in done.stdout
+    assert f"{first.genre_roc_auc['x']:6.1%}  {low:5.0%} to {high:4.0%}" in done.stdout and "\x1b" not in done.stdout
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+    second.to_json(tmp_path / "b.json")
+    done = run("compare", tmp_path / "a.json", tmp_path / "b.json", "-o", tmp_path / "c.png")
+    assert "mAP [95 %]" in done.stdout and f"{second.score - first.score:+.1%} [+" in done.stdout.splitlines()[-1]
+    assert f"{second.score:.1%} (too few artists)" in done.stdout
+    run("compare", tmp_path / "a.json", tmp_path / "b.json", "-o", tmp_path / "c.csv")
+    scores = pd.read_csv(tmp_path / "c.csv")["mean_average_precision"].tolist()
+    assert scores == pytest.approx([first.score, second.score])
+
+    def fake_calibrate(given, clips, crops, rejection_rate, precision):
+        given.thresholds = gk.models.Thresholds(1.5, 0.2, None, True, (0.25, precision, 1.0))
+        return Calibration(1.5, given.thresholds, {"correct": 0.05}, first, first)
+
+    monkeypatch.setattr("genrekeras.cli.models.load_model", lambda path: model)
+    monkeypatch.setattr("genrekeras.evaluation.calibrate", fake_calibrate)
+    picture = ["--picture", tmp_path / "r.png"]
+    done = run("calibrate", tmp_path, "--precision", 0.8, "-o", tmp_path / "n.keras", *picture)
+    assert "A genre is predicted above these probabilities: x 0.250, y 0.800, z\\x1b never" in done.stdout
+    assert keras.saving.load_model(tmp_path / "n.keras").thresholds.class_thresholds == (0.25, 0.8, 1.0)
+    for precision in (0, 1):
+        done = run("calibrate", tmp_path, "--precision", precision, "-o", tmp_path / "n.keras", code=2)
+        assert "0<x<1" in done.stderr
 
 
 def test_evaluate_music_with_some_genres_in_another_order(tmp_path, monkeypatch):

@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 from genrekeras.evaluation import intervals
+from genrekeras.evaluation.ranking import mean_over_labels, ranking_scores
+from sklearn import metrics
 
 # Numbers of artists with 1, 2, ... clips, in the official splits of fma_small (FMA's metadata, CC BY 4.0).
 VALIDATION = {1: 111, 2: 32, 3: 19, 4: 13, 5: 10, 6: 8, 7: 6, 8: 4, 9: 1, 10: 2, 11: 3}
@@ -111,3 +114,115 @@ def test_jackknife_by_hand():
     error = np.sqrt(9 / 10 * ((left_out - left_out.mean()) ** 2).sum())
     bounds = np.log(0.6 / 0.4) + np.array([-1, 1]) * 2.262157 * error  # t with 9 degrees of freedom
     assert (low, high) == pytest.approx(tuple(1 / (1 + np.exp(-bounds))), abs=1e-5)
+
+
+def draw_scores(sizes, labels, spread, rng):
+    """Return artists, labels and scores of clips. The scores of an artist are shifted by a normal number.
+
+    The probability of a label differs between artists, and is 0.1 on average. The scores of clips with and without a
+    label are normal, 1.2 apart, with the variance 1 + spread^2.
+    """
+    artists = np.repeat(np.arange(len(sizes)), sizes)
+    is_true = rng.random((len(artists), labels)) < rng.beta(0.3, 2.7, (len(sizes), labels))[artists]
+    shift = spread * rng.standard_normal((len(sizes), labels))[artists]
+    return artists, is_true, 1.2 * is_true + shift + rng.standard_normal(is_true.shape)
+
+
+def true_scores(spread):
+    """Return ROC-AUC and average precision of the distribution of `draw_scores`."""
+    deviation = np.sqrt(1 + spread**2)
+    positive = scipy.stats.norm(1.2, deviation).ppf((np.arange(100_000) + 0.5) / 100_000)
+    hits, false = (scipy.stats.norm(mean, deviation).sf(positive) for mean in (1.2, 0))
+    return (1 - false).mean(), (0.1 * hits / (0.1 * hits + 0.9 * false)).mean()
+
+
+@pytest.mark.parametrize(
+    "sizes, labels, spread",
+    [
+        (np.tile(np.arange(1, 9), 12), 1, 0.7),  # 96 artists; about 35 have clips with the label
+        (np.full(80, 8), 1, 3.0),
+        (np.full(30, 8), 8, 0.7),
+        (np.tile(np.arange(1, 9), 12), 8, 0.7),
+    ],
+)
+def test_coverage_of_ranking_scores(sizes, labels, spread, rng):
+    """Mean ROC-AUC and average precision of labels. Intervals that take clips as independent are too narrow."""
+    truth, draws, covered, covered_by_clips = np.array(true_scores(spread)), 300 // labels, np.zeros(2), np.zeros(2)
+    for _ in range(draws):
+        artists, is_true, scores = draw_scores(sizes, labels, spread, rng)
+
+        def score(weights, is_true=is_true, scores=scores):
+            return np.stack([mean_over_labels(values) for values in ranking_scores(is_true, scores, weights)], axis=1)
+
+        support = np.repeat(is_true.any(axis=1, keepdims=True), 2, axis=1)
+        kinds = [(artists, covered)] + [(np.arange(len(artists)), covered_by_clips)] * (spread > 1)
+        for groups, count in kinds:
+            bounds = np.array(intervals.weighted_intervals(score, groups, support))
+            count += (bounds[:, 0] <= truth) & (truth <= bounds[:, 1])
+    assert covered[0] >= 0.9 * draws and covered[1] >= 0.85 * draws
+    if spread > 1:
+        assert (covered_by_clips < 0.85 * draws).all()
+
+
+def test_ranking_scores_equal_scikit_learn(rng):
+    """To 1e-12, with ties, for integer weights, some of which are 0."""
+    is_true = rng.random((200, 5)) < [0.02, 0.1, 0.5, 0.9, 0]
+    scores = np.round(rng.random((200, 5)) + 0.3 * is_true, 2)
+    weights = rng.integers(0, 3, (200, 4)).astype("float32")
+    weights[is_true[:, 0], 3] = 0  # a sample in which no clip has the first label
+    roc_auc, average_precision = ranking_scores(is_true, scores, weights)
+    for sample, label in np.ndindex(4, 4):
+        arguments = is_true[:, label], scores[:, label]
+        if (sample, label) == (3, 0):
+            assert np.isnan([roc_auc[3, 0], average_precision[3, 0]]).all()
+            continue
+        expected = metrics.roc_auc_score(*arguments, sample_weight=weights[:, sample])
+        assert roc_auc[sample, label] == pytest.approx(expected, abs=1e-12)
+        expected = metrics.average_precision_score(*arguments, sample_weight=weights[:, sample])
+        assert average_precision[sample, label] == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(roc_auc[:, 4]).all() and np.isnan(average_precision[:, 4]).all()
+    np.testing.assert_allclose(mean_over_labels(roc_auc), np.nanmean(roc_auc, axis=1))
+
+
+def test_a_weighted_jackknife_by_a_loop(rng):
+    """Clips are removed, not weighted by 0; the bias is corrected on the logit scale."""
+    artists, is_true, scores = draw_scores(np.arange(1, 31), 1, 0.7, rng)
+    found = intervals.weighted_intervals(lambda weights: ranking_scores(is_true, scores, weights)[1], artists, is_true)
+
+    def logit(rows):
+        value = metrics.average_precision_score(is_true[rows, 0], scores[rows, 0])
+        return np.log(value / (1 - value))
+
+    without = np.array([logit(artists != artist) for artist in range(30)])
+    center = 30 * logit(artists >= 0) - 29 * without.mean()
+    counts = np.bincount(artists[is_true[:, 0]])
+    degrees = counts.sum() ** 2 / (counts**2).sum() - 1
+    half = scipy.stats.t.ppf(0.975, degrees) * np.sqrt(29 / 30 * ((without - without.mean()) ** 2).sum())
+    assert found[0] == pytest.approx((1 / (1 + np.exp(half - center)), 1 / (1 + np.exp(-half - center))), abs=1e-9)
+
+
+def test_groups_of_artists_are_left_out_if_there_are_many(rng):
+    """1,500 artists: the interval is about that of leaving out each artist."""
+    _, is_true, scores = draw_scores(np.ones(1500, int), 1, 0.7, rng)
+    roc_auc = metrics.roc_auc_score(is_true, scores)
+    [(low, high)] = intervals.weighted_intervals(
+        lambda weights: ranking_scores(is_true, scores, weights)[0], np.arange(1500), is_true
+    )
+    positive, negative = scores[is_true], scores[~is_true]  # the standard error of DeLong et al., Biometrics 1988
+    wins = (positive[:, None] > negative).astype(float)
+    parts = [wins.mean(axis=axis).var(ddof=1) / wins.shape[1 - axis] for axis in (0, 1)]
+    assert (high - low) / 2 == pytest.approx(1.97 * np.sqrt(sum(parts)), rel=0.1)
+    assert (high + low) / 2 == pytest.approx(roc_auc, abs=0.01)
+
+
+def test_scores_without_an_interval():
+    is_true = np.zeros((40, 3), bool)
+    is_true[:9, 0] = is_true[:12, 1] = True  # nine artists have the first label, none has the third
+    scores = np.linspace(1, 0, 40)[:, None] * np.ones(3)
+
+    def score(weights):
+        return ranking_scores(is_true, scores, weights)[0]
+
+    found = intervals.weighted_intervals(score, np.arange(40), is_true)
+    assert found == [None, intervals.wilson_interval(12, 12), None]
+    assert intervals.weighted_intervals(score, np.zeros(40), is_true) == [None] * 3

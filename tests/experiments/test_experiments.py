@@ -224,15 +224,16 @@ def test_train_ensemble_on_spectrograms(spectrograms, tmp_path):
     assert wrong.code == 1 and "--groups needs --spectrograms" in wrong.stderr and "Traceback" not in wrong.stderr
 
 
-def test_train_ensemble_under_the_random_protocol(synthetic_cache, tmp_path):
-    """On all frames of crops of audio, with a kernel ridge regression."""
+def test_train_ensemble_on_audio(synthetic_cache, tmp_path):
+    """On all frames of crops, under the random protocol."""
     flags = ["--smoke", "--protocol", "random", "--output", tmp_path / "r"]
     done = run_in_process(EXPERIMENTS / "train_ensemble.py", *flags, cache=synthetic_cache)
     assert done.code == 0, done.stderr
     model = keras.saving.load_model(tmp_path / "r" / "model.keras")
-    assert model.backbone == ("mel_resnet", "mel_kernel")
+    assert model.backbone == ("mel_cnn", "mel_resnet")
     assert model.image_model.input_shape == (None, 128, 44, 1) and model.clip_seconds == 1.0
-    assert list(model.card["training"]["epochs"]) == ["mel_resnet"]  # kernel ridge regression has no epochs
+    assert list(model.card["training"]["epochs"]) == ["mel_cnn", "mel_resnet"]
+    assert "about" not in model.card and "license" not in model.card  # they are those of FMA
     metrics = read_json(tmp_path / "r" / "metrics.json")
     assert metrics["validation_tracks"]["input_coverage"] == "3 crops of 1 s (even)"
 

@@ -53,12 +53,29 @@ def test_probabilities_equal_those_of_keras(format, backbone, tmp_path):
     run, card = export.load(path, format)
     probabilities = run(clips[:2])
     np.testing.assert_allclose(probabilities, model.predict(clips[:2], verbose=0), atol=1e-4)
-    assert card["genres"] == list(gk.GENRES) and card["sample_rate"] == 22050
+    assert card["genres"] == list(gk.GENRES) and card["sample_rate"] == 22050 and not card["multi_label"]
     assert np.ptp(probabilities, axis=1).min() > 0.01 and np.max(probabilities) < 0.99  # sensitive to errors
     assert set(os.listdir(tmp_path)) - {"model.bin"} == {f"model{row.ending}"}
     if os.path.isdir(path):
         with pytest.raises(ValueError, match="must be a new folder"):
             export.export(model, path, format, clips[:3])
+
+
+@pytest.mark.parametrize(
+    "format", [pytest.param(name, marks=() if name == "onnx" else pytest.mark.slow) for name in PACKAGES]
+)
+def test_independent_probabilities_equal_those_of_keras(format, tmp_path):
+    """musicnn: a spectrogram without padding, logarithms, and several labels of a clip."""
+    row = export.FORMATS[format]
+    if BACKEND not in row.backends or (format == "openvino" and NO_OPENVINO):
+        pytest.skip(f"{format} cannot be exported with the backend {BACKEND} here")
+    require(*PACKAGES[format])
+    model = gk.GenreClassifier.from_preset("musicnn_msd")
+    clips, path = tones(np.random.default_rng(3), 3, 48128, 16000) / 2, tmp_path / f"model{row.ending}"
+    assert export.export(model, path, format, clips) < 1e-4
+    run, card = export.load(path, format)
+    np.testing.assert_allclose(run(clips[:2]), model.predict(clips[:2], verbose=0), atol=1e-4)
+    assert card["multi_label"] and card["genres"] == list(model.genres) and card["clip_seconds"] == 3.008
 
 
 @pytest.mark.slow

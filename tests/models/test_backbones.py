@@ -218,9 +218,9 @@ def parts(model):
     }
 
 
-SAVED = [pytest.param("mel_kernel", marks=pytest.mark.backends)]
+SAVED = [pytest.param("mel_cnn", marks=pytest.mark.backends)]
 SAVED += [pytest.param(["mel_cnn", "mel_resnet"], marks=[pytest.mark.backends, pytest.mark.slow])]
-SAVED += [pytest.param(name, marks=pytest.mark.slow) for name in ("mel_cnn", *RGB)]
+SAVED += [pytest.param(name, marks=pytest.mark.slow) for name in RGB]
 
 
 @pytest.mark.parametrize("name", SAVED, ids=str)

@@ -47,12 +47,24 @@ def test_weighted_mean_of_logits(rng):
             average(models, weights)
 
 
+def test_mean_of_logits_of_models_with_several_labels(rng):
+    waveforms = tones(rng, 5, 22050)
+    models = [calibrate(member("mel_cnn", multi_label=True), waveforms) for _ in range(2)]
+    probabilities = [model.predict(waveforms, verbose=0).astype("float64") for model in models]
+    logits = np.mean([np.log(each / (1 - each)) for each in probabilities], axis=0)
+    ensemble = average(models)
+    assert ensemble.multi_label and np.abs(probabilities[0] - probabilities[1]).max() > 1e-2
+    np.testing.assert_allclose(ensemble.predict(waveforms, verbose=0), 1 / (1 + np.exp(-logits)), atol=1e-5)
+    with pytest.raises(ValueError, match="must have the same genres, multi_label"):
+        average([models[0], member("mel_cnn")])
+
+
 def test_models_that_cannot_be_averaged():
     with pytest.raises(ValueError, match="must contain at least one model"):
         average([])
-    model = member("mel_kernel")
+    model = member("mel_cnn")
     with pytest.raises(ValueError, match="must have the same genres"):
-        average([model, member("mel_kernel", genres=["a", "b", "d"])])
+        average([model, member("mel_cnn", genres=["a", "b", "d"])])
     with pytest.raises(ValueError, match="must not contain averages"):
         average([average([model]), model])
     with pytest.raises(ValueError, match=r'must contain "mel_\.\.\." names only'):

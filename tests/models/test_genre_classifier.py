@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import calibrate, mixed_precision, numpy, small_model, tones
-from genrekeras.models import Thresholds, backbones
+from genrekeras.models import Thresholds, backbones, save_float16
 
 
 @pytest.fixture
@@ -92,6 +92,73 @@ def test_keras_file_round_trip(waveforms, tmp_path, is_compiled):
     assert (loaded.genres, loaded.sample_rate, loaded.clip_seconds) == (gk.GENRES, 22050, 1.0)
 
 
+# The eight subsets of three genres.
+SUBSETS = (np.arange(8)[:, None] >> np.arange(3) & 1).astype("float32")
+
+
+@pytest.mark.backends
+def test_several_genres_of_a_clip(waveforms, tmp_path):
+    """The probabilities are independent of each other. Training, folding, and files keep them."""
+    model = calibrate(small_model(genres=("a", "b", "c"), multi_label=True, dropout=0.0), waveforms)
+    before = model.predict(waveforms, verbose=0)
+    assert np.abs(before.sum(axis=1) - 1).min() > 0.05 and before.min() > 0 and before.max() < 1
+    model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy")
+    history = model.fit(waveforms, SUBSETS, epochs=12, batch_size=8, verbose=0).history
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+    probabilities = numpy(model(waveforms))
+    np.testing.assert_allclose(model.for_inference().predict(waveforms, verbose=0), probabilities, atol=1e-4)
+    for name, save in {"whole": gk.GenreClassifier.save, "half": save_float16}.items():
+        save(model, tmp_path / f"{name}.keras")
+        loaded = gk.load_model(tmp_path / f"{name}.keras")
+        assert loaded.multi_label and loaded.get_config()["multi_label"]
+        np.testing.assert_allclose(numpy(loaded(waveforms)), probabilities, atol=1e-4 if name == "whole" else 1e-2)
+    assert not small_model(backbone="mel_cnn").multi_label
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        (np.arange(8), r"`multi_label=True` must have the shape \(batch, 3\).*Received: shape=\(8,\), dtype=int64"),
+        (["Rock"] * 8, r"must have the shape \(batch, 3\).*Received: shape=\(8,\)"),
+        (np.zeros((8, 1)), r"must have the shape \(batch, 3\).*Received: shape=\(8, 1\)"),
+        (np.zeros((8, 4)), r"must have the shape \(batch, 3\).*Received: shape=\(8, 4\)"),
+        (2 * SUBSETS, r"must lie in \[0, 1\]\. Received: label 2.0, shape=\(8, 3\)"),
+        (SUBSETS - 1, r"must lie in \[0, 1\]\. Received: label -1.0"),
+        (np.full((8, 3), np.nan), r"must lie in \[0, 1\]\. Received: label nan"),
+    ],
+)
+def test_labels_that_are_not_rows_of_several_genres(waveforms, labels, message):
+    model = small_model(genres=("a", "b", "c"), multi_label=True)
+    model.compile("adam", "binary_crossentropy")
+    for call in (model.fit, model.evaluate, lambda x, y: model.fit(x, SUBSETS, validation_data=(x, y))):
+        with pytest.raises(ValueError, match=message):
+            call(waveforms, labels)
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        (SUBSETS, r"several labels of a clip.*multi_label=True.*Received: shape=\(8, 3\), a row whose sum is 3"),
+        (np.zeros((8, 4)), r"or rows with the shape \(batch, 3\)\. Received: shape=\(8, 4\)"),
+        (np.full((8, 3), [2.0, -1.0, 0.0]), r"must lie in \[0, 1\]\. Received: label 2.0, shape=\(8, 3\)"),
+    ],
+)
+def test_rows_of_several_genres_for_a_model_of_one(waveforms, labels, message):
+    model = small_model(genres=("a", "b", "c"))
+    with pytest.raises(ValueError, match=message):
+        model.check_data(waveforms, labels)
+    model.check_data(waveforms, np.full((8, 3), 1 / 3, "float16"))  # as of mixed clips
+    model.check_data(waveforms, np.eye(3, dtype=int)[np.arange(8) % 3])
+
+
+def test_data_with_another_number_of_labels_per_clip():
+    class Data(keras.utils.PyDataset):
+        multi_label = True
+
+    with pytest.raises(ValueError, match=r"`multi_label` is not the model's False\. Received: multi_label=True"):
+        small_model().check_data(Data())
+
+
 @pytest.mark.backends
 def test_automatic_jit_compilation_is_saved_as_such():
     """Another backend may have another default; an explicit value is saved."""
@@ -114,6 +181,7 @@ def test_config_keeps_all_arguments(tmp_path):
         stem="new",
         fine_tune="stem",
         dropout=0.25,
+        multi_label=True,
         waveform_augmentation=[gk.layers.RandomNoise(5.0, 20.0, seed=3)],
         image_augmentation=[gk.layers.SpecAugment(time_width=4, share=0.5, seed=4)],
         thresholds={"temperature": 1.5, "max_ood_score": 4.0},
@@ -135,9 +203,9 @@ def test_config_keeps_all_arguments(tmp_path):
 def test_the_default_front_end_is_saved(model, waveforms, monkeypatch, tmp_path):
     """A loaded model does not depend on the default of a later version."""
     model.save(tmp_path / "genre.keras")
-    monkeypatch.setattr(
-        "genrekeras.models.genre_classifier.default_front_end", lambda: pytest.fail("the default was used")
-    )
+    other = backbones.FrontEnd(lambda: pytest.fail("the default was used"), 2.0, (0.0, 1.0))
+    row = backbones.BACKBONES[model.backbone]._replace(front_end=other)
+    monkeypatch.setitem(backbones.BACKBONES, model.backbone, row)
     loaded = keras.saving.load_model(tmp_path / "genre.keras")
     np.testing.assert_allclose(numpy(loaded(waveforms)), numpy(model(waveforms)), atol=1e-5)
     saved = [layer["class_name"] for layer in loaded.get_config()["front_end"]]
@@ -242,7 +310,7 @@ def test_fit_accepts_the_arguments_of_keras(waveforms):
     """One callback, a list or a `CallbackList` with batches, and positional arguments."""
     clips = [{"audio": clip, "genre": i % 2, "track_id": i} for i, clip in enumerate(waveforms)]
     split = type("Clips", (list,), {"sample_rate": 22050, "genres": ("a", "b")})(clips)
-    model = compiled(small_model(backbone="mel_kernel", genres=("a", "b")))
+    model = compiled(small_model(backbone="mel_cnn", genres=("a", "b")))
     epochs = []
     recorder = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: epochs.append(epoch))
     data = gk.datasets.batches(split, 8, 1.0)
@@ -307,6 +375,7 @@ def test_a_single_layer_and_a_sequential_model_as_arguments():
         ({"pretrained": True}, "`pretrained` must be"),
         ({"waveform_augmentation": "noise"}, "`waveform_augmentation` must be a sequence of layers"),
         ({"dropout": None}, "`dropout` must lie in"),
+        ({"multi_label": 1}, "`multi_label` must be True or False"),
         ({"clip_seconds": 0.1}, "at least 32 mels and 32 frames"),
         ({"front_end": [gk.layers.SpectrogramToImage()]}, "`front_end` must contain one MelSpectrogram"),
         ({"front_end": [gk.layers.MelSpectrogram()]}, "`front_end` must compute images"),
@@ -340,7 +409,7 @@ def test_thresholds():
 
 
 def test_training_removes_card_and_thresholds(waveforms):
-    model = small_model(backbone="mel_kernel", card={"scores": []}, thresholds={"temperature": 2.0})
+    model = small_model(backbone="mel_cnn", card={"scores": []}, thresholds={"temperature": 2.0})
     compiled(model).fit(waveforms, np.arange(8), verbose=0)
     assert not model.card and model.thresholds == Thresholds()
 
@@ -378,7 +447,7 @@ def test_mixed_precision_keeps_front_end_and_probabilities_in_float32(waveforms)
 def test_training_in_half_precision_continues_in_float32(waveforms, tmp_path, recwarn):
     """The state of the optimizer is loaded under another dtype policy."""
     with mixed_precision("mixed_float16"):
-        model = small_model(backbone="mel_kernel")
+        model = small_model(backbone="mel_cnn")
         model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
         model.fit(waveforms, np.arange(8), batch_size=4, verbose=0)
         model.save(tmp_path / "model.keras")

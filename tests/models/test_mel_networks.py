@@ -9,24 +9,14 @@ import pytest
 from conftest import numpy, small_model
 from genrekeras.layers.temporal import RandomTemporalSubsample
 from genrekeras.models import backbones, folding
-from genrekeras.models.backbones.mel_kernel import GaussianKernel
 
 NAMES = ("mel_cnn", "mel_resnet")
 
 
 @pytest.mark.backends
-@pytest.mark.parametrize("name", [*NAMES, "mel_kernel"])
+@pytest.mark.parametrize("name", NAMES)
 def test_extreme_images(name, extremes):
     assert np.isfinite(numpy(backbones.FeatureExtractor(name, (64, 40, 1))(extremes))).all()
-
-
-@pytest.mark.backends
-def test_gaussian_kernel(rng):
-    x, layer = rng.normal(0, 0.3, (5, 3)).astype("float32"), GaussianKernel(7)
-    kernels = numpy(layer(x))
-    [landmarks] = layer.get_weights()
-    np.testing.assert_allclose(kernels, np.exp(-((x[:, None] - landmarks) ** 2).sum(axis=2)), rtol=1e-5)
-    assert kernels.shape == layer.compute_output_shape(x.shape) and layer.get_config()["count"] == 7
 
 
 @pytest.mark.backends
@@ -103,5 +93,5 @@ def test_export(form, ending, package, tmp_path):
     if form == "openvino" and sys.version_info >= (3, 13):
         pytest.skip("the converter of OpenVINO fails on Python 3.13 if TensorFlow is installed")
     front_end = gk.datasets.sampled_logmel_front_end(frames=80, sample_rate=22050, n_mels=64)
-    model = small_model(backbone=[*NAMES, "mel_kernel"], front_end=front_end, genres=["a", "b"])
+    model = small_model(backbone=list(NAMES), front_end=front_end, genres=["a", "b"])
     assert gk.export.export(model, tmp_path / f"m.{ending}", form) < 1e-4

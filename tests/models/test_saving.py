@@ -240,7 +240,7 @@ def check_invalid_configs(members, path):
         ({"genres": [str(number) for number in range(1_000_000)]}, "at most 10000"),
         ({"backbone": "../../etc/passwd"}, "`backbone` must be one of"),
         ({"backbone": 3}, ""),
-        ({"backbone": 65 * ["mel_kernel"]}, "at most 64 names"),
+        ({"backbone": 65 * ["mel_cnn"]}, "at most 64 names"),
         ({"dropout": "high"}, "`dropout` must lie in"),
         ({"front_end": front_end({"n_fft": 1 << 20})}, "`n_fft` must be at most 65536"),
         ({"front_end": front_end({"n_mels": 1 << 20})}, "`n_mels` at most"),

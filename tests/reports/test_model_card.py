@@ -65,7 +65,7 @@ def test_describe():
     lines = dict(reports.describe(model))
     assert lines["data"] == "mine, official protocol: 100 train, 20 validation, 20 test clips"
     assert lines["training"] == "script x.py, epochs 3"
-    assert lines["scores"].startswith("test (official protocol, 20 clips, first 1 s): 85.0 % [64.0, 95.0]")
+    assert lines["scores"].startswith("test (official protocol, 20 clips, first 1 s): accuracy 85.0 % [64.0, 95.0]")
     assert "were not saved with the model" in dict(reports.describe(small_model()))["card"]
 
 
@@ -124,9 +124,51 @@ def test_the_model_card(tmp_path):
     reports.model_card(small_model(), tmp_path / "empty.md")
     text = (tmp_path / "empty.md").read_text()
     assert text.index("\nimport genrekeras") < text.index("\nimport keras")  # which registers the classes
-    for part in ("training data is unknown", "scores are unknown", "was not calibrated", "No prediction is marked"):
+    for part in ("training data is unknown", "No scores were saved", "was not calibrated", "No prediction is marked"):
         assert part in text, part
     json.dumps(yaml.safe_load(text.split("---\n")[1]))
+
+
+def test_the_model_card_of_a_multi_label_model(tmp_path):
+    score = {
+        **{key: value for key, value in SCORE.items() if key not in ("accuracy", "accuracy_interval_95")},
+        "multi_label": True,
+        "artists": 15,
+        "interval_method": "jackknife over 15 artists",
+        "mean_average_precision": 0.45,
+        "mean_average_precision_interval_95": [0.4, 0.51],
+        "genre_roc_auc": {"a": 0.9, "b": None, "c": 0.8},
+        "genre_roc_auc_interval_95": {"a": [0.85, 0.94], "b": None, "c": None},
+    }
+    thresholds = {"temperature": 1.5, "class_thresholds": [0.25, 0.5, 1.0]}
+    calibration = {
+        **thresholds,
+        "precision": 0.8,
+        "low_confidence_share": {},
+        "on": {"split": "validation", "protocol": "official", "input_coverage": "first 1 s", "clips": 20},
+        "calibration_error": {"before": 0.2, "after": 0.1},
+    }
+    card = {**CARD, "scores": [score], "calibration": calibration}
+    model = small_model(genres=["a", "b", "c"], thresholds=thresholds, card=card)
+    lines = dict(reports.describe(model))
+    assert lines["scores"].startswith(
+        "test (official protocol, 20 clips, first 1 s): mAP 45.0 % [40.0, 51.0], macro-F1"
+    )
+    assert lines["predicted"] == "above these probabilities: a 0.250, b 0.500, c never"
+    reports.model_card(model, tmp_path / "card.md")
+    _, head, body = (tmp_path / "card.md").read_text().split("---\n", 2)
+    [result] = yaml.safe_load(head)["model-index"][0]["results"]
+    assert result["metrics"][0] == {"type": "mean_average_precision", "value": 0.45}
+    for part in (
+        "| clips | mAP | 95 % interval |",
+        "| 20 | 45.0 % | 40.0 to 51.0 | 0.840 |",
+        "| genre | ROC-AUC | 95 % interval |",
+        "| a | 90 % | 85 to 94 |\n| c | 80 % |  |\n",
+        "chosen on the same clips, for a precision of 0.8. The thresholds are: a 0.250, b 0.500, c never.",
+        "independent of each other, not clips: jackknife over 15 artists.",
+    ):
+        assert part in body, part
+    assert "Most frequent errors" not in body and "recall" not in body
 
 
 def test_names_are_not_markup(tmp_path):

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 from genrekeras import reports
-from genrekeras.evaluation import Report
+from genrekeras.evaluation import MultiLabelReport, Report
 
 GENRES = ("Rock & Roll", "<b>Pop</b>", "Folk")
 CONFIG = {
@@ -91,6 +91,37 @@ def test_intervals_by_artist(artists, interval, folder, rng, tmp_path):
         assert interval in page and f"{100 * low:.1f} to {100 * high:.1f}" in page and "too few artists" not in page
     else:
         assert "too few artists for an interval: 3" in page and "<td>too few artists</td>" in page
+
+
+@pytest.mark.parametrize("artists, genres", [(15, 3), (5, 3), (None, 3), (15, 51)])
+def test_a_multi_label_run(artists, genres, folder, rng, tmp_path):
+    names = tuple(f"<g{i}>" for i in range(genres))
+    for name in ("validation", "test"):
+        for kind in ("", "_tracks", "_tracks_uncalibrated"):
+            labels = rng.random((40, genres)) < 0.4
+            arguments = names, name, "official", np.arange(40), labels, rng.random((40, genres)), "3 crops"
+            groups = None if artists is None else np.arange(40) % artists
+            report = MultiLabelReport(*arguments, groups, thresholds=np.full(genres, 0.3))
+            report.to_json(folder / f"{name}{kind}.json")
+    calibration = {**CARD["calibration"], "class_thresholds": [0.3] * genres, "precision": None}
+    (folder / "card.json").write_text(json.dumps({"calibration": calibration}))
+    run = reports.load_run(folder)
+    report = run.reports["test_tracks"]
+    reports.html(run, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert f'<span class="big">{100 * report.score:.1f} %</span> mAP on 40 test clips' in page and "<g0>" not in page
+    assert "<th>ROC-AUC</th>" in page and "recall" not in page
+    assert "genres were chosen on the same clips, for the best F1 score" in page
+    assert "the diagonal, share of true labels equals probability" in page
+    first = f"<td>{report.genre_counts[0]}</td><td>{100 * report.genre_roc_auc[names[0]]:.0f} %</td>"
+    assert f"&lt;g0&gt;</td>{first}" in page
+    assert ("Label pairs. Rows are true genres" in page) == (genres == 3)
+    if genres == 3:
+        cell = report.label_pairs[0, 1]
+        assert f">{100 * cell / report.genre_counts[0]:.0f}<small>{cell}</small>" in page
+    too_few = f"too few artists for an interval: {artists}"
+    method = {15: "jackknife over 15 artists", 5: too_few, None: "assume that clips are independent"}
+    assert method[artists] in page and "Wilson" not in page
 
 
 def test_no_external_resources_and_escaped_names(folder, tmp_path):

@@ -8,6 +8,7 @@ import types
 
 import genrekeras as gk
 import keras
+import numpy as np
 import pytest
 from conftest import EXPERIMENTS, small_model
 from genrekeras.models.backbones import PretrainedWeightsError
@@ -134,6 +135,23 @@ def test_spectrograms_and_audio_exclude_each_other(experiment):
         experiment(nothing, "--spectrograms", "f.npz", "--data-dir", "FMA", spectrograms=True)
 
 
+def test_spectrograms_of_another_size_and_of_other_genres(experiment, rng):
+    labels, models = np.arange(12) % 3, []
+    content = {"decibels": rng.integers(0, 256, (12, 64, 50), "uint8"), "split": np.arange(12) // 8}
+    content |= {"track_id": np.arange(12), "label": labels, "genres": ["jazz", "metal", "choral"]}
+    np.savez("f.npz", **content, sample_rate=16000)
+    flags = ["--spectrograms", "f.npz", "--output"]
+    experiment(lambda run: models.append(recipe.classifier(run, "mel_cnn")), *flags, "r", spectrograms=True)
+    [model] = models
+    assert model.image_model.input_shape == (None, 64, 50, 1) and model.sample_rate == 16000
+    assert model.genres == ("jazz", "metal", "choral")
+    for change in ({"split": np.ones(12, int)}, {"genres": ["jazz"], "label": np.zeros(12, int)}):
+        np.savez("f.npz", **{**content, **change})
+        with pytest.raises(SystemExit, match="at least two genres and two training tracks are required"):
+            experiment(nothing, *flags, "s", spectrograms=True)
+        assert not os.listdir("s")
+
+
 def test_random_protocol_prints_a_note(experiment, capsys):
     experiment(nothing, "--smoke", "--protocol", "random", "--output", "r")
     assert "the test split is the validation split. Scores are too high" in capsys.readouterr().out
@@ -144,7 +162,7 @@ def test_help(capsys, monkeypatch):
     for network, spectrograms, present, absent in (
         (True, False, "--data-dir --protocol --epochs --pretrained --stem --fine-tune --wandb", "--spectrograms"),
         (True, True, "--spectrograms --members --seed --output --smoke", "--epochs"),
-        (False, True, "--spectrograms --resume --save-every", "--members"),
+        (False, False, "--data-dir --resume --save-every", "--epochs"),
     ):
         with pytest.raises(SystemExit):
             options.parse_flags("What is the result?", network, spectrograms)

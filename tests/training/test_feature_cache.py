@@ -265,6 +265,21 @@ def test_the_state_of_another_run_is_refused(synthetic, kept, finished_state, ch
         training.fit_head(make_model(synthetic), other, epochs=2, **options)
 
 
+def test_several_genres_of_a_clip(rng):
+    """Rows of labels train a head with a sigmoid."""
+    model = small_model(genres=["a", "b", "c"], multi_label=True)
+    model.fine_tune = "head"
+    model.compile(keras.optimizers.Adam(0.05), "binary_crossentropy")
+    labels = (np.arange(8)[:, None] >> np.arange(3) & 1).astype("float32")
+    features = np.concatenate([labels, rng.normal(0, 0.1, (8, 253))], axis=1).astype("float32")
+    data = feature_cache.Features(features, labels, np.arange(8))
+    training.fit_head(model, data, data, epochs=40, verbose=0)
+    predicted = numpy(model.head(features))
+    assert ((predicted > 0.5) == labels).all()
+    with pytest.raises(ValueError, match=r"must have the shape \(batch, 3\)"):
+        training.fit_head(model, data, data._replace(labels=np.arange(8)), verbose=0)
+
+
 def test_bad_input(synthetic, split, tmp_path):
     model = small_model(genres=synthetic.genres)
     with pytest.raises(ValueError, match=r"`model\.fine_tune` must be"):

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from genrekeras.evaluation import Report
+from genrekeras.evaluation import MultiLabelReport, Report
 from genrekeras.evaluation.comparison import compare
 from genrekeras.inference.embeddings import Embeddings
 from genrekeras.visualization import collection_map, comparison, learning_curves, reliability, spectrogram, timeline
@@ -23,6 +23,25 @@ def test_confusion_matrix(tmp_path):
     assert texts == ["67", "2", "33", "1", "100", "1"]  # percentage of the row and clips; empty cells without clips
     assert [label.get_text() for label in axes.get_yticklabels()] == ["x  (3)", "y  (1)", "z  (0)"]
     assert "random protocol, 4 clips" in axes.get_title() and "50.0 %" in axes.get_title()
+
+
+def test_label_pairs(rng):
+    """The 50 of 60 genres with the most clips, in their order; cells of many genres have no numbers of clips."""
+    labels = rng.random((80, 60)) < np.where(np.arange(60) % 6 == 0, 0.1, 0.5)
+    genres = tuple(f"g{i}" for i in range(60))
+    report = MultiLabelReport(genres, "test", "official", np.arange(80), labels, 0.4 + 0.2 * labels)
+    axes = report.plot().axes[0]
+    names = [text.get_text().split("  ") for text in axes.get_yticklabels()]
+    assert [name for name, _ in names] == [genre for i, genre in enumerate(genres) if i % 6]
+    assert names[0][1] == f"({labels[:, 1].sum()})"
+    texts = [int(text.get_text()) for text in axes.texts]
+    both = labels[:, 1:3].all(axis=1).sum()
+    assert len(texts) == 2500 and texts[0] == 100 and texts[1] == round(100 * both / labels[:, 1].sum())
+    assert "mAP 100.0 %" in axes.get_title()
+    few = MultiLabelReport(genres[:3], "test", "official", np.arange(80), labels[:, :3], 0.4 + 0.2 * labels[:, :3])
+    assert len(few.plot().axes[0].texts) == 18
+    diagram = reliability({"x": few}).axes[0]
+    assert (diagram.get_xlabel(), diagram.get_ylabel()) == ("probability in %", "share of true labels in %")
 
 
 def test_learning_curves(tmp_path):

@@ -98,7 +98,7 @@ class Check:
         tables = {split: part for split in SPLITS if len(part := readable[readable["split"] == split])}
         table = concentration_of_tables(tables)
         if table["artists"].notna().any():
-            lines += ["", "Artists, and the number of independent tracks with the same precision (effective_size):"]
+            lines += ["", "Artists of each split and genre:"]
             lines += table.round(1).to_string().splitlines()
         lines += [f"Note: {note}" for note in self.notes]
         verdict = "USABLE." if self.usable else f"NOT A COMPLETE fma_{self.subset}: {'; '.join(self.problems)}."

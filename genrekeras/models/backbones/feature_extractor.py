@@ -6,7 +6,7 @@ from typing import Literal
 
 import keras
 from genrekeras.models.backbones.gray_stem import call_on_gray
-from genrekeras.models.backbones.registry import Backbone, MelBackbone, get, members
+from genrekeras.models.backbones.registry import Backbone, MelBackbone, get, members, presets_of
 
 _MAX_MELS, _MAX_PIXELS = 4096, 1 << 22
 STEMS = ("fold", "new")
@@ -23,27 +23,27 @@ class FeatureExtractor(keras.Model):
     network can be loaded on every backend.
 
     Args:
-        backbone: a key of `BACKBONES`, or a sequence of at most 64 `"mel_..."` names. The networks of a sequence
-            are applied in parallel, and their features are concatenated.
+        backbone: a key of `BACKBONES`, or a sequence of at most 64 `"mel_..."` names or `"musicnn"`. The networks of a
+            sequence are applied in parallel, and their features are concatenated.
         image_shape: `(mels, frames, 1)`.
         stem: `"fold"` or `"new"` (see `genrekeras.models.backbones.registry`). A `"mel_..."` backbone has its own stem
-            and does not use this argument.
-        fine_tune: which layers are trainable: `"all"`, `"stem"` (the first convolution) or `"head"` (no layer of the
-            backbone). It can be changed later by assigning `network.fine_tune`. Frozen batch normalization uses the
-            moving statistics and does not update them. Dropout layers (such as drop-connect) are active with `"all"`
-            only. Keras itself would keep the dropout layers of frozen blocks active.
+            and does not use this argument. `"musicnn"` refuses `"new"`.
+        fine_tune: which layers are trainable: `"all"`, `"stem"` (the first convolution; the five first ones of
+            `"musicnn"`) or `"head"` (no layer of the backbone). It can be changed later by assigning
+            `network.fine_tune`. Frozen batch normalization uses the moving statistics and does not update them. Dropout
+            layers (such as drop-connect) are active with `"all"` only. Keras itself would keep the dropout layers of
+            frozen blocks active.
         momentum: momentum of all batch normalizations. `None` keeps Keras' default, 0.99.
         name: as in `keras.Model`.
         trainable: as in `keras.Model`.
 
-    Input shape: `(batch, mels, frames, 1)` in [0, 255].
+    Input shape: `(batch, mels, frames, 1)` in the range `get(backbone).front_end.image_range`.
 
     Output shape: `(batch, features)`.
 
     Raises:
-        ValueError: an argument is unknown, or the image is too small or too large. It must have at least 32 mels
-            (`"mel_kernel"`: 40), 32 frames, at most 4,096 mels and at most 2^22 pixels. With the default front end,
-            2^22 pixels are 12 minutes.
+        ValueError: an argument is unknown, or the image is too small or too large. It must have at least 32 mels and 32
+            frames, at most 4,096 mels and at most 2^22 pixels. With the default front end, 2^22 pixels are 12 minutes.
     """
 
     def __init__(
@@ -57,8 +57,7 @@ class FeatureExtractor(keras.Model):
         trainable: bool = True,
     ):
         row = get(backbone)
-        if stem not in STEMS:
-            raise ValueError(f"`stem` must be one of {STEMS}. Received: stem={stem!r}")
+        check_stem(backbone, stem)
         _check_fine_tune(fine_tune)
         _check_image_shape(image_shape)
         image = keras.Input(image_shape, name="image")
@@ -91,7 +90,10 @@ class FeatureExtractor(keras.Model):
     def fine_tune(self, value: Literal["head", "stem", "all"]) -> None:
         _check_fine_tune(value)
         row = get(self.backbone)
-        stems = [row.stem] if isinstance(row, Backbone) else [f"{name}_conv1" for _, name in members(self.backbone)]
+        if isinstance(row, Backbone):
+            stems = [row.stem]
+        else:
+            stems = [f"{prefix}_{stem}" for name, prefix in members(self.backbone) for stem in get(name).stem]
         for layer in self.layers:
             layer.trainable = value == "all" or (value == "stem" and layer.name in stems)
             if layer.name in self._drop_rates:
@@ -108,6 +110,17 @@ class FeatureExtractor(keras.Model):
             "name": self.name,
             "trainable": self.trainable,
         }
+
+
+def check_stem(backbone: str | Sequence[str], stem: str) -> None:
+    """Raise `ValueError` if `stem` is unknown, or not possible for the backbone."""
+    if stem not in STEMS:
+        raise ValueError(f"`stem` must be one of {STEMS}. Received: stem={stem!r}")
+    if stem == "new" and presets_of(backbone):
+        raise ValueError(
+            f'`stem="new"` replaces the first convolution of a network for RGB images, which {backbone} is not. For '
+            f"random weights, pass `pretrained=None`. Received: stem={stem!r}"
+        )
 
 
 def _check_fine_tune(fine_tune):

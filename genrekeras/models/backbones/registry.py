@@ -1,4 +1,4 @@
-"""Table of the backbones: networks of `keras.applications`, EfficientNet-Lite0, and small networks for spectrograms.
+"""Table of the backbones: networks of `keras.applications`, EfficientNet-Lite0, and networks for spectrograms.
 
 `FeatureExtractor` builds a backbone with random weights. `load_pretrained` copies the weights of the RGB network into
 the backbone. A network for RGB images needs a stem for gray images. There are two stems:
@@ -12,11 +12,13 @@ the backbone. A network for RGB images needs a stem for gray images. There are t
   the mean and standard deviation of the gray values of ImageNet.
 """
 
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
-from genrekeras.models.backbones import efficientnet_lite, mel_kernel, mel_networks
+from genrekeras.models.backbones import efficientnet_lite, mel_networks, musicnn
+from genrekeras.models.backbones.front_end import GRAY_IMAGES, FrontEnd
 
 _MAX_MEMBERS = 64
 # Mean and standard deviation of the gray values of ImageNet, in [0, 255]. They are computed from the means of its
@@ -37,6 +39,7 @@ class Backbone(NamedTuple):
         manual_download: what to do if the ImageNet weights cannot be downloaded. `{cache}` is replaced by the folder of
             Keras' cache.
         weights_url: URL of the ImageNet weights; `None` if a Python package contains them.
+        front_end: default front end and clip length, and the range of the images.
     """
 
     constructor: Callable[..., keras.Model]
@@ -46,18 +49,24 @@ class Backbone(NamedTuple):
     new_stem_offset: float
     manual_download: str
     weights_url: str | None = None
+    front_end: FrontEnd = GRAY_IMAGES
 
 
 class MelBackbone(NamedTuple):
-    """A network for gray images without pretrained weights, one row of the table `BACKBONES`.
+    """A network for images with one channel, one row of the table `BACKBONES`.
 
     Attributes:
         constructor: function that computes the features. Its arguments are the image, `(batch, mels, frames, 1)`, and a
-            prefix of layer names. If there is a convolution, the first one is the stem, and its name is the prefix
-            followed by "_conv1".
+            prefix of layer names.
+        stem: names of the first convolutions, without the prefix and the underscore after it.
+        presets: name of pretrained weights -> preset that contains them.
+        front_end: default front end and clip length, and the range of the images.
     """
 
     constructor: Callable[[keras.KerasTensor, str], keras.KerasTensor]
+    stem: tuple[str, ...] = ("conv1",)
+    presets: Mapping[str, str] = types.MappingProxyType({})
+    front_end: FrontEnd = GRAY_IMAGES
 
 
 BACKBONES: dict[str, Backbone | MelBackbone] = {
@@ -91,7 +100,12 @@ BACKBONES: dict[str, Backbone | MelBackbone] = {
     ),
     "mel_cnn": MelBackbone(mel_networks.mel_cnn),
     "mel_resnet": MelBackbone(mel_networks.mel_resnet),
-    "mel_kernel": MelBackbone(mel_kernel.mel_kernel),
+    "musicnn": MelBackbone(
+        musicnn.musicnn,
+        stem=musicnn.FIRST_CONVOLUTIONS,
+        presets=types.MappingProxyType({"msd": "musicnn_msd", "mtt": "musicnn_mtt"}),
+        front_end=musicnn.LOG_MELS,
+    ),
 }
 
 
@@ -99,7 +113,8 @@ def get(name: str | Sequence[str]) -> Backbone | MelBackbone:
     """Return the row of a backbone. For a sequence of names, check all names and return the first row.
 
     Raises:
-        ValueError: a name is unknown, there are too many names, or several names are not all `"mel_..."`.
+        ValueError: a name is unknown, there are too many names, or the networks of a sequence are not all `"mel_..."`,
+            or all `"musicnn"`.
     """
     names = (name,) if isinstance(name, str) else tuple(name) if isinstance(name, (list, tuple)) else ()
     if not names or not all(isinstance(one, str) and one in BACKBONES for one in names):
@@ -107,13 +122,22 @@ def get(name: str | Sequence[str]) -> Backbone | MelBackbone:
     if len(names) > _MAX_MEMBERS:
         raise ValueError(f"`backbone` must be at most {_MAX_MEMBERS} names. Received: {len(names)} names")
     rows = [BACKBONES[one] for one in names]
-    if not isinstance(name, str) and not all(isinstance(row, MelBackbone) for row in rows):
-        raise ValueError(f'A list of backbones must contain "mel_..." names only. Received: backbone={name!r}')
+    is_average = all(isinstance(row, MelBackbone) and row.front_end is rows[0].front_end for row in rows)
+    if not isinstance(name, str) and not is_average:
+        raise ValueError(
+            f'A list of backbones must contain "mel_..." names only, or "musicnn" only. Received: backbone={name!r}'
+        )
     return rows[0]
 
 
 def members(name: str | Sequence[str]) -> list[tuple[str, str]]:
-    """Return (name, prefix of its layers) for each network of a `"mel_..."` backbone."""
+    """Return (name, prefix of its layers) for each network of a backbone for images with one channel."""
     if isinstance(name, str):
         return [(name, name)]
     return [(member, f"{member}_{index}") for index, member in enumerate(name)]
+
+
+def presets_of(name: str | Sequence[str]) -> Mapping[str, str]:
+    """Return the presets with pretrained weights of a backbone: name of the weights -> name of the preset."""
+    row = get(name)
+    return row.presets if isinstance(row, MelBackbone) and isinstance(name, str) else {}

@@ -2,7 +2,7 @@
 
 import os
 
-PRESETS = ("fma_small",)
+PRESETS = ("fma_small", "musicnn_msd", "musicnn_mtt")
 
 
 def preset_file(name: str) -> str:

@@ -1,0 +1,66 @@
+"""Genres that are predicted for a track, and kinds of labels: genres, moods, eras, instruments and voices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from genrekeras.models.genre_classifier import GenreClassifier
+
+GENRE = "genre"  # kind of the labels that are genres
+# Rule for multi-label models that are not calibrated, see `predicted_genres`.
+MIN_PROBABILITY, MAX_GENRES = 0.2, 3
+
+
+def label_kinds(model: GenreClassifier) -> dict[str, str]:
+    """Return the kind of each label of a model, such as "genre" or "mood".
+
+    The entry `labels` of the card contains the kinds. A label without a kind is a genre.
+    """
+    kinds = model.card.get("labels")
+    kinds = kinds if isinstance(kinds, Mapping) else {}
+    return {label: str(kinds.get(label, GENRE)) for label in model.genres}
+
+
+def most_probable_genre(model: GenreClassifier, probabilities: np.ndarray) -> str:
+    """Return the label of the kind "genre" with the highest probability.
+
+    Args:
+        model: a model without labels of this kind returns its most probable label.
+        probabilities: `(labels,)`.
+    """
+    ranked = _ranked(model, probabilities)
+    kinds = label_kinds(model)
+    return next((label for label in ranked if kinds[label] == GENRE), ranked[0])
+
+
+def predicted_genres(model: GenreClassifier, probabilities: np.ndarray) -> tuple[str, ...]:
+    """Return the genres that are predicted for a track. The most probable one comes first.
+
+    - A single-label model predicts the most probable genre.
+    - A calibrated multi-label model predicts the genres whose probability is above their threshold
+      (`model.thresholds.class_thresholds`). There may be none.
+    - A multi-label model that is not calibrated predicts the genres with a probability of at least 0.2, at most three.
+      If there is none, it predicts the most probable one.
+
+    Labels of other kinds than "genre" are not predicted.
+
+    Args:
+        model: the model.
+        probabilities: `(labels,)`, mean probabilities of the track.
+    """
+    best, kinds = most_probable_genre(model, probabilities), label_kinds(model)
+    if not model.multi_label:
+        return (best,)
+    by_label = dict(zip(model.genres, probabilities.tolist(), strict=True))
+    genres = [label for label in _ranked(model, probabilities) if kinds[label] == GENRE]
+    if model.thresholds.class_thresholds is None:
+        likely = [label for label in genres if by_label[label] >= MIN_PROBABILITY]
+        return tuple(likely[:MAX_GENRES]) or (best,)
+    thresholds = dict(zip(model.genres, model.thresholds.class_thresholds, strict=True))
+    return tuple(label for label in genres if by_label[label] > thresholds[label])
+
+
+def _ranked(model, probabilities):
+    """Return the labels of a model by falling probability."""
+    return [model.genres[index] for index in np.argsort(-probabilities, kind="stable")]
