@@ -102,9 +102,12 @@ def timeline(file, path, output, hop_seconds):
     of each clip is printed. With --output, the probabilities of all genres are written to a figure or a table instead.
     """
     with error_handling():
-        table = load_model(path).predict_timeline(file, hop_seconds=hop_seconds)
+        from genrekeras import inference
+
+        model = load_model(path)
+        table = model.predict_timeline(file, hop_seconds=hop_seconds)
         if output is None:
-            click.echo(_format_timeline(table), nl=False)
+            click.echo(_format_timeline(table, inference.label_kinds(model)), nl=False)
             return
         if output.lower().endswith(".csv"):
             with atomic_write(output) as temporary:
@@ -280,11 +283,14 @@ def _format_text(table, num_genres, kinds, multi_label, all_labels):
     return "\n".join(lines) + "\n"
 
 
-def _format_timeline(table):
-    """Return one line of text per clip of a timeline, with the most probable genre of the clip."""
-    from genrekeras import inference
+def _format_timeline(table, kinds):
+    """Return one line of text per clip of a timeline, with the most probable genre of the clip.
 
-    genres = inference.genres_of(table)
+    Args:
+        table: result of `predict_timeline`.
+        kinds: dict, label -> kind.
+    """
+    genres = [label for label, kind in kinds.items() if kind == "genre"] or list(kinds)
     width = max(len(printable(genre)) for genre in genres)
     lines = []
     for row in table.to_dict("records"):

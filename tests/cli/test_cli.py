@@ -463,7 +463,7 @@ def test_multi_label_reports(tmp_path, monkeypatch, rng):
     probabilities = [np.clip(0.3 + x * labels + rng.normal(0, 0.2, (40, 3)), 0, 1) for x in (0.1, 0.4)]
     first = MultiLabelReport(*arguments, probabilities[0], groups=np.arange(40))
     second = MultiLabelReport(*arguments, probabilities[1], groups=np.arange(40) % 6)
-    model = small_model(genres=first.genres)
+    model = small_model(genres=first.genres, multi_label=True)
     monkeypatch.setattr("genrekeras.cli.models.load_data", lambda *arguments: ("40 clips", None))
     monkeypatch.setattr("genrekeras.evaluation.evaluate", lambda *arguments, **options: first)
     done = run("evaluate", tmp_path, "-o", tmp_path / "a.json", "--picture", tmp_path / "a.png")

@@ -60,6 +60,7 @@ def test_files_of_a_folder(one_second_model, music):
     assert list(table.columns) == [
         "path",
         "genre",
+        "genres",
         "probability",
         "low_confidence",
         "reason",
