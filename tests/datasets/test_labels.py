@@ -194,7 +194,8 @@ def test_batches_of_spectrograms(rng, tmp_path):
 def test_a_head_is_trained_on_cached_features_with_several_labels(rng, tmp_path):
     """The same loss as with the batches themselves."""
     waves = tones(rng, 6, 22050) / 4
-    model = calibrate(small_model(genres=GENRES, fine_tune="head", dropout=0.0), waves)
+    model = small_model(genres=GENRES, fine_tune="head", dropout=0.0, multi_label=True)
+    calibrate(model, waves)
     source = [{"audio": (32767 * wave).astype("int16"), "scale": np.float32(1)} for wave in waves]
     split = Split("train", source, range(6), table(), 22050, GENRES, "artist_album", "f")
     features = training.extract_features(model, split, tmp_path)
