@@ -287,8 +287,13 @@ def compute_spectrograms(
         A split with `crops` consecutive images for each track.
 
     Raises:
-        ValueError: the sample rates of the split and the model differ.
+        ValueError: the sample rates of the split and the model differ, or the images of the model are not in [0, 255].
     """
+    if model.image_range != (0.0, 255.0):
+        raise ValueError(
+            "`model` must have images in [0, 255], because they are stored as bytes. "
+            f"Received: image_range={model.image_range}"
+        )
     data = batches(split, 16, model.clip_seconds, crop, crops, workers=workers)
     model.check_data(data)
     images = np.empty((len(split) * crops, *model.front_end.output_shape[1:]), "uint8")

@@ -288,6 +288,9 @@ def test_spectrograms_of_music(synthetic, tmp_path):
     split.sample_rate = 44100
     with pytest.raises(ValueError, match="sample_rate"):
         gk.datasets.compute_spectrograms(split, model)
+    musicnn = gk.GenreClassifier("musicnn", fine_tune="all", pretrained=None)
+    with pytest.raises(ValueError, match=r"`model` must have images in \[0, 255\]"):
+        gk.datasets.compute_spectrograms(split, musicnn)
 
 
 def test_splits_that_cannot_be_saved(path, tmp_path):
