@@ -1,11 +1,11 @@
-"""Do the networks of musicnn give the same tags in Keras 3? Write them as the presets musicnn_msd and musicnn_mtt.
+"""Convert the networks of musicnn to Keras 3, as the presets musicnn_msd and musicnn_mtt.
 
     pip download --no-deps musicnn==0.1.0
     python experiments/convert_musicnn.py musicnn-0.1.0-py3-none-any.whl
 
 The wheel contains TensorFlow 1 checkpoints and the names of the tags. The package itself is not imported, because it
-needs old versions of TensorFlow and NumPy. The script reads the checkpoints, which needs the extra `tensorflow`, and
-writes models and cards into `genrekeras/models/presets`.
+needs old versions of TensorFlow and NumPy. The script reads the checkpoints and writes models and cards into
+`genrekeras/models/presets`. It needs the extra `tensorflow`.
 
 Expected: half a minute, two models of 3.2 MB with 792,079 weights each. `tests/models/test_musicnn.py` compares their
 outputs with those of the original TensorFlow graphs: the differences are below 1e-6.

@@ -4,26 +4,28 @@
     python experiments/ablations/cross_validation.py --spectrograms fma_small.npz --groups artists.csv \\
         --models mel_cnn mel_resnet --seeds 3
 
-In each of five folds, a model is trained on the tracks of the other folds, and predicts the tracks of the fold. With
-the protocol "artist_folds", all tracks of an artist are in the same fold. With "random_folds", they are not, and the
-difference between the two scores shows how much the model depends on known artists. All models use 128 frames of each
-track.
+For each of five folds, a model is trained on the tracks of the other folds, and predicts the tracks of the fold. With
+the protocol "artist_folds", all tracks of an artist are in the same fold. With "random_folds", tracks are assigned at
+random. The difference between the two scores shows how much the accuracy increases if a model was trained on other
+tracks of the same artists. All models except `vggish` use 128 frames of each track.
 
 - `majority`: the most frequent genre of the training tracks.
 - `mfcc_svm`: a support vector machine on statistics of 20 MFCCs, as in experiments/mfcc_svm.py.
-- `vggish`: logistic regression on embeddings of another network, from the file --vggish. VGGish was trained on millions
-  of videos.
-- `lite0_frozen`, `lite0_new_stem`, `lite0_trained`: EfficientNet-Lite0 with ImageNet weights. The last layer is
-  trained; a new first convolution and the last layer are trained, as in 2023; all layers are trained.
-- `mel_cnn`, `mel_resnet`: small networks from random weights, as in experiments/train_ensemble.py. `_no_augmentation`:
-  without channel effects and masks.
+- `vggish`: logistic regression on embeddings of VGGish, a network that was trained on millions of videos. The
+  embeddings are read from the file --vggish.
+- `lite0_frozen`: EfficientNet-Lite0 with ImageNet weights. Only the last layer is trained.
+- `lite0_new_stem`: the same, with a new first convolution, which is also trained, as in 2023.
+- `lite0_trained`: the same network. All layers are trained.
+- `mel_cnn`, `mel_resnet`: small networks from random weights, as in experiments/train_ensemble.py, but `mel_resnet` is
+  trained for 22 epochs.
+- `mel_cnn_no_augmentation`: `mel_cnn` without channel effects and masks.
 - `ensemble`: the mean of the logits of all runs of `mel_cnn` and `mel_resnet`.
 
 Each run adds a line to runs.jsonl and a table of its probabilities, with a row for each track, to the folder --output.
-Runs that the folder already contains are not repeated, and interrupted runs are resumed. Then the results of all runs
-in the folder are printed.
+Runs that the folder already contains are not repeated, and interrupted runs are resumed. At the end, the results of all
+runs in the folder are printed.
 
-Expected: docs/results/fma-small.md has the scores and the times.
+Expected: the scores and times in docs/results/fma-small.md.
 """
 
 import argparse
@@ -93,11 +95,17 @@ def main():
         help="table with track_id and artist_id, if the file of --spectrograms has no artists",
     )
     add("--vggish", metavar="FILE", help=".npz file with the arrays track_id and vggish, for the model vggish")
-    add("--models", nargs="+", choices=MODELS, metavar="MODEL", help=f"models to train: {', '.join(MODELS)}")
-    add("--protocol", default="artist_folds", choices=FOLD_PROTOCOLS, help="default: artist_folds")
+    add(
+        "--models",
+        nargs="+",
+        choices=MODELS,
+        metavar="MODEL",
+        help=f"{', '.join(MODELS)} (default: all; vggish only with --vggish)",
+    )
+    add("--protocol", default="artist_folds", choices=FOLD_PROTOCOLS, help="kind of folds (default: artist_folds)")
     add("--seeds", type=int, default=1, help="number of runs of each network, with the seeds 0, 1, ... (default: 1)")
-    add("--epochs", type=int, help="number of epochs of all networks (default: those of each network)")
-    add("--processes", type=int, default=1, help="number of folds at the same time (default: 1)")
+    add("--epochs", type=int, help="number of epochs of all networks (default: depends on the network)")
+    add("--processes", type=int, default=1, help="number of folds that are computed at the same time (default: 1)")
     add(
         "--output",
         default=cross_validation_table.RESULTS,

@@ -2,9 +2,9 @@
 
     python experiments/ablations/cross_validation_table.py          # or with another folder as argument
 
-The tables in docs/results/fma-small.md are those of results/cross_validation. All intervals take artists as independent
-of each other, see genrekeras/evaluation/intervals.py. For several seeds, the scores of a track are averaged over the
-seeds. So the intervals account for the choice of the artists, but not for the choice of the seeds.
+docs/results/fma-small.md contains the tables of experiments/results/cross_validation. All intervals take artists as
+independent of each other, see genrekeras/evaluation/intervals.py. For several seeds, the scores of a track are averaged
+over the seeds. The intervals therefore account for the choice of the artists, but not for the choice of the seeds.
 
 Expected: 20 seconds on one core. No data is needed.
 """

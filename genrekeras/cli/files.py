@@ -36,7 +36,7 @@ from genrekeras.utils.progress import printable
 @MAX_CLIPS
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Number of decoding threads.")
 @click.option(
-    "--write-tags", is_flag=True, help="Write the predicted genre into the tags of each file, except at low confidence."
+    "--write-tags", is_flag=True, help="Write the most probable genre into the tags of files, except at low confidence."
 )
 @click.option("--keep-copies", is_flag=True, help="With --write-tags, keep a copy of each original file as FILE.orig.")
 @click.pass_context
@@ -46,8 +46,9 @@ def predict(
     """Predict the genre of audio files.
 
     FILES are audio files, or folders that are searched for audio files recursively. The model processes evenly spaced
-    clips of each track, and the probabilities of the clips are averaged. A prediction has low confidence if its
-    probability is low, or if the track is unlike the training data.
+    clips of each track, and the probabilities of the clips are averaged. A multi-label model can predict several genres
+    of a track. A prediction has low confidence if its probability is low, if the track is unlike the training data, or
+    if the model is not better than chance.
 
     With --output FILE, finished rows are stored in FILE.journal. A later call with the same FILE, model and --max-clips
     processes only files that are new or have changed.
@@ -254,8 +255,8 @@ def _format_text(table, num_genres, kinds, multi_label, all_labels):
         table: result of `predict_files`.
         num_genres: number of genres of each file.
         kinds: dict, label -> kind.
-        multi_label: whether the predicted genres are shown in a line of their own.
-        all_labels: whether the same number of labels of other kinds follows.
+        multi_label: whether an additional line lists the predicted genres.
+        all_labels: whether the same number of labels of other kinds is shown too.
     """
     from genrekeras import inference
 

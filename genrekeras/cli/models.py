@@ -111,12 +111,13 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
     type=click.FloatRange(0, 1, max_open=True),
     default=0.05,
     show_default=True,
-    help="Fraction of the correctly classified tracks that each of the two limits marks as low confidence.",
+    help="Fraction of the correctly classified tracks that each of the two thresholds marks as low confidence.",
 )
 @click.option(
     "--precision",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Precision of each genre of a multi-label model on the validation split.  [default: the best F1 score]",
+    help="Multi-label models: choose the threshold of each genre for this precision on the validation split.  "
+    "[default: for the best F1 score]",
 )
 @file_to_write("-o", "--output", endings=(".keras",), required=True, help="The .keras file to write.")
 @file_to_write(

@@ -55,8 +55,8 @@ def artist_groups(tracks: pd.DataFrame) -> np.ndarray | None:
         tracks: table of n rows with the column `artist_id`. The value -1 means unknown.
 
     Returns:
-        `(n,)` int array, or `None` if no artist is known. If only some artists are unknown, each of their tracks gets a
-        number of its own.
+        `(n,)` int array, or `None` if no artist is known. If only some artists are unknown, each track of an unknown
+        artist gets a different negative number.
     """
     ids = tracks["artist_id"].to_numpy("int64")
     unknown = ids == UNKNOWN
@@ -102,9 +102,9 @@ def concentration(splits: Dataset | Mapping[str, Split | SpectrogramSplit]) -> p
 
     A track with several labels counts for each of its genres.
 
-    Tracks of one artist are similar, so a score on a split is less precise than its number of tracks suggests. If all
-    tracks of an artist have the same outcome, it is as precise as a score on as many independent tracks as the
-    effective size, n^2 / sum(n_a^2), where n_a is the number of tracks of artist a, and n their sum.
+    Tracks of one artist are similar, so a score on a split is less precise than its number of tracks suggests. The
+    effective size is the number of independent tracks that would give an equally precise score, if all tracks of an
+    artist had the same outcome. It is n^2 / sum(n_a^2), where n_a is the number of tracks of artist a, and n their sum.
 
     Source: Kish, "Survey Sampling", 1965 (effective size).
 
@@ -150,7 +150,7 @@ def assign_folds(
 ) -> np.ndarray:
     """Assign the tracks of a split to folds for cross-validation, with about the same share of each genre in each fold.
 
-    Of a track with several labels, only the rarest genre is taken into account, see
+    A track with several labels counts only for its rarest genre, see
     `genrekeras.datasets.labels.stratification_labels`.
 
     Args:
@@ -165,8 +165,8 @@ def assign_folds(
         `(n,)` int array, fold of each track, in 0..folds - 1.
 
     Raises:
-        ValueError: the protocol is unknown, a track occurs several times, no artist and no album is known
-            (`"artist_folds"`), or there are fewer groups or tracks than folds.
+        ValueError: the protocol is unknown, `folds` is not an integer >= 2, a track occurs several times, neither an
+            artist nor an album is known (`"artist_folds"`), or there are fewer groups or tracks than folds.
     """
     from sklearn import model_selection  # imported here because the import is slow
 
@@ -180,7 +180,7 @@ def assign_folds(
     if by_artist and not has_groups(split.tracks):
         raise ValueError(
             '`protocol="artist_folds"` needs artists or albums, but none is known. Use "random_folds" only if each '
-            "track is of another artist. If artists have several tracks, scores of random folds are too high."
+            "track is by a different artist. If artists have several tracks, scores of random folds are too high."
         )
     groups = _ordered_groups(split) if by_artist else None
     count = len(split) if groups is None else len(np.unique(groups))
@@ -198,7 +198,7 @@ def assign_folds(
 
 
 def has_groups(tracks: pd.DataFrame) -> bool:
-    """Return whether an artist or an album of a table of tracks is known."""
+    """Return whether at least one artist or album of a table of tracks is known."""
     return any(column in tracks and (tracks[column] != UNKNOWN).any() for column in ("artist_id", "album_id"))
 
 

@@ -56,7 +56,7 @@ def label_rows(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def checked_label(label: Any, count: int, multi_label: bool, track_id: int) -> np.int32 | np.ndarray:
-    """Return the label of an element of a split as an int32 number or, with several labels, as a float32 row.
+    """Return the label of an element of a split as int32 or, if tracks have several labels, as a float32 row.
 
     Args:
         label: the label.
@@ -65,7 +65,7 @@ def checked_label(label: Any, count: int, multi_label: bool, track_id: int) -> n
         track_id: track of the label, for the message.
 
     Raises:
-        ValueError: the label is not in 0..count - 1 or, with several labels, not a row of `count` values in [0, 1].
+        ValueError: the label is not in 0..count - 1. With `multi_label`: it is not a row of `count` values in [0, 1].
     """
     if not multi_label:
         if np.ndim(label) or not 0 <= label < count:
@@ -78,15 +78,15 @@ def checked_label(label: Any, count: int, multi_label: bool, track_id: int) -> n
 
 
 def stratification_labels(tracks: pd.DataFrame, groups: np.ndarray | None = None) -> np.ndarray:
-    """Return one label of each track, by which a random assignment keeps the shares of the genres.
+    """Return one label of each track, for a stratified random assignment of tracks.
 
-    The label of a track with several labels is the one that the fewest tracks of the table have, because a split might
-    lack a rare genre. In case of a tie, it is the smallest.
+    For a track with several labels, the label that the fewest tracks of the table have is returned. Otherwise a split
+    might lack a rare genre. In case of a tie, the smallest label is returned.
 
     Args:
         tracks: table of n rows with the column `label` or `labels`, see `add_labels`.
-        groups: `(n,)` int, groups of tracks with several labels that are assigned together. The label of each track is
-            the rarest one of its group. `None` means that each track is a group.
+        groups: `(n,)` int, group of each track. With the column `labels`, all tracks of a group get the rarest label of
+            the group. `None` means that each track is a group. It has no effect with the column `label`.
 
     Returns:
         `(n,)` int array. The value is -1 for tracks without labels.

@@ -145,7 +145,7 @@ class Split:
         return Split(name, self._source, rows, tracks, self.sample_rate, self.genres, self.protocol, self.fingerprint)
 
     def with_genres(self, genres: Sequence[str]) -> Split:
-        """Return a split with the same clips, whose labels are indices in `genres`.
+        """Return a split with the same clips and labels that are indices in `genres`.
 
         Args:
             genres: such as the genres of a model. `match_genres` finds each genre of the split in this sequence.
@@ -228,7 +228,7 @@ class Dataset(Generic[AnySplit]):
             seed: seed of the assignment to folds, see `genrekeras.datasets.assign_folds`.
 
         Raises:
-            ValueError: `fold` is out of range, no artist and no album is known, or there are too few artists.
+            ValueError: `fold` is out of range, neither an artist nor an album is known, or there are too few artists.
         """
         if fold not in range(folds):
             raise ValueError(f"`fold` must be in 0..{folds - 1}. Received: fold={fold!r}")
@@ -270,8 +270,8 @@ def as_positions(positions: npt.ArrayLike) -> np.ndarray:
 def match_genres(genres: Iterable[str], model_genres: Sequence[str]) -> dict[str, int]:
     """Find each genre of a collection among the genres of a model.
 
-    If a model has no genre of exactly the same name, the names are compared without case, surrounding spaces and the
-    Unicode normalization form.
+    If a model has no genre of exactly the same name, the comparison ignores case, surrounding spaces and the Unicode
+    normalization form.
 
     Args:
         genres: genres of the collection.
@@ -336,7 +336,7 @@ def assign_splits(protocol: str, tracks: pd.DataFrame, seed: int = 0) -> dict[st
               official splits, the groups are assigned at random: about 80 % of the tracks of each genre to training,
               10 % to validation and 10 % to test. If a genre has at least three groups, each split gets at least one.
               If a genre has two groups, one is assigned to training and the other to test. If tracks have several
-              labels, the genre of a group is its rarest one, see `genrekeras.datasets.labels.stratification_labels`.
+              labels, a group counts for its rarest genre, see `genrekeras.datasets.labels.stratification_labels`.
         tracks: table with a row for each track. `"random"` needs the column `folder`, and `"official"` needs `split`.
             `"artist_album"` needs `label` or `labels`, `artist_id` and `album_id`, and uses `split` and `checksum` if
             they exist.

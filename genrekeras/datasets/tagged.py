@@ -45,25 +45,25 @@ def load_tagged(
 
     If a track has several genres, the clips of the dataset have several labels, and `Split.multi_label` is true. The
     values of a genre field are separated by the rules of `genrekeras.tags.split_genres`. Different spellings of a genre
-    (case, spaces, hyphens, "&" for "and") are merged, and the most frequent one is used. A message lists them. Rare
-    genres are left out, and so are tracks without another genre. One warning counts these genres and tracks, and names
-    the files whose tags cannot be read.
+    (case, spaces, hyphens, underscores, "&" for "and") are merged, and the most frequent one is used. A message lists
+    them. Rare genres and tracks without a frequent genre are left out. One warning counts these genres and tracks, and
+    names the files whose tags cannot be read.
 
-    The artists and albums in the tags form the groups of tracks that are not divided between splits. Albums of the same
-    name in different folders are different albums. A track without artist and album belongs to the group of its folder.
-    If artists have tracks in several of these folders, scores are too high.
+    All tracks that share an artist or an album in their tags are assigned to the same split. Albums of the same name in
+    different folders are different albums. Tracks without artist and album are grouped by folder. If an artist has
+    tracks in several of these folders, scores are too high.
 
     The first call decodes the files that have a genre and stores them, like `load_folder`. Later calls read the stored
-    clips, even with other arguments. If a file changes, which includes its tags, all files are decoded again. Nothing
-    is written to the folders of the files.
+    clips, even with another `min_tracks` or protocol, or with other genres of the same files. If a file or its tags
+    change, all files are decoded again. Nothing is written to the folders of the files.
 
     Args:
         paths: a folder, or files and folders. See `genrekeras.audio` for the formats. Genres are read from the tags of
             mp3, flac, ogg, opus, m4a, wma, wav and aiff files.
-        labels: CSV file with the genres, which are used instead of those in the tags. A row is the path of a file,
-            followed by one or more genres in cells of their own. Paths are relative to the folder of the CSV file or,
-            if no such file is in `paths`, to the folder `paths`. A first row that begins with "path" is a header.
-        min_tracks: `> 0`. Genres of fewer tracks are left out. The tracks are counted before they are decoded.
+        labels: CSV file with genres, which are used instead of those in the tags. The first cell of a row is the path
+            of a file. Each other cell is a genre. Paths are relative to the folder of the CSV file or, if no such file
+            is in `paths`, to the folder `paths`. If the first cell of the first row is "path", the row is a header.
+        min_tracks: `> 0`. Genres with fewer tracks are left out. The tracks are counted before they are decoded.
         protocol: see `load_folder`. If clips have several labels, see `genrekeras.datasets.splits.assign_splits`.
         sample_rate: `> 0`, in Hz, sample rate of the stored clips.
         seed: seed of the random assignment to splits.
@@ -72,7 +72,8 @@ def load_tagged(
 
     Returns:
         The genres are sorted by name. The `track_id` of a file is its index in the sorted list of all files. `counts`
-        has additional keys. `tracks` includes the tracks of the first three, which are in no split.
+        has these additional keys. Tracks that the first three keys count are in no split, but `counts["tracks"]`
+        includes them.
 
         - `unreadable`: number of files whose tags cannot be read.
         - `untagged`: number of tracks without a genre.
@@ -126,8 +127,8 @@ def _read_tracks(files, table):
 
     Returns:
         A table with a row for each file. It has the columns of `genrekeras.datasets.folder.find_files` except `genre`,
-        and the columns `genres` (tuple of str), `unreadable` (str, why the genres cannot be read, or "") and
-        `without_artist` (bool).
+        and the columns `genres` (tuple of str), `unreadable` (str, reason why the genres cannot be read, or "") and
+        `without_artist` (bool, whether artist and album are missing).
     """
     rows = []
     for path in bar(len(files), "Reading tags", "file", iterable=files):
@@ -193,7 +194,7 @@ def _summary(tracks, kept, rare, min_tracks, source):
     if counts["without_artist"]:
         notes.append(
             f"{counts['without_artist']} tracks have neither artist nor album in their tags. They are grouped by "
-            "folder. If artists have tracks in several folders, scores are too high."
+            "folder. If an artist has tracks in several folders, scores are too high."
         )
     return counts, " ".join(notes)
 
@@ -217,12 +218,12 @@ def _row(path, file_tags, genres, problem):
 
 
 def _text(value):
-    """Return a text without parts that cannot be written as UTF-8, such as half of a pair of UTF-16."""
+    """Return a text in which characters that UTF-8 cannot encode are replaced, such as single UTF-16 surrogates."""
     return value.encode("utf-8", "replace").decode("utf-8").strip()
 
 
 def _normalized(name):
-    """Return a text that is equal for the spellings of an artist or album that differ in case and spaces."""
+    """Return the name of an artist or album in a form that ignores case, spaces and Unicode variants."""
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 

@@ -1,4 +1,4 @@
-"""What the reports of single-label and of multi-label models have in common."""
+"""Base class of the reports of single-label and multi-label models."""
 
 import abc
 import dataclasses
@@ -15,8 +15,8 @@ from genrekeras.utils.io import StrPath, atomic_write
 class BaseReport(abc.ABC):
     """Base class of `Report` and `MultiLabelReport`, which document the attributes.
 
-    Code that works with both kinds of reports uses `score`, `genre_scores`, `table` and their names. A subclass defines
-    in its class attributes which properties these are.
+    Code that works with both kinds of reports uses `score`, `genre_scores`, `table` and their names. The class
+    attributes of a subclass state which of its properties these are.
     """
 
     SCORE: ClassVar[str]  # property and key of `figures()`: the score of the whole split
@@ -25,7 +25,7 @@ class BaseReport(abc.ABC):
     GENRE_SCORE_NAME: ClassVar[str]
     TABLE: ClassVar[str]  # property and key of `figures()`: numbers of clips by true and predicted genre
     TABLE_NAME: ClassVar[str]
-    RELIABILITY_NAMES: ClassVar[tuple[str, str]]  # what `reliability` contains
+    RELIABILITY_NAMES: ClassVar[tuple[str, str]]  # names of the first two values of `reliability`
 
     genres: tuple[str, ...]
     split: str
@@ -52,7 +52,7 @@ class BaseReport(abc.ABC):
     @property
     @abc.abstractmethod
     def predictions(self) -> np.ndarray:
-        """What the model predicts for each clip."""
+        """Predictions for each clip: labels, or whether each genre is predicted."""
 
     @property
     @abc.abstractmethod
@@ -94,7 +94,7 @@ class BaseReport(abc.ABC):
 
     @property
     def reliability(self) -> list[tuple[float, float, int]]:
-        """Mean probability, share of true predictions, and number of predictions of each non-empty bin of 15 bins."""
+        """Mean probability, share of true predictions, and number of predictions in each non-empty one of 15 bins."""
         probabilities, is_true = self._outcomes()
         bins = self._bins()
         masks = [bins == index for index in np.unique(bins)]
@@ -102,7 +102,9 @@ class BaseReport(abc.ABC):
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error: mean difference between the two values of a bin of `reliability`.
+        """Expected calibration error: mean absolute difference between probability and share of true predictions.
+
+        The bins are those of `reliability`, weighted by their numbers of predictions.
 
         Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
         """
@@ -178,7 +180,7 @@ class BaseReport(abc.ABC):
         }
 
     def _bins(self):
-        """Return the bin of each probability of `_outcomes`, of 15 bins."""
+        """Return the bin of each probability of `_outcomes`, in 0..14."""
         return np.minimum((self._outcomes()[0] * 15).astype(int), 14)
 
 

@@ -6,25 +6,26 @@ from collections.abc import Sequence
 import numpy as np
 from genrekeras.models.thresholds import NEVER
 
-MIN_CLIPS = 5  # a genre of fewer clips has the threshold of all genres together
+MIN_CLIPS = 5  # a genre with fewer clips gets the threshold that is chosen on all genres together
 
 
 def choose_class_thresholds(
     labels: np.ndarray, probabilities: np.ndarray, genres: Sequence[str], precision: float | None = None
 ) -> np.ndarray:
-    """Choose a threshold for each genre: the one with the best F1 score, or the lowest one with a precision.
+    """Choose a threshold for each genre, for the best F1 score or for a precision.
 
-    A genre with fewer than 5 clips gets the threshold that is chosen for all pairs of a clip and a genre together.
+    A genre with fewer than 5 clips gets the threshold that is chosen on all pairs of a clip and a genre.
 
     Args:
         labels: `(n, genres)` in {0, 1}.
         probabilities: `(n, genres)` in [0, 1].
         genres: names of the genres, for warnings.
-        precision: in (0, 1). `None` for the best F1 score.
+        precision: in (0, 1). The lowest threshold with at least this precision is chosen. `None` chooses the threshold
+            with the best F1 score.
 
     Returns:
-        `(genres,)` float64, in (0, 1]. A genre is predicted if its probability is above its threshold. The threshold is
-        1, so that the genre is never predicted, if no threshold has the precision.
+        `(genres,)` float64, in (0, 1]. A genre is predicted if its probability is above its threshold. If no threshold
+        has the precision, the threshold is 1, and the genre is never predicted.
 
     Raises:
         ValueError: `precision` is out of range.
@@ -55,7 +56,7 @@ def check_precision(precision: float | None) -> None:
 
 
 def _choose(is_true, probabilities, precision):
-    """Return the threshold of one genre. It lies in the middle between two neighbouring probabilities."""
+    """Return the threshold of one genre, the midpoint of two neighbouring probabilities."""
     order = np.argsort(-probabilities, kind="stable")
     ranked = probabilities[order].astype("float64")
     last = np.flatnonzero(np.append(ranked[1:] < ranked[:-1], True))  # the last clip of each distinct probability

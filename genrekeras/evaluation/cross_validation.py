@@ -30,14 +30,15 @@ class CrossValidation(NamedTuple):
     """Result of `cross_validate`.
 
     Attributes:
-        report: scores of the calibrated out-of-fold probabilities. The split is "cross-validation". The thresholds of a
-            multi-label report are `(n, genres)`: those of each fold were chosen on the other folds for the best F1.
+        report: scores of the calibrated out-of-fold probabilities. Its `split` is "cross-validation". The thresholds of
+            a multi-label report have the shape `(n, genres)`. Those of each fold were chosen on the other folds, for
+            the best F1 score.
         uncalibrated: scores of the probabilities before the calibration.
         folds: `(n,)` int, fold of each track.
         temperatures: `(folds,)`, temperature of each fold, fitted on the other folds.
         min_confidence: `(folds,)`, limit of low confidence in each fold, chosen on the other folds. NaN means no limit,
             see `genrekeras.evaluation.Calibration`.
-        low_confidence: `(n,)` bool, whether the probability of the prediction is below the limit.
+        low_confidence: `(n,)` bool, whether the probability of the most probable genre is below the limit.
         seconds: `(folds,)`, processor time of the training and the prediction of each fold.
     """
 
@@ -63,33 +64,34 @@ def cross_validate(
 ) -> CrossValidation:
     """Train a model for each fold on the tracks of all other folds, and predict the tracks of the fold.
 
-    Each track is predicted once, by a model that was not trained on tracks of its artist. If `train` needs tracks for a
-    choice, such as the number of epochs, it must take them from the tracks that it gets.
+    Each track is predicted once. With `"artist_folds"`, the model was not trained on tracks of the same artist. If
+    `train` makes a choice, such as the number of epochs, it must use only the tracks of its second argument.
 
-    The probabilities are calibrated: in each fold, the logarithms of the probabilities (the logits of the probabilities
-    of a multi-label model) are divided by a temperature. The temperature, the limit of low confidence and the class
-    thresholds of a fold are fitted on the out-of-fold predictions of the tracks of the other folds.
+    The probabilities are calibrated. In each fold, their logarithms (for a multi-label model, their logits) are divided
+    by a temperature. The temperature, the limit of low confidence and the class thresholds of a fold are fitted on the
+    out-of-fold predictions of the other folds.
 
-    Before each fold, `keras.utils.set_random_seed(seed)` is called. So the results do not depend on the order of the
-    folds and the number of processes.
+    Before each fold, `keras.utils.set_random_seed(seed)` is called. The results therefore do not depend on the order of
+    the folds or the number of processes.
 
     Args:
         make_model: function that returns a new, untrained model.
         train: function that trains a model on a split. Its return value is ignored.
         data: the tracks of all splits of a dataset, or of one split.
         folds: `>= 2`, number of folds.
-        seed: seed of the assignment of tracks to folds, see `genrekeras.datasets.assign_folds`.
+        seed: seed of the assignment of tracks to folds, see `genrekeras.datasets.assign_folds`, and of Keras.
         protocol: `"artist_folds"` or `"random_folds"`, see `genrekeras.datasets.assign_folds`.
         evaluate: function that returns the scores of a model on a split. For several crops of each track:
             `functools.partial(genrekeras.evaluation.evaluate, crop="even", crops=3)`.
-        folder: folder for the results of the folds. If the call is interrupted, a call with the same folder, model,
-            training and data computes the other folds only. `None` keeps the results in memory.
+        folder: folder for the results of the folds. If the call is interrupted, the next call with the same folder
+            computes only the other folds. Use a new folder for another model, training or seed. `None` keeps the
+            results in memory only.
         processes: `> 0`, number of folds that are computed at the same time, each in a process of its own. The
             processes share the cores.
 
     Raises:
         ValueError: the data cannot be assigned to folds, see `genrekeras.datasets.assign_folds`, or `folder` contains
-            results of other folds.
+            results of folds with other tracks.
         OSError: the results cannot be written to `folder`.
     """
     from genrekeras.datasets.groups import assign_folds  # imported here because the import is slow

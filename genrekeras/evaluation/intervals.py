@@ -1,13 +1,13 @@
 """Confidence intervals of scores. Clips of one artist are not independent of each other, but artists are.
 
 Most scores are functions of sums over clips. Their intervals need only the sums of each artist (`artist_interval`).
-ROC-AUC and average precision depend on the order of all clips. They are computed from weights of the clips
+ROC-AUC and average precision depend on the ranking of all clips. Their intervals need weights of the clips
 (`weighted_intervals`).
 
-An official split of fma_small has some 200 artists, and a few of them have most of the clips. With as few as 30
-effective artists, the bootstrap gives intervals that are too narrow, and the jackknife with a t distribution does not.
-Average precision of few clips is too high on average, so its intervals are corrected for this bias
-(`tests/evaluation/test_intervals.py` simulates all of them).
+An official split of fma_small has about 200 artists, and a few of them have most of the clips. If the effective size is
+as small as 30, bootstrap intervals are too narrow, but jackknife intervals with a t distribution are not. The average
+precision of few clips is too high on average, so its intervals are corrected for this bias.
+`tests/evaluation/test_intervals.py` simulates all intervals.
 
 Sources: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 11 and 13; Kish, "Survey Sampling",
 1965 (effective size).
@@ -50,7 +50,7 @@ def wilson_interval(hits: float, count: float, z: float = 1.959964) -> tuple[flo
 
 
 def effective_size(sizes: npt.ArrayLike) -> float:
-    """Return the number of artists with equally many clips that would give a mean as precise as these artists.
+    """Return the number of independent clips that would give an equally precise mean.
 
     It is n^2 / sum(n_a^2), where n_a is the number of clips of an artist, and n their sum. It assumes that all clips of
     an artist have the same outcome.
@@ -101,10 +101,10 @@ def artist_interval(
       artists.
     - `"jackknife"`, if it is smaller: the delete-one-artist jackknife on the scale `scale`. The quantiles are those of
       a t distribution with one degree of freedom less than the effective size.
-    - `"too few artists"`, with less than 10 artists: no interval.
+    - `"too few artists"`, with fewer than 10 artists: no interval.
 
-    A score of exactly 0 or 1 has no spread between artists. Its interval is the Wilson interval of as many trials as
-    the effective size.
+    A score of exactly 0 or 1 has no spread between artists. With the scale `"logit"`, its interval is the Wilson
+    interval of as many trials as the effective size.
 
     Args:
         score: maps the sums of several samples of artists, `(samples, k)`, to their scores, `(samples,)`.
@@ -140,14 +140,14 @@ def weighted_intervals(
 ) -> list[tuple[float, float] | None]:
     """Return 95 % confidence intervals of scores that are not functions of sums, such as ROC-AUC.
 
-    The method is the delete-one-artist jackknife, see `artist_interval`, with a correction of the bias: the interval is
-    centred on the jackknife estimate, which differs from the score itself. With fewer than 10 artists, there is no
-    interval. With more than 1,000 artists, one of 1,000 random groups of artists is left out at a time.
+    The method is the delete-one-artist jackknife, see `artist_interval`, with a correction of the bias. The center of
+    the interval is the jackknife estimate, not the score itself. With fewer than 10 artists, there is no interval. If
+    there are more than 1,000 artists, they are divided into 1,000 random groups, and one group is left out at a time.
 
     Args:
         score: maps weights of the clips, `(n, samples)`, to scores, `(samples, k)`. A clip that is left out has the
-            weight 0, and other clips have the weight 1. NaN if a sample has no score.
-        artists: `(n,)` int, artist of each clip. If each clip has an artist of its own, clips are independent.
+            weight 0, and other clips have the weight 1. A score that is not defined for a sample is NaN.
+        artists: `(n,)` int, artist of each clip. To take clips as independent, pass a different number for each clip.
         support: `(n, k)` bool, the clips that determine how precise each score is. Their artists are counted. For the
             ROC-AUC of a label, these are the clips with the label or the clips without it, whichever are fewer.
         scale: scale of the jackknife, see `artist_interval`.
@@ -183,7 +183,7 @@ def _jackknife_interval(center, without, size, scale, smallest, corrected=False)
     Args:
         center: the score.
         without: `(samples,)`, the scores without one artist, or without one group of artists.
-        size: effective number of artists.
+        size: effective size.
         scale: `"logit"`, `"log"` or `"identity"`.
         smallest: distance from 0 and 1 to which scores are clipped, so that they are finite on the logit scale.
         corrected: whether the center of the interval is corrected for the bias of the score.
@@ -218,8 +218,8 @@ def genre_sums(artists: npt.ArrayLike, labels: np.ndarray, scores: np.ndarray) -
         scores: `(n,)`, such as 1 for a correct prediction and 0 for a wrong one.
 
     Returns:
-        `(artists, 2 * genres)` float64. The columns are the mean scores (0 for a genre in which the artist has no
-        clips), and then 1 for each genre in which the artist has clips, else 0.
+        `(artists, 2 * genres)` float64. The first columns are the mean scores, 0 for a genre in which the artist has no
+        clips. The other columns are 1 for a genre in which the artist has clips, and 0 otherwise.
     """
     is_genre = np.eye(labels.max() + 1)[labels]
     sums, _ = sums_by_artist(artists, np.concatenate([is_genre * scores[:, None], is_genre], axis=1))
@@ -228,7 +228,7 @@ def genre_sums(artists: npt.ArrayLike, labels: np.ndarray, scores: np.ndarray) -
 
 
 def mean_of_genres(sums: np.ndarray) -> np.ndarray:
-    """Return the mean over the artists of each genre, averaged over genres, from `(samples, 2 * genres)` sums."""
+    """Return the mean score of the artists of each genre, averaged over genres, from `(samples, 2 * genres)` sums."""
     scores, artists = np.split(sums, 2, axis=1)
     return np.nanmean(np.divide(scores, artists, where=artists > 0, out=np.full_like(scores, np.nan)), axis=1)
 

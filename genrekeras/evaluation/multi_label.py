@@ -21,9 +21,8 @@ from sklearn import metrics
 class MultiLabelReport(BaseReport):
     """Labels and predicted probabilities of a multi-label model on a split, and the scores that are computed from them.
 
-    A track may have several of the genres, or none. A genre is predicted for a track if its probability is above its
-    threshold. Genres that all tracks or no tracks of the split have are left out of `mean_average_precision` and
-    `roc_auc`.
+    A clip may have several genres, or none. A genre is predicted for a clip if its probability is above its threshold.
+    `mean_average_precision` and `roc_auc` leave out genres that all clips or no clips of the split have.
 
     Attributes:
         genres: in the order of the labels.
@@ -35,13 +34,14 @@ class MultiLabelReport(BaseReport):
         input_coverage: the part of each clip that was processed, such as "first 10 s".
         groups: `(n,)` int, artist of each clip; `None` if the artists are unknown. All intervals take artists as
             independent of each other, see `genrekeras.evaluation.intervals.weighted_intervals`. If the artists are
-            unknown, they take clips as independent, and are too narrow if clips share artists.
-        thresholds: above which probability a genre is predicted: `(len(genres),)`, or a number for all genres, or
-            `(n, len(genres))` if they differ between clips, as in a cross-validation.
+            unknown, the intervals take clips as independent, and are too narrow if clips share artists.
+        thresholds: probabilities above which the genres are predicted. The shape is `(len(genres),)`, `()` for one
+            threshold of all genres, or `(n, len(genres))` if the thresholds differ between clips, as in a
+            cross-validation.
 
     Raises:
         ValueError: there are no clips, the shapes differ, a label is not 0 or 1, a probability does not lie in [0, 1],
-            or no genre has clips with it and clips without it, so that no score is defined.
+            or each genre occurs in all clips or in no clip, so that no score is defined.
     """
 
     SCORE = "mean_average_precision"
@@ -84,7 +84,7 @@ class MultiLabelReport(BaseReport):
 
     @property
     def is_scored(self) -> np.ndarray:
-        """Whether some clips have a genre and other clips do not, so that its scores are defined, `(genres,)` bool."""
+        """Whether some, but not all clips have each genre, so that its scores are defined, `(genres,)` bool."""
         return self._is_true.any(axis=0) & ~self._is_true.all(axis=0)
 
     @property
@@ -131,7 +131,8 @@ class MultiLabelReport(BaseReport):
     def genre_roc_auc_interval(self) -> dict[str, tuple[float, float] | None]:
         """95 % interval of the ROC-AUC of each genre.
 
-        It is `None` if it is not defined, or if fewer than 10 artists have clips with the genre, or clips without it.
+        It is `None` if the ROC-AUC is not defined, or if fewer than 10 artists have clips of the smaller class (clips
+        with the genre or clips without it).
         """
         intervals = iter(self._intervals[2:])
         return {
@@ -151,7 +152,7 @@ class MultiLabelReport(BaseReport):
 
     @property
     def macro_f1(self) -> float:
-        """Mean F1 score, at the thresholds, of the genres that occur in the labels or the predictions."""
+        """F1 score at the thresholds, averaged over the genres that occur in the labels or the predictions."""
         return float(metrics.f1_score(self._is_true, self.predictions, average="macro", zero_division=np.nan))
 
     @property
@@ -161,7 +162,7 @@ class MultiLabelReport(BaseReport):
 
     @property
     def coverage_error(self) -> float:
-        """Mean rank of the least probable of the genres of a clip, see `sklearn.metrics.coverage_error`.
+        """Mean rank of the least probable true genre of a clip, see `sklearn.metrics.coverage_error`.
 
         It is at least the mean number of genres of a clip. The rank of a clip without genres is 0.
         """
@@ -184,8 +185,7 @@ class MultiLabelReport(BaseReport):
 
     @property
     def label_pairs(self) -> np.ndarray:
-        """Numbers of clips, `(genres, genres)` int, that have the genre of the row and for which that of the column is
-        predicted.
+        """Number of clips for each pair of a true genre (row) and a predicted genre (column), `(genres, genres)` int.
 
         A pair of different genres is not an error if a clip has both of them.
         """

@@ -1,6 +1,6 @@
 """ROC-AUC and average precision of labels, for many samples of weighted tracks at once.
 
-The functions of scikit-learn compute the same scores for one sample. Intervals need a thousand samples.
+The functions of scikit-learn compute the same scores for one sample. Intervals need up to a thousand samples.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 def ranking_scores(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return ROC-AUC and average precision of each label, for samples in which tracks have weights.
 
-    They equal `sklearn.metrics.roc_auc_score` and `average_precision_score` with `sample_weight`.
+    The scores equal `sklearn.metrics.roc_auc_score` and `average_precision_score` with `sample_weight`.
 
     Args:
         labels: `(n, labels)` bool, whether a track has a label.
@@ -17,8 +17,8 @@ def ranking_scores(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) 
         weights: `(n, samples)` float, `>= 0`, such as the numbers of times that a track is drawn.
 
     Returns:
-        `(samples, labels)` ROC-AUC and `(samples, labels)` average precision, float64. They are NaN for a sample in
-        which no track has the label. ROC-AUC is also NaN if all tracks have it.
+        ROC-AUC and average precision, `(samples, labels)` float64 each. Both are NaN for a sample in which no track has
+        the label. ROC-AUC is also NaN if all tracks have it.
     """
     pairs = [_score_label(labels[:, i], scores[:, i], weights) for i in range(labels.shape[1])]
     roc_auc, average_precision = (np.stack(values, axis=1) for values in zip(*pairs, strict=True))
@@ -28,7 +28,7 @@ def ranking_scores(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) 
 def mean_over_labels(scores: np.ndarray) -> np.ndarray:
     """Return the mean over labels, `(samples,)`, of scores `(samples, labels)`. NaN is left out.
 
-    The mean is NaN if all scores of a sample are.
+    If all scores of a sample are NaN, the mean is NaN.
     """
     is_valid = ~np.isnan(scores)
     with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""Genres that are predicted for a track, and kinds of labels: genres, moods, eras, instruments and voices."""
+"""Predicted genres of a track, and kinds of labels: genres, moods, eras, instruments and voices."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ def label_kinds(model: GenreClassifier) -> dict[str, str]:
 def most_probable_genre(model: GenreClassifier, probabilities: np.ndarray) -> str:
     """Return the label of the kind "genre" with the highest probability.
 
+    If the model has no labels of this kind, its most probable label is returned.
+
     Args:
-        model: a model without labels of this kind returns its most probable label.
+        model: the model.
         probabilities: `(labels,)`.
     """
     ranked = _ranked(model, probabilities)
@@ -40,8 +42,8 @@ def predicted_genres(model: GenreClassifier, probabilities: np.ndarray) -> tuple
     - A single-label model predicts the most probable genre.
     - A calibrated multi-label model predicts the genres whose probability is above their threshold
       (`model.thresholds.class_thresholds`). There may be none.
-    - A multi-label model that is not calibrated predicts the genres with a probability of at least 0.2, at most three.
-      If there is none, it predicts the most probable one.
+    - A multi-label model that is not calibrated predicts at most three genres, those with a probability of at least
+      0.2. If no genre has such a probability, it predicts the most probable one.
 
     Labels of other kinds than "genre" are not predicted.
 
@@ -62,5 +64,5 @@ def predicted_genres(model: GenreClassifier, probabilities: np.ndarray) -> tuple
 
 
 def _ranked(model, probabilities):
-    """Return the labels of a model by falling probability."""
+    """Return the labels of a model in order of decreasing probability."""
     return [model.genres[index] for index in np.argsort(-probabilities, kind="stable")]

@@ -23,8 +23,8 @@ _SCORES = ("test_tracks", "test")  # names of reports, in the order of preferenc
 def run_folds(main: Callable[[Run], None], run: Run) -> None:
     """Run an experiment for each fold, and write the scores of all tracks to the folder of `run`.
 
-    Each fold is a run in a folder of its own, `fold-0` to `fold-4`. Finished folds are skipped, and an interrupted fold
-    is resumed. A fold is the test split of its run. See `genrekeras.datasets.Dataset.fold`.
+    Each fold is a run with its own folder, `fold-0` to `fold-4`. The test split of the run contains the tracks of the
+    fold, see `genrekeras.datasets.Dataset.fold`. Finished folds are skipped, and an interrupted fold is resumed.
 
     Args:
         main: the experiment.

@@ -1,4 +1,4 @@
-"""The input of a backbone: its front end, the length of its clips, and the range of its images."""
+"""The input of a backbone: front end, length of clips, and range of images."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class FrontEnd(NamedTuple):
     """The input that a backbone is designed for.
 
     Attributes:
-        layers: function that returns new layers from waveforms to images `(batch, mels, frames, 1)`.
+        layers: function that returns new layers, which map waveforms to images `(batch, mels, frames, 1)`.
         clip_seconds: in s, length of a clip.
         image_range: lowest and highest value of an image.
     """
@@ -33,7 +33,7 @@ def check_front_end(
 ) -> None:
     """Check that layers compute the images for which pretrained weights were trained.
 
-    Layers for augmentation are ignored, because they do nothing in inference.
+    Layers for augmentation are ignored, because they have no effect in inference.
 
     Args:
         front_end: the input of the backbone.

@@ -1,8 +1,9 @@
-"""musicnn: a network for music tagging, with convolutions whose shapes suit music.
+"""musicnn: a network for music tagging. The shapes of its first convolutions are designed for mel spectrograms.
 
 The first convolutions process the image in parallel. Two of them are "timbral": their kernels cover many mels and few
-frames. Three are "temporal": their kernels cover one mel and many frames. The maximum over the mels follows each of
-them. Then three convolutions over time are densely connected, and statistics over time are computed.
+frames. Three are "temporal": their kernels cover one mel and many frames. The maximum over the mels is computed after
+each of them. Three convolutions over time with residual connections follow. Their outputs and those of the first
+convolutions are concatenated, and the maximum and the mean over time are computed.
 
 Source: Pons and Serra, "musicnn: Pre-trained convolutional neural networks for music audio tagging", ISMIR 2019
 late-breaking demo. The weights that its authors trained are in the presets `musicnn_msd` and `musicnn_mtt`. The
@@ -16,8 +17,8 @@ from genrekeras.models.backbones.front_end import FrontEnd
 from genrekeras.models.backbones.torch_batch_norm import FusedBatchNormalization
 
 _SAMPLE_RATE, _HOP_LENGTH, _N_FFT = 16000, 256, 512
-# The original cuts 187 frames out of the spectrogram of a track. A clip of this length has these frames without
-# padding.
+# The original cuts windows of 187 frames out of the spectrogram of a track. A clip of this length has 187 frames,
+# without padding.
 _SAMPLES = 186 * _HOP_LENGTH + _N_FFT
 _TIMBRAL = {"timbral1": 0.4, "timbral2": 0.7}  # name -> share of the mels that a kernel covers
 _TEMPORAL = {"temporal1": 128, "temporal2": 64, "temporal3": 32}  # name -> frames that a kernel covers
@@ -74,9 +75,9 @@ def musicnn(image: keras.KerasTensor, name: str = "musicnn") -> keras.KerasTenso
 
 
 def _convolution(x, filters, size, name):
-    """Apply a convolution, ReLU and batch normalization. The number of frames stays the same, mels are not padded.
+    """Apply a convolution, ReLU and batch normalization. Only frames are padded, so that their number does not change.
 
-    For an even number of frames, TensorFlow pads one frame more at the end, so the padding is explicit.
+    If the kernel covers an even number of frames, the padding has one frame more at the end, as in TensorFlow.
     """
     frames = size[1] - 1
     padding = ((0, 0), (frames // 2, frames - frames // 2))
