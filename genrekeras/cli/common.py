@@ -192,7 +192,7 @@ def load_data(
     model: GenreClassifier,
     split: str,
 ) -> tuple[Dataset[Split], Split]:
-    """Load FMA, or music in one folder per genre, to evaluate a model.
+    """Load FMA, or music in one folder per genre, to evaluate a model. For a multi-label model, load music with tags.
 
     Args:
         folder, subset, split: arguments of the command.
@@ -209,9 +209,13 @@ def load_data(
     from genrekeras.datasets import fma
     from genrekeras.datasets.folder import find_files, load_folder
     from genrekeras.datasets.splits import match_genres
+    from genrekeras.datasets.tagged import load_tagged
 
     options: dict[str, Any] = {"sample_rate": model.sample_rate, **({"protocol": protocol} if protocol else {})}
-    if fma.is_fma(folder):
+    if model.multi_label:
+        is_fma = fma.is_fma(folder)
+        data = fma.load_fma(folder, subset, labels="all", **options) if is_fma else load_tagged(folder, **options)
+    elif fma.is_fma(folder):
         match_genres(fma.SUBSETS[subset], model.genres)
         data = fma.load_fma(folder, subset, **options)
     else:

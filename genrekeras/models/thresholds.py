@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-DEFAULT_CLASS_THRESHOLD = 0.5  # of all labels of a multi-label model that is not calibrated
+DEFAULT_CLASS_THRESHOLD = 0.5  # in reports of a multi-label model that is not calibrated
 NEVER = 1.0  # class threshold of a label that is never predicted, because no probability is above 1
 
 
@@ -23,7 +23,8 @@ class Thresholds:
             predictions have low confidence. `None` before the calibration.
         class_thresholds: one threshold in (0, 1] for each label of a multi-label model. A label is predicted if its
             probability is above its threshold. A label with the threshold 1 is never predicted. `None` for a
-            single-label model, and for a multi-label model that is not calibrated, whose thresholds are 0.5.
+            single-label model, and for a multi-label model that is not calibrated. Then reports use thresholds of 0.5,
+            and predictions of files another rule, see `genrekeras.inference.predicted_genres`.
 
     Raises:
         ValueError: a value has the wrong type, is not finite or is out of range.

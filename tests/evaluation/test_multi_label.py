@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import calibrate, small_model
 from genrekeras import evaluation
+from genrekeras.datasets import Split
 from genrekeras.evaluation import MultiLabelReport, Report, compare, report_from_dict
 from genrekeras.evaluation.cross_validation import calibrate_folds
 from genrekeras.models.thresholds import NEVER
@@ -184,30 +185,19 @@ def test_intervals_of_differences_by_a_loop(rng):
     assert half == pytest.approx(2.02 * np.std(samples), rel=0.2)  # t with 39 degrees of freedom
 
 
-class MultiLabelSplit:
-    """A split of the synthetic corpus with other labels."""
-
-    multi_label = True
-
-    def __init__(self, split, labels):
-        self.split, self.labels = split, labels
-
-    def __len__(self):
-        return len(self.split)
-
-    def __getattr__(self, name):
-        return getattr(self.split, name)
-
-    def select(self, positions):
-        return MultiLabelSplit(self.split.select(positions), self.labels[positions])
+def with_labels(split, labels):
+    """The same clips with the labels `(n, genres)`."""
+    rows = [tuple(np.flatnonzero(row).tolist()) for row in labels]
+    tracks = split.tracks.drop(columns=["label", "genre"], errors="ignore")
+    tracks = tracks.assign(labels=rows, genres=[tuple(split.genres[label] for label in row) for row in rows])
+    source = split._source, split._rows
+    return Split(split.name, *source, tracks, split.sample_rate, split.genres, split.protocol, split.fingerprint)
 
 
 @pytest.fixture
 def model(synthetic):
     """A model with random weights and a sigmoid, whose probabilities differ between clips."""
-    model = small_model(genres=synthetic.genres)
-    model.output_layer.activation = keras.activations.sigmoid
-    model.multi_label = True
+    model = small_model(genres=synthetic.genres, multi_label=True)
     calibrate(model, np.stack([synthetic.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
     scale_logits(model, 6.0)
     return model
@@ -221,16 +211,14 @@ def scale_logits(model, factor):
 def split(model, synthetic):
     """A split whose labels are drawn from the probabilities of the model, so that the model is nearly calibrated."""
     split = synthetic.train.select(range(0, 128, 2))
-    probabilities = evaluation.evaluate(
-        model, MultiLabelSplit(split, np.eye(64, 8)), crop="even", crops=2
-    ).probabilities
+    probabilities = evaluation.evaluate(model, with_labels(split, np.eye(64, 8)), crop="even", crops=2).probabilities
     labels = np.random.default_rng(0).random(probabilities.shape) < probabilities
-    return MultiLabelSplit(split, labels.astype("float32"))
+    return with_labels(split, labels)
 
 
 def test_evaluate_and_calibrate(model, split, tmp_path):
     before = evaluation.evaluate(model, split, crop="even", crops=2)
-    clip = split.split[3]["audio"]
+    clip = split[3]["audio"]
     crops = model.predict(np.stack([clip[:22050], clip[len(clip) - 22050 :]]), verbose=0)
     np.testing.assert_allclose(before.probabilities[3], crops.mean(axis=0), atol=1e-5)
     assert isinstance(before, MultiLabelReport) and before.thresholds == 0.5
@@ -262,7 +250,7 @@ def test_a_precision(model, split):
         labels[:, 2] = 0
         labels[::20, 2] = 1  # four clips, at random
         labels[:, 5] = np.random.default_rng(1).random(64) < 0.3  # unrelated to the audio
-        report = evaluation.calibrate(model, MultiLabelSplit(split.split, labels), crops=1, precision=0.8).after
+        report = evaluation.calibrate(model, with_labels(split, labels), crops=1, precision=0.8).after
     texts = [str(warning.message) for warning in caught if warning.filename == __file__]
     genres = report.genres
     assert f"have fewer than 5 clips, so their threshold is chosen for all genres together: {genres[2]}" in texts[0]
@@ -276,7 +264,7 @@ def test_a_model_at_chance(model, split):
     rng = np.random.default_rng(2)
     labels = (rng.random(split.labels.shape) < 0.3).astype("float32")
     with pytest.warns(UserWarning, match=r"not better than chance \(50.0 %\)"):
-        result = evaluation.calibrate(model, MultiLabelSplit(split.split, labels), crops=1)
+        result = evaluation.calibrate(model, with_labels(split, labels), crops=1)
     assert result.thresholds.better_than_chance is False
     assert result.low_confidence_share == {"correct": 1.0, "wrong": 1.0}
 

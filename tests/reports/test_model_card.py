@@ -149,7 +149,7 @@ def test_the_model_card_of_a_multi_label_model(tmp_path):
         "calibration_error": {"before": 0.2, "after": 0.1},
     }
     card = {**CARD, "scores": [score], "calibration": calibration}
-    model = small_model(genres=["a", "b", "c"], thresholds=thresholds, card=card)
+    model = small_model(genres=["a", "b", "c"], multi_label=True, thresholds=thresholds, card=card)
     lines = dict(reports.describe(model))
     assert lines["scores"].startswith(
         "test (official protocol, 20 clips, first 1 s): mAP 45.0 % [40.0, 51.0], macro-F1"

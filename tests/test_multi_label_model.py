@@ -1,10 +1,13 @@
 """A model of several labels a track: from tags in files to a calibrated, saved model."""
 
+import json
+
 import genrekeras as gk
 import numpy as np
 import pytest
 import soundfile
-from genrekeras import tags
+from click.testing import CliRunner
+from genrekeras import cli, tags
 
 RATE = 16000
 
@@ -45,6 +48,10 @@ def test_from_tags_to_a_saved_model(music, tmp_path):
     assert loaded.multi_label and loaded.thresholds == model.thresholds
     again = gk.evaluation.evaluate(loaded, data.test)
     np.testing.assert_allclose(again.probabilities, gk.evaluation.evaluate(model, data.test).probabilities, atol=1e-6)
+    options = ["--model", str(tmp_path / "model.keras"), "--split", "test", "--output", str(tmp_path / "scores.json")]
+    done = CliRunner().invoke(cli.main, ["evaluate", str(music), *options])
+    assert done.exit_code == 0 and "neither artist nor album" in done.stderr, done.output
+    assert json.loads((tmp_path / "scores.json").read_text())["clips"] == len(data.test)
     rows = loaded.predict_files([music / "artist 0" / "0.flac"])
     assert rows["genre"].iloc[0] == "High" and rows["probability"].iloc[0] > 0.5
 
