@@ -69,7 +69,8 @@ def cross_validate(
 
     The probabilities are calibrated. In each fold, their logarithms (for a multi-label model, their logits) are divided
     by a temperature. The temperature, the limit of low confidence and the class thresholds of a fold are fitted on the
-    out-of-fold predictions of the other folds.
+    out-of-fold predictions of the other folds. The models that made these predictions were trained on tracks of the
+    fold, so the calibration is not completely independent of the labels of the fold.
 
     Before each fold, `keras.utils.set_random_seed(seed)` is called. The results therefore do not depend on the order of
     the folds or the number of processes.
