@@ -137,9 +137,9 @@ class SpectrogramSplit:
         tracks = pd.concat([part.tracks for part in (self, *others)])
         return SpectrogramSplit(name, images, tracks, self.sample_rate, self.genres, self.protocol)
 
-    def with_genres(self, genres: Sequence[str]) -> "SpectrogramSplit":
+    def with_genres(self, genres: Sequence[str], ignore_others: bool = False) -> "SpectrogramSplit":
         """Return a split with the same images, whose labels are indices in `genres`. See `Split.with_genres`."""
-        tracks = relabelled_tracks(self, genres)
+        tracks = relabelled_tracks(self, genres, ignore_others)
         return SpectrogramSplit(self.name, self.images, tracks, self.sample_rate, genres, self.protocol)
 
     def __repr__(self):
