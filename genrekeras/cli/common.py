@@ -232,7 +232,7 @@ def load_data(
     if not len(clips):
         raise ValueError(
             f"{folder}: the {split} split has no clips under the protocol {data.protocol}. Choose another "
-            "`--protocol`, add music, or evaluate with `--split all`."
+            "`--protocol`, add music, or use `--split all`."
         )
     return data, clips
 

@@ -110,6 +110,8 @@ def test_tracks_with_one_genre_each_have_one_label(tmp_path):
     assert data.all.labels.dtype == np.int32 and sorted(data.all.labels) == [0] * 4 + [1] * 8
     assert (data.all.tracks["genre"] == np.array(data.genres)[data.all.labels]).all()
     assert [len(split) for split in (data.train, data.validation, data.test)] == [8, 2, 2]
+    rows = load_tagged(tmp_path, min_tracks=4, always_multi_label=True).all
+    np.testing.assert_array_equal(rows.labels, np.eye(2)[data.all.labels])
 
 
 def test_spellings_are_merged_and_listed(tmp_path, capsys):
