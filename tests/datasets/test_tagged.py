@@ -68,8 +68,10 @@ def music(tmp_path):
 
 def test_several_genres_in_four_formats(music):
     before = {path: path.stat().st_mtime_ns for path in music.rglob("*")}
-    with pytest.warns(UserWarning, match=r"music: 1 genres of fewer than 5 tracks are left out: Polka \(1\)\.$"):
+    expected = r"music: 1 genres of fewer than 5 tracks are left out: Polka \(1\)\.$"
+    with pytest.warns(UserWarning, match=expected) as caught:
         data = load_tagged(music, min_tracks=5)
+    assert {warning.filename for warning in caught} == {__file__}
     assert data.genres == ("Jazz", "Pop", "Rock") and data.name == "music" and data.protocol == "artist_album"
     split = data.all
     assert split.multi_label and split.labels.shape == (24, 3) and "genre" not in split.tracks
