@@ -81,7 +81,7 @@ def test_presets(name, rng):
     for kind in set(kinds.values()):
         assert ", ".join(label for label in model.genres if kinds[label] == kind) in card
     described = dict(gk.reports.describe(model))
-    assert described["license"] == "isc" and "not calibrated" in described["about"]
+    assert described["license"] == "isc" and "it is not calibrated" in described["predicted"]
     assert described["data"] == model.card["data"]["name"] and "musicnn 0.1.0" in described["training"]
 
 
