@@ -34,7 +34,7 @@ from mutagen.wave import WAVE
 FLAC_PADDING, FLAC_COMMENTS = b"\1", b"\4"  # types of metadata blocks
 _OTHER_CONTAINERS = (b"RIFF", b"FORM", b"OggS", b"fLaC", b"APET", b"\x30\x26\xb2\x75")
 _MP4_PARENTS = {b"moov", b"udta", b"trak", b"mdia", b"minf", b"stbl", b"meta", b"ilst"}
-_NO_GRANULE = (1 << 64) - 1  # granule position of an Ogg page on which no packet ends
+_NO_GRANULE = -1  # granule position of an Ogg page on which no packet ends
 # Objects of an ASF header that contain attributes, or padding
 _ASF_ATTRIBUTES = (asf.EXTENDED_CONTENT_DESCRIPTION, asf.HEADER_EXTENSION)
 
@@ -102,11 +102,11 @@ def _ogg(file, add_audio):
         if serial is None and content.startswith((b"\1vorbis", b"OpusHead", b"\x7fFLAC")):
             serial = page_serial
         if page_serial != serial:
-            add_audio(struct.pack("<IQB", page_serial, granule, flags) + part.name + content)
+            add_audio(struct.pack("<IqB", page_serial, granule, flags) + part.name + content)
             continue
         starts_audio = starts_audio or granule not in (0, _NO_GRANULE)
         if starts_audio:
-            add_audio(struct.pack("<QB", granule, flags) + part.name + content)
+            add_audio(struct.pack("<qB", granule, flags) + part.name + content)
             continue
         # Pages of headers may be divided in another way. Packets end with a segment of fewer than 255 bytes.
         position = 0
@@ -128,9 +128,7 @@ def _iff(file, add_audio):
             for block in blocks(file, chunk.data, chunk.stop):
                 add_audio(block)
             yield "audio", chunk.name
-        elif chunk.name == b"ID3 " and root.name == b"RIFF":
-            raise ContainerError("its ID3 tag is in a chunk with the name 'ID3 ' instead of 'id3 '")
-        elif chunk.name not in (b"id3 ", b"ID3 "):
+        elif chunk.name.lower() != b"id3 ":
             yield chunk.name.decode("latin-1"), read_part(file, chunk.data, chunk.stop)
     yield "end", read_part(file, min(root.stop + root.stop % 2, size_of(file)), size_of(file))
 

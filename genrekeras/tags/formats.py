@@ -72,7 +72,7 @@ def write_copy(opened: mutagen.FileType, target: str, genres: Sequence[str]) -> 
 def _mp3(opened: MP3, file: BinaryIO, genres: Sequence[str]) -> list[Splice]:
     stop = id3_stop(file)
     if stop:
-        return [(0, stop, id3.replace_genres(read_part(file, 0, stop), genres))]
+        return [(0, stop, id3.replace_genres(read_part(file, 0, stop), genres, bool(opened.tags)))]
     if read_part(file, 0, 3) == b"ID3":
         raise ContainerError("its ID3 tag is damaged, or has a version that is not supported")
     frames = b""
@@ -100,17 +100,20 @@ def _flac(opened, file, genres):
 
 def _iff(opened, file, genres):
     root, chunks, order = iff_chunks(file)
-    name, size = b"id3 " if root.name == b"RIFF" else b"ID3 ", size_of(file)
-    chunk = next((chunk for chunk in chunks if chunk.name == name), None)
-    if chunk is None:
+    size = size_of(file)
+    tagged = [chunk for chunk in chunks if chunk.name.lower() == b"id3 "]
+    if len(tagged) > 1:
+        raise ContainerError("it has several ID3 tags")
+    if not tagged:
         start = stop = min(root.stop + root.stop % 2, size)
-        tag = id3.new_tag(genres)
+        name, tag = b"id3 " if root.name == b"RIFF" else b"ID3 ", id3.new_tag(genres)
     else:
-        start, stop = chunk.start, min(chunk.stop + (chunk.stop - chunk.data) % 2, size)
+        [chunk] = tagged
+        name, start, stop = chunk.name, chunk.start, min(chunk.stop + (chunk.stop - chunk.data) % 2, size)
         tag_stop = id3_stop(file, chunk.data, chunk.stop)
         if tag_stop == chunk.data:
             raise ContainerError("its ID3 tag is damaged, or has a version that is not supported")
-        tag = id3.replace_genres(read_part(file, chunk.data, tag_stop), genres)
+        tag = id3.replace_genres(read_part(file, chunk.data, tag_stop), genres, bool(opened.tags))
         tag += read_part(file, tag_stop, chunk.stop)
     # A chunk starts at an even offset.
     content = bytes(start % 2) + struct.pack(f"{order}4sI", name, len(tag)) + tag + bytes(len(tag) % 2)

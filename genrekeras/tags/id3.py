@@ -10,6 +10,7 @@ from genrekeras.tags.containers import ContainerError, from_synchsafe, synchsafe
 
 _UNSYNCHRONISATION, _EXTENDED_HEADER, _FOOTER = 0x80, 0x40, 0x10  # flags of a tag
 _FRAME_NAME = re.compile(rb"[A-Z0-9]{3}[A-Z0-9 \0]?")
+_HEADER_SIZES = {2: 6, 3: 10, 4: 10}  # version -> bytes before the content of a frame
 _PADDING = 1024  # bytes after the frames of a new tag
 
 
@@ -31,7 +32,7 @@ def new_tag(genres: Sequence[str], frames: bytes = b"") -> bytes:
     return b"ID3\4\0\0" + synchsafe(len(body)) + body
 
 
-def replace_genres(tag: bytes, genres: Sequence[str]) -> bytes:
+def replace_genres(tag: bytes, genres: Sequence[str], is_read: bool) -> bytes:
     """Return an ID3v2 tag with other genres.
 
     The version of the tag, all other frames, their order, and the number of padding bytes stay as they are. The new
@@ -40,9 +41,11 @@ def replace_genres(tag: bytes, genres: Sequence[str]) -> bytes:
     Args:
         tag: ID3v2.2, ID3v2.3 or ID3v2.4 tag, from its header to its end.
         genres: the new genres.
+        is_read: whether a genre could be read from the tag.
 
     Raises:
-        ContainerError: the tag is damaged, or has a property that is not supported.
+        ContainerError: the tag is damaged, contains a genre that could not be read, or has a property that is not
+            supported.
     """
     version, flags = tag[3], tag[5]
     footer = b"3DI" if version == 4 and flags & _FOOTER else b""
@@ -57,6 +60,8 @@ def replace_genres(tag: bytes, genres: Sequence[str]) -> bytes:
     frames, padding = _split(body[start:], version)
     name = b"TCO" if version == 2 else b"TCON"
     position = next((index for index, frame in enumerate(frames) if frame.name == name), len(frames))
+    if not is_read and any(frame.name == name and frame.content[_HEADER_SIZES[version] + 1 :] for frame in frames):
+        raise ContainerError("its genre cannot be read, because it is compressed, encrypted or damaged")
     kept = [frame.content for frame in frames if frame.name != name]
     # No frame before `position` has this name, so `position` is valid in `kept` too.
     kept.insert(position, genre_frame(genres, version))
@@ -102,7 +107,7 @@ def _split(body, version):
     """Return the frames in the body of a tag, and the padding after them."""
     # Old versions of iTunes write sizes in ID3v2.4 tags as plain integers.
     for to_size in (from_synchsafe, _plain_size) if version == 4 else (_plain_size,):
-        if (result := _walk(body, 3 if version == 2 else 4, to_size)) is not None:
+        if (result := _walk(body, version, to_size)) is not None:
             return result
     raise ContainerError("its ID3 tag is damaged: the sizes of its frames are wrong")
 
@@ -111,15 +116,16 @@ def _plain_size(content):
     return int.from_bytes(content, "big")
 
 
-def _walk(body, width, to_size):
+def _walk(body, version, to_size):
     """Return the frames and the padding like `_split`, or `None` if the sizes are wrong.
 
     Args:
         body: bytes.
-        width: number of bytes of a name, and of a size.
+        version: see `genre_frame`.
         to_size: function from the bytes of a size to the size.
     """
-    frames, start, header = [], 0, 6 if width == 3 else 10
+    width, header = 3 if version == 2 else 4, _HEADER_SIZES[version]  # bytes of a name and of a size; of both and flags
+    frames, start = [], 0
     while start + header <= len(body) and body[start]:
         name = body[start : start + width]
         stop = start + header + to_size(body[start + width : start + 2 * width])

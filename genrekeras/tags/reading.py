@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import mutagen
 from genrekeras.audio.decoders import FileProblem
-from genrekeras.tags.containers import riff_info
+from genrekeras.tags.containers import mp4_atoms, read_part, riff_info
 from genrekeras.utils.io import StrPath
 from mutagen.aiff import AIFF
 from mutagen.apev2 import TEXT, APEv2File
@@ -17,7 +17,7 @@ from mutagen.flac import FLAC
 from mutagen.id3 import ID3, Frame, Frames, Frames_2_2, ID3JunkFrameError, ID3NoHeaderError
 from mutagen.monkeysaudio import MonkeysAudio
 from mutagen.mp3 import MP3
-from mutagen.mp4 import MP4
+from mutagen.mp4 import MP4, Atoms
 from mutagen.musepack import Musepack
 from mutagen.oggflac import OggFLAC
 from mutagen.oggopus import OggOpus
@@ -221,6 +221,8 @@ def values(file: mutagen.FileType, field: str) -> list[str]:
     if isinstance(file.tags, ID3):
         frames = file.tags.getall(_FIELDS[field].id3)
         found = [str(value) for frame in frames for value in (frame.genres if field == "genre" else frame.text)]
+    elif isinstance(file, MP4) and field == "genre" and file.tags and (texts := _mp4_genres(file)):
+        found = texts
     elif not isinstance(file, (MP3, WAVE, AIFF)):
         tags: Any = file.tags or {}
         value = tags.get(key(file, field), [])
@@ -234,3 +236,13 @@ def values(file: mutagen.FileType, field: str) -> list[str]:
 
 def _first(file, field):
     return next(iter(values(file, field)), "").strip()
+
+
+def _mp4_genres(file):
+    """Return the genres in text atoms. mutagen reads a numeric genre (`gnre`) too, although it may be older."""
+    with open(str(file.filename), "rb") as opened:
+        for atom in Atoms(opened).path(b"moov", b"udta", b"meta", b"ilst")[-1].children or ():
+            if atom.name == _FIELDS["genre"].mp4.encode("latin-1"):
+                data = mp4_atoms(opened, atom.offset + 8, atom.offset + atom.length)
+                return [read_part(opened, part.data + 8, part.stop).decode("utf-8", "replace") for part in data]
+    return []
