@@ -19,13 +19,13 @@ from genrekeras.tags.containers import (
     tail_start,
 )
 from genrekeras.tags.fingerprint import FLAC_COMMENTS
-from genrekeras.tags.reading import key
+from genrekeras.tags.reading import ape_values, key
 from genrekeras.version import __version__
 from mutagen.aiff import AIFF
 from mutagen.apev2 import APEv2File
 from mutagen.asf import ASF
 from mutagen.flac import FLAC
-from mutagen.id3 import ID3
+from mutagen.id3 import ID3, TALB, TDRC, TIT2, TPE1, TPE2, TRCK
 from mutagen.mp3 import MP3
 from mutagen.mp4 import MP4, Atoms, MP4Tags
 from mutagen.ogg import OggFileType, OggPage
@@ -34,6 +34,8 @@ from mutagen.wave import WAVE
 _UTF8 = 1  # type of text in MP4 files
 _APE_TAG = struct.Struct("<8s4I8x")  # magic, version, size, number of items, flags
 _APE_HEADER, _APE_FOOTER = 0xA0000000, 0x80000000  # flags: the tag has a header; this is the header
+# item of an APEv2 tag -> frame of an ID3 tag
+_COPIED = {"Title": TIT2, "Artist": TPE1, "Album": TALB, "Album Artist": TPE2, "Track": TRCK, "Year": TDRC}
 Splice = tuple[int, int, bytes]  # start and end of a part of a file, and the bytes that replace it
 
 
@@ -75,13 +77,15 @@ def _mp3(opened: MP3, file: BinaryIO, genres: Sequence[str]) -> list[Splice]:
         return [(0, stop, id3.replace_genres(read_part(file, 0, stop), genres, bool(opened.tags)))]
     if read_part(file, 0, 3) == b"ID3":
         raise ContainerError("its ID3 tag is damaged, or has a version that is not supported")
-    frames = b""
-    if isinstance(opened.tags, ID3):  # from an ID3v1 tag
-        tag = io.BytesIO()
-        opened.tags.delall("TCON")
-        opened.tags.save(tag, padding=lambda info: 0)
-        frames = tag.getvalue()[10:]
-    return [(0, 0, id3.new_tag(genres, frames))]
+    # Many programs read only the new tag, so it gets the fields of an ID3v1 or APEv2 tag.
+    fields = opened.tags if isinstance(opened.tags, ID3) else ID3()
+    fields.delall("TCON")
+    for item, frame in _COPIED.items():
+        if texts := ape_values(str(opened.filename), item):
+            fields.setall(frame.__name__, [frame(encoding=3, text=texts)])
+    tag = io.BytesIO()
+    fields.save(tag, padding=lambda info: 0)
+    return [(0, 0, id3.new_tag(genres, tag.getvalue()[10:]))]
 
 
 def _flac(opened, file, genres):

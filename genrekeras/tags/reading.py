@@ -11,7 +11,7 @@ from genrekeras.audio.decoders import FileProblem
 from genrekeras.tags.containers import mp4_atoms, read_part, riff_info
 from genrekeras.utils.io import StrPath
 from mutagen.aiff import AIFF
-from mutagen.apev2 import TEXT, APEv2File
+from mutagen.apev2 import TEXT, APENoHeaderError, APEv2, APEv2File
 from mutagen.asf import ASF
 from mutagen.flac import FLAC
 from mutagen.id3 import ID3, Frame, Frames, Frames_2_2, ID3JunkFrameError, ID3NoHeaderError
@@ -137,8 +137,8 @@ def read_tags(path: StrPath) -> Tags:
 def read_genres(path: StrPath) -> list[str]:
     """Return the genres in the tags of a file.
 
-    If an mp3 file has an ID3v2 tag and an ID3v1 tag, the ID3v2 tag is read. The INFO list of a wav file is read if the
-    file has no genre in an ID3 tag.
+    If an mp3 file has no genre in an ID3v2 tag, its APEv2 tag is read, or else its ID3v1 tag unless it has an ID3v2
+    tag. If a wav file has no genre in an ID3 tag, its INFO list is read.
 
     Args:
         path: an mp3, flac, ogg, opus, m4a, wma, wav, aiff, wv, mpc or ape file.
@@ -216,22 +216,51 @@ def key(file: mutagen.FileType, field: str) -> str:
 
 
 def values(file: mutagen.FileType, field: str) -> list[str]:
-    """Return the values of a field, such as "genre"."""
-    found: list[str] = []
+    """Return the values of a field, such as "genre".
+
+    Raises:
+        TagError: the file is damaged.
+    """
+    with mutagen_errors(str(file.filename), "its tags cannot be read"):
+        found = _values(file, field)
+        if isinstance(file, MP3) and (not found or is_id3v1(file)):
+            found = ape_values(str(file.filename), _FIELDS[field].ape) or found
+        if isinstance(file, WAVE) and not found:
+            with open(str(file.filename), "rb") as opened:
+                text = riff_info(opened).get(_FIELDS[field].info, "")
+            found = [text] if text.strip() else []
+        return found
+
+
+def is_id3v1(file: MP3) -> bool:
+    """Return whether the only ID3 tag of an mp3 file is an ID3v1 tag."""
+    return isinstance(file.tags, ID3) and file.tags.version[0] == 1
+
+
+def ape_values(path: str, item: str) -> list[str]:
+    """Return the values of an item, such as "Title", in the APEv2 tag of an mp3 file."""
+    try:
+        return _texts(APEv2(path).get(item))
+    except APENoHeaderError:
+        return []
+
+
+def _values(file, field):
+    """Return the values of a field in the main tag of a file."""
     if isinstance(file.tags, ID3):
         frames = file.tags.getall(_FIELDS[field].id3)
-        found = [str(value) for frame in frames for value in (frame.genres if field == "genre" else frame.text)]
-    elif isinstance(file, MP4) and field == "genre" and file.tags and (texts := _mp4_genres(file)):
-        found = texts
-    elif not isinstance(file, (MP3, WAVE, AIFF)):
-        tags: Any = file.tags or {}
-        value = tags.get(key(file, field), [])
-        found = [] if isinstance(file, APEv2File) and value and value.kind != TEXT else [str(each) for each in value]
-    if not found and isinstance(file, WAVE):
-        with open(str(file.filename), "rb") as opened:
-            text = riff_info(opened).get(_FIELDS[field].info, "")
-        found = [text] if text.strip() else []
-    return found
+        return [str(value) for frame in frames for value in (frame.genres if field == "genre" else frame.text)]
+    if not file.tags or isinstance(file, (MP3, WAVE, AIFF)):
+        return []
+    if isinstance(file, MP4) and field == "genre" and (texts := _mp4_genres(file)):
+        return texts
+    value = file.tags.get(key(file, field))
+    return _texts(value) if isinstance(file, APEv2File) else [str(text) for text in value or ()]
+
+
+def _texts(value):
+    """Return the texts in an item of an APEv2 tag. The list is empty for `None` and for binary items."""
+    return list(value) if value is not None and value.kind == TEXT else []
 
 
 def _first(file, field):

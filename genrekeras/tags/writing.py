@@ -73,7 +73,7 @@ def write_genres(
 
     An mp3 file may have ID3v1 or APEv2 tags at its end, a wav file may have an INFO list, and an m4a file may have a
     numeric genre (`gnre`). These are not changed. If an mp3 file has no ID3v2 tag, an ID3v2.4 tag is added. It gets the
-    fields of an ID3v1 tag.
+    fields of an ID3v1 tag, and title, artist, album, track and year of an APEv2 tag.
 
     The genres are written into a copy in the same folder. The copy replaces the file only if the encoded audio and all
     other metadata of both are equal, if the genres can be read from the copy, and if the old file can be restored.

@@ -323,6 +323,24 @@ def test_fields_of_an_id3v1_tag_are_copied_to_the_new_tag(tmp_path):
     assert [str(tag[name]) for name in ("TIT2", "TPE1", "TRCK")] == ["Title", "Artist", "7"]
 
 
+@pytest.mark.parametrize("end", [b"", ID3V1])
+def test_an_apev2_tag_of_an_mp3_file_is_read_and_copied_but_not_changed(tmp_path, end):
+    ape, tag = io.BytesIO(), APEv2()
+    tag["Title"], tag["Artist"], tag["GENRE"], tag["Track"] = "A longer title", ["A", "B"], ["Dub", "Ska"], "3/9"
+    tag["Cover Art (Front)"] = APEValue(b"x.png\0\x89PNG", 1)
+    tag.save(ape)
+    path = mp3(tmp_path / "song.mp3", b"", ape.getvalue() + end)
+    before = path.read_bytes()
+    assert tags.read_tags(path) == ("A longer title", "A", "", ["Dub", "Ska"])
+    change = tags.write_genres(path, ["Folk", "Pop"])
+    assert path.read_bytes().endswith(before) and tags.read_genres(path) == ["Folk", "Pop"]
+    frames = {name: frame.text for name, frame in ID3(path, load_v1=False).items()}
+    assert frames == {"TIT2": ["A longer title"], "TPE1": ["A", "B"], "TRCK": ["3/9"], "TCON": ["Folk", "Pop"]}
+    assert tags.restore(change) and path.read_bytes() == before
+    path.write_bytes(id3(3, [frame(3, b"TIT2", b"\0x")]) + before)  # An ID3v2 tag is read first.
+    assert tags.read_tags(path) == ("x", "A", "", ["Dub", "Ska"])
+
+
 def test_an_extended_header_and_a_footer_are_kept(tmp_path):
     frames = [frame(4, b"TIT2", b"\0Title"), frame(4, b"TCON", b"\0Old")]
     path = mp3(tmp_path / "v24.mp3", id3(4, [synchsafe(6) + b"\1\0", *frames], flags=0x40))
