@@ -49,9 +49,10 @@ def apply_tags(plan: pd.DataFrame, journal: StrPath | None = None) -> AppliedTag
         return AppliedTags(plan.assign(written=False), None)
     with TagJournal(journal) as opened:
         applied = [apply_row(row, opened) for row in bar(len(rows), "Writing tags", "file", iterable=rows)]
-    return AppliedTags(
-        pd.DataFrame(applied, columns=[*plan.columns.union(COLUMNS, sort=False), "written"]), opened.path
-    )
+    columns = [*plan.columns.union(COLUMNS, sort=False), "written"]
+    # The dtype is object, because the string dtype of pandas cannot store file names that are not UTF-8.
+    files = pd.DataFrame(applied, columns=columns, dtype=object).astype({"written": bool})
+    return AppliedTags(files, opened.path)
 
 
 def is_planned(row: Mapping[str, Any]) -> bool:
@@ -124,7 +125,9 @@ def undo_tags(journal: StrPath) -> pd.DataFrame:
     for number in content.damaged:
         reason = f"line {number} is damaged, so the change in it cannot be undone"
         rows.append({"path": os.fspath(journal), "restored": False, "old": (), "new": (), "error": reason})
-    return pd.DataFrame(rows, columns=["path", "restored", "old", "new", "error"], dtype=object)
+    return pd.DataFrame(rows, columns=["path", "restored", "old", "new", "error"], dtype=object).astype(
+        {"restored": bool}
+    )
 
 
 def _clean(folder):

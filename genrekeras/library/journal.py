@@ -144,6 +144,8 @@ def read_journal(path: StrPath) -> JournalContent:
     """
     with open(path, "rb") as file:
         lines = file.read().split(b"\n")
+    if lines == [b""]:  # The process was killed before it wrote the first line.
+        return JournalContent("", [], [], [])
     header = _decode(lines[0])
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
         raise JournalError(f"{os.fspath(path)} is not a journal of `genrekeras tag`, or its first line is damaged.")
