@@ -54,8 +54,8 @@ def check_writable(path: StrPath) -> None:
     """
     path = os.path.realpath(path)
     opened = open_tags(path)
-    check_replaceable(path)
     with mutagen_errors(path, "its tags cannot be written"):
+        check_replaceable(path)
         fingerprint(opened)
 
 

@@ -135,6 +135,15 @@ def test_a_genre_that_id3_reads_as_a_number_is_refused(tmp_path):
         tags.write_genres(path, ["17"])
 
 
+def test_a_program_that_has_opened_the_file_reads_the_old_file(tmp_path):
+    path = write_sine(tmp_path / "song.flac", 440)
+    before = path.read_bytes()
+    with open(path, "rb") as opened:
+        start = opened.read(100)
+        tags.write_genres(path, ["Rock"])
+        assert start + opened.read() == before
+
+
 def test_a_link_remains_a_link(tmp_path):
     path = write_sine(tmp_path / "song.flac", 440)
     (tmp_path / "link.flac").symlink_to(path)
