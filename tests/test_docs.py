@@ -144,6 +144,7 @@ def test_code(page, materials, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("GENREKERAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)
     names = {}
     server = SERVERS.get(name_of(page), contextlib.nullcontext)

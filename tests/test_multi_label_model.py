@@ -25,7 +25,7 @@ def music(tmp_path, monkeypatch, rng):
         path = tmp_path / "music" / f"artist {artist}" / f"{number}.flac"
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, sound, RATE)
-        tags.write_genre(path, "; ".join(genres))
+        tags.write_genres(path, genres)
     return tmp_path / "music"
 
 

@@ -135,6 +135,8 @@ CALLS = [
     *([*name.split(), "--help"] for name in ("predict", "timeline", "info", "evaluate", "export", "fma build")),
     ["predict"],
     ["predict", "x.mp3", "--spoon"],
+    ["tag"],
+    ["tag", "x.mp3", "--overwrite", "--append"],
     ["predict", "x.mp3", "--csv", "--json"],
     ["predict", "x.mp3", "-o", "x.txt"],
     ["predict", "x.mp3", "-m", "nowhere.keras"],

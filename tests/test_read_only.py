@@ -69,7 +69,7 @@ def test_tags(tmp_path, read_only):
     path = write_sine(tmp_path / "song.flac", 440)
     before = contents(tmp_path)
     with read_only(tmp_path), pytest.raises(tags.TagError, match=f"{path}: .*cannot be written"):
-        tags.write_genre(path, "Rock")
+        tags.write_genres(path, ["Rock"])
     assert contents(tmp_path) == before
 
 

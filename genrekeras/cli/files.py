@@ -35,14 +35,8 @@ from genrekeras.utils.progress import printable
 @click.option("--all-labels", is_flag=True, help="Also show labels that are not genres, such as moods and instruments.")
 @MAX_CLIPS
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Number of decoding threads.")
-@click.option(
-    "--write-tags", is_flag=True, help="Write the most probable genre into the tags of files, except at low confidence."
-)
-@click.option("--keep-copies", is_flag=True, help="With --write-tags, keep a copy of each original file as FILE.orig.")
 @click.pass_context
-def predict(
-    context, files, path, as_csv, as_json, output, top, all_labels, max_clips, workers, write_tags, keep_copies
-):
+def predict(context, files, path, as_csv, as_json, output, top, all_labels, max_clips, workers):
     """Predict the genre of audio files.
 
     FILES are audio files, or folders that are searched for audio files recursively. The model processes evenly spaced
@@ -53,7 +47,7 @@ def predict(
     With --output FILE, finished rows are stored in FILE.journal. A later call with the same FILE, model and --max-clips
     processes only files that are new or have changed.
 
-    The exit code is 0 on success, 1 if some files could not be read or tagged, and 2 if the arguments are invalid.
+    The exit code is 0 on success, 1 if some files could not be read, and 2 if the arguments are invalid.
     """
     output_format = _output_format(as_csv, as_json, output)
     with error_handling():
@@ -79,10 +73,7 @@ def predict(
             print_errors(unreadable)
         if len(unreadable):
             click.echo(f"{len(unreadable)} of {len(table)} files could not be read.", err=True)
-        tag_errors = _write_tags(table[table["error"].isna()], keep_copies) if write_tags else []
-        for error in tag_errors:
-            echo(str(error), err=True)
-    context.exit(1 if len(unreadable) or tag_errors else 0)
+    context.exit(1 if len(unreadable) else 0)
 
 
 @click.command()
@@ -202,24 +193,6 @@ def spectrogram(file, path, output, offset):
             image, model.clip_seconds, model.band_frequencies, output, title, offset, model.image_range
         )
         echo(f"{image.shape[0]} bands, {image.shape[1]} frames of {model.clip_seconds:g} s: {output}")
-
-
-def _write_tags(table, keep_copies):
-    """Write predicted genres into the tags of files, except at low confidence. Return the errors of failed files."""
-    from genrekeras import tags
-    from genrekeras.utils import progress
-
-    errors = []
-    # `low_confidence` is True, False, or None if the model has no thresholds. Tags are written for False and None.
-    confident = table[table["low_confidence"] != True]  # noqa: E712
-    with progress.bar(len(confident), "Writing tags", "file") as progress_bar:
-        for row in confident.itertuples():
-            try:
-                tags.write_genre(row.path, row.genre, f"{row.path}.orig" if keep_copies else None)
-            except tags.TagError as error:
-                errors.append(error)
-            progress_bar.update()
-    return errors
 
 
 def _output_format(as_csv, as_json, output):

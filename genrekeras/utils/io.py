@@ -5,6 +5,7 @@ import errno
 import glob
 import heapq
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -12,7 +13,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import TypeAlias
 
 import filelock
@@ -65,8 +66,7 @@ def atomic_write(path: StrPath) -> Iterator[str]:
     folder = tempfile.gettempdir() if to_stream else os.path.dirname(target)
     os.makedirs(folder, exist_ok=True)
     prefix = os.path.join(folder, f"{TEMPORARY}{secrets.token_hex(4)}")
-    suffix = os.fsencode(os.path.basename(target))[-100:].decode("utf-8", "ignore")  # a file name has at most 255 bytes
-    temporary = f"{prefix}-{suffix}"
+    temporary = f"{prefix}-{_temporary_suffix(target)}"
     try:
         yield temporary
         source = temporary
@@ -83,6 +83,30 @@ def atomic_write(path: StrPath) -> Iterator[str]:
         for leftover in glob.glob(f"{glob.escape(prefix)}*"):
             os.remove(leftover)
         raise
+
+
+def remove_leftovers(folder: StrPath, extensions: Container[str]) -> None:
+    """Remove temporary files in a folder that `atomic_write` left behind because its process was killed.
+
+    A process that is writing such a file fails, and the file that it would have replaced stays as it is.
+
+    Args:
+        folder: folder of the files that were written. Its subfolders are not searched.
+        extensions: extensions of the files that were written, in lower case, such as ".mp3". Temporary files of other
+            files, and of files that do not exist, are kept.
+    """
+    names = os.listdir(folder)
+    temporary = [name for name in names if re.match(f"{re.escape(TEMPORARY)}[0-9a-f]{{8}}-", name)]
+    if temporary:
+        is_written = {_temporary_suffix(name) for name in names if os.path.splitext(name)[1].lower() in extensions}
+        for name in temporary:
+            if name[len(TEMPORARY) + 9 :] in is_written:
+                os.remove(os.path.join(folder, name))
+
+
+def _temporary_suffix(path):
+    """Return the end of the name of a temporary file. A file name has at most 255 bytes."""
+    return os.fsencode(os.path.basename(path))[-100:].decode("utf-8", "ignore")
 
 
 def is_stream(path: StrPath) -> bool:
@@ -106,7 +130,7 @@ def _flush(path):
 
 
 @contextlib.contextmanager
-def process_lock(folder: StrPath, task: str) -> Iterator[None]:
+def process_lock(folder: StrPath, task: str, announce: bool = True) -> Iterator[None]:
     """Context manager that only one process at a time can enter. Other processes wait.
 
     If a process dies, its lock is released.
@@ -114,13 +138,15 @@ def process_lock(folder: StrPath, task: str) -> Iterator[None]:
     Args:
         folder: folder of the lock file. The folder is created if it does not exist.
         task: name of the task, such as "download fma_small". Each task in a folder has its own lock.
+        announce: whether a message is printed if this process has to wait.
     """
     os.makedirs(folder, exist_ok=True)
     lock = filelock.FileLock(os.path.join(folder, f".{task.replace(' ', '-')}.lock"))
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:
-        print_message(f"Waiting for another process ({task} in {folder}).")
+        if announce:
+            print_message(f"Waiting for another process ({task} in {folder}).")
         lock.acquire()
     try:
         yield
@@ -134,6 +160,11 @@ def cache_dir() -> str:
     The environment variable GENREKERAS_CACHE can set this folder. By default, it is a folder in the cache of the user.
     """
     return os.environ.get("GENREKERAS_CACHE") or platformdirs.user_cache_dir("genrekeras")
+
+
+def state_dir() -> str:
+    """Return the folder for files that cannot be computed again, such as journals: the state folder of the user."""
+    return platformdirs.user_state_dir("genrekeras")
 
 
 def read_arrays(path: StrPath) -> dict[str, np.ndarray]:

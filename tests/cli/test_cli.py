@@ -277,13 +277,11 @@ def test_model_is_a_preset_a_file_or_the_folder_of_a_run(saved, one_second_model
 
 
 def test_tracks_of_low_confidence(music, tmp_path):
-    """Each format has the reason, and the tags are not written."""
+    """Each format has the reason."""
     small_model(thresholds={"min_confidence": 1.01}).save(tmp_path / "m.keras")  # above any probability
-    before = (music / "a.ogg").read_bytes()
     options = [music / "a.ogg", "-m", tmp_path / "m.keras"]
-    done = run("predict", *options, "--write-tags")
+    done = run("predict", *options)
     assert "a.ogg   (4 s, low confidence: low probability)\n" in done.stdout
-    assert (music / "a.ogg").read_bytes() == before
     [row] = json.loads(run("predict", *options, "--json").stdout)
     table = pd.read_csv(io.StringIO(run("predict", *options, "--csv").stdout))
     for low_confidence, reason in ((row["low_confidence"], row["reason"]), *table[["low_confidence", "reason"]].values):
@@ -500,7 +498,7 @@ def test_multi_label_models_use_genres_in_tags(tmp_path, monkeypatch, rng):
     (tmp_path / "music").mkdir()
     for number in range(17):
         path = write_sine(tmp_path / "music" / f"{number}.flac", 200 + 40 * number, 2.5, rate=22050)
-        tags.write_genre(path, ("Low" if number < 6 else "HIGH") if number < 12 else "Polka")
+        tags.write_genres(path, [("Low" if number < 6 else "HIGH") if number < 12 else "Polka"])
     model = small_model(genres=("Jazz", "high", "low"), multi_label=True)
     calibrate(model, tones(rng, 16, 22050)).save(tmp_path / "m.keras")
     options = ["-m", tmp_path / "m.keras", "--split", "all", "--protocol", "random", "--crops", 1]
@@ -551,22 +549,6 @@ def test_evaluate_music_with_some_genres_in_another_order(tmp_path, monkeypatch)
         done = run(*command, tmp_path / "music", *options, code=1)
         assert "genres that the model does not have: 'Polka'" in done.stderr
         assert "The decoded clips" not in done.stderr
-
-
-def test_write_tags(saved, music):
-    tracks = [music / "a.ogg", music / "b" / "two.flac"]
-    before = [track.read_bytes() for track in tracks]
-    run("predict", music, "-m", saved)
-    assert [track.read_bytes() for track in tracks] == before
-    write_sine(music / "b" / "sine.au", 440)  # no tags that anyone knows
-    done = run("predict", music, "-m", saved, "--write-tags", "--keep-copies", "--csv", code=1)
-    assert (
-        "sine.au: tags of this file format are not supported" in done.stderr and "could not be read" not in done.stderr
-    )
-    table = pd.read_csv(io.StringIO(done.stdout)).set_index("path")
-    for track, old in zip(tracks, before, strict=True):
-        assert tags.read_genres(track) == [table.loc[str(track), "genre"]]
-        assert track.with_name(f"{track.name}.orig").read_bytes() == old
 
 
 @pytest.mark.slow

@@ -279,7 +279,7 @@ def test_invalid_arguments(tmp_path, cache):
 
 def test_the_genre_that_is_written_is_the_label(music):
     for path in files(music)[:12]:
-        tags.write_genre(path, "Trip-Hop")
+        tags.write_genres(path, ["Trip-Hop"])
     data = load_tagged(music, min_tracks=1)
     labels = names_of(data.all)
     titles = [path.name.split(".")[0] for path in files(music)]
