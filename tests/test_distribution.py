@@ -17,7 +17,7 @@ import pytest
 from conftest import write_sine
 
 ROOT = pathlib.Path(__file__).parents[1]
-MAX_SIZE = 18_000_000  # bytes
+MAX_SIZE = 20_000_000  # bytes; three presets have 15 MB, the results of cross-validation 2 to 3
 LICENSES = ["LICENSE", "LICENSE-fma_small", "LICENSE-musicnn", "NOTICE"]
 
 pytestmark = pytest.mark.slow
@@ -74,7 +74,7 @@ def test_the_wheel_and_its_metadata(built):
     names = set(zipfile.ZipFile(wheel).namelist())
     top = {name.split("/")[0] for name in names}
     [info] = [name for name in top if name.endswith(".dist-info")]
-    assert top == {"genrekeras", info}
+    assert top == {"beetsplug", "genrekeras", info}
     files = {path for path in (ROOT / "genrekeras").rglob("*") if path.is_file() and path.suffix != ".pyc"}
     assert {name for name in names if name.startswith("genrekeras/")} == {str(path.relative_to(ROOT)) for path in files}
     assert "genrekeras/py.typed" in names

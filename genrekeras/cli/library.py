@@ -7,7 +7,7 @@ import shlex
 import textwrap
 
 import click
-from genrekeras.cli.common import MODEL, PRESETS, echo, error_handling, file_to_write, load_model
+from genrekeras.cli.common import MODEL, echo, error_handling, file_to_write, load_model
 from genrekeras.utils.progress import print_message, printable
 
 _WIDTH = 80  # columns of a terminal
@@ -97,14 +97,12 @@ def tag(
         paths = inference.find_files(files)
         model = load_model(path)
         try:
-            mapping = library.Taxonomy.load(taxonomy, model.genres) if taxonomy else None
+            mapping = library.Taxonomy.of_model(path, model.genres, taxonomy)
             check_precision(model, precision)
         except library.TaxonomyError as error:
             raise click.BadParameter(str(error), context, param_hint="--taxonomy") from error
         except ValueError as error:
             raise click.BadParameter(str(error), context, param_hint="--precision") from error
-        if taxonomy is None and path in PRESETS and path.startswith("musicnn"):
-            mapping = library.Taxonomy.musicnn()
         mode = "overwrite" if overwrite else "append" if append else "missing"
         options = TagOptions(mode, max_genres, min_probability, precision, album, mapping)
         rows, journal = _apply(plan_each(model, paths, options), journal, dry_run)

@@ -140,10 +140,54 @@ def plan_each(model: GenreClassifier, paths: Sequence[str], options: TagOptions)
                     row["error"] = track["error"]
                     tracks += [] if track["error"] else [track]
             if tracks:
-                genres, probability, reason = _choose(model, tracks, options)
+                genres, probability, reason = choose_genres(model, tracks, options)
                 for row in filter(_is_open, album):
                     row |= {"probability": probability, **_change(row["old"], genres, reason, options.mode)}
             yield from album
+
+
+def choose_genres(
+    model: GenreClassifier, tracks: Sequence[Mapping[str, Any]], options: TagOptions
+) -> tuple[tuple[str, ...], float, str | None]:
+    """Choose the genres that are written into a file, or into all files of an album.
+
+    Args:
+        model: model that predicted the tracks.
+        tracks: rows of `predict_each` without errors, for the file or for each track of the album.
+        options: which genres are written. `mode` and `by_album` have no effect.
+
+    Returns:
+        The genres, the probability of the most probable genre, and `None`. If no genres are written, the reason is in
+        the place of `None`.
+    """
+    probabilities = np.array([[track[PROBABILITY_PREFIX + genre] for genre in model.genres] for track in tracks]).mean(
+        0
+    )
+    score = np.mean([track["ood_score"] or 0.0 for track in tracks])
+    by_label = dict(zip(model.genres, probabilities.tolist(), strict=True))
+    probability = by_label[most_probable_genre(model, probabilities)]
+    is_low, reason = model.thresholds.low_confidence(probability, float(score))
+    if is_low:
+        return (), probability, f"low confidence: {reason}"
+    uncalibrated = model.multi_label and model.thresholds.class_thresholds is None
+    minimum = options.min_probability or (MIN_PROBABILITY if uncalibrated else 0.0)
+    if not model.multi_label and options.precision is not None:
+        minimum = max(minimum, options.precision)
+    labels = predicted_genres(model, probabilities)
+    if uncalibrated:
+        kinds = label_kinds(model)
+        ranked = sorted(by_label, key=by_label.get, reverse=True)
+        labels = [label for label in ranked if kinds[label] == GENRE]
+    labels = [label for label in labels if by_label[label] >= minimum]
+    if uncalibrated and options.max_genres is None:
+        labels = labels[:MAX_GENRES]
+    if not labels:
+        what = f"no probability of at least {minimum:g}" if minimum else "no genre above its threshold"
+        return (), probability, f"low confidence: {what}"
+    genres = options.taxonomy.genres(labels) if options.taxonomy else list(labels)
+    if not genres:
+        return (), probability, "no genre left by the taxonomy"
+    return tuple(genres[: options.max_genres]), probability, None
 
 
 def check_precision(model: GenreClassifier, precision: float | None) -> None:
@@ -213,47 +257,6 @@ def _read(paths, options):
 def _is_open(row):
     """Return whether genres may be written into the file of a row."""
     return row["reason"] is None and row["error"] is None
-
-
-def _choose(model, tracks, options):
-    """Return the genres of a track or an album, the probability of the most probable one, and a reason.
-
-    Args:
-        model: model that predicted the tracks.
-        tracks: rows of `predict_each` of all tracks of the album.
-        options: `TagOptions`.
-
-    Returns:
-        The genres, the probability, and `None`. If there are no genres, a reason is in the place of `None`.
-    """
-    probabilities = np.array([[track[PROBABILITY_PREFIX + genre] for genre in model.genres] for track in tracks]).mean(
-        0
-    )
-    score = np.mean([track["ood_score"] or 0.0 for track in tracks])
-    by_label = dict(zip(model.genres, probabilities.tolist(), strict=True))
-    probability = by_label[most_probable_genre(model, probabilities)]
-    is_low, reason = model.thresholds.low_confidence(probability, float(score))
-    if is_low:
-        return (), probability, f"low confidence: {reason}"
-    uncalibrated = model.multi_label and model.thresholds.class_thresholds is None
-    minimum = options.min_probability or (MIN_PROBABILITY if uncalibrated else 0.0)
-    if not model.multi_label and options.precision is not None:
-        minimum = max(minimum, options.precision)
-    labels = predicted_genres(model, probabilities)
-    if uncalibrated:
-        kinds = label_kinds(model)
-        ranked = sorted(by_label, key=by_label.get, reverse=True)
-        labels = [label for label in ranked if kinds[label] == GENRE]
-    labels = [label for label in labels if by_label[label] >= minimum]
-    if uncalibrated and options.max_genres is None:
-        labels = labels[:MAX_GENRES]
-    if not labels:
-        what = f"no probability of at least {minimum:g}" if minimum else "no genre above its threshold"
-        return (), probability, f"low confidence: {what}"
-    genres = options.taxonomy.genres(labels) if options.taxonomy else list(labels)
-    if not genres:
-        return (), probability, "no genre left by the taxonomy"
-    return tuple(genres[: options.max_genres]), probability, None
 
 
 def _change(old, genres, reason, mode):

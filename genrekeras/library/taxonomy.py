@@ -13,6 +13,7 @@ from genrekeras.utils.io import StrPath
 
 _KEYS = ("rename", "merge", "drop", "parents", "allow")
 _MUSICNN = os.path.join(os.path.dirname(__file__), "musicnn.toml")
+_MUSICNN_PRESETS = ("musicnn_msd", "musicnn_mtt")
 _NUM_PRESET_LABELS = 50  # of musicnn_msd, and of musicnn_mtt
 
 
@@ -97,6 +98,24 @@ class Taxonomy:
     def musicnn(cls) -> Taxonomy:
         """Return the taxonomy for the presets musicnn_msd and musicnn_mtt, which is part of the package."""
         return cls.load(_MUSICNN)
+
+    @classmethod
+    def of_model(cls, model: str, labels: Iterable[str], path: StrPath | None = None) -> Taxonomy | None:
+        """Return the taxonomy of a file, or the default taxonomy of a model.
+
+        Args:
+            model: name of a preset, or path of a model.
+            labels: labels of the model.
+            path: path of a TOML file. Without it, the presets musicnn_msd and musicnn_mtt have a default taxonomy, and
+                other models have none.
+
+        Raises:
+            TaxonomyError: as in `load`.
+            OSError: the file cannot be read.
+        """
+        if path:
+            return cls.load(path, labels)
+        return cls.musicnn() if model in _MUSICNN_PRESETS else None
 
     def genres(self, labels: Iterable[str]) -> list[str]:
         """Return the genres of some labels, without repetitions.
