@@ -87,7 +87,8 @@ def calibrate(
 
     The data may have other genres than a multi-label model, see `evaluate`. Labels that `evaluate` leaves out have no
     effect on the calibration. Since nothing is known about their precision, their threshold is 1, so they are never
-    predicted. `model.card["calibration"]["positives"]` contains the number of clips with each label.
+    predicted. `model.card["calibration"]["positives"]` contains the number of clips with each label, and 0 for the
+    labels that are left out.
 
     Sources: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. Platt, "Probabilistic Outputs for
     Support Vector Machines", 1999, section 2.2 (labels are smoothed, so that the temperature cannot become 0 if there
@@ -127,19 +128,20 @@ def calibrate(
     probabilities, features = predict_crops(model, split, batch_size, crop, crops, "probabilities", "features")
     layer = model.output_layer
     kernel, bias = (weight.astype("float64") for weight in layer.get_weights())
-    logits = features @ kernel + bias  # They are exact, even if a probability is rounded to 0.
+    logits = (features @ kernel + bias)[..., scored]  # They are exact, even if a probability is rounded to 0.
     before = to_report(model, split, probabilities, coverage, scored)
-    temperature = fit_temperature(logits[..., scored], before.labels)
+    temperature = fit_temperature(logits, before.labels)
     _warn_at_bound(temperature)
-    after = to_report(model, split, activation(multi_label)(logits / temperature), coverage, scored)
+    after = dataclasses.replace(before, probabilities=activation(multi_label)(logits / temperature).mean(axis=1))
     class_thresholds, candidates, label_card = None, scored, {}
     if isinstance(after, MultiLabelReport):
-        values = np.full(len(model.genres), NEVER)
+        values, positives = np.full(len(model.genres), NEVER), np.zeros(len(model.genres), int)
+        positives[scored] = after.genre_counts
         values[scored] = choose_class_thresholds(after.labels, after.probabilities, after.genres, precision)
         after = dataclasses.replace(after, thresholds=values[scored])
         class_thresholds = tuple(values.tolist())
         candidates = candidate_labels(model, class_thresholds)
-        label_card = {"precision": precision, "positives": split.labels.sum(axis=0).astype(int).tolist()}
+        label_card = {"precision": precision, "positives": positives.tolist()}
     ood_scores = model.ood_score.fit(features, split.groups)
     is_better = _is_better_than_chance(after)
     top = top_predictions(after, np.isin(scored, candidates))
