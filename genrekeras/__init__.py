@@ -58,6 +58,7 @@ __all__ = [
     "export",
     "inference",
     "layers",
+    "library",
     "load_model",
     "models",
     "reports",
@@ -96,4 +97,15 @@ if not _runs_as_command():
     from genrekeras.models.saving import ModelFileError, load_model
 
 if TYPE_CHECKING:  # `__getattr__` imports these modules
-    from genrekeras import audio, datasets, evaluation, export, inference, reports, tags, training, visualization
+    from genrekeras import (
+        audio,
+        datasets,
+        evaluation,
+        export,
+        inference,
+        library,
+        reports,
+        tags,
+        training,
+        visualization,
+    )

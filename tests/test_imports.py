@@ -29,6 +29,7 @@ ROOMS = (
     "export",
     "reports",
     "runs",
+    "library",
     "cli",
     "__main__",
 )

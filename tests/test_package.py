@@ -14,9 +14,9 @@ import sys
 import genrekeras as gk
 import pytest
 from genrekeras import cli, export
-from genrekeras.cli import common, models
+from genrekeras.cli import collection, common, models
 from genrekeras.datasets import fma, splits
-from genrekeras.models import presets
+from genrekeras.models import backbones, presets
 from processes import python
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -176,5 +176,6 @@ def test_choices_of_the_command_line():
     assert cli.main.commands.keys() >= {"predict", "evaluate", "export", "fma"}
     assert common.SUBSETS == tuple(fma.SUBSETS) and common.PROTOCOLS == splits.PROTOCOLS
     assert common.PRESETS == presets.PRESETS
+    assert set(collection.BACKBONES) == set(backbones.BACKBONES)
     assert models.EXPORTS == {name: form.ending for name, form in export.FORMATS.items()}
     assert models.QUANTIZE == export.FORMATS["litert"].quantize
