@@ -17,7 +17,8 @@ from genrekeras.cli.common import (
 from genrekeras.utils.io import atomic_write
 from genrekeras.utils.progress import printable
 
-BACKBONES = ("musicnn", "efficientnet_b0", "efficientnet_lite0", "resnet50", "mel_cnn", "mel_resnet")
+# Names in `models.backbones.BACKBONES` that have pretrained weights. This copy avoids a slow import.
+BACKBONES = ("musicnn", "efficientnet_b0", "efficientnet_lite0", "resnet50")
 
 _OPTIONS = (
     MUSIC,
@@ -87,7 +88,7 @@ def train(context, music, output, **options):
 
         result = train_collection(music, output, **options)
         report, curve = result.report, result.learning_curve
-        for text in (result.headline, *(f"Note: {note}" for note in result.collection.notes)):
+        for text in (result.headline, result.explanation, *(f"Note: {note}" for note in result.collection.notes)):
             click.echo("\n".join(wrap(text)))
         click.echo("\n".join(["", *format_genre_scores(report)]))
         click.echo(f"\nWould more music help? Share of the artists in training, and {report.SCORE_NAME}:")
@@ -117,11 +118,11 @@ def train(context, music, output, **options):
 )
 @click.pass_context
 def audit(context, music, count, output, **options):
-    """List the tracks that probably have a wrong genre.
+    """List the tracks that may have a wrong genre.
 
-    MUSIC is a folder. Each track is predicted by a model that was not trained on its artist. A track is listed if the
-    prediction contradicts its genre, the most suspicious track first. Listen to it before you change its genre: a
-    correct genre of an unusual track is listed too. No file is changed.
+    MUSIC is a folder. Each track is predicted by a model that was not trained on its artist. The tracks
+    whose genre has the lowest probability are listed, as many as are estimated to have a wrong genre. Listen to a track
+    before you change its genre: a correct genre of an unusual track is listed too. No file is changed.
 
     The features and the models are those of "genrekeras train".
 
@@ -135,7 +136,7 @@ def audit(context, music, count, output, **options):
         tracks = result.tracks
         suspicious = tracks[tracks["suspicious"]]
         listed = suspicious.head(count)
-        summary = f"{len(suspicious):,} of {len(tracks):,} tracks probably have a wrong genre"
+        summary = f"{len(suspicious):,} of {len(tracks):,} tracks may have a wrong genre"
         if len(listed) < len(suspicious):
             summary += f". The {len(listed)} most suspicious are listed"
         if output and output.lower().endswith(".csv"):
@@ -155,7 +156,8 @@ def audit(context, music, count, output, **options):
 
 def _format_track(number, row, folder):
     """Return two lines of text for a suspicious track: its genre and the suggested genre, and its path."""
-    genre, suggested, path = (printable(text) for text in (row.genre, row.suggested, os.path.relpath(row.path, folder)))
-    first = f"{number:4}. {genre} ({row.probability:.0%}) -> {suggested} ({row.suggested_probability:.0%})"
-    room = COLUMNS - 6
-    return [first, f"      {path if len(path) <= room else '...' + path[-room + 3 :]}"]
+    texts = [f"{printable(row.genre)} ({row.probability:.0%})"]
+    if row.suggested:
+        texts.append(f"{printable(row.suggested)} ({row.suggested_probability:.0%})")
+    path, room = printable(os.path.relpath(row.path, folder)), COLUMNS - 6
+    return [f"{number:4}. {' -> '.join(texts)}", f"      {path if len(path) <= room else '...' + path[-room + 3 :]}"]

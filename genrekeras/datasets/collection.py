@@ -95,6 +95,10 @@ def find_collection(music: StrPath, labels: StrPath = FOLDERS, min_tracks: int =
     check_integers(min_tracks=(min_tracks, 1))
     if not os.path.isdir(music):
         raise FileNotFoundError(f"`music` is not a folder. Received: music={os.fspath(music)!r}")
+    if labels not in (FOLDERS, TAGS) and not os.path.isfile(labels):
+        raise FileNotFoundError(
+            f'`labels` must be "{FOLDERS}", "{TAGS}" or the path of a CSV file. Received: labels={os.fspath(labels)!r}'
+        )
     source = os.path.abspath(music)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -144,7 +148,7 @@ def _without_rare(tracks, min_tracks):
         if size < min_tracks or artists[genre] < _MIN_ARTISTS
     }
     kept = tracks.assign(genres=[tuple(name for name in names if name not in rare) for names in tracks["genres"]])
-    return kept[kept["genres"].map(bool)], rare
+    return kept[kept["genres"].map(bool).astype(bool)], rare
 
 
 def _collection(source, tracks, rare, counts, notes, min_tracks):
@@ -153,7 +157,7 @@ def _collection(source, tracks, rare, counts, notes, min_tracks):
     if len(genres) < 2:
         left_out = ", ".join(f"{genre} ({size})" for genre, size in rare.items())
         raise ValueError(
-            f"{source}: at least two genres must have at least {min_tracks} tracks (`min_tracks`) and two artists. "
+            f"{source}: at least two genres must have `min_tracks`={min_tracks} tracks or more, of two artists. "
             f"Received: {', '.join(genres) or 'no such genre'}. {f'Left out: {left_out}. ' if rare else ''}"
             f"{' '.join(notes)}".strip()
         )

@@ -82,8 +82,7 @@ def file_features(
                 digest.update(np.rint(32767 * clip).astype("int32").tobytes())
             result = FileFeatures(features, digest.hexdigest(), track.warning or "", track.error or "")
             if not result.error:
-                with io.atomic_write(entries[track.path]) as temporary:
-                    np.savez(temporary, **result._asdict())
+                _write(entries[track.path], result, cache_dir)
             results[track.path] = result
             progress.update()
     return [results[path] for path in paths]
@@ -98,6 +97,16 @@ def _entry(folder, path):
     identity = f"{status.st_size} {status.st_mtime_ns} {os.path.realpath(path)}"
     name = hashlib.blake2b(os.fsencode(identity), digest_size=16).hexdigest()
     return os.path.join(folder, name[:2], f"{name}.npz")
+
+
+def _write(entry, result, cache_dir):
+    """Write a cache entry."""
+    try:
+        with io.atomic_write(entry) as temporary:
+            np.savez(temporary, **result._asdict())
+    except OSError as error:
+        reason = f"Features cannot be stored in {cache_dir}: {error}. Set GENREKERAS_CACHE to another folder."
+        raise OSError(error.errno, reason) from error
 
 
 def _read(entry, size):

@@ -1,9 +1,12 @@
-"""Find the tracks of a music collection that probably have a wrong genre.
+"""Find the tracks of a music collection that may have a wrong genre.
 
-Each track is predicted by a model that was not trained on its artist. A track is suspicious if these out-of-fold
-probabilities contradict its genre. The thresholds are those of confident learning: the threshold of a genre is the mean
-probability of the genre over the tracks that have it. They account for genres that the model predicts with a low
-probability in general.
+Each track is predicted by a model that was not trained on its artist. Tracks are ranked by the out-of-fold probability
+of their genre (self-confidence), the lowest first. The number of wrong labels is estimated by confident learning: a
+genre has a threshold, its mean probability over the tracks that have it. A track counts as wrong if the most probable
+of the genres that reach their threshold is not a genre of the track.
+
+In simulations with 5 % of wrong labels, self-confidence ranked more of them first than the margin between two genres,
+and more than were among the tracks that count as wrong.
 
 Source: Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 2021.
 """
@@ -26,16 +29,16 @@ class Audit(NamedTuple):
     """Result of `audit`.
 
     Attributes:
-        tracks: a row for each track, the most suspicious first. The columns are:
+        tracks: a row for each track, sorted by `probability`. The columns are:
 
             - `path`, `artist`, `title`: of the track. Unknown artists are `""`.
             - `genres`: tuple of str, the genres of the track.
-            - `genre`: str, the genre of the track that is most probably wrong.
-            - `suggested`: str, the most probable genre that the track does not have.
-            - `probability`, `suggested_probability`: float, out-of-fold probabilities of `genre` and `suggested`.
-            - `score`: float in [-2, 2]. `probability` minus the threshold of `genre`, minus the same difference for
-              `suggested`. The lower it is, the more probably the genre is wrong.
-            - `suspicious`: bool, whether `score` is negative and `suggested_probability` reaches its threshold.
+            - `genre`: str, the least probable genre of the track.
+            - `suggested`: str, the most probable genre that the track does not have; `""` if `genre` is more probable.
+            - `probability`: float, out-of-fold probability of `genre`.
+            - `suggested_probability`: float, highest probability of the genres that the track does not have.
+            - `suspicious`: bool, true for the first tracks, as many as are estimated to have a wrong genre.
+
         report: scores of the out-of-fold predictions.
         headline: the score as a sentence.
         broken: path -> reason, tracks that cannot be read. They are not in `tracks`.
@@ -57,7 +60,7 @@ def audit(
     workers: int = 2,
     seed: int = 0,
 ) -> Audit:
-    """Find the tracks of a music collection that probably have a wrong genre.
+    """Find the tracks of a music collection that may have a wrong genre.
 
     The features and the models are those of `train_collection`. Features that it has cached are used.
 
@@ -83,7 +86,7 @@ def audit(
     genres = tracks["genres"] if loaded.collection.multi_label else [(genre,) for genre in tracks["genre"]]
     table = tracks[["path", "artist", "title"]].assign(genres=genres)
     table = pd.concat([table.reset_index(drop=True), rank_labels(report)], axis=1)
-    table = table.sort_values("score", kind="stable").reset_index(drop=True)
+    table = table.sort_values("probability", kind="stable").reset_index(drop=True)
     headline = summary_of(report, int(tracks["without_artist"].sum()))
     return Audit(table, report, headline, loaded.broken)
 
@@ -95,27 +98,26 @@ def rank_labels(report: Report | MultiLabelReport) -> pd.DataFrame:
         report: report of out-of-fold probabilities.
 
     Returns:
-        A row for each track, in the order of the report, with the last six columns of `Audit.tracks`.
+        A row for each track, in the order of the report, with the last five columns of `Audit.tracks`.
     """
     probabilities = report.probabilities.astype("float64")
     has_genre = label_rows(report.labels, len(report.genres)) == 1
     thresholds = (probabilities * has_genre).sum(axis=0) / np.maximum(has_genre.sum(axis=0), 1)
-    margins = probabilities - thresholds
-    rows = np.arange(len(probabilities))
-    genre = np.where(has_genre, margins, np.inf).argmin(axis=1)
-    suggested = np.where(has_genre, -np.inf, margins).argmax(axis=1)
-    score = margins[rows, genre] - margins[rows, suggested]
-    has_all = has_genre.all(axis=1)  # no genre can be suggested
-    score[has_all] = margins[rows, genre][has_all] + 1
-    reaches_threshold = margins[rows, suggested] >= 0
-    names = np.array(report.genres, object)
+    confident = np.where(probabilities >= thresholds, probabilities, 0.0)
+    wrong = (confident * ~has_genre).max(axis=1) > (confident * has_genre).max(axis=1)
+    rows, names = np.arange(len(probabilities)), np.array(report.genres, object)
+    genre = np.where(has_genre, probabilities, np.inf).argmin(axis=1)
+    others = np.where(has_genre, 0.0, probabilities)
+    suggested = others.argmax(axis=1)
+    probability, suggested_probability = probabilities[rows, genre], others[rows, suggested]
+    ranks = np.empty(len(rows), int)
+    ranks[probability.argsort(kind="stable")] = rows
     return pd.DataFrame(
         {
             "genre": names[genre],
-            "suggested": np.where(has_all, "", names[suggested]),
-            "probability": probabilities[rows, genre],
-            "suggested_probability": np.where(has_all, 0.0, probabilities[rows, suggested]),
-            "score": score,
-            "suspicious": (score < 0) & reaches_threshold & ~has_all,
+            "suggested": np.where(suggested_probability > probability, names[suggested], ""),
+            "probability": probability,
+            "suggested_probability": suggested_probability,
+            "suspicious": ranks < wrong.sum(),
         }
     )

@@ -1,4 +1,4 @@
-"""Write an HTML page of tracks that probably have a wrong genre, with a player for each track."""
+"""Write an HTML page of tracks that may have a wrong genre, with a player for each track."""
 
 import os
 import urllib.parse

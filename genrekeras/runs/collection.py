@@ -58,6 +58,7 @@ class TrainedCollection(NamedTuple):
         collection: tracks, genres, and what was left out.
         broken: path -> reason, tracks that could not be read.
         headline: the score as a sentence.
+        explanation: what the score means.
     """
 
     model: GenreClassifier
@@ -66,6 +67,7 @@ class TrainedCollection(NamedTuple):
     collection: Collection
     broken: dict[str, str]
     headline: str
+    explanation: str
 
 
 def load_collection(
@@ -101,7 +103,7 @@ def load_collection(
         model = _make_model(selected, backbone, pretrained)
     by_path = {path: result.features for path, result in zip(paths, results, strict=True)}
     split = FeatureSplit(selected.tracks, [by_path[path] for path in selected.tracks["path"]], selected.genres)
-    coverage = f"up to {max_clips} clips of {model.clip_seconds:g} s"
+    coverage = f"up to {max_clips} clips of {model.clip_seconds:.3g} s"
     return LoadedCollection(selected, split, model, coverage, broken, incomplete)
 
 
@@ -146,10 +148,9 @@ def train_collection(
 
     Raises:
         FileNotFoundError: the folder or the CSV file does not exist.
-        ValueError: `output` contains files of something else, fewer than two genres have enough tracks and artists, or
-            an argument is invalid.
+        ValueError: `output` contains files of something else, fewer than two genres have enough tracks and artists, the
+            pretrained weights are not available, or an argument is invalid.
         OSError: `output` or the cache cannot be written, or another process is using `output`.
-        genrekeras.models.backbones.PretrainedWeightsError: the pretrained weights are not available.
 
     Warns:
         UserWarning: tracks cannot be read, or the model is not better than chance.
@@ -166,7 +167,7 @@ def train_collection(
         try:
             loaded = load_collection(music, labels, backbone, pretrained, min_tracks, max_clips, workers)
             return _train(run, loaded, seed)
-        except (OSError, ValueError):
+        except Exception:
             run.discard()
             raise
 
@@ -190,11 +191,29 @@ def summary_of(report: Report | MultiLabelReport, without_artist: int) -> str:
     )
 
 
+def _explain(report):
+    """Return text that states what the score of a report means."""
+    if isinstance(report, Report):
+        text = "The accuracy is the share of the tracks whose most probable genre is correct."
+    else:
+        text = (
+            "mAP is the mean average precision of the genres. The most probable genre of "
+            f"{100 * report.is_correct.mean():.0f} % of the tracks is one of their genres."
+        )
+    interval = " The 95 % interval in brackets takes artists as independent of each other." * bool(
+        report.score_interval
+    )
+    return f"{text} Artists that share an album count as one.{interval}"
+
+
 def _make_model(collection, backbone, pretrained):
     """Return a model with a pretrained backbone and a new last layer for the genres of a collection."""
     if pretrained is None:
         pretrained = next(iter(backbones.presets_of(backbone)), "imagenet")
-    return GenreClassifier(backbone, collection.genres, pretrained=pretrained, multi_label=collection.multi_label)
+    try:
+        return GenreClassifier(backbone, collection.genres, pretrained=pretrained, multi_label=collection.multi_label)
+    except backbones.PretrainedWeightsError as error:
+        raise ValueError(f"The features of {backbone} need pretrained weights. {error}") from error
 
 
 def _train(run, loaded, seed):
@@ -210,7 +229,7 @@ def _train(run, loaded, seed):
     ]
     calibrate_on_logits(model, validation.uncalibrated, out_of_fold.logits, few_clips, split.groups)
     without_artist = int(collection.tracks["without_artist"].sum())
-    headline = summary_of(validation.report, without_artist)
+    headline, explanation = summary_of(validation.report, without_artist), _explain(validation.report)
     name = os.path.basename(collection.source)
     concentration = concentration_of_tables({"all": collection.tracks}).reset_index()
     run.save_config(
@@ -222,6 +241,7 @@ def _train(run, loaded, seed):
         },
         collection={
             "headline": headline,
+            "explanation": explanation,
             "notes": collection.notes,
             "rare": collection.rare,
             "min_tracks": run.flags.min_tracks,
@@ -254,7 +274,7 @@ def _train(run, loaded, seed):
     with atomic_write(run.model_file) as temporary:
         model.save(temporary)
     run.save_config(finished=True)
-    return TrainedCollection(model, validation.report, curve, collection, broken, headline)
+    return TrainedCollection(model, validation.report, curve, collection, broken, headline, explanation)
 
 
 def _is_interrupted(folder):

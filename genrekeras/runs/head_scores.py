@@ -100,10 +100,10 @@ def describe_learning_curve(curve: list[dict[str, float]], score_name: str) -> s
     half = next((row for row in curve if row["share"] == 0.5), None)
     if half is None:
         return "There are too few artists to estimate whether more music would help."
-    gain = f"Twice the artists changed the {score_name} by {100 * half['gain']:+.0f} percentage points"
+    gain = f"Twice the artists changed the {score_name} by {round(100 * half['gain']):+d} percentage points"
     if half["gain_low"] is None:
         return f"{gain}. There are too few artists for an interval of this difference."
-    gain += f" [{100 * half['gain_low']:+.0f}, {100 * half['gain_high']:+.0f}]"
+    gain += f" [{round(100 * half['gain_low']):+d}, {round(100 * half['gain_high']):+d}]"
     if half["gain_low"] > 0:
         return f"{gain}, so music of more artists will probably increase it further."
     return f"{gain}. This may be due to chance, so more music may not help."
