@@ -14,9 +14,9 @@ import sys
 import genrekeras as gk
 import pytest
 from genrekeras import cli, export
-from genrekeras.cli import common, models
+from genrekeras.cli import collection, common, models
 from genrekeras.datasets import fma, splits
-from genrekeras.models import presets
+from genrekeras.models import backbones, presets
 from processes import python
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -178,5 +178,7 @@ def test_choices_of_the_command_line():
     assert cli.main.commands.keys() >= {"predict", "evaluate", "export", "fma"}
     assert common.SUBSETS == tuple(fma.SUBSETS) and common.PROTOCOLS == splits.PROTOCOLS
     assert common.PRESETS == presets.PRESETS
+    pretrained = {name for name, row in backbones.BACKBONES.items() if getattr(row, "presets", True)}
+    assert set(collection.BACKBONES) == pretrained
     assert models.EXPORTS == {name: form.ending for name, form in export.FORMATS.items()}
     assert models.QUANTIZE == export.FORMATS["litert"].quantize

@@ -1,7 +1,7 @@
 """The command line: `genrekeras`, or `python -m genrekeras`."""
 
 import click
-from genrekeras.cli import files, fma, library, models, runs
+from genrekeras.cli import collection, files, fma, library, models, runs
 from genrekeras.cli.common import OrderedGroup
 from genrekeras.utils.progress import printable
 from genrekeras.version import __version__
@@ -31,6 +31,8 @@ COMMANDS = (
     files.map_command,
     files.spectrogram,
     library.tag,
+    collection.train,
+    collection.audit,
     models.info,
     models.evaluate,
     models.calibrate,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,12 +21,14 @@ from genrekeras.utils.progress import printable
 if TYPE_CHECKING:
     import pandas as pd
     from genrekeras.datasets.splits import Dataset, Split
+    from genrekeras.evaluation import MultiLabelReport, Report
     from genrekeras.models.genre_classifier import GenreClassifier
 
 SUBSETS = ("small", "medium", "large", "full")  # copy of `datasets.fma.SUBSETS`
 PROTOCOLS = ("official", "random", "artist_album")  # copy of `datasets.PROTOCOLS`
 PRESETS = ("fma_small", "musicnn_msd", "musicnn_mtt")  # copy of `models.presets.PRESETS`
 PICTURES = (".png", ".pdf", ".svg")
+COLUMNS = 80  # width of a terminal
 EXTRAS = {  # module -> extra of genrekeras that installs it
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript", "openvino", "ai_edge_litert", "ai_edge_quantizer"), "export"),
     "apache_beam": "beam",
@@ -77,6 +80,7 @@ MODEL_FILE = click.argument("path", metavar="[MODEL]", type=_ModelType(), defaul
 FILE = click.argument("file", type=click.Path())
 FILES = click.argument("files", nargs=-1, required=True, type=click.Path())
 FOLDER = click.argument("folder", type=click.Path(file_okay=False))
+MUSIC = click.argument("music", type=click.Path(file_okay=False))
 SUBSET = click.option(
     "--subset", type=click.Choice(SUBSETS), default="small", show_default=True, help="The subset of FMA."
 )
@@ -95,6 +99,9 @@ CROPS = click.option(
 )
 MAX_CLIPS = click.option(
     "--max-clips", type=click.IntRange(min=1), default=30, show_default=True, help="Maximum number of clips of a track."
+)
+WORKERS = click.option(
+    "--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Number of decoding threads."
 )
 
 
@@ -237,10 +244,29 @@ def load_data(
     return data, clips
 
 
+def wrap(text: str) -> list[str]:
+    """Split a text into lines of at most 80 characters, and escape its control characters."""
+    return textwrap.wrap(printable(text), COLUMNS, break_on_hyphens=False) or [""]
+
+
 def bar(fraction: float, width: int = 30) -> str:
     """Return a bar for a fraction in [0, 1], drawn with at most `width` block characters."""
     eighths = round(fraction * width * 8)
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+
+
+def format_genre_scores(report: Report | MultiLabelReport) -> list[str]:
+    """Return lines of text with the score of each genre, its interval, and a bar."""
+    width = max(len(printable(genre)) for genre in report.genres)
+    lines = [f"{'':<{width}} {report.GENRE_SCORE_NAME:<7}       95 %"]
+    intervals = report.genre_score_intervals
+    too_few = f"too few {'clips' if report.groups is None else 'artists'}"
+    for genre, score in report.genre_scores.items():
+        if score is not None:
+            interval = intervals[genre]
+            bounds = "{:5.0%} to {:4.0%}".format(*interval) if interval else too_few
+            lines.append(f"{printable(genre):<{width}} {score:6.1%}  {bounds:<15}  {bar(score)}")
+    return lines
 
 
 def print_errors(errors: pd.DataFrame) -> None:

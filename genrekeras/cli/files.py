@@ -11,6 +11,7 @@ from genrekeras.cli.common import (
     MAX_CLIPS,
     MODEL,
     PICTURES,
+    WORKERS,
     bar,
     check_ending,
     echo,
@@ -34,7 +35,7 @@ from genrekeras.utils.progress import printable
 )
 @click.option("--all-labels", is_flag=True, help="Also show labels that are not genres, such as moods and instruments.")
 @MAX_CLIPS
-@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Number of decoding threads.")
+@WORKERS
 @click.pass_context
 def predict(context, files, path, as_csv, as_json, output, top, all_labels, max_clips, workers):
     """Predict the genre of audio files.

@@ -5,6 +5,7 @@ import textwrap
 
 import click
 from genrekeras.cli.common import (
+    COLUMNS,
     CROPS,
     FOLDER,
     MODEL,
@@ -12,11 +13,11 @@ from genrekeras.cli.common import (
     PICTURES,
     PROTOCOL,
     SUBSET,
-    bar,
     check_ending,
     echo,
     error_handling,
     file_to_write,
+    format_genre_scores,
     load_data,
     load_model,
     model_file,
@@ -24,7 +25,6 @@ from genrekeras.cli.common import (
 from genrekeras.utils.io import atomic_write, format_size
 from genrekeras.utils.progress import printable
 
-_COLUMNS = 80
 # Copies of values in `genrekeras.export.FORMATS`: the endings of all formats, and the quantizations of LiteRT.
 EXPORTS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "saved_model": "", "litert": ".tflite"}
 QUANTIZE = ("float16", "int8")
@@ -53,7 +53,7 @@ def info(path, card):
         summary = reports.describe(model)
         width = max(len(name) for name, _ in summary)
         for name, text in summary:
-            lines = textwrap.wrap(printable(text), _COLUMNS - width - 1, break_on_hyphens=False, break_long_words=False)
+            lines = textwrap.wrap(printable(text), COLUMNS - width - 1, break_on_hyphens=False, break_long_words=False)
             for number, line in enumerate(lines or [""]):
                 click.echo(f"{'' if number else name:<{width}} {line}")
         if card:
@@ -87,15 +87,7 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
         model = load_model(path)
         data, clips = load_data(folder, subset, protocol, model, split)
         report = evaluation.evaluate(model, clips, crop="even", crops=crops)
-        width = max(len(printable(genre)) for genre in report.genres)
-        click.echo(printable(f"{data}\n{report}\n\n{'':<{width}} {report.GENRE_SCORE_NAME:<7}       95 %", keep="\n"))
-        intervals = report.genre_score_intervals
-        too_few = f"too few {'clips' if report.groups is None else 'artists'}"
-        for genre, score in report.genre_scores.items():
-            if score is not None:
-                interval = intervals[genre]
-                bounds = "{:5.0%} to {:4.0%}".format(*interval) if interval else too_few
-                click.echo(f"{printable(genre):<{width}} {score:6.1%}  {bounds:<15}  {bar(score)}")
+        echo("\n".join([str(data), str(report), "", *format_genre_scores(report)]))
         if output:
             report.to_json(output)
         if picture:

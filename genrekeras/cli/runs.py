@@ -2,14 +2,12 @@
 
 import json
 import os
-import textwrap
 
 import click
-from genrekeras.cli.common import PICTURES, error_handling, file_to_write
+from genrekeras.cli.common import PICTURES, error_handling, file_to_write, wrap
 from genrekeras.utils.io import atomic_write
 from genrekeras.utils.progress import printable
 
-_COLUMNS = 80
 _MAX_NAME_WIDTH = 12  # The scores need the rest of a line.
 
 
@@ -63,9 +61,9 @@ def compare(runs, split, first_clip, output):
         is_same_coverage = (table["input_coverage"] == first.input_coverage).all()
         coverage = f", {first.input_coverage}" if is_same_coverage and first.input_coverage else ""
         title = f"{first.split}, {first.protocol} protocol, {len(first.labels)} clips{coverage}"
-        click.echo("\n".join([*_wrap(title), ""]))
+        click.echo("\n".join([*wrap(title), ""]))
         titles = [name if is_same_coverage else f"{name}: {text}" for name, text in table["input_coverage"].items()]
-        titles = [_wrap(title) for title in titles]
+        titles = [wrap(title) for title in titles]
         width = min(_MAX_NAME_WIDTH, max(len(lines[0]) for lines in titles))
         click.echo(f"{'':<{width}}  {f'{first.SCORE_NAME} [95 %]':<21}  macro-F1  log-loss  difference [95 %]")
         for lines, row in zip(titles, table.itertuples(), strict=True):
@@ -106,11 +104,6 @@ def _load_report(run, split, first_clip):
             return reports_of_run[name]
     names = ", ".join(reports_of_run) or "none"
     raise ValueError(f"{run} contains no scores of the split {split}. It contains: {names}.")
-
-
-def _wrap(text):
-    """Split a text into lines of at most 80 characters."""
-    return textwrap.wrap(printable(text), _COLUMNS, break_on_hyphens=False) or [""]
 
 
 def _short_names(runs):

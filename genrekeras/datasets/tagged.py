@@ -7,7 +7,7 @@ import itertools
 import os
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import pandas as pd
@@ -22,7 +22,7 @@ from genrekeras.utils.io import StrPath, cache_dir
 from genrekeras.utils.logging import only_absl_errors
 from genrekeras.utils.progress import bar, print_message
 
-_NOTES = ["unreadable", "without_artist"]  # columns for the summary
+NOTES = ["unreadable", "without_artist"]  # columns of `read_tracks` for a summary
 
 
 class TaggedMusic(Store):
@@ -96,7 +96,7 @@ def load_tagged(
         raise FileNotFoundError(f"`paths` does not exist. Received: paths={os.fspath(folder)!r}")
     files = sorted({os.path.abspath(path) for path in find_files(paths)})
     source = os.path.abspath(folder) if folder else os.path.commonpath([os.path.dirname(path) for path in files])
-    tracks = _read_tracks(files, None if labels is None else _read_labels(labels, source, files))
+    tracks = read_tracks(files, None if labels is None else read_labels(labels, source, files))
     sizes = collections.Counter(itertools.chain.from_iterable(tracks["genres"]))
     rare = {genre: size for genre, size in sizes.most_common() if size < min_tracks}
     genres = sorted(set(sizes) - set(rare))
@@ -112,21 +112,21 @@ def load_tagged(
         warnings.warn(f"{source}: {notes}", stacklevel=2)
     if not always_multi_label and kept["genres"].map(len).max() == 1:
         kept = kept.assign(genre=kept["genres"].str[0]).drop(columns="genres")
-    stored = tracks[tracks["genres"].map(bool)].drop(columns=["genres", *_NOTES])  # it does not depend on the labels
+    stored = tracks[tracks["genres"].map(bool)].drop(columns=["genres", *NOTES])  # it does not depend on the labels
     prepared_dir = os.path.join(cache_dir(), "folders") if prepared_dir is None else prepared_dir
     with only_absl_errors():
         builder = prepare(TaggedMusic, stored, (), "tagged", sample_rate, protocol, prepared_dir, beam_options)
     print_message(f"The decoded clips of {source} are stored in {builder.data_dir}")
-    data = as_dataset(builder, kept.drop(columns=_NOTES), genres, os.path.basename(source), protocol, seed, source)
+    data = as_dataset(builder, kept.drop(columns=NOTES), genres, os.path.basename(source), protocol, seed, source)
     return dataclasses.replace(data, counts={**data.counts, **counts, "tracks": len(tracks)})
 
 
-def _read_tracks(files, table):
+def read_tracks(files: Sequence[str], table: Mapping[str, Sequence[str]] | None) -> pd.DataFrame:
     """Read the tags of files, and merge the spellings of genres.
 
     Args:
-        files: list of str, absolute paths.
-        table: result of `_read_labels`, or `None` to use the genres in the tags.
+        files: absolute paths.
+        table: path of a file -> its genres, see `read_labels`. `None` uses the genres in the tags.
 
     Returns:
         A table with a row for each file. It has the columns of `genrekeras.datasets.folder.find_files` except `genre`,
@@ -164,7 +164,7 @@ def _summary(tracks, kept, rare, min_tracks, source):
     """Count what is left out.
 
     Args:
-        tracks: result of `_read_tracks`.
+        tracks: result of `read_tracks`.
         kept: the rows of the tracks that have a frequent genre.
         rare: dict, rare genre -> number of tracks.
         min_tracks, source: see `load_tagged`.
@@ -172,24 +172,7 @@ def _summary(tracks, kept, rare, min_tracks, source):
     Returns:
         dict of the counts that `load_tagged` adds, and a text for a warning. The text is empty if nothing is left out.
     """
-    has_problem = tracks["unreadable"] != ""
-    unreadable = dict(tracks.loc[has_problem, ["path", "unreadable"]].to_numpy())
-    untagged = tracks.loc[~has_problem & ~tracks["genres"].map(bool), "path"]
-    counts = {
-        "unreadable": len(unreadable),
-        "untagged": len(untagged),
-        "rare": len(tracks) - len(unreadable) - len(untagged) - len(kept),
-        "rare_genres": len(rare),
-        "without_artist": int(kept["without_artist"].sum()),
-    }
-    left_out = []
-    if unreadable:
-        left_out.append(f"the tags of {len(unreadable)} cannot be read: {format_reasons(unreadable, source)}")
-    if len(untagged):
-        left_out.append(f"{len(untagged)} have no genre (the first: {os.path.relpath(untagged.iloc[0], source)})")
-    if counts["rare"]:
-        left_out.append(f"{counts['rare']} have rare genres only")
-    notes = [f"Of {len(tracks)} files, {'; '.join(left_out)}. These files are left out."] if left_out else []
+    counts, notes = summarize(tracks, kept, source)
     if rare:
         first = ", ".join(f"{genre} ({size})" for genre, size in itertools.islice(rare.items(), 20))
         more = ", ..." if len(rare) > 20 else ""
@@ -199,7 +182,38 @@ def _summary(tracks, kept, rare, min_tracks, source):
             f"{counts['without_artist']} tracks have neither artist nor album in their tags. They are grouped by "
             "folder. If an artist has tracks in several folders, scores are too high."
         )
-    return counts, " ".join(notes)
+    return {**counts, "rare_genres": len(rare)}, " ".join(notes)
+
+
+def summarize(tracks: pd.DataFrame, kept: pd.DataFrame, source: str) -> tuple[dict[str, int], list[str]]:
+    """Count the tracks that are left out.
+
+    Args:
+        tracks: result of `read_tracks`.
+        kept: the rows of the tracks that have a frequent genre.
+        source: folder of the files.
+
+    Returns:
+        Counts with the keys `unreadable`, `untagged`, `rare` and `without_artist`, see `load_tagged`; and a list with a
+        text about the tracks that are left out. The list is empty if there are none.
+    """
+    has_problem = tracks["unreadable"] != ""
+    unreadable = dict(tracks.loc[has_problem, ["path", "unreadable"]].to_numpy())
+    untagged = tracks.loc[~has_problem & ~tracks["genres"].map(bool), "path"]
+    counts = {
+        "unreadable": len(unreadable),
+        "untagged": len(untagged),
+        "rare": len(tracks) - len(unreadable) - len(untagged) - len(kept),
+        "without_artist": int(kept["without_artist"].sum()),
+    }
+    left_out = []
+    if unreadable:
+        left_out.append(f"the tags of {len(unreadable)} cannot be read: {format_reasons(unreadable, source)}")
+    if len(untagged):
+        left_out.append(f"{len(untagged)} have no genre (the first: {os.path.relpath(untagged.iloc[0], source)})")
+    if counts["rare"]:
+        left_out.append(f"{counts['rare']} have rare genres only")
+    return counts, [f"Of {len(tracks)} files, {'; '.join(left_out)}. These files are left out."] if left_out else []
 
 
 def _row(path, file_tags, genres, problem):
@@ -230,16 +244,16 @@ def _normalized(name):
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
-def _read_labels(path, folder, files):
+def read_labels(path: StrPath, folder: str, files: Sequence[str]) -> dict[str, list[str]]:
     """Read the argument `labels` of `load_tagged`.
 
     Args:
         path: path of the CSV file.
         folder: folder of the files.
-        files: list of str, absolute paths of the files.
+        files: absolute paths of the files.
 
     Returns:
-        dict, path of a file -> list of its genres. A warning counts the files of the CSV file that are not in `files`.
+        Path of a file -> its genres. A warning counts the files of the CSV file that are not in `files`.
 
     Raises:
         OSError: the CSV file cannot be read.
@@ -256,7 +270,8 @@ def _read_labels(path, folder, files):
         raise ValueError(f"`labels` must be a CSV file with rows of a path and its genres. Received: {path}")
     known = {os.path.realpath(file): file for file in files}
     folders = (os.path.dirname(os.path.abspath(path)), folder)
-    table, absent = {}, []
+    table: dict[str, list[str]] = {}
+    absent = []
     for name, *genres in rows:
         places = [os.path.realpath(os.path.join(parent, name)) for parent in folders]
         found = next((known[place] for place in places if place in known), None)

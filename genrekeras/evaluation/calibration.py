@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -126,13 +126,40 @@ def calibrate(
     split, scored = in_genres_of(model, split)
     coverage = split.input_coverage(model.clip_seconds, crop, crops)
     probabilities, features = predict_crops(model, split, batch_size, crop, crops, "probabilities", "features")
-    layer = model.output_layer
-    kernel, bias = (weight.astype("float64") for weight in layer.get_weights())
+    kernel, bias = (weight.astype("float64") for weight in model.output_layer.get_weights())
     logits = (features @ kernel + bias)[..., scored]  # They are exact, even if a probability is rounded to 0.
     before = to_report(model, split, probabilities, coverage, scored)
+    return calibrate_on_logits(model, before, logits, features, split.groups, rejection_rate, precision)
+
+
+def calibrate_on_logits(
+    model: GenreClassifier,
+    before: Report | MultiLabelReport,
+    logits: np.ndarray,
+    features: Sequence[np.ndarray] | np.ndarray,
+    groups: np.ndarray,
+    rejection_rate: float = 0.05,
+    precision: float | None = None,
+) -> Calibration:
+    """Calibrate a model on the logits of held-out clips. See `calibrate` for the other arguments, result and warnings.
+
+    The logits may be out-of-fold logits, which were computed by models that were trained in the same way.
+
+    Args:
+        model: it is changed in place.
+        before: report of the clips, with probabilities that are not calibrated.
+        logits: `(clips, crops, genres)`. Rows of NaN are crops that a clip does not have.
+        features: for each clip, `(crops, features)`.
+        groups: `(clips,)` int, group of each clip, such as its artist.
+        rejection_rate: as in `calibrate`.
+        precision: as in `calibrate`.
+    """
+    multi_label = isinstance(before, MultiLabelReport)
+    layer, scored = model.output_layer, np.array([model.genres.index(genre) for genre in before.genres])
     temperature = fit_temperature(logits, before.labels)
     _warn_at_bound(temperature)
-    after = dataclasses.replace(before, probabilities=activation(multi_label)(logits / temperature).mean(axis=1))
+    probabilities = mean_probabilities(logits / temperature, multi_label)
+    after: Report | MultiLabelReport = dataclasses.replace(before, probabilities=probabilities)
     class_thresholds, candidates, label_card = None, scored, {}
     if isinstance(after, MultiLabelReport):
         values, positives = np.full(len(model.genres), NEVER), np.zeros(len(model.genres), int)
@@ -142,7 +169,7 @@ def calibrate(
         class_thresholds = tuple(values.tolist())
         candidates = candidate_labels(model, class_thresholds)
         label_card = {"precision": precision, "positives": positives.tolist()}
-    ood_scores = model.ood_score.fit(features, split.groups)
+    ood_scores = model.ood_score.fit(features, groups)
     is_better = _is_better_than_chance(after)
     top = top_predictions(after, np.isin(scored, candidates))
     min_confidence, max_ood_score, low_confidence_share = _limits(top, ood_scores, rejection_rate, is_better)
@@ -157,12 +184,27 @@ def calibrate(
             **dataclasses.asdict(thresholds),
             **label_card,
             "low_confidence_share": low_confidence_share,
-            "on": {"split": split.name, "protocol": split.protocol, "input_coverage": coverage, "clips": len(split)},
+            "on": {
+                "split": before.split,
+                "protocol": before.protocol,
+                "input_coverage": before.input_coverage,
+                "clips": len(before.labels),
+            },
             "log_loss": {"before": before.log_loss, "after": after.log_loss},
             "calibration_error": {"before": before.calibration_error, "after": after.calibration_error},
         },
     }
     return Calibration(temperature, thresholds, low_confidence_share, before, after)
+
+
+def mean_probabilities(logits: np.ndarray, multi_label: bool) -> np.ndarray:
+    """Return the mean probabilities of the crops of each clip, `(clips, genres)`.
+
+    Args:
+        logits: `(clips, crops, genres)`. Rows of NaN are crops that a clip does not have.
+        multi_label: whether the probabilities of the genres are independent of each other.
+    """
+    return np.nanmean(activation(multi_label)(logits), axis=1)
 
 
 def activation(multi_label: bool) -> Callable[[np.ndarray], np.ndarray]:
@@ -174,7 +216,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the temperature that minimizes the log-loss of the mean probabilities of the crops.
 
     Args:
-        logits: `(clips, crops, genres)`.
+        logits: `(clips, crops, genres)`. Rows of NaN are crops that a clip does not have.
         labels: `(clips,)` int, or `(clips, genres)` in {0, 1} for a multi-label model.
     """
     # The labels are smoothed by the rule of succession, as in Platt scaling. If all predictions are correct, the
@@ -188,7 +230,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         targets = np.where(np.eye(genres)[labels] > 0, 1 - 1 / (count + 2), 1 / (count + 2) / (genres - 1))
 
     def loss(log_temperature):
-        mean = activation(multi_label)(logits / math.exp(log_temperature)).mean(axis=1)
+        mean = mean_probabilities(logits / math.exp(log_temperature), multi_label)
         losses = targets * np.log(np.maximum(mean, tiny))
         if multi_label:
             losses += (1 - targets) * np.log(np.maximum(1 - mean, tiny))
@@ -204,7 +246,7 @@ def _warn_at_bound(temperature):
             f"The temperature {temperature:.5g} is at a bound of the search, "
             f"{_TEMPERATURE_BOUNDS[0]:g} to {_TEMPERATURE_BOUNDS[1]:g}. The model's logits do not fit these clips at "
             "any temperature. Check that the model was trained and that the labels are correct.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -226,7 +268,7 @@ def _is_better_than_chance(report):
         warnings.warn(
             f"The model is not better than chance ({100 * chance:.1f} %): {report}. All predictions of the calibrated "
             "model have low confidence. Train the model further, or calibrate it on more clips.",
-            stacklevel=3,
+            stacklevel=4,
         )
     return is_better
 

@@ -45,7 +45,7 @@ def choose_class_thresholds(
     ):
         if mask.any():
             names = ", ".join(genre for genre, is_named in zip(genres, mask, strict=True) if is_named)
-            warnings.warn(f"These genres {text}: {names}", stacklevel=3)
+            warnings.warn(f"These genres {text}: {names}", stacklevel=4)
     return thresholds
 
 

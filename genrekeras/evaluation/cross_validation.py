@@ -13,7 +13,12 @@ import joblib
 import keras
 import numpy as np
 from genrekeras.evaluation import scoring
-from genrekeras.evaluation.calibration import activation, choose_min_confidence, fit_temperature, top_predictions
+from genrekeras.evaluation.calibration import (
+    choose_min_confidence,
+    fit_temperature,
+    mean_probabilities,
+    top_predictions,
+)
 from genrekeras.evaluation.class_thresholds import choose_class_thresholds
 from genrekeras.evaluation.multi_label import MultiLabelReport, report_from_dict
 from genrekeras.evaluation.report import Report
@@ -126,20 +131,33 @@ def cross_validate(
     return calibrate_folds(uncalibrated, assigned, np.array(seconds))
 
 
-def calibrate_folds(uncalibrated: Report | MultiLabelReport, folds: np.ndarray, seconds: np.ndarray) -> CrossValidation:
-    """Calibrate the out-of-fold probabilities of each fold on the other folds. See `cross_validate`."""
+def calibrate_folds(
+    uncalibrated: Report | MultiLabelReport, folds: np.ndarray, seconds: np.ndarray, logits: np.ndarray | None = None
+) -> CrossValidation:
+    """Calibrate the out-of-fold probabilities of each fold on the other folds. See `cross_validate`.
+
+    Args:
+        uncalibrated: report of the out-of-fold probabilities.
+        folds: `(n,)` int, fold of each track.
+        seconds: `(folds,)`, processor time of each fold.
+        logits: `(n, crops, genres)`, out-of-fold logits. Rows of NaN are crops that a track does not have. `None`
+            computes one row for each track from its probabilities.
+    """
     multi_label = isinstance(uncalibrated, MultiLabelReport)
-    tiny = np.finfo("float32").tiny
-    logits = np.log(np.maximum(uncalibrated.probabilities, tiny))
-    if multi_label:
-        logits -= np.log(np.maximum(1 - uncalibrated.probabilities, tiny))
-    probabilities, class_thresholds = np.empty_like(logits), np.empty_like(logits)
+    if logits is None:
+        tiny = np.finfo("float32").tiny
+        logits = np.log(np.maximum(uncalibrated.probabilities, tiny))
+        if multi_label:
+            logits -= np.log(np.maximum(1 - uncalibrated.probabilities, tiny))
+        logits = logits[:, None]
+    probabilities, class_thresholds = np.empty((2, *uncalibrated.probabilities.shape))
     low_confidence = np.zeros(len(folds), bool)
     temperatures, limits = [], []
     for fold in range(folds.max() + 1):
         is_other = folds != fold
-        temperature = fit_temperature(logits[is_other, None], uncalibrated.labels[is_other])
-        calibrated = dataclasses.replace(uncalibrated, probabilities=activation(multi_label)(logits / temperature))
+        temperature = fit_temperature(logits[is_other], uncalibrated.labels[is_other])
+        means = mean_probabilities(logits / temperature, multi_label)
+        calibrated = dataclasses.replace(uncalibrated, probabilities=means)
         top = top_predictions(calibrated)
         limit = choose_min_confidence(top, clips=is_other)
         if multi_label:

@@ -10,6 +10,7 @@ Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", Ne
 features).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -49,11 +50,14 @@ class OODScore(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return (input_shape[0],)
 
-    def fit(self, features: np.ndarray, groups: npt.ArrayLike | None = None) -> np.ndarray | None:
+    def fit(
+        self, features: np.ndarray | Sequence[np.ndarray], groups: npt.ArrayLike | None = None
+    ) -> np.ndarray | None:
         """Fit the distribution to features, and compute cross-validated scores of the same features.
 
         Args:
-            features: `(tracks, clips, size)`, finite numbers.
+            features: `(tracks, clips, size)`, finite numbers. If the tracks have different numbers of clips, a
+                sequence of `(clips, size)` arrays.
             groups: `(tracks,)` int, index of the group of each track, such as its artist. `None` puts each track into a
                 group of its own.
 
@@ -65,22 +69,22 @@ class OODScore(keras.layers.Layer):
         Raises:
             ValueError: `features` contains NaN or an infinite value.
         """
-        if not np.isfinite(features).all():
+        rows = np.concatenate(list(features))
+        if not np.isfinite(rows).all():
             raise ValueError("`features` must be finite numbers.")
+        tracks = np.repeat(np.arange(len(features)), list(map(len, features)))
         _, indices = np.unique(np.arange(len(features)) if groups is None else groups, return_inverse=True)
         count = indices.max(initial=-1) + 1
         if count < _NUM_FOLDS:
             return None
-        fold = (np.random.default_rng(0).permutation(count) % _NUM_FOLDS)[indices]
-        size, directions = features.shape[-1], self.directions.shape[1]
-        scores = np.zeros(len(features))
+        fold = (np.random.default_rng(0).permutation(count) % _NUM_FOLDS)[indices][tracks]
+        directions = self.directions.shape[1]
+        distances = np.zeros(len(rows))
         for number in range(_NUM_FOLDS):
-            training, held_out = features[fold != number], features[fold == number]
-            distribution = _fit_normal(training.reshape(-1, size), directions)
-            distances = _distances(held_out.reshape(-1, size), *distribution)
-            scores[fold == number] = distances.reshape(len(held_out), -1).mean(axis=1)
-        self.set_weights(_fit_normal(features.reshape(-1, size), directions))
-        return scores
+            distribution = _fit_normal(rows[fold != number], directions)
+            distances[fold == number] = _distances(rows[fold == number], *distribution)
+        self.set_weights(_fit_normal(rows, directions))
+        return np.bincount(tracks, distances) / np.bincount(tracks)
 
 
 def _fit_normal(features, count):

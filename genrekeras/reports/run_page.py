@@ -104,8 +104,9 @@ def _render(run):
     main = next((run.reports[name] for name in names if name in run.reports), None)
     curves = [key for key in ("loss", "accuracy", "learning_rate") if "loss" in run.history and key in run.history]
     calibration = {}
-    if main and f"{main.split}_tracks_uncalibrated" in run.reports:
-        calibration = {"before": run.reports[f"{main.split}_tracks_uncalibrated"], "after": main}
+    split = next((name for name in ("test", "validation") if f"{name}_tracks" in run.reports), "")
+    if f"{split}_tracks_uncalibrated" in run.reports:
+        calibration = {"before": run.reports[f"{split}_tracks_uncalibrated"], "after": run.reports[f"{split}_tracks"]}
     return _TEMPLATES.get_template("run.html.jinja").render(
         run=run,
         main=main,

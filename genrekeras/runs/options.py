@@ -199,18 +199,39 @@ def folder_of_run(flags: argparse.Namespace) -> Iterator[str]:
     name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
     default = os.path.join("runs", f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     folder = flags.output or next(path for path in _numbered(default) if not os.path.exists(path))
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked_folder(folder, may_contain_files=flags.resume is not None))
+        except (ValueError, BlockingIOError) as error:
+            raise SystemExit(str(error)) from error
+        except OSError as error:
+            raise SystemExit(f"The output folder cannot be used: {error}") from error
+        yield folder
+
+
+@contextlib.contextmanager
+def locked_folder(folder: str, may_contain_files: bool) -> Iterator[None]:
+    """Context manager that creates and locks a folder. No other process can use it at the same time.
+
+    Args:
+        folder: path of the folder.
+        may_contain_files: whether the folder may contain files.
+
+    Raises:
+        ValueError: the folder contains files.
+        BlockingIOError: another process is using the folder.
+        OSError: the folder cannot be created or written.
+    """
+    os.makedirs(folder, exist_ok=True)
+    if not may_contain_files and set(os.listdir(folder)) - {LOCK}:
+        raise ValueError(f"The output must be a new or empty folder, but {folder} contains files.")
+    lock = filelock.FileLock(os.path.join(folder, LOCK))
     try:
-        os.makedirs(folder, exist_ok=True)
-        if flags.resume is None and set(os.listdir(folder)) - {LOCK}:
-            raise SystemExit(f"--output must be a new or empty folder, but {folder} contains files.")
-        lock = filelock.FileLock(os.path.join(folder, LOCK))
         lock.acquire(blocking=False)
     except filelock.Timeout as error:
-        raise SystemExit(f"Another process is using the run in {folder}.") from error
-    except OSError as error:
-        raise SystemExit(f"The output folder cannot be used: {error}") from error
+        raise BlockingIOError(f"Another process is using the run in {folder}.") from error
     try:
-        yield folder
+        yield
     finally:
         with contextlib.suppress(OSError):
             os.remove(lock.lock_file)

@@ -52,13 +52,20 @@ def save_reports(run: Run, reports: Mapping[str, gk.evaluation.Report]) -> None:
     if not reports:
         print("Nothing was scored, because the validation and test splits are empty.")
     for name, report in reports.items():
-        report.to_json(run.path(f"{name}.json"))
         if "uncalibrated" in name:
             continue
-        report.plot(run.path(f"confusion_{name}.png"))
         if run.flags.wandb and name == f"{report.split}_tracks":
             run.wandb.log_report(report)
         print(report)
+    write_reports(run, reports)
+
+
+def write_reports(run: Run, reports: Mapping[str, gk.evaluation.Report]) -> None:
+    """Write reports as JSON files, figures and one HTML page, and write the wrong predictions."""
+    for name, report in reports.items():
+        report.to_json(run.path(f"{name}.json"))
+        if "uncalibrated" not in name:
+            report.plot(run.path(f"confusion_{name}.png"))
     run.save_json("metrics.json", {name: report.figures() for name, report in reports.items()})
     _save_misclassified(run, reports)
     run.save_config()

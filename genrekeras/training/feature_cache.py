@@ -85,8 +85,8 @@ def extract_features(
     data = split.batches(batch_size, model.clip_seconds, crop, crops, seed, workers)
     model.check_data(data)
     cache_dir = os.path.join(io.cache_dir(), "features") if cache_dir is None else os.fspath(cache_dir)
-    layers = _layers_up_to_features(model, augment, split.inputs)
-    path = os.path.join(cache_dir, f"{_cache_key(layers, (split.fingerprint, crop, crops, seed, augment))}.npz")
+    layers = layers_up_to_features(model, augment, split.inputs)
+    path = os.path.join(cache_dir, f"{cache_key(layers, (split.fingerprint, crop, crops, seed, augment))}.npz")
     shape = (len(split) * crops, *model.feature_extractor.output_shape[1:])
     with io.process_lock(cache_dir, f"features {os.path.basename(path)[:8]}"):
         features = _read_entry(path, shape)
@@ -200,8 +200,10 @@ class _AlwaysTraining(keras.layers.Layer):
         return self.layer.compute_output_shape(input_shape)
 
 
-def _layers_up_to_features(model, augment, inputs):
-    """Return the layers and models that compute features from `inputs`, `"waveform"` or `"image"`."""
+def layers_up_to_features(
+    model: GenreClassifier, augment: bool = False, inputs: Literal["waveform", "image"] = "waveform"
+) -> list[keras.layers.Layer]:
+    """Return the layers and models that compute features from `inputs`, with or without image augmentation."""
     front_end = [model.front_end] if inputs == "waveform" else []
     return [*front_end, *(_image_augmentation(model) if augment else []), model.feature_extractor]
 
@@ -224,8 +226,12 @@ def _image_augmentation(model):
     ]
 
 
-def _cache_key(layers, options):
-    """Return a hash of everything that the features depend on.
+def cache_key(layers: Sequence[keras.layers.Layer], options: Any) -> str:
+    """Return a hash of everything that features depend on: layers, weights, backend and version.
+
+    Args:
+        layers: result of `layers_up_to_features`.
+        options: JSON-serializable description of the clips.
 
     The states of random layers change in each call. `layer.weights` does not contain them.
     """

@@ -1,0 +1,287 @@
+"""Train a model on the music of a person: frozen features, a linear head, and scores on other artists."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import warnings
+from typing import Any, NamedTuple
+
+import genrekeras as gk
+import numpy as np
+from genrekeras.datasets.collection import FOLDERS, Collection, find_collection
+from genrekeras.datasets.groups import concentration_of_tables
+from genrekeras.datasets.prepare import format_reasons
+from genrekeras.evaluation import MultiLabelReport, Report
+from genrekeras.evaluation.calibration import calibrate_on_logits
+from genrekeras.inference.features import file_features
+from genrekeras.models import GenreClassifier, backbones
+from genrekeras.reports import model_card
+from genrekeras.runs import options, runner, scoring
+from genrekeras.runs.head_scores import cross_validate_head, describe_learning_curve, learning_curve
+from genrekeras.training.linear_head import FeatureSplit, fit_linear_head
+from genrekeras.utils.io import StrPath, atomic_write
+from genrekeras.utils.progress import print_message
+
+SCRIPT = "genrekeras train"  # value of the key `script` in the config of a run
+_OOD_CLIPS = 3  # clips of a track that the out-of-distribution score is fitted to, as in `evaluation.calibrate`
+
+
+class LoadedCollection(NamedTuple):
+    """A collection, and the features of its tracks.
+
+    Attributes:
+        collection: the tracks that can be read.
+        split: the same tracks with their features.
+        model: model for the genres of the collection, whose last layer is not trained.
+        input_coverage: the part of each track that the features describe.
+        broken: path -> reason, tracks that cannot be read.
+        incomplete: path -> reason, damaged tracks that are used as far as they can be read.
+    """
+
+    collection: Collection
+    split: FeatureSplit
+    model: GenreClassifier
+    input_coverage: str
+    broken: dict[str, str]
+    incomplete: dict[str, str]
+
+
+class TrainedCollection(NamedTuple):
+    """Result of `train_collection`.
+
+    Attributes:
+        model: the trained and calibrated model.
+        report: scores of the out-of-fold predictions.
+        learning_curve: rows of `genrekeras.runs.head_scores.learning_curve`.
+        collection: tracks, genres, and what was left out.
+        broken: path -> reason, tracks that could not be read.
+        headline: the score as a sentence.
+        explanation: what the score means.
+    """
+
+    model: GenreClassifier
+    report: Report | MultiLabelReport
+    learning_curve: list[dict[str, Any]]
+    collection: Collection
+    broken: dict[str, str]
+    headline: str
+    explanation: str
+
+
+def load_collection(
+    music: StrPath,
+    labels: StrPath = FOLDERS,
+    backbone: str = "musicnn",
+    pretrained: StrPath | None = None,
+    min_tracks: int = 10,
+    max_clips: int = 30,
+    workers: int = 2,
+) -> LoadedCollection:
+    """Find the tracks of a collection, and compute their features. See `train_collection` for arguments and errors.
+
+    Warns:
+        UserWarning: tracks cannot be read or are incomplete.
+    """
+    collection = find_collection(music, labels, min_tracks)
+    artists = collection.tracks["artist_id"].nunique()
+    counts = f"{len(collection.tracks):,} tracks, {len(collection.genres)} genres, {artists:,} artists or groups"
+    print_message(f"{collection.source}: {counts}")
+    model = _make_model(collection, backbone, pretrained)
+    paths = collection.tracks["path"].tolist()
+    results = file_features(model, paths, max_clips, workers=workers)
+    broken = {path: result.error for path, result in zip(paths, results, strict=True) if result.error}
+    incomplete = {path: result.warning for path, result in zip(paths, results, strict=True) if result.warning}
+    for reasons, problem in ((broken, "cannot be read and are left out"), (incomplete, "are incomplete, but are used")):
+        if reasons:
+            names = format_reasons(reasons, collection.source)
+            warnings.warn(f"Of {len(paths)} tracks, {len(reasons)} {problem}: {names}", stacklevel=3)
+    readable = [position for position, result in enumerate(results) if not result.error]
+    selected = collection.select(readable, [results[position].checksum for position in readable], min_tracks)
+    if (selected.genres, selected.multi_label) != (collection.genres, collection.multi_label):
+        model = _make_model(selected, backbone, pretrained)
+    by_path = {path: result.features for path, result in zip(paths, results, strict=True)}
+    split = FeatureSplit(selected.tracks, [by_path[path] for path in selected.tracks["path"]], selected.genres)
+    coverage = f"up to {max_clips} clips of {model.clip_seconds:.3g} s"
+    return LoadedCollection(selected, split, model, coverage, broken, incomplete)
+
+
+def train_collection(
+    music: StrPath,
+    output: StrPath,
+    labels: StrPath = FOLDERS,
+    backbone: str = "musicnn",
+    pretrained: StrPath | None = None,
+    min_tracks: int = 10,
+    max_clips: int = 30,
+    workers: int = 2,
+    seed: int = 0,
+) -> TrainedCollection:
+    """Train a model for the genres of a music collection, and score it on artists that it was not trained on.
+
+    A pretrained network computes the features of up to `max_clips` clips of each track, as in `predict_files`. The
+    features are cached for each file, so a later call computes only those of new files. The network is not trained.
+    The last layer is a logistic regression, see `genrekeras.training.linear_head`.
+
+    The scores are out-of-fold: in each of five folds, the tracks are predicted by a layer that was trained on the other
+    folds. All tracks of an artist or an album, and all files with the same audio, are in the same fold. The penalty of
+    the layer is chosen by another cross-validation inside the training folds. The predictions are those of the saved
+    model: the mean probabilities of the clips. The saved model is trained on all tracks and calibrated on the
+    out-of-fold predictions.
+
+    The output folder contains `model.keras`, `report.html`, `model_card.md`, the scores, and the wrong predictions. If
+    a call is interrupted, the same call computes only what is missing.
+
+    Args:
+        music: folder with the music.
+        output: output folder, new or empty, or the folder of an interrupted call.
+        labels: source of the genres: `"folders"`, `"tags"` or the path of a CSV file, see
+            `genrekeras.datasets.collection.find_collection`. If tracks have several genres, the model is multi-label.
+        backbone: see `genrekeras.GenreClassifier`.
+        pretrained: weights of the backbone, see `genrekeras.GenreClassifier`. `None` is `"msd"` for musicnn, and
+            `"imagenet"` for other backbones.
+        min_tracks: `> 0`. Genres with fewer tracks, and genres of only one artist, are left out.
+        max_clips: `> 0`, maximum number of clips of a track, see `predict_files`.
+        workers: `> 0`, number of threads that decode files.
+        seed: seed of the assignment to folds.
+
+    Raises:
+        FileNotFoundError: the folder or the CSV file does not exist.
+        ValueError: `output` contains files of something else, fewer than two genres have enough tracks and artists, the
+            pretrained weights are not available, or an argument is invalid.
+        OSError: `output` or the cache cannot be written, or another process is using `output`.
+
+    Warns:
+        UserWarning: tracks cannot be read, or the model is not better than chance.
+    """
+    output = os.fspath(output)
+    is_interrupted = _is_interrupted(output)
+    settings = {"labels": os.fspath(labels), "backbone": backbone, "pretrained": pretrained, "min_tracks": min_tracks}
+    settings |= {"max_clips": max_clips, "workers": workers, "seed": seed}
+    flags = argparse.Namespace(music=os.fspath(music), output=output, **settings, wandb=False)
+    flags.resume = output if is_interrupted else None
+    with options.locked_folder(output, may_contain_files=is_interrupted):
+        run = runner.Run(flags, output, clip_seconds=0.0)
+        run.save_config(script=SCRIPT)
+        try:
+            loaded = load_collection(music, labels, backbone, pretrained, min_tracks, max_clips, workers)
+            return _train(run, loaded, seed)
+        except Exception:
+            run.discard()
+            raise
+
+
+def summary_of(report: Report | MultiLabelReport, without_artist: int) -> str:
+    """Return the score of out-of-fold predictions as a sentence.
+
+    Args:
+        report: report with artists.
+        without_artist: number of tracks whose artist and album are unknown.
+    """
+    low, high = report.score_interval or (None, None)
+    interval = f" [{100 * low:.0f}, {100 * high:.0f}]" if low is not None else ""
+    name = "" if isinstance(report, Report) else f" {report.SCORE_NAME}"
+    artists, tracks = len(np.unique(report.groups)), len(report.labels)
+    kind = "artists" if without_artist < tracks else "groups of tracks"
+    reason = "" if interval else f" (too few {kind} for an interval)"
+    return (
+        f"On {kind} not in training: {100 * report.score:.0f} %{name}{interval}, {tracks:,} tracks, {artists:,} {kind}"
+        f"{reason}"
+    )
+
+
+def _explain(report):
+    """Return text that states what the score of a report means."""
+    if isinstance(report, Report):
+        text = "The accuracy is the share of the tracks whose most probable genre is correct."
+    else:
+        text = (
+            "mAP is the mean average precision of the genres. The most probable genre of "
+            f"{100 * report.is_correct.mean():.0f} % of the tracks is one of their genres."
+        )
+    interval = " The 95 % interval in brackets takes artists as independent of each other." * bool(
+        report.score_interval
+    )
+    return f"{text} Artists that share an album count as one.{interval}"
+
+
+def _make_model(collection, backbone, pretrained):
+    """Return a model with a pretrained backbone and a new last layer for the genres of a collection."""
+    if pretrained is None:
+        pretrained = next(iter(backbones.presets_of(backbone)), "imagenet")
+    try:
+        return GenreClassifier(backbone, collection.genres, pretrained=pretrained, multi_label=collection.multi_label)
+    except backbones.PretrainedWeightsError as error:
+        raise ValueError(f"The features of {backbone} need pretrained weights. {error}") from error
+
+
+def _train(run, loaded, seed):
+    """Train and score the head, and write the output folder."""
+    collection, split, model, coverage, broken, incomplete = loaded
+    out_of_fold = cross_validate_head(split, coverage, seed)
+    validation = out_of_fold.validation
+    curve = learning_curve(split, out_of_fold, seed)
+    head = fit_linear_head(split, seed)
+    model.output_layer.set_weights([head.kernel, head.bias])
+    few_clips = [
+        clips[np.linspace(0, len(clips) - 1, min(_OOD_CLIPS, len(clips))).astype(int)] for clips in split.features
+    ]
+    calibrate_on_logits(model, validation.uncalibrated, out_of_fold.logits, few_clips, split.groups)
+    without_artist = int(collection.tracks["without_artist"].sum())
+    headline, explanation = summary_of(validation.report, without_artist), _explain(validation.report)
+    name = os.path.basename(collection.source)
+    concentration = concentration_of_tables({"all": collection.tracks}).reset_index()
+    run.save_config(
+        data={
+            "name": name,
+            "protocol": split.protocol,
+            "broken": {os.path.relpath(path, collection.source): reason for path, reason in broken.items()},
+            "concentration": json.loads(concentration.to_json(orient="records")),
+        },
+        collection={
+            "headline": headline,
+            "explanation": explanation,
+            "notes": collection.notes,
+            "rare": collection.rare,
+            "min_tracks": run.flags.min_tracks,
+            "counts": {**collection.counts, "used": len(split), "broken": len(broken), "incomplete": len(incomplete)},
+            "learning_curve": curve,
+            "more_music": describe_learning_curve(curve, validation.report.SCORE_NAME),
+        },
+        model={"backbone": model.backbone},
+    )
+    reports = {"test_tracks": validation.report, "test_tracks_uncalibrated": validation.uncalibrated}
+    model.card = {
+        "data": {key: value for key, value in run.config["data"].items() if key != "broken"},
+        "training": {
+            "script": SCRIPT,
+            "labels": run.flags.labels if run.flags.labels in (FOLDERS, "tags") else "CSV file",
+            "head": f"logistic regression on mean features, L2 penalty {head.penalty:g}",
+            "seconds": run.config["seconds"],
+            "backend": run.config["backend"],
+            "versions": run.config["versions"],
+        },
+        "scores": [validation.report.figures()],
+        **model.card,
+    }
+    run.save_json("card.json", dict(model.card))
+    model_card(model, run.path("model_card.md"))
+    run.data = gk.datasets.Dataset(
+        name, split.protocol, split, split.select([]), split, split.genres, model.sample_rate, {}, {}, {}
+    )
+    scoring.write_reports(run, reports)
+    with atomic_write(run.model_file) as temporary:
+        model.save(temporary)
+    run.save_config(finished=True)
+    return TrainedCollection(model, validation.report, curve, collection, broken, headline, explanation)
+
+
+def _is_interrupted(folder):
+    """Return whether a folder contains an interrupted run of `train_collection`."""
+    try:
+        with open(os.path.join(folder, options.CONFIG), encoding="utf-8") as file:
+            config = json.load(file)
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("script") == SCRIPT and not config.get("finished")
