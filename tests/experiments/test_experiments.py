@@ -1,8 +1,9 @@
-"""The five experiments of 2023, mfcc_svm.py and train_ensemble.py, and the output folder of a run."""
+"""The five experiments of 2023, mfcc_svm.py, musicnn_transfer.py, train_ensemble.py, and the output folder of a run."""
 
 import importlib
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import keras
 import numpy as np
 import processes
 import pytest
+import soundfile
 from conftest import EXPERIMENTS, SMALL_EXPERIMENT, numpy, run_in_process, write_fma, write_sine
 
 pytestmark = pytest.mark.experiments
@@ -173,6 +175,53 @@ def test_mfcc_svm(synthetic_cache, tmp_path):
     assert done.code == 0, done.stderr
     assert read_json(tmp_path / "r" / "metrics.json")["validation"]["accuracy"] > 0.8  # the genres differ clearly
     assert set(os.listdir(tmp_path / "r")) == FILES
+
+
+def test_musicnn_transfer(tmp_path, rng):
+    for genre in ("Noise", "Sine"):
+        (tmp_path / "music" / genre).mkdir(parents=True)
+        for i in range(5):
+            path = write_sine(tmp_path / "music" / genre / f"{i}.wav", 300 + 50 * i, seconds=3.1, rate=16000)
+            if genre == "Noise":
+                soundfile.write(path, rng.uniform(-0.5, 0.5, 49600), 16000)
+    flags = ["--data-dir", tmp_path / "music", "--smoke", "--output", tmp_path / "model.keras"]
+    done = run_in_process(EXPERIMENTS / "musicnn_transfer.py", *flags, cache=tmp_path / "cache")
+    assert done.code == 0, done.stderr
+    assert "not calibrated: 2 validation songs" in done.stdout
+    assert "test (artist_album protocol, 2 clips, first 3.008 s): accuracy 100.0 %" in done.stdout
+    model = gk.load_model(tmp_path / "model.keras")
+    assert (model.genres, model.pretrained, model.sample_rate) == (("Noise", "Sine"), "msd", 16000)
+    table = model.predict_files(tmp_path / "music")
+    assert [pathlib.Path(path).parent.name for path in table["path"]] == table["genre"].tolist()
+
+
+@pytest.mark.slow
+def test_musicnn_transfer_on_the_synthetic_corpus(synthetic_cache, tmp_path):
+    flags = ["--output", tmp_path / "model.keras"]
+    done = run_in_process(EXPERIMENTS / "musicnn_transfer.py", *flags, cache=synthetic_cache)
+    assert done.code == 0, done.stderr
+    accuracy = float(done.stdout.split("40 clips, first 3.008 s): accuracy ")[1].split()[0])
+    thresholds = gk.load_model(tmp_path / "model.keras").thresholds
+    assert accuracy > 90 and thresholds.better_than_chance and thresholds.max_ood_score
+
+
+def test_learning_curves(monkeypatch, rng):
+    """The accuracy rises with the number of training clips, and is at chance if the features are random."""
+    monkeypatch.syspath_prepend(EXPERIMENTS / "ablations")
+    script = importlib.import_module("learning_curves")
+    labels = np.repeat(np.arange(3), 26)
+    noise = rng.normal(size=(78, 20))
+    means = script.learning_curves(noise + 3 * np.eye(3, 20)[labels], labels, draws=10).mean(axis=0)
+    assert means.shape == (5,) and means[0] < 0.8 and means[-1] > 0.9
+    assert abs(script.learning_curves(noise, labels, draws=10).mean() - 1 / 3) < 0.15
+
+
+@pytest.mark.slow
+def test_learning_curves_of_the_synthetic_corpus(synthetic_cache):
+    done = run_in_process(EXPERIMENTS / "ablations" / "learning_curves.py", "--draws", "2", cache=synthetic_cache)
+    assert done.code == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith(("| musicnn", "| efficientnet"))]
+    assert len(rows) == 5 and all("100.0 [" in row for row in rows[:2])
 
 
 def test_each_artist_is_in_one_fold(synthetic_cache, tmp_path):
