@@ -5,7 +5,7 @@
   `experiments`.
   Python blocks of a page share their names. Experiments run with `--smoke`.
 - A `console` block holds recorded output. Its title, or the line before it, states date and commit.
-- A block whose title begins with "not executed by the tests" may only install something or need all of FMA.
+- A block whose title begins with "not executed by the tests" may only install something, or need all of FMA or npm.
 """
 
 import contextlib
@@ -33,7 +33,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^`\n]*)\n(?P<code>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)
 NOT_EXECUTED = re.compile(
-    r"(pip|python -m venv|\. \.venv/bin/activate|genrekeras fma download|sudo apt|brew|git clone|mkdocs)\b|\.venv\\"
+    r"(pip|npm pack|python -m venv|\. \.venv/bin/activate|genrekeras fma download|genrekeras export \S+ --to web"
+    r"|sudo apt|brew|git clone|mkdocs)\b|\.venv\\"
 )
 RECORDED = re.compile(r"[A-Z][a-z]+ \d{1,2}, 20\d\d.*commit [0-9a-f]{7}", re.DOTALL)
 LANGUAGES = {"python", "sh", "console", "text", "bibtex"}

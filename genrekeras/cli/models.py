@@ -26,7 +26,7 @@ from genrekeras.utils.io import atomic_write, format_size
 from genrekeras.utils.progress import printable
 
 # Copies of values in `genrekeras.export.FORMATS`: the endings of all formats, and the quantizations of LiteRT.
-EXPORTS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "saved_model": "", "litert": ".tflite"}
+EXPORTS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "saved_model": "", "litert": ".tflite", "web": ""}
 QUANTIZE = ("float16", "int8")
 
 
@@ -171,10 +171,15 @@ def calibrate(folder, path, subset, protocol, split, crops, rejection_rate, prec
     "-o",
     "--output",
     type=click.Path(),
-    help="The file to write.  [default: the name of MODEL with the ending of the format]",
+    help="The file or new folder to write.  [default: the name of MODEL with the ending of the format]",
+)
+@click.option(
+    "--runtime",
+    type=click.Path(dir_okay=False),
+    help="Only for web: the .tgz file of onnxruntime-web.  [default: npm downloads it once]",
 )
 @click.option("--clips", type=click.Path(), help="Audio file or folder to compare on.  [default: synthetic sounds]")
-def export(path, target, quantize, output, clips):
+def export(path, target, quantize, output, runtime, clips):
     """Export a model for another runtime.
 
     MODEL is a preset, a .keras file, or the output folder of an experiment. The default is the preset fma_small.
@@ -182,6 +187,9 @@ def export(path, target, quantize, output, clips):
     The exported model is run in its own runtime, and its probabilities are compared with those of MODEL. The exported
     file is kept only if the probabilities agree. The file also contains the genres, sample rate and clip length of
     MODEL.
+
+    The format web is a folder with a page, index.html, which predicts the genres of files in a browser. The page
+    contains everything that it needs, so it can be opened from a disk, and no server receives the music.
     """
     if output is not None and EXPORTS[target]:
         check_ending(output, [EXPORTS[target]])
@@ -192,8 +200,8 @@ def export(path, target, quantize, output, clips):
         if clips is not None:
             clips = _load_clips(model, clips)
         if output is None:
-            output = os.path.splitext(path)[0] + (EXPORTS[target] or "_saved_model")
-        difference = exports.export(model, output, target, clips, quantize=quantize)
+            output = os.path.splitext(path)[0] + (EXPORTS[target] or f"_{target}")
+        difference = exports.export(model, output, target, clips, quantize=quantize, runtime=runtime)
         click.echo(f"{output}: probabilities equal those of {path} within {difference:.1g}")
 
 

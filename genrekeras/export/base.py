@@ -1,7 +1,7 @@
 """Definitions that all export formats share."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class Format(NamedTuple):
             `(batch, samples)` -> `(batch, genres)` that runs the model.
         read_card: function that returns the card of the exported model at a path.
         quantize: types other than float32 in which weights can be stored.
+        outputs: what the exported model computes, see `GenreClassifier.for_export`. The probabilities come first.
     """
 
     ending: str
@@ -33,3 +34,4 @@ class Format(NamedTuple):
     run: Callable[[str], Callable[[np.ndarray], np.ndarray]]
     read_card: Callable[[str], dict[str, Any]]
     quantize: tuple[str, ...] = ()
+    outputs: tuple[Literal["probabilities", "ood_score"], ...] = ("probabilities",)

@@ -1,5 +1,7 @@
 """Export a model to another runtime, and compare the exported model with the Keras model."""
 
+import dataclasses
+import json
 import os
 import tempfile
 import warnings
@@ -9,8 +11,9 @@ from typing import Any, Literal
 import keras
 import numpy as np
 import numpy.typing as npt
-from genrekeras.export import litert, onnx, openvino, saved_model, torch_export
+from genrekeras.export import litert, onnx, openvino, saved_model, torch_export, web
 from genrekeras.export.base import CARD, ExportError
+from genrekeras.inference.labels import label_kinds
 from genrekeras.models.genre_classifier import GenreClassifier
 from genrekeras.utils.io import TEMPORARY, StrPath
 from genrekeras.version import __version__
@@ -26,16 +29,18 @@ FORMATS = {
     "torch": torch_export.FORMAT,
     "saved_model": saved_model.FORMAT,
     "litert": litert.FORMAT,
+    "web": web.FORMAT,
 }
 
 
 def export(
     model: GenreClassifier,
     path: StrPath,
-    format: Literal["onnx", "openvino", "torch", "saved_model", "litert"],
+    format: Literal["onnx", "openvino", "torch", "saved_model", "litert", "web"],
     clips: npt.ArrayLike | None = None,
     tolerance: float | None = None,
     quantize: Literal["float16", "int8"] | None = None,
+    runtime: StrPath | None = None,
 ) -> float:
     """Write a model in the format of another runtime.
 
@@ -54,7 +59,7 @@ def export(
     Args:
         model: the model to export.
         path: the file to write. It must end in `.onnx`, `.xml`, `.tflite` or `.pt2`. For `"openvino"`, a `.bin` file is
-            written beside the `.xml` file. For `"saved_model"`, a new folder.
+            written beside the `.xml` file. For `"saved_model"` and `"web"`, a new folder.
         format: a key of `FORMATS`.
         clips: `(n, samples)` float32, at least two clips, on which the models are compared. `None` uses synthetic
             sounds.
@@ -62,16 +67,20 @@ def export(
             0.03 for `"float16"` and 0.25 for `"int8"`. A tolerance of 0.25 detects a broken model, but not a small loss
             of accuracy. To measure the loss, pass real clips, and use the returned value.
         quantize: type of the quantized weights. `"int8"` has one scale per channel. Only `"litert"` can be quantized.
+        runtime: only for `"web"`: the file that `npm pack onnxruntime-web@VERSION` writes, with the version
+            `genrekeras.export.web.VERSION`. `None` runs this command once, and stores the file in
+            `genrekeras.utils.io.cache_dir()`.
 
     Returns:
         The largest difference between probabilities of the exported model and the Keras model.
 
     Raises:
         ValueError: `format` is unknown, the Keras backend cannot write this format, the format does not support
-            `quantize`, `path` has a wrong ending, the folder for `"saved_model"` exists, or `clips` has a wrong shape.
+            `quantize` or `runtime`, `path` has a wrong ending or is an existing folder, or `clips` has a wrong shape.
         ImportError: a package that the format needs is not installed.
-        ExportError: the conversion fails, or the probabilities of the exported model differ.
-        OSError: the file cannot be written.
+        ExportError: the conversion fails, the probabilities of the exported model differ, or `runtime` is another file
+            or cannot be downloaded.
+        OSError: a file cannot be read or written.
 
     Warns:
         UserWarning: the Keras model predicts almost the same probabilities for all clips. A wrong export that ignores
@@ -88,6 +97,8 @@ def export(
         raise ValueError(
             f"`quantize` must be one of {(None, *target.quantize)} for {format}. Received: quantize={quantize!r}"
         )
+    if runtime is not None and target is not FORMATS["web"]:
+        raise ValueError(f"`runtime` must be None for {format}. Received: runtime={runtime!r}")
     _check_ending(path, format)
     if not target.ending and os.path.exists(path):
         raise ValueError(f"`path` must be a new folder. Received: path={path!r}")
@@ -104,9 +115,13 @@ def export(
         "input": f"waveform (batch, {model.input_shape[1]}) float32, mono, in [-1, 1]",
         "output": f"probabilities (batch, {len(model.genres)}) float32, in the order of genres",
         "multi_label": model.multi_label,
+        "kinds": label_kinds(model),
+        "thresholds": dataclasses.asdict(model.thresholds),
+        **{key: model.card[key] for key in ("name", "license", "about") if key in model.card},
         "weights": quantize or "float32",
         "made_by": f"genrekeras {__version__} on {keras.backend.backend()}",
     }
+    card = json.loads(json.dumps(card))  # as in the exported file, where tuples are lists
     expected = model.predict(clips, verbose=0)
     spread = float(np.ptp(expected, axis=0).max())
     if spread / 2 <= tolerance:  # A constant output could have an error of `spread / 2`, and pass.
@@ -122,11 +137,12 @@ def export(
         with warnings.catch_warnings():  # Tracing a model causes warnings about fixed shapes.
             warnings.simplefilter("ignore")
             try:
-                functional_model = model.for_export()
+                functional_model = model.for_export(*target.outputs)
                 functional_model(clips[:1])  # Keras exports a model to ONNX only after a call.
-                options = {"quantize": quantize} if quantize else {}
+                options = {"quantize": quantize, "runtime": runtime}
+                options = {key: value for key, value in options.items() if value is not None}
                 target.write(functional_model, temporary_path, card, clips, **options)
-            except (ImportError, OSError):
+            except (ImportError, OSError, ExportError):
                 raise
             except Exception as error:  # Converters raise different exception types.
                 raise ExportError(f"The conversion to {format} failed: {type(error).__name__}: {error}") from error
@@ -143,12 +159,12 @@ def export(
 
 
 def load(
-    path: StrPath, format: Literal["onnx", "openvino", "torch", "saved_model", "litert"]
+    path: StrPath, format: Literal["onnx", "openvino", "torch", "saved_model", "litert", "web"]
 ) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any]]:
     """Load an exported model and its card.
 
     Args:
-        path: an exported file, or the folder of a SavedModel.
+        path: an exported file, or the folder of a SavedModel or a web page.
         format: a key of `FORMATS`.
 
     Returns:
@@ -157,7 +173,9 @@ def load(
         - `run`: function `(batch, samples)` float32 -> `(batch, genres)` float32. It runs the model in the runtime of
           the format.
         - `card`: the keys are `genres`, `sample_rate`, `clip_seconds`, `input`, `output`, `multi_label` (whether the
-          probabilities of the genres are independent of each other), `weights` and `made_by`.
+          probabilities of the genres are independent of each other), `kinds` (see `genrekeras.inference.label_kinds`),
+          `thresholds` (see `genrekeras.models.Thresholds`), `weights` and `made_by`, and `name`, `license` and `about`
+          if the card of the model has them.
 
     Raises:
         ValueError: `format` is unknown, or `path` has a wrong ending.

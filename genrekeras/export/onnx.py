@@ -19,8 +19,8 @@ def write(model: keras.Model, path: str, card: Mapping[str, Any], clips: np.ndar
     onnx.save(proto, path)
 
 
-def run(path: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function that runs an exported model in ONNX Runtime. See `Format`."""
+def run(path: str | bytes) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that runs an exported model, a file or its content, in ONNX Runtime. See `Format`."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -351,10 +351,16 @@ class GenreClassifier(keras.Model):
         steps.append(folding.for_inference(self.feature_extractor))
         return keras.Model(x, folding.LayerChain(steps, output_layers)(x))
 
-    def for_export(self) -> keras.Model:
+    def for_export(self, *outputs: Literal["probabilities", "ood_score"]) -> keras.Model:
         """Return a functional model with the same weights, for export to other runtimes.
 
         It has no augmentation. It computes the spectrogram by matrix products, without complex numbers.
+
+        Args:
+            *outputs: what the returned model computes. The default is `"probabilities"`.
+
+        Returns:
+            Model from waveforms to the output, or to the list of outputs if there are several.
         """
         front_end = [
             MelSpectrogram.from_config({**layer.get_config(), "dft": "matmul"})
@@ -366,7 +372,10 @@ class GenreClassifier(keras.Model):
         config["front_end"] = keras.saving.serialize_keras_object(front_end)
         copy = type(self).from_config(config)
         copy.set_weights(self.get_weights())
-        return keras.Model(copy.input, copy.output)
+        features = copy.feature_extractor(copy.front_end(copy.input))
+        layers = {"probabilities": copy.head, "ood_score": copy.ood_score}
+        values = [layers[name](features) for name in outputs or ["probabilities"]]
+        return keras.Model(copy.input, values if len(values) > 1 else values[0])
 
     def predict_files(self, paths: StrPath | Iterable[StrPath], **options: Any) -> pd.DataFrame:
         """Predict the genre of each file. See `genrekeras.inference.predict_files`."""

@@ -562,8 +562,8 @@ def test_export(saved, music, tmp_path):
 def test_arguments_of_export(saved, music, monkeypatch):
     calls = []
 
-    def export(model, path, target, clips, quantize):
-        calls.append((os.path.basename(path), target, None if clips is None else clips.shape, quantize))
+    def export(model, path, target, clips, quantize, runtime):
+        calls.append((os.path.basename(path), target, None if clips is None else clips.shape, quantize, runtime))
         return 3e-6
 
     monkeypatch.setattr("genrekeras.export.export", export)
@@ -571,10 +571,12 @@ def test_arguments_of_export(saved, music, monkeypatch):
     assert done.stdout == f"m.onnx: probabilities equal those of {saved} within 3e-06\n"
     run("export", saved, "--to", "litert", "--quantize", "int8", "--clips", music / "a.ogg")
     run("export", saved, "--to", "saved_model")
+    run("export", saved, "--to", "web", "--runtime", "ort.tgz")
     assert calls == [
-        ("m.onnx", "onnx", (3, 22050), None),
-        ("genre.tflite", "litert", (2, 22050), "int8"),
-        ("genre_saved_model", "saved_model", None, None),
+        ("m.onnx", "onnx", (3, 22050), None, None),
+        ("genre.tflite", "litert", (2, 22050), "int8", None),
+        ("genre_saved_model", "saved_model", None, None, None),
+        ("genre_web", "web", None, None, "ort.tgz"),
     ]
     assert "must end in .onnx" in run("export", saved, "--to", "onnx", "-o", "x", code=2).stderr
 
