@@ -1,6 +1,7 @@
 """Commands for a labelled music collection: train, audit."""
 
 import os
+import shlex
 
 import click
 from genrekeras.cli.common import (
@@ -101,7 +102,8 @@ def train(context, music, output, **options):
             rare = ", ".join(f"{genre} ({size})" for genre, size in result.collection.rare.items())
             text = f"Left out, with fewer than {options['min_tracks']} tracks or only one artist: {rare}"
             click.echo("\n".join(["", *wrap(text)]))
-        echo(f"\nThe model and all results are in {output}. To view them, start with report.html.")
+        echo(f"\nReport:  {os.path.join(output, 'report.html')}")
+        echo(f"Predict: genrekeras predict FILES --model {shlex.quote(output)}")
     context.exit(1 if result.broken else 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
@@ -192,8 +193,10 @@ def assign_folds(
     labels = stratification_labels(split.tracks)
     splitter = kind(folds, shuffle=True, random_state=seed)
     parts = splitter.split(labels, labels, groups if by_artist else None)
-    for fold, (_, rows) in enumerate(parts):
-        result[rows] = fold
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class")  # some folds then lack a genre
+        for fold, (_, rows) in enumerate(parts):
+            result[rows] = fold
     return result
 
 

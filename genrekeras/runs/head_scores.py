@@ -10,10 +10,10 @@ from genrekeras.datasets.groups import artist_groups, assign_folds
 from genrekeras.evaluation import CrossValidation, MultiLabelReport, Report, compare
 from genrekeras.evaluation.calibration import mean_probabilities
 from genrekeras.evaluation.cross_validation import calibrate_folds
-from genrekeras.training.linear_head import FOLDS, FeatureSplit, fit_linear_head
+from genrekeras.training.linear_head import FeatureSplit, fit_linear_head, max_folds
 from genrekeras.utils.progress import bar
 
-_QUARTERS = (1, 2)  # quarters of the artists of the training folds, for the learning curve
+_PARTS = 4  # parts into which the artists of the training folds are divided, for the learning curve
 
 
 class OutOfFold(NamedTuple):
@@ -71,20 +71,22 @@ def learning_curve(split: FeatureSplit, all_artists: OutOfFold, seed: int = 0) -
     """
     reference, folds = all_artists.validation.uncalibrated, all_artists.validation.folds
     reports, sizes = {}, {}
-    for quarters in _QUARTERS:
+    for quarters in (1, 2):
         parts, kept = [], []
-        for fold in bar(folds.max() + 1, f"Learning curve, {quarters}/4", "fold", iterable=range(folds.max() + 1)):
+        for fold in bar(
+            folds.max() + 1, f"Learning curve, {quarters}/{_PARTS}", "fold", iterable=range(folds.max() + 1)
+        ):
             train = split.select(np.flatnonzero(folds != fold))
-            if len(np.unique(train.groups)) < 4:
+            if max_folds(train) < _PARTS:
                 break
-            train = train.select(np.flatnonzero(assign_folds(train, 4, seed) < quarters))
+            train = train.select(np.flatnonzero(assign_folds(train, _PARTS, seed) < quarters))
             kept.append(train)
             head = fit_linear_head(train, seed)
             parts.append(head.logits(split.select(np.flatnonzero(folds == fold)).features))
         else:
             logits = _join(split, folds, parts)
-            reports[quarters / 4] = _report(split, logits, reference.input_coverage)
-            sizes[quarters / 4] = kept
+            reports[quarters / _PARTS] = _report(split, logits, reference.input_coverage)
+            sizes[quarters / _PARTS] = kept
     reports[1.0] = reference
     sizes[1.0] = [split.select(np.flatnonzero(folds != fold)) for fold in range(folds.max() + 1)]
     return [_point(share, report, sizes[share], reference) for share, report in reports.items()]
@@ -129,13 +131,13 @@ def _point(share, report, splits, reference):
 
 def _assign(split, seed):
     """Return the fold of each track."""
-    groups = len(np.unique(split.groups))
-    if groups < 2:
+    folds = max_folds(split)
+    if folds < 2:
         raise ValueError(
             "All tracks have the same artist or album, or are in the same folder, so no track can be predicted by a "
             "model that was not trained on its artist. Add music of other artists, or correct the tags for artists."
         )
-    return assign_folds(split, min(FOLDS, groups), seed)
+    return assign_folds(split, folds, seed)
 
 
 def _join(split, folds, parts):

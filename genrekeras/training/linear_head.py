@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from genrekeras.datasets.groups import assign_folds, group_tracks
-from genrekeras.datasets.labels import label_array, label_rows
+from genrekeras.datasets.labels import label_array, label_rows, stratification_labels
 from genrekeras.datasets.splits import as_positions
 from scipy import optimize, special
 
@@ -112,7 +112,7 @@ def fit_linear_head(split: FeatureSplit, seed: int = 0) -> LinearHead:
         split: the training tracks. If all of them have the same artist, the strongest penalty is used.
         seed: seed of the assignment to folds.
     """
-    folds = min(FOLDS, len(np.unique(split.groups)))
+    folds = max_folds(split)
     losses = np.zeros(len(PENALTIES))
     if folds > 1:
         assigned = assign_folds(split, folds, seed)
@@ -122,6 +122,12 @@ def fit_linear_head(split: FeatureSplit, seed: int = 0) -> LinearHead:
             losses += [_log_loss(head, held_out) for head in heads]
     best = int(np.argmin(losses))
     return list(_fit_path(split, PENALTIES[: best + 1]))[-1]
+
+
+def max_folds(split: FeatureSplit) -> int:
+    """Return the number of folds into which `assign_folds` can divide a split, at most `FOLDS`."""
+    largest_genre = np.unique(stratification_labels(split.tracks), return_counts=True)[1].max()
+    return min(FOLDS, len(np.unique(split.groups)), int(largest_genre))
 
 
 def _fit_path(split, penalties: Sequence[float]) -> Iterator[LinearHead]:
