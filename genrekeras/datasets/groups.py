@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -143,8 +143,26 @@ def concentration_of_tables(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(list(rows.values()), index, list(columns)).astype(columns)
 
 
+class HasTracks(Protocol):
+    """A split of waveforms, spectrograms or features."""
+
+    @property
+    def tracks(self) -> pd.DataFrame:
+        """A row for each track, see `genrekeras.datasets.Split`."""
+
+    @property
+    def track_ids(self) -> np.ndarray:
+        """`(n,)` int."""
+
+    @property
+    def groups(self) -> np.ndarray:
+        """`(n,)` int, see `group_tracks`."""
+
+    def __len__(self) -> int: ...
+
+
 def assign_folds(
-    split: Split | SpectrogramSplit,
+    split: HasTracks,
     folds: int = 5,
     seed: int = 0,
     protocol: Literal["artist_folds", "random_folds"] = "artist_folds",

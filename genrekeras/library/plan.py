@@ -160,9 +160,8 @@ def choose_genres(
         The genres, the probability of the most probable genre, and `None`. If no genres are written, the reason is in
         the place of `None`.
     """
-    probabilities = np.array([[track[PROBABILITY_PREFIX + genre] for genre in model.genres] for track in tracks]).mean(
-        0
-    )
+    rows = [[track[PROBABILITY_PREFIX + genre] for genre in model.genres] for track in tracks]
+    probabilities = np.mean(rows, axis=0)
     score = np.mean([track["ood_score"] or 0.0 for track in tracks])
     by_label = dict(zip(model.genres, probabilities.tolist(), strict=True))
     probability = by_label[most_probable_genre(model, probabilities)]
@@ -173,10 +172,10 @@ def choose_genres(
     minimum = options.min_probability or (MIN_PROBABILITY if uncalibrated else 0.0)
     if not model.multi_label and options.precision is not None:
         minimum = max(minimum, options.precision)
-    labels = predicted_genres(model, probabilities)
+    labels = list(predicted_genres(model, probabilities))
     if uncalibrated:
         kinds = label_kinds(model)
-        ranked = sorted(by_label, key=by_label.get, reverse=True)
+        ranked = sorted(by_label, key=lambda label: by_label[label], reverse=True)
         labels = [label for label in ranked if kinds[label] == GENRE]
     labels = [label for label in labels if by_label[label] >= minimum]
     if uncalibrated and options.max_genres is None:

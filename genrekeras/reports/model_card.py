@@ -129,7 +129,8 @@ def describe_class_thresholds(model: GenreClassifier) -> str:
     positives = calibration.get("positives") if isinstance(calibration, Mapping) else None
     if not isinstance(positives, list) or len(positives) != len(model.genres):
         positives = [None] * len(model.genres)
-    thresholds, never = [], []
+    thresholds: list[str] = []
+    never: list[str] = []
     for genre, value, clips in zip(model.genres, model.thresholds.class_thresholds, positives, strict=True):
         text = f"{genre}{'' if value == NEVER else f' {value:.3f}'}{f' ({clips} clips)' if clips else ''}"
         (never if value == NEVER else thresholds).append(text)

@@ -182,13 +182,11 @@ def summary_of(report: Report | MultiLabelReport, without_artist: int) -> str:
     low, high = report.score_interval or (None, None)
     interval = f" [{100 * low:.0f}, {100 * high:.0f}]" if low is not None else ""
     name = "" if isinstance(report, Report) else f" {report.SCORE_NAME}"
-    artists, tracks = len(np.unique(report.groups)), len(report.labels)
+    artists, tracks = len(set() if report.groups is None else np.unique(report.groups)), len(report.labels)
     kind = "artists" if without_artist < tracks else "groups of tracks"
     reason = "" if interval else f" (too few {kind} for an interval)"
-    return (
-        f"On {kind} not in training: {100 * report.score:.0f} %{name}{interval}, {tracks:,} tracks, {artists:,} {kind}"
-        f"{reason}"
-    )
+    score = "no score" if report.score is None else f"{100 * report.score:.0f} %"
+    return f"On {kind} not in training: {score}{name}{interval}, {tracks:,} tracks, {artists:,} {kind}{reason}"
 
 
 def _explain(report):
