@@ -29,6 +29,7 @@ ROOMS = (
     "export",
     "reports",
     "runs",
+    "app",
     "cli",
     "__main__",
 )

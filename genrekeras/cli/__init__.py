@@ -1,7 +1,7 @@
 """The command line: `genrekeras`, or `python -m genrekeras`."""
 
 import click
-from genrekeras.cli import files, fma, models, runs
+from genrekeras.cli import app, files, fma, models, runs
 from genrekeras.cli.common import OrderedGroup
 from genrekeras.utils.progress import printable
 from genrekeras.version import __version__
@@ -30,6 +30,7 @@ COMMANDS = (
     files.similar,
     files.map_command,
     files.spectrogram,
+    app.app,
     models.info,
     models.evaluate,
     models.calibrate,

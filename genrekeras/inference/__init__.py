@@ -1,20 +1,25 @@
 """Predictions and embeddings of audio files of any length."""
 
 from genrekeras.genres import genres_of
-from genrekeras.inference.clips import clip_starts, load_clips
+from genrekeras.inference.clips import clip_starts, load_clips, load_image
 from genrekeras.inference.embeddings import Embeddings, embed_files
 from genrekeras.inference.labels import label_kinds, predicted_genres
 from genrekeras.inference.predict import predict_each, predict_files, predict_timeline, predict_waveform
+from genrekeras.inference.tables import drop_other_kinds, format_csv, format_json
 from genrekeras.utils.audio_files import find_files
 
 __all__ = [
     "Embeddings",
     "clip_starts",
+    "drop_other_kinds",
     "embed_files",
     "find_files",
+    "format_csv",
+    "format_json",
     "genres_of",
     "label_kinds",
     "load_clips",
+    "load_image",
     "predict_each",
     "predict_files",
     "predict_timeline",

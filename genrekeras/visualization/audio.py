@@ -11,6 +11,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+_MAX_LINES = 8  # in the timeline of a multi-label model
+
 
 def spectrogram(
     image: np.ndarray,
@@ -66,18 +68,24 @@ def _frequency_ticks(frequencies):
     return rows, labels
 
 
-def timeline(table: pd.DataFrame, path: StrPath | None = None, title: str | None = None) -> Figure:
-    """Draw the probabilities of the genres along a track, as stacked areas.
+def timeline(
+    table: pd.DataFrame, path: StrPath | None = None, title: str | None = None, multi_label: bool = False
+) -> Figure:
+    """Draw the probabilities of the genres along a track.
 
     Args:
         table: the result of `genrekeras.inference.predict_timeline`.
         path: file to save the figure to; `None` to save no file.
         title: title of the figure; `None` for no title.
+        multi_label: whether the genres are independent of each other. If so, the figure shows lines of the eight genres
+            with the highest mean probability, instead of stacked areas of all genres.
 
     Returns:
         The figure.
     """
     genres = genres_of(table)
+    if multi_label:
+        genres = sorted(genres, key=lambda genre: -table[PROBABILITY_PREFIX + genre].mean())[:_MAX_LINES]
     times = (table["start"] + table["end"]).to_numpy() / 2
     times[0], times[-1] = table["start"].iloc[0], table["end"].iloc[-1]  # The areas begin and end with the track.
     percentages = 100 * table[[PROBABILITY_PREFIX + genre for genre in genres]].to_numpy().T
@@ -85,7 +93,12 @@ def timeline(table: pd.DataFrame, path: StrPath | None = None, title: str | None
         times, percentages = table[["start", "end"]].to_numpy()[0], np.repeat(percentages, 2, axis=1)
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    axes.stackplot(times, percentages, labels=list(map(plain_text, genres)), colors=_colors(genres), linewidth=0)
+    names, colors = list(map(plain_text, genres)), _colors(genres)
+    if multi_label:
+        for values, name, color in zip(percentages, names, colors, strict=True):
+            axes.plot(times, values, label=name, color=color, linewidth=1.5)
+    else:
+        axes.stackplot(times, percentages, labels=names, colors=colors, linewidth=0)
     axes.set_xlim(table["start"].iloc[0], table["end"].iloc[-1])
     axes.set_ylim(0, 100)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{int(x) // 60}:{int(x) % 60:02d}"))
@@ -94,7 +107,10 @@ def timeline(table: pd.DataFrame, path: StrPath | None = None, title: str | None
     if title:
         axes.set_title(plain_text(title), fontsize=10)
     handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
+    step = 1 if multi_label else -1  # The first of the stacked areas is at the bottom.
+    axes.legend(
+        handles[::step], labels[::step], loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9
+    )
     axes.spines[["top", "right"]].set_visible(False)
     return save(figure, path)
 
