@@ -35,16 +35,16 @@ def serve(host: str, port: int, make_analyser: Callable[[], Analyser], started: 
         OSError: the port cannot be opened.
         ModuleNotFoundError: Gradio is not installed.
     """
-    _keep_offline()
     signal.signal(signal.SIGTERM, lambda *arguments: sys.exit())  # so that the folder is removed
-    with _open_port(host, port) as server_socket, tempfile.TemporaryDirectory(prefix="genrekeras-app-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        server = _server(make_analyser(), pathlib.Path(folder).resolve())
-        address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        address = f"[{address}]" if ":" in address else address
-        started(f"http://{address}:{server_socket.getsockname()[1]}")
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after the server has stopped.
-            server.run(sockets=[server_socket])
+    with tempfile.TemporaryDirectory(prefix="genrekeras-app-") as folder:
+        _prepare_gradio(folder)
+        with _open_port(host, port) as server_socket:
+            server = _server(make_analyser(), pathlib.Path(folder).resolve())
+            address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+            address = f"[{address}]" if ":" in address else address
+            started(f"http://{address}:{server_socket.getsockname()[1]}")
+            with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after the server has stopped.
+                server.run(sockets=[server_socket])
 
 
 def _open_port(host, port):
@@ -54,8 +54,9 @@ def _open_port(host, port):
         raise OSError(f"Port {port} of {host} cannot be opened ({error.strerror}). Choose another `--port`.") from error
 
 
-def _keep_offline():
-    """Keep Gradio from sending usage statistics, and from downloading files. Call it before Gradio is imported."""
+def _prepare_gradio(folder):
+    """Import Gradio so that it keeps its files in a folder, sends no usage statistics, and downloads nothing."""
+    os.environ["GRADIO_TEMP_DIR"] = folder
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"
     import gradio
@@ -70,13 +71,15 @@ def _keep_offline():
 
 def _server(analyser, folder):
     """Return a uvicorn server of the page, whose uploads are below a folder."""
-    import fastapi
     import gradio
     import uvicorn
     from gradio.route_utils import upload_fn
     from gradio.routes import file_upload_statuses
+    from starlette.applications import Starlette
     from starlette.formparsers import MultiPartException
     from starlette.requests import ClientDisconnect
+    from starlette.responses import JSONResponse, PlainTextResponse
+    from starlette.routing import Route
 
     def delete(paths):
         for path in paths:
@@ -84,30 +87,28 @@ def _server(analyser, folder):
             shutil.rmtree(folder / name, ignore_errors=True)
 
     max_bytes = page.MAX_UPLOAD_MB << 20
-    too_large = fastapi.Response(f"too large: the maximum is {page.MAX_UPLOAD_MB} MB", 413)
 
     # Gradio's own route stores equal files of two users at one path, so that the answer to one user would delete the
     # file of the other. It also keeps what it has received if the connection is lost.
     async def upload(request):
         _delete_old_uploads(folder)
         if float(request.headers.get("content-length", "inf")) > max_bytes:
-            return too_large
+            return PlainTextResponse(f"too large: the maximum is {page.MAX_UPLOAD_MB} MB", 413)
         own_folder, files = tempfile.mkdtemp(dir=folder), []
         try:
             upload_id = request.query_params.get("upload_id")
             progress = file_upload_statuses if upload_id else None
             files, _, _ = await upload_fn(request, own_folder, max_bytes, upload_id, upload_progress=progress)
         except MultiPartException as error:
-            return fastapi.Response(error.message, 400)
+            return PlainTextResponse(error.message, 400)
         except ClientDisconnect:
-            return fastapi.Response(status_code=400)  # Nobody receives it.
+            return PlainTextResponse(status_code=400)  # Nobody receives it.
         finally:
             if not files:
                 shutil.rmtree(own_folder)
-        return fastapi.responses.JSONResponse(files)
+        return JSONResponse(files)
 
-    app = fastapi.FastAPI(openapi_url=None)
-    app.add_route("/gradio_api/upload", upload, methods=["POST"])
+    app = Starlette(routes=[Route("/gradio_api/upload", upload, methods=["POST"])])
     blocks = page.build(analyser, delete)
     gradio.mount_gradio_app(
         app,

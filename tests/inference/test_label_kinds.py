@@ -3,11 +3,12 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from conftest import small_model
 from genrekeras import cli
-from genrekeras.inference import label_kinds, predicted_genres
+from genrekeras.inference import drop_other_kinds, label_kinds, predicted_genres
 from genrekeras.inference.labels import most_probable_genre
 
 LABELS = ("rock", "sad", "pop", "80s", "jazz", "folk")
@@ -26,6 +27,13 @@ def test_kinds_are_those_of_the_card(tagger):
         tagger.card = card
         assert set(label_kinds(tagger).values()) == {"genre"}
     tagger.card = {"labels": KINDS}
+
+
+def test_columns_of_other_kinds_are_dropped():
+    table = pd.DataFrame({"start": [0.0]} | {f"probability_{label}": [0.5] for label in LABELS})
+    left = ["start", *(f"probability_{label}" for label in ("rock", "pop", "jazz", "folk"))]
+    assert list(drop_other_kinds(table, KINDS).columns) == left
+    assert drop_other_kinds(table, dict.fromkeys(LABELS, "mood")) is table
 
 
 @pytest.mark.parametrize(

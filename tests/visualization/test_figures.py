@@ -96,6 +96,17 @@ def test_timeline(tmp_path):
     assert len(timeline(table[:1], tmp_path / "t.png").axes[0].collections) == 2
 
 
+def test_timeline_of_a_multi_label_model():
+    table = pd.DataFrame({"start": [0.0, 5.0], "end": [10.0, 15.0]})
+    for index in range(12):
+        table[f"probability_{index}"] = [0.5 + index / 100, 0.9]
+    axes = timeline(table, multi_label=True).axes[0]
+    names = [str(index) for index in range(11, 3, -1)]  # the most probable genres
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == names and not axes.collections
+    assert list(axes.lines[0].get_ydata()) == pytest.approx([61, 90]) and list(axes.lines[0].get_xdata()) == [0, 15]
+    assert len(timeline(table[:1], multi_label=True).axes[0].lines[0].get_xdata()) == 2
+
+
 def test_collection_map(tmp_path, rng):
     files = pd.DataFrame({"path": list("abcdef"), "genre": list("xxxxyy"), "probability": 0.5})
     files = files.assign(error=None, probability_x=0.5, probability_y=0.5, probability_z=0.0)
