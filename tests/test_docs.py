@@ -5,7 +5,8 @@
   `experiments`.
   Python blocks of a page share their names. Experiments run with `--smoke`.
 - A `console` block holds recorded output. Its title, or the line before it, states date and commit.
-- A block whose title begins with "not executed by the tests" may only install something, or need all of FMA or npm.
+- A block whose title begins with "not executed by the tests" may only install something, need all of FMA or npm, or
+  start a server.
 """
 
 import contextlib
@@ -17,11 +18,13 @@ import shutil
 import subprocess
 import sys
 import warnings
+from functools import partial
 
 import genrekeras as gk
 import numpy as np
 import pytest
 import soundfile
+from app_server import app_server
 from click.testing import CliRunner
 from conftest import EXPERIMENTS, add_all_genres, run_in_process, small_model, tones
 from genrekeras import cli
@@ -33,13 +36,15 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^`\n]*)\n(?P<code>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)
 NOT_EXECUTED = re.compile(
-    r"(pip|npm pack|python -m venv|\. \.venv/bin/activate|genrekeras fma download|genrekeras export \S+ --to web"
+    r"(pip|npm pack|python -m venv|\. \.venv/bin/activate|genrekeras (fma download|app)|genrekeras export \S+ --to web"
     r"|sudo apt|brew|git clone|mkdocs)\b|\.venv\\"
 )
 RECORDED = re.compile(r"[A-Z][a-z]+ \d{1,2}, 20\d\d.*commit [0-9a-f]{7}", re.DOTALL)
 LANGUAGES = {"python", "sh", "console", "text", "bibtex"}
-SERVERS = {"docs/guide/integrations.md": local_hub}  # page -> context manager around its code, called with a folder
+# page -> context manager around its code, called with a folder
+SERVERS = {"docs/guide/integrations.md": local_hub, "docs/guide/app.md": partial(app_server, port=7860)}
 SLOW = {  # pages that take more than 20 s
+    "docs/guide/app.md",
     "docs/guide/backends.md",
     "docs/guide/evaluation.md",
     "docs/guide/fma.md",

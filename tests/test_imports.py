@@ -30,6 +30,7 @@ ROOMS = (
     "reports",
     "runs",
     "library",
+    "app",
     "cli",
     "__main__",
 )

