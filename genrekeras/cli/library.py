@@ -103,7 +103,7 @@ def tag(
             raise click.BadParameter(str(error), context, param_hint="--taxonomy") from error
         except ValueError as error:
             raise click.BadParameter(str(error), context, param_hint="--precision") from error
-        if taxonomy is None and path in PRESETS and path.startswith("musicnn"):
+        if is_mapped := taxonomy is None and path in PRESETS and path.startswith("musicnn"):
             mapping = library.Taxonomy.musicnn()
         mode = "overwrite" if overwrite else "append" if append else "missing"
         options = TagOptions(mode, max_genres, min_probability, precision, album, mapping)
@@ -115,6 +115,8 @@ def tag(
                 click.echo(_format_row(row))
         click.echo(_format_summary(rows, dry_run))
         click.echo(_wrap(confidence_rule(model, options)))
+        if is_mapped:
+            click.echo("The built-in taxonomy maps the labels of the model to genres.")
         if dry_run:
             click.echo("Dry run: nothing was written.")
         elif journal is not None:

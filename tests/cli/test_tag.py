@@ -111,6 +111,8 @@ def test_the_taxonomy(saved, songs, tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "plan_each", lambda model, paths, options: received.append(options.taxonomy) or [])
     run(songs[0], "-m", "musicnn_msd")
     assert received[0].genres(["rnb"]) == ["R&B"]
+    run(songs[0], "-m", saved)
+    assert received[1] is None
 
 
 def test_precision_of_a_model_that_is_not_calibrated(saved, songs):

@@ -94,7 +94,9 @@ def test_undo_leaves_files_alone_that_somebody_changed(tmp_path):
     paths[1].unlink()
     paths[2].rename(tmp_path / "moved.flac")
     changed = sha256(paths[0])
-    errors = by_name(undo_tags(path), "error")
+    table = undo_tags(path)
+    assert not any("machine" in error for error in table["error"].dropna())
+    errors = by_name(table, "error")
     assert "another program has changed it since" in errors["000.flac"] and errors["003.flac"] is None
     assert "No such file" in errors["001.flac"] and "No such file" in errors["002.flac"]
     assert sha256(paths[0]) == changed and sha256(paths[3]) == before
@@ -127,6 +129,18 @@ def test_a_file_that_is_not_a_journal_is_neither_read_nor_changed(tmp_path):
         undo_tags(tmp_path / "none")
     (tmp_path / "empty").touch()  # A process was killed before it wrote the first line.
     assert len(undo_tags(tmp_path / "empty")) == 0
+
+
+def test_a_journal_of_another_machine(tmp_path, monkeypatch):
+    paths = songs_of(tmp_path / "music", 2)
+    before = sha256(paths[1])
+    with monkeypatch.context() as patch:
+        patch.setattr("socket.gethostname", lambda: "elsewhere")
+        name = apply_tags(plan_of(paths, "Rock")).journal
+    paths[0].unlink()
+    table = undo_tags(name)
+    assert table["restored"].tolist() == [True, False] and sha256(paths[1]) == before
+    assert table.loc[1, "error"].endswith("No such file or directory. The journal was written on the machine elsewhere")
 
 
 def test_a_damaged_journal_restores_what_it_can(tmp_path):
