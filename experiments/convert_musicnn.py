@@ -43,9 +43,8 @@ ABOUT = (
     '(Pons and Serra, "musicnn: Pre-trained convolutional neural networks for music audio tagging", ISMIR 2019 '
     "late-breaking demo). The weights were converted from their package and not trained further. They are under the "
     "ISC licence, see the file LICENSE-musicnn. The package states {scores} on the test split of the authors. The "
-    "developers of genrekeras did not evaluate the model, and it is not calibrated. The tags are those of listeners. "
-    "Not all of them are genres, and some have the same meaning. A clip can have several tags, so the probabilities do "
-    "not sum to 1."
+    "developers of genrekeras did not evaluate the model. The tags are those of listeners. Not all of them are genres, "
+    "and some have the same meaning. A clip can have several tags, so the probabilities do not sum to 1."
 )
 
 

@@ -194,6 +194,8 @@ def load_data(
 ) -> tuple[Dataset[Split], Split]:
     """Load FMA, or music in one folder per genre, to evaluate a model. For a multi-label model, load music with tags.
 
+    Genres in tags that fewer than 5 tracks have are left out, because `evaluate` needs 5 tracks of a genre.
+
     Args:
         folder, subset, split: arguments of the command.
         protocol: argument of the command. `None` uses the default protocol of the data.
@@ -203,18 +205,21 @@ def load_data(
         The dataset, and the selected split of the dataset.
 
     Raises:
-        ValueError: a genre of the data is not a genre of the model, or the split has no clips. The genres are checked
-            before any file is decoded.
+        ValueError: a genre of the data is not a genre of a single-label model, or the split has no clips. The genres
+            are checked before any file is decoded.
     """
     from genrekeras.datasets import fma
     from genrekeras.datasets.folder import find_files, load_folder
     from genrekeras.datasets.splits import match_genres
     from genrekeras.datasets.tagged import load_tagged
+    from genrekeras.evaluation.class_thresholds import MIN_CLIPS
 
     options: dict[str, Any] = {"sample_rate": model.sample_rate, **({"protocol": protocol} if protocol else {})}
     if model.multi_label:
-        is_fma = fma.is_fma(folder)
-        data = fma.load_fma(folder, subset, labels="all", **options) if is_fma else load_tagged(folder, **options)
+        if fma.is_fma(folder):
+            data = fma.load_fma(folder, subset, labels="all", **options)
+        else:
+            data = load_tagged(folder, min_tracks=MIN_CLIPS, always_multi_label=True, **options)
     elif fma.is_fma(folder):
         match_genres(fma.SUBSETS[subset], model.genres)
         data = fma.load_fma(folder, subset, **options)
@@ -227,7 +232,7 @@ def load_data(
     if not len(clips):
         raise ValueError(
             f"{folder}: the {split} split has no clips under the protocol {data.protocol}. Choose another "
-            "`--protocol`, add music, or evaluate with `--split all`."
+            "`--protocol`, add music, or use `--split all`."
         )
     return data, clips
 

@@ -98,8 +98,10 @@ def timeline(file, path, output, hop_seconds):
 
         model = load_model(path)
         table = model.predict_timeline(file, hop_seconds=hop_seconds)
+        kinds = inference.label_kinds(model)
+        genres = [label for label, kind in kinds.items() if kind == "genre"] or list(kinds)
         if output is None:
-            click.echo(_format_timeline(table, inference.label_kinds(model)), nl=False)
+            click.echo(_format_timeline(table, genres), nl=False)
             return
         if output.lower().endswith(".csv"):
             with atomic_write(output) as temporary:
@@ -107,7 +109,7 @@ def timeline(file, path, output, hop_seconds):
         else:
             from genrekeras import visualization
 
-            visualization.timeline(table, output, os.path.basename(file))
+            visualization.timeline(table, output, os.path.basename(file), genres)
         echo(f"{len(table)} clips of {file}: {output}")
 
 
@@ -257,14 +259,13 @@ def _format_text(table, num_genres, kinds, multi_label, all_labels):
     return "\n".join(lines) + "\n"
 
 
-def _format_timeline(table, kinds):
+def _format_timeline(table, genres):
     """Return one line of text per clip of a timeline, with the most probable genre of the clip.
 
     Args:
         table: result of `predict_timeline`.
-        kinds: dict, label -> kind.
+        genres: labels from which the most probable one is chosen.
     """
-    genres = [label for label, kind in kinds.items() if kind == "genre"] or list(kinds)
     width = max(len(printable(genre)) for genre in genres)
     lines = []
     for row in table.to_dict("records"):

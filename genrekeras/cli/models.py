@@ -30,6 +30,12 @@ EXPORTS = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "saved_model": 
 QUANTIZE = ("float16", "int8")
 
 
+def _split_option(default, help):
+    """Return the option `--split`."""
+    splits = click.Choice(["train", "validation", "test", "all"])
+    return click.option("--split", type=splits, default=default, show_default=True, help=help)
+
+
 @click.command()
 @MODEL_FILE
 @file_to_write("--card", endings=(".md",), help="Write a model card for model hubs to this .md file.")
@@ -59,13 +65,7 @@ def info(path, card):
 @MODEL
 @SUBSET
 @PROTOCOL
-@click.option(
-    "--split",
-    type=click.Choice(["train", "validation", "test", "all"]),
-    default="test",
-    show_default=True,
-    help="The split to evaluate.",
-)
+@_split_option(default="test", help="The split to evaluate.")
 @CROPS
 @file_to_write("-o", "--output", endings=(".json",), help="Write all scores and probabilities to this .json file.")
 @file_to_write(
@@ -77,7 +77,9 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
     """Evaluate a model on labelled music.
 
     FOLDER contains FMA, or one folder of music per genre. The names of these folders must be genres of the model. Not
-    every genre of the model needs a folder.
+    every genre of the model needs a folder. For a multi-label model, FOLDER contains FMA, or music with genres in its
+    tags. Genres in tags that the model does not have are left out. Genres of the model are left out if fewer than 5
+    tracks have them, or if fewer than 5 tracks do not have them.
     """
     with error_handling():
         from genrekeras import evaluation
@@ -105,6 +107,10 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
 @MODEL
 @SUBSET
 @PROTOCOL
+@_split_option(
+    default="validation",
+    help="The split to calibrate on. With all, no music is left to evaluate the calibrated model.",
+)
 @CROPS
 @click.option(
     "--rejection-rate",
@@ -116,7 +122,7 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
 @click.option(
     "--precision",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Multi-label models: choose the threshold of each genre for this precision on the validation split.  "
+    help="Multi-label models: choose the threshold of each genre for this precision on the split.  "
     "[default: for the best F1 score]",
 )
 @file_to_write("-o", "--output", endings=(".keras",), required=True, help="The .keras file to write.")
@@ -125,20 +131,22 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
     endings=PICTURES,
     help="Draw reliability diagrams, before and after calibration, to this .png, .pdf or .svg file.",
 )
-def calibrate(folder, path, subset, protocol, crops, rejection_rate, precision, output, picture):
+def calibrate(folder, path, subset, protocol, split, crops, rejection_rate, precision, output, picture):
     """Calibrate the probabilities of a model on held-out music.
 
-    FOLDER contains FMA, or one folder of music per genre. The validation split is used. The weights of the last layer
-    are divided by the temperature that minimizes the log-loss. Two thresholds are stored in the new model: a prediction
-    has low confidence if its probability is too low, or if its out-of-distribution score is too high. A multi-label
-    model also gets a threshold for each genre.
+    FOLDER contains FMA, or one folder of music per genre. The weights of the last layer are divided by the temperature
+    that minimizes the log-loss. Two thresholds are stored in the new model: a prediction has low confidence if its
+    probability is too low, or if its out-of-distribution score is too high.
+
+    For a multi-label model, FOLDER contains FMA, or music with genres in its tags. The new model has a threshold for
+    each genre that at least 5 tracks have and at least 5 tracks do not have. Other genres are never predicted.
     """
     with error_handling():
         from genrekeras import evaluation, visualization
         from genrekeras.reports.model_card import describe_class_thresholds
 
         model = load_model(path)
-        _, clips = load_data(folder, subset, protocol, model, "validation")
+        _, clips = load_data(folder, subset, protocol, model, split)
         result = evaluation.calibrate(model, clips, crops=crops, rejection_rate=rejection_rate, precision=precision)
         click.echo(f"Temperature {result.temperature:.3f}\nbefore: {result.before}\nafter:  {result.after}")
         limits = (

@@ -70,7 +70,14 @@ def prepare(
 
 
 def as_dataset(
-    builder: Store, tracks: pd.DataFrame, genres: Sequence[str], name: str, protocol: str, seed: int, source: StrPath
+    builder: Store,
+    tracks: pd.DataFrame,
+    genres: Sequence[str],
+    name: str,
+    protocol: str,
+    seed: int,
+    source: StrPath,
+    stacklevel: int = 3,
 ) -> Dataset[Split]:
     """Load a prepared store as a `Dataset`.
 
@@ -86,6 +93,7 @@ def as_dataset(
         protocol: see `genrekeras.datasets.splits.assign_splits`.
         seed: see `genrekeras.datasets.splits.assign_splits`.
         source: folder of the tracks. The warnings contain this name.
+        stacklevel: argument of `warnings.warn`. The default names the line that calls the caller of this function.
     """
     metadata, sample_rate = builder.info.metadata, builder.builder_config.sample_rate
     incomplete, broken = (
@@ -93,7 +101,7 @@ def as_dataset(
         for kind in ("incomplete", "broken")
     )
     missing = [track_id for track_id in metadata["missing"] if track_id in tracks.index]
-    _warn_of_bad_clips(source, tracks["path"], missing, incomplete, broken)
+    _warn_of_bad_clips(source, tracks["path"], missing, incomplete, broken, stacklevel + 1)
     with only_absl_errors():
         clips = _StoredClips(builder, metadata["stored"])
 
@@ -123,7 +131,7 @@ def as_dataset(
         for split in SPLITS
     }
     if protocol == "artist_album":
-        _warn_of_empty_genres(source, splits)
+        _warn_of_empty_genres(source, splits, stacklevel + 1)
     counts = {
         "tracks": len(tracks),
         "missing": len(missing),
@@ -191,7 +199,7 @@ def _download_config(beam_options):
     return tfds.download.DownloadConfig(beam_options=PipelineOptions(list(beam_options)))
 
 
-def _warn_of_empty_genres(source, splits):
+def _warn_of_empty_genres(source, splits, stacklevel):
     """Warn of the genres that a split lacks, except those that all splits lack."""
     present = {
         name: set(np.flatnonzero(label_rows(split.labels, len(split.genres)).any(axis=0)))
@@ -202,7 +210,7 @@ def _warn_of_empty_genres(source, splits):
             warnings.warn(
                 f"{source}: {name} has no clip of {', '.join(lacking)}. An artist or album cannot be divided between "
                 "splits, and these genres have too few artists and albums.",
-                stacklevel=5,
+                stacklevel=stacklevel,
             )
 
 
@@ -218,7 +226,7 @@ def format_reasons(reasons: Mapping[str, str], folder: StrPath) -> str:
     return f"{names}{', ...' if len(reasons) > len(first) else ''}"
 
 
-def _warn_of_bad_clips(source, paths, missing, incomplete, broken):
+def _warn_of_bad_clips(source, paths, missing, incomplete, broken, stacklevel):
     def format_files(reasons):
         return format_reasons({paths[track_id]: reason for track_id, reason in reasons.items()}, source)
 
@@ -228,10 +236,11 @@ def _warn_of_bad_clips(source, paths, missing, incomplete, broken):
     if broken:
         parts.append(f"{len(broken)} cannot be read: {format_files(broken)}")
     if parts:
-        warnings.warn(f"{source}: of {len(paths)} tracks, {'; '.join(parts)}. These tracks are left out.", stacklevel=5)
+        message = f"{source}: of {len(paths)} tracks, {'; '.join(parts)}. These tracks are left out."
+        warnings.warn(message, stacklevel=stacklevel)
     if incomplete:
         warnings.warn(
             f"{source}: of {len(paths)} tracks, {len(incomplete)} are incomplete: {format_files(incomplete)}. These "
             "clips are kept.",
-            stacklevel=5,
+            stacklevel=stacklevel,
         )

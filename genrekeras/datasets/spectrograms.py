@@ -4,7 +4,8 @@ The spectrograms are images in memory or in an npz file. The file contains these
 
 - `decibels`: `(n, mels, frames)` uint8. The values 0 to 255 represent -80 to 0 dB relative to the peak of the clip.
   Row 0 is the highest frequency band.
-- `label`: `(n,)` int, indices of genres.
+- `label`: `(n,)` int, indices of genres. If tracks have several labels, `(n, genres)` int, 1 for the genres of a track
+  and 0 for the others.
 - `split`: `(n,)` int, 0 for training, 1 for validation and 2 for test.
 - `track_id`: `(n,)` int.
 - `genres`: `(genres,)` str, optional. The default is the eight genres of fma_small.
@@ -28,7 +29,7 @@ import numpy.typing as npt
 import pandas as pd
 from genrekeras.datasets.batches import Batches, Crop, batches, check_integers, fill
 from genrekeras.datasets.groups import UNKNOWN, group_tracks
-from genrekeras.datasets.labels import checked_weights, label_array, label_rows, sample_weights
+from genrekeras.datasets.labels import add_labels, checked_weights, label_array, label_rows, sample_weights
 from genrekeras.datasets.splits import (
     SPLITS,
     Dataset,
@@ -137,9 +138,9 @@ class SpectrogramSplit:
         tracks = pd.concat([part.tracks for part in (self, *others)])
         return SpectrogramSplit(name, images, tracks, self.sample_rate, self.genres, self.protocol)
 
-    def with_genres(self, genres: Sequence[str]) -> "SpectrogramSplit":
+    def with_genres(self, genres: Sequence[str], ignore_others: bool = False) -> "SpectrogramSplit":
         """Return a split with the same images, whose labels are indices in `genres`. See `Split.with_genres`."""
-        tracks = relabelled_tracks(self, genres)
+        tracks = relabelled_tracks(self, genres, ignore_others)
         return SpectrogramSplit(self.name, self.images, tracks, self.sample_rate, genres, self.protocol)
 
     def __repr__(self):
@@ -211,19 +212,28 @@ def load_spectrograms(
             f"image. Received: {images.dtype} of the shape {images.shape}, and {len(labels)} labels, {len(splits)} "
             f"splits and {len(ids)} ids."
         )
-    if any(array.ndim != 1 or array.dtype.kind not in "iu" for array in (labels, splits, ids)):
-        raise ValueError(f"{path}: `label`, `split` and `track_id` must be one-dimensional arrays of integers.")
-    if len(ids) == 0 or labels.min() < 0 or labels.max() >= len(genres) or not np.isin(splits, (0, 1, 2)).all():
-        raise ValueError(f"{path}: `label` must be in 0..{len(genres) - 1}, and `split` in 0..2.")
+    multi_label = labels.shape[1:] == (len(genres),)
+    is_vector = [array.ndim == 1 for array in (splits, ids)] + [labels.ndim == 1 or multi_label]
+    if not all(is_vector) or any(array.dtype.kind not in "iu" for array in (labels, splits, ids)):
+        raise ValueError(
+            f"{path}: `label`, `split` and `track_id` must be one-dimensional arrays of integers. With several labels, "
+            f"`label` must have the shape (n, {len(genres)})."
+        )
+    highest = 1 if multi_label else len(genres) - 1
+    if len(ids) == 0 or labels.min() < 0 or labels.max() > highest or not np.isin(splits, (0, 1, 2)).all():
+        raise ValueError(f"{path}: `label` must be in 0..{highest}, and `split` in 0..2.")
     if len(np.unique(ids)) < len(ids):
         raise ValueError(f"{path}: `track_id` contains an id several times. Each track must have one image.")
     artist_ids = arrays.get("artist_id", np.full(len(ids), UNKNOWN)) if groups is None else _read_artists(groups, ids)
     if artist_ids.shape != ids.shape or artist_ids.dtype.kind not in "iu":
         raise ValueError(f"{path}: `artist_id` must contain one integer per image.")
+    if multi_label:
+        columns = {"genres": [tuple(genres[label] for label in np.flatnonzero(row)) for row in labels]}
+    else:
+        columns = {"genre": [genres[label] for label in labels]}
     tracks = pd.DataFrame(
         {
-            "label": labels.astype("int32"),
-            "genre": [genres[label] for label in labels],
+            **columns,
             "folder": ids // 1000,
             "split": [SPLITS[split] for split in splits],
             "artist_id": artist_ids.astype("int64"),
@@ -234,7 +244,7 @@ def load_spectrograms(
     )
     check_protocol(protocol, tracks)
     positions = assign_splits(protocol, tracks, seed)
-    tracks = tracks.drop(columns=["folder", "split"])
+    tracks = add_labels(tracks, genres).drop(columns=["folder", "split"])
     used_protocol = file_protocol if protocol == "official" else protocol
     data = {
         split: SpectrogramSplit(split, images[rows][..., None], tracks.iloc[rows], sample_rate, genres, used_protocol)
@@ -316,21 +326,21 @@ def save_spectrograms(path: StrPath, *splits: SpectrogramSplit) -> None:
 
     Raises:
         ValueError: there is no split, a split has another name, the genres, protocols or sample rates of the splits
-            differ, or a track has several images or may have several labels.
+            differ, only some splits have several labels per track, or a track has several images.
         OSError: the file cannot be written.
     """
     if not splits or not {split.name for split in splits} <= set(SPLITS):
         raise ValueError(f"`splits` must be one or more splits with names in {SPLITS}. Received: splits={splits!r}")
     if len({(split.genres, split.protocol, split.sample_rate) for split in splits}) > 1:
         raise ValueError(f"`splits` must have the same genres, protocol and sample rate. Received: splits={splits!r}")
-    if any(split.multi_label for split in splits):
-        raise ValueError("`splits` must have one label per track, as the file format has. Received: several labels")
+    if len({split.multi_label for split in splits}) > 1:
+        raise ValueError("`splits` must all have one label per track, or all have several.")
     track_ids = np.concatenate([split.track_ids for split in splits])
     if len(np.unique(track_ids)) < len(track_ids):
         raise ValueError(f"`splits` must contain one image per track. Received: splits={splits!r}")
     content: dict[str, Any] = {
         "decibels": np.concatenate([split.images[..., 0] for split in splits]),
-        "label": np.concatenate([split.labels for split in splits]),
+        "label": np.concatenate([split.labels for split in splits]).astype("int32"),
         "split": np.repeat([SPLITS.index(split.name) for split in splits], [len(split) for split in splits]),
         "track_id": track_ids,
         "genres": np.array(splits[0].genres),

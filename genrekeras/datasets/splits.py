@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -15,6 +14,7 @@ import pandas as pd
 from genrekeras.datasets.batches import Batches, Crop, batches
 from genrekeras.datasets.groups import assign_folds, group_tracks, has_groups
 from genrekeras.datasets.labels import label_array, stratification_labels
+from genrekeras.tags import spelling_key
 
 if TYPE_CHECKING:  # This module imports `splits`.
     from genrekeras.datasets.spectrograms import SpectrogramSplit
@@ -144,16 +144,18 @@ class Split:
         tracks = pd.concat([part.tracks for part in (self, *others)])
         return Split(name, self._source, rows, tracks, self.sample_rate, self.genres, self.protocol, self.fingerprint)
 
-    def with_genres(self, genres: Sequence[str]) -> Split:
+    def with_genres(self, genres: Sequence[str], ignore_others: bool = False) -> Split:
         """Return a split with the same clips and labels that are indices in `genres`.
 
         Args:
             genres: such as the genres of a model. `match_genres` finds each genre of the split in this sequence.
+            ignore_others: whether genres of the split that `genres` does not contain are removed from the clips. This
+                is possible if clips have several labels. A clip may then have no label.
 
         Raises:
             ValueError: `genres` does not contain a genre of the split, or the match is not unique.
         """
-        tracks = relabelled_tracks(self, genres)
+        tracks = relabelled_tracks(self, genres, ignore_others)
         return Split(
             self.name, self._source, self._rows, tracks, self.sample_rate, genres, self.protocol, self.fingerprint
         )
@@ -267,15 +269,16 @@ def as_positions(positions: npt.ArrayLike) -> np.ndarray:
     return positions.astype("int64")
 
 
-def match_genres(genres: Iterable[str], model_genres: Sequence[str]) -> dict[str, int]:
+def match_genres(genres: Iterable[str], model_genres: Sequence[str], ignore_others: bool = False) -> dict[str, int]:
     """Find each genre of a collection among the genres of a model.
 
-    If a model has no genre of exactly the same name, the comparison ignores case, surrounding spaces and the Unicode
-    normalization form.
+    If a model has no genre of exactly the same name, spellings are compared by `genrekeras.tags.spelling_key`: case,
+    spaces, hyphens and underscores are ignored, and "&" equals "and".
 
     Args:
         genres: genres of the collection.
         model_genres: genres of the model.
+        ignore_others: whether genres that are not in `model_genres` are left out of the result.
 
     Returns:
         Genre of the collection -> index in `model_genres`.
@@ -283,16 +286,15 @@ def match_genres(genres: Iterable[str], model_genres: Sequence[str]) -> dict[str
     Raises:
         ValueError: a genre is not in `model_genres`, has several matches, or has the same match as another genre.
     """
-
-    def normalized(name):
-        return unicodedata.normalize("NFC", name).strip().casefold()
-
     similar: dict[str, list[int]] = {}
     for index, name in enumerate(model_genres):
-        similar.setdefault(normalized(name), []).append(index)
+        similar.setdefault(spelling_key(name), []).append(index)
     exact = {name: [index] for index, name in enumerate(model_genres)}
-    matches = {genre: exact.get(genre) or similar.get(normalized(genre), []) for genre in genres}
-    if missing := [genre for genre, indices in matches.items() if not indices]:
+    matches = {genre: exact.get(genre) or similar.get(spelling_key(genre), []) for genre in genres}
+    missing = [genre for genre, indices in matches.items() if not indices]
+    if ignore_others:
+        matches = {genre: indices for genre, indices in matches.items() if indices}
+    elif missing:
         raise ValueError(
             f"The data has genres that the model does not have: {', '.join(map(repr, missing))}. Rename or remove "
             f"these genres. The genres of the model are {', '.join(map(repr, model_genres))}."
@@ -308,14 +310,16 @@ def match_genres(genres: Iterable[str], model_genres: Sequence[str]) -> dict[str
     return {genre: index for genre, [index] in matches.items()}
 
 
-def relabelled_tracks(split: Split | SpectrogramSplit, genres: Sequence[str]) -> pd.DataFrame:
+def relabelled_tracks(
+    split: Split | SpectrogramSplit, genres: Sequence[str], ignore_others: bool = False
+) -> pd.DataFrame:
     """Return the table `tracks` of a split with new labels and genres, see `Split.with_genres`."""
-    indices = match_genres(split.genres, genres)
-    new_labels = np.array([indices[genre] for genre in split.genres], "int32")
+    indices = match_genres(split.genres, genres, ignore_others=ignore_others and split.multi_label)
     if split.multi_label:
-        rows = [tuple(new_labels[list(labels)].tolist()) for labels in split.tracks["labels"]]
+        names = [[split.genres[label] for label in labels] for labels in split.tracks["labels"]]
+        rows = [tuple(indices[name] for name in row if name in indices) for row in names]
         return split.tracks.assign(labels=rows, genres=[tuple(genres[label] for label in row) for row in rows])
-    labels = new_labels[split.labels]
+    labels = np.array([indices[genre] for genre in split.genres], "int32")[split.labels]
     return split.tracks.assign(label=labels, genre=np.array(genres, object)[labels])
 
 

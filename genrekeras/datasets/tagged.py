@@ -40,6 +40,7 @@ def load_tagged(
     seed: int = 0,
     prepared_dir: StrPath | None = None,
     beam_options: Sequence[str] | None = None,
+    always_multi_label: bool = False,
 ) -> Dataset[Split]:
     """Load music whose genres are in the tags of the files, or in a CSV file.
 
@@ -69,6 +70,8 @@ def load_tagged(
         seed: seed of the random assignment to splits.
         prepared_dir: see `load_folder`.
         beam_options: see `load_fma`.
+        always_multi_label: whether clips have rows of labels even if no track has several genres. Multi-label models
+            need such rows.
 
     Returns:
         The genres are sorted by name. The `track_id` of a file is its index in the sorted list of all files. `counts`
@@ -107,7 +110,7 @@ def load_tagged(
         )
     if notes:
         warnings.warn(f"{source}: {notes}", stacklevel=2)
-    if kept["genres"].map(len).max() == 1:
+    if not always_multi_label and kept["genres"].map(len).max() == 1:
         kept = kept.assign(genre=kept["genres"].str[0]).drop(columns="genres")
     stored = tracks[tracks["genres"].map(bool)].drop(columns=["genres", *_NOTES])  # it does not depend on the labels
     prepared_dir = os.path.join(cache_dir(), "folders") if prepared_dir is None else prepared_dir

@@ -157,13 +157,17 @@ class BaseReport(abc.ABC):
             ) from error
 
     def __str__(self):
-        coverage = f", {self.input_coverage}" if self.input_coverage else ""
+        clips = [f"{self.protocol} protocol", f"{len(self.labels)} clips", self.input_coverage, self._describe_genres()]
         return (
-            f"{self.split} ({self.protocol} protocol, {len(self.labels)} clips{coverage}): "
+            f"{self.split} ({', '.join(filter(None, clips))}): "
             f"{self.SCORE_NAME} {percent(self.score, self.score_interval)} ({self.interval_method}), "
             f"{self._more_scores()}macro-F1 {self.macro_f1:.3f}, log-loss {self.log_loss:.3f}, "
             f"calibration error {self.calibration_error:.3f}"
         )
+
+    def _describe_genres(self):
+        """Return text that states which genres of the model are in the report. It is empty if all are."""
+        return ""
 
     @classmethod
     def _arguments(cls, content):

@@ -16,7 +16,8 @@ from genrekeras.evaluation.multi_label import MultiLabelReport
 from genrekeras.evaluation.report import Report
 from genrekeras.evaluation.scoring import in_genres_of, is_multi_label, predict_crops, to_report
 from genrekeras.models.genre_classifier import GenreClassifier
-from genrekeras.models.thresholds import Thresholds
+from genrekeras.models.labels import candidate_labels
+from genrekeras.models.thresholds import NEVER, Thresholds
 from scipy import optimize, special
 
 if TYPE_CHECKING:  # Importing the datasets takes seconds.
@@ -80,8 +81,13 @@ def calibrate(
     A multi-label model also gets `class_thresholds`, above which a genre is predicted, see
     `genrekeras.evaluation.class_thresholds.choose_class_thresholds`. They are chosen for the best F1 score, or for a
     precision. The log-loss is the binary cross-entropy of all pairs of a clip and a genre. For the limits of low
-    confidence, a prediction is correct if the most probable genre is one of the genres of the clip. The model is better
-    than chance if the 95 % interval of the macro ROC-AUC lies above 0.5.
+    confidence, a prediction is the most probable of `genrekeras.models.labels.candidate_labels`. It is correct if it is
+    one of the genres of the clip. The model is better than chance if the 95 % interval of the macro ROC-AUC lies above
+    0.5.
+
+    The data may have other genres than a multi-label model, see `evaluate`. Labels that `evaluate` leaves out have no
+    effect on the calibration. Since nothing is known about their precision, their threshold is 1, so they are never
+    predicted. `model.card["calibration"]["positives"]` contains the number of clips with each label.
 
     Sources: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. Platt, "Probabilistic Outputs for
     Support Vector Machines", 1999, section 2.2 (labels are smoothed, so that the temperature cannot become 0 if there
@@ -116,24 +122,28 @@ def calibrate(
     multi_label = is_multi_label(model)
     if precision is not None and not multi_label:
         raise ValueError(f"`precision` must be None for a single-label model. Received: precision={precision}")
-    split = in_genres_of(model, split)
+    split, scored = in_genres_of(model, split)
     coverage = split.input_coverage(model.clip_seconds, crop, crops)
     probabilities, features = predict_crops(model, split, batch_size, crop, crops, "probabilities", "features")
     layer = model.output_layer
     kernel, bias = (weight.astype("float64") for weight in layer.get_weights())
     logits = features @ kernel + bias  # They are exact, even if a probability is rounded to 0.
-    temperature = fit_temperature(logits, split.labels)
+    before = to_report(model, split, probabilities, coverage, scored)
+    temperature = fit_temperature(logits[..., scored], before.labels)
     _warn_at_bound(temperature)
-    before = to_report(model, split, probabilities, coverage)
-    after = to_report(model, split, activation(multi_label)(logits / temperature), coverage)
-    class_thresholds = None
+    after = to_report(model, split, activation(multi_label)(logits / temperature), coverage, scored)
+    class_thresholds, candidates, label_card = None, scored, {}
     if isinstance(after, MultiLabelReport):
-        values = choose_class_thresholds(after.labels, after.probabilities, after.genres, precision)
+        values = np.full(len(model.genres), NEVER)
+        values[scored] = choose_class_thresholds(after.labels, after.probabilities, after.genres, precision)
+        after = dataclasses.replace(after, thresholds=values[scored])
         class_thresholds = tuple(values.tolist())
-        after = dataclasses.replace(after, thresholds=values)
+        candidates = candidate_labels(model, class_thresholds)
+        label_card = {"precision": precision, "positives": split.labels.sum(axis=0).astype(int).tolist()}
     ood_scores = model.ood_score.fit(features, split.groups)
     is_better = _is_better_than_chance(after)
-    min_confidence, max_ood_score, low_confidence_share = _limits(after, ood_scores, rejection_rate, is_better)
+    top = top_predictions(after, np.isin(scored, candidates))
+    min_confidence, max_ood_score, low_confidence_share = _limits(top, ood_scores, rejection_rate, is_better)
     thresholds = Thresholds(
         model.thresholds.temperature * temperature, min_confidence, max_ood_score, is_better, class_thresholds
     )
@@ -143,7 +153,7 @@ def calibrate(
         **{key: value for key, value in model.card.items() if key != "scores"},
         "calibration": {
             **dataclasses.asdict(thresholds),
-            **({"precision": precision} if multi_label else {}),
+            **label_card,
             "low_confidence_share": low_confidence_share,
             "on": {"split": split.name, "protocol": split.protocol, "input_coverage": coverage, "clips": len(split)},
             "log_loss": {"before": before.log_loss, "after": after.log_loss},
@@ -209,7 +219,7 @@ def _is_better_than_chance(report):
         groups = np.arange(len(report.labels)) if report.groups is None else report.groups
         size = effective_size(np.unique(groups, return_counts=True)[1])
         interval = wilson_interval(size * score, size)
-    is_better = interval[0] > chance
+    is_better = bool(interval[0] > chance)
     if not is_better:
         warnings.warn(
             f"The model is not better than chance ({100 * chance:.1f} %): {report}. All predictions of the calibrated "
@@ -219,13 +229,44 @@ def _is_better_than_chance(report):
     return is_better
 
 
+class TopPredictions(NamedTuple):
+    """The most probable genre of each clip of a report.
+
+    Attributes:
+        probabilities: `(n,)`, calibrated.
+        is_correct: `(n,)` bool.
+        chance: probability that the most probable genre always exceeds: 1 / genres for a single-label model, else 0.
+    """
+
+    probabilities: np.ndarray
+    is_correct: np.ndarray
+    chance: float
+
+
+def top_predictions(report: Report | MultiLabelReport, is_candidate: np.ndarray | None = None) -> TopPredictions:
+    """Return the most probable genre of each clip of a report.
+
+    Args:
+        report: report of calibrated probabilities.
+        is_candidate: `(genres,)` bool, the genres of a multi-label report from which the most probable one is chosen.
+            `None` chooses from all.
+    """
+    if isinstance(report, Report):
+        return TopPredictions(report.probabilities.max(axis=1), report.is_correct, 1 / len(report.genres))
+    ranked = np.where(True if is_candidate is None else is_candidate, report.probabilities, -1.0)
+    best = ranked.argmax(axis=1)[:, None]
+    probabilities = np.take_along_axis(ranked, best, axis=1)[:, 0]
+    is_correct = np.take_along_axis(report.labels == 1, best, axis=1)[:, 0]
+    return TopPredictions(probabilities, is_correct & (probabilities >= 0), 0.0)
+
+
 def choose_min_confidence(
-    report: Report | MultiLabelReport, rejection_rate: float = 0.05, clips: slice | np.ndarray = slice(None)
+    top: TopPredictions, rejection_rate: float = 0.05, clips: slice | np.ndarray = slice(None)
 ) -> float | None:
     """Return the probability below which a prediction has low confidence.
 
     Args:
-        report: report of calibrated probabilities.
+        top: predictions of a report.
         rejection_rate: share of the correct predictions below the limit.
         clips: the clips of the report from which the limit is chosen, such as a `(n,)` bool mask.
 
@@ -233,22 +274,20 @@ def choose_min_confidence(
         The limit, or `None` if there are no correct predictions, or if the limit of a single-label model is not clearly
         above 1 / genres.
     """
-    confidence = report.probabilities.max(axis=1)[clips][report.is_correct[clips]]
+    confidence = top.probabilities[clips][top.is_correct[clips]]
     if len(confidence) == 0:
         return None
     limit = float(np.quantile(confidence, rejection_rate, method="lower"))
-    is_too_low = isinstance(report, Report) and limit <= _MIN_CONFIDENCE_FACTOR / len(report.genres)
-    return None if is_too_low else limit
+    return limit if limit > _MIN_CONFIDENCE_FACTOR * top.chance else None
 
 
-def _limits(report, ood_scores, rejection_rate, is_better):
+def _limits(top, ood_scores, rejection_rate, is_better):
     """Return `min_confidence`, `max_ood_score` and `low_confidence_share`. See `Calibration`."""
-    is_correct = report.is_correct
+    is_correct, max_ood_score = top.is_correct, None
     if not is_correct.any():
         return None, None, {}
-    confidence, max_ood_score = report.probabilities.max(axis=1), None
-    min_confidence = choose_min_confidence(report, rejection_rate)
-    is_low = (confidence < (min_confidence or 0.0)) | (not is_better)
+    min_confidence = choose_min_confidence(top, rejection_rate)
+    is_low = (top.probabilities < (min_confidence or 0.0)) | (not is_better)
     if ood_scores is not None:
         max_ood_score = float(np.quantile(ood_scores[is_correct], 1 - rejection_rate, method="higher"))
         is_low = is_low | (ood_scores > max_ood_score)

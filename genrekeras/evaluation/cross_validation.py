@@ -13,7 +13,7 @@ import joblib
 import keras
 import numpy as np
 from genrekeras.evaluation import scoring
-from genrekeras.evaluation.calibration import activation, choose_min_confidence, fit_temperature
+from genrekeras.evaluation.calibration import activation, choose_min_confidence, fit_temperature, top_predictions
 from genrekeras.evaluation.class_thresholds import choose_class_thresholds
 from genrekeras.evaluation.multi_label import MultiLabelReport, report_from_dict
 from genrekeras.evaluation.report import Report
@@ -140,13 +140,14 @@ def calibrate_folds(uncalibrated: Report | MultiLabelReport, folds: np.ndarray, 
         is_other = folds != fold
         temperature = fit_temperature(logits[is_other, None], uncalibrated.labels[is_other])
         calibrated = dataclasses.replace(uncalibrated, probabilities=activation(multi_label)(logits / temperature))
-        limit = choose_min_confidence(calibrated, clips=is_other)
+        top = top_predictions(calibrated)
+        limit = choose_min_confidence(top, clips=is_other)
         if multi_label:
             class_thresholds[~is_other] = choose_class_thresholds(
                 calibrated.labels[is_other], calibrated.probabilities[is_other], calibrated.genres
             )
         probabilities[~is_other] = calibrated.probabilities[~is_other]
-        low_confidence[~is_other] = calibrated.probabilities[~is_other].max(axis=1) < (limit or 0.0)
+        low_confidence[~is_other] = top.probabilities[~is_other] < (limit or 0.0)
         temperatures.append(temperature)
         limits.append(np.nan if limit is None else limit)
     fields = {"probabilities": probabilities, **({"thresholds": class_thresholds} if multi_label else {})}

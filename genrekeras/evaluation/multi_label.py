@@ -22,7 +22,8 @@ class MultiLabelReport(BaseReport):
     """Labels and predicted probabilities of a multi-label model on a split, and the scores that are computed from them.
 
     A clip may have several genres, or none. A genre is predicted for a clip if its probability is above its threshold.
-    `mean_average_precision` and `roc_auc` leave out genres that all clips or no clips of the split have.
+    `mean_average_precision` and `roc_auc` leave out genres that all clips or no clips of the split have. Genres of the
+    model that the data cannot evaluate are not in the report at all, see `genrekeras.evaluation.evaluate`.
 
     Attributes:
         genres: in the order of the labels.
@@ -38,6 +39,7 @@ class MultiLabelReport(BaseReport):
         thresholds: probabilities above which the genres are predicted. The shape is `(len(genres),)`, `()` for one
             threshold of all genres, or `(n, len(genres))` if the thresholds differ between clips, as in a
             cross-validation.
+        omitted_genres: genres of the model that are not in the report.
 
     Raises:
         ValueError: there are no clips, the shapes differ, a label is not 0 or 1, a probability does not lie in [0, 1],
@@ -53,6 +55,7 @@ class MultiLabelReport(BaseReport):
     RELIABILITY_NAMES = ("probability", "share of true labels")
 
     thresholds: np.ndarray = dataclasses.field(default_factory=lambda: np.array(DEFAULT_CLASS_THRESHOLD))
+    omitted_genres: tuple[str, ...] = ()
 
     def __post_init__(self):
         super().__post_init__()
@@ -219,6 +222,7 @@ class MultiLabelReport(BaseReport):
     def _scores(self):
         return {
             "multi_label": True,
+            "omitted_genres": list(self.omitted_genres),
             "mean_average_precision": self.mean_average_precision,
             "mean_average_precision_interval_95": self.mean_average_precision_interval,
             "micro_average_precision": self.micro_average_precision,
@@ -236,6 +240,10 @@ class MultiLabelReport(BaseReport):
             "label_pairs": self.label_pairs.tolist(),
         }
 
+    def _describe_genres(self):
+        count, omitted = len(self.genres), len(self.omitted_genres)
+        return f"{count} of {count + omitted} labels of the model" if omitted else ""
+
     def _more_scores(self):
         """Return text for the scores that only a multi-label model has."""
         return f"ROC-AUC {percent(self.roc_auc, self.roc_auc_interval)}, "
@@ -249,7 +257,11 @@ class MultiLabelReport(BaseReport):
 
     @classmethod
     def _arguments(cls, content):
-        return {**super()._arguments(content), "thresholds": np.asarray(content["thresholds"], "float64")}
+        return {
+            **super()._arguments(content),
+            "thresholds": np.asarray(content["thresholds"], "float64"),
+            "omitted_genres": tuple(map(str, content["omitted_genres"])),
+        }
 
 
 def report_class(figures: Mapping[str, Any]) -> type[Report] | type[MultiLabelReport]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import keras
 import numpy as np
 import pandas as pd
+from genrekeras.evaluation.class_thresholds import MIN_CLIPS
 from genrekeras.evaluation.multi_label import MultiLabelReport
 from genrekeras.evaluation.report import Report
 from genrekeras.models.genre_classifier import GenreClassifier
@@ -29,9 +31,17 @@ def evaluate(
 
     Genres are matched by name (`genrekeras.datasets.splits.match_genres`). The split may have only some of the genres
     of the model, in any order. The prediction is the most probable of all genres of the model. If the split does not
-    have the predicted genre, the prediction counts as an error. A multi-label model predicts all genres whose
-    probability is above their threshold (`Thresholds.class_thresholds`). Genres that the split does not have are left
-    out of ROC-AUC and average precision.
+    have the predicted genre, the prediction counts as an error.
+
+    A multi-label model predicts all genres whose probability is above their threshold (`Thresholds.class_thresholds`).
+    The data may have other genres than the model, such as the tags of a collection. Then these rules apply:
+
+    - Genres that the model does not have are left out. Clips that have only such genres are left out too. A warning
+      names the genres and counts the clips.
+    - Genres of the model that fewer than 5 clips have, or that fewer than 5 clips do not have, are left out of the
+      report (`MultiLabelReport.omitted_genres`). If nobody used a genre as a tag, it is unknown which clips have it.
+    - All other genres are taken as completely tagged. A clip that is only tagged "rock" counts as a clip without "pop".
+      If it is pop too, a correct prediction counts as an error, so precision and average precision are too low.
 
     Args:
         model: model to evaluate.
@@ -45,16 +55,26 @@ def evaluate(
         multi-label model.
 
     Raises:
-        ValueError: the split is empty, has another sample rate than the model, or has a genre that the model lacks; or
-            only one of model and split is multi-label.
+        ValueError: the split is empty, has another sample rate than the model, or has a genre that a single-label model
+            lacks; only one of model and split is multi-label; or no genre of a multi-label model has enough clips.
+
+    Warns:
+        UserWarning: the split has genres that a multi-label model lacks.
     """
-    split = in_genres_of(model, split)
+    split, scored = in_genres_of(model, split)
     [probabilities] = predict_crops(model, split, batch_size, crop, crops, "probabilities")
-    return to_report(model, split, probabilities, split.input_coverage(model.clip_seconds, crop, crops))
+    return to_report(model, split, probabilities, split.input_coverage(model.clip_seconds, crop, crops), scored)
 
 
-def in_genres_of(model: GenreClassifier, split: Split | SpectrogramSplit) -> Split | SpectrogramSplit:
-    """Return the split with labels that are indices into the genres of the model."""
+def in_genres_of(
+    model: GenreClassifier, split: Split | SpectrogramSplit
+) -> tuple[Split | SpectrogramSplit, np.ndarray]:
+    """Match the genres of a split with those of a model, see `evaluate`.
+
+    Returns:
+        The split with labels that are indices into the genres of the model, and `(k,)` int, the labels to score. These
+        are all labels, unless a multi-label model has other genres than the split.
+    """
     if not hasattr(split, "with_genres"):
         raise ValueError(
             "`split` must be a genrekeras.datasets.Split or SpectrogramSplit, such as `data.test`. "
@@ -66,7 +86,51 @@ def in_genres_of(model: GenreClassifier, split: Split | SpectrogramSplit) -> Spl
             f"`split` must be {kinds[is_multi_label(model)]}, because `model` is. "
             f"Received: a {kinds[is_multi_label(split)]} split"
         )
-    return split if split.genres == model.genres else split.with_genres(model.genres)
+    labels = np.arange(len(model.genres))
+    if split.genres == model.genres:
+        return split, labels
+    if not is_multi_label(model):
+        return split.with_genres(model.genres), labels
+    split, has_same_genres = _without_other_genres(split, model.genres)
+    positives = split.labels.sum(axis=0).astype(int)
+    if not has_same_genres:
+        labels = np.flatnonzero(np.minimum(positives, len(split) - positives) >= MIN_CLIPS)
+    if not len(labels):
+        found = ", ".join(f"{model.genres[i]} ({positives[i]})" for i in np.flatnonzero(positives))
+        raise ValueError(
+            f"`split` must have a genre of the model that at least {MIN_CLIPS} clips have, and at least {MIN_CLIPS} "
+            f"clips do not have. Received: {len(split)} clips, with {found or 'no genre of the model'}"
+        )
+    return split, labels
+
+
+def _without_other_genres(split, genres):
+    """Remove the genres that a model lacks from a multi-label split, and clips that have only such genres.
+
+    Args:
+        split: the split.
+        genres: genres of the model.
+
+    Returns:
+        The split, whose labels are indices into `genres`, and whether all genres of both are the same.
+    """
+    from genrekeras.datasets.splits import match_genres  # imported here because the import is slow
+
+    matches = match_genres(split.genres, genres, ignore_others=True)
+    is_known = np.array([genre in matches for genre in split.genres])
+    counts, has_genre = split.labels.sum(axis=0).astype(int), split.labels.any(axis=1)
+    is_kept = split.labels[:, is_known].any(axis=1) | ~has_genre
+    num_removed = np.sum(~is_kept)
+    others = [index for index in np.argsort(-counts, kind="stable") if counts[index] and not is_known[index]]
+    if others:
+        names = [f"{split.genres[index]} ({counts[index]})" for index in others[:20]] + ["..."] * (len(others) > 20)
+        warnings.warn(
+            f"The {split.name} split has {len(others)} genres that the model does not have. They are left out: "
+            f"{', '.join(names)}. Of {len(split)} clips, {num_removed} have no other genre. They are left out too.",
+            stacklevel=4,
+        )
+    split = split.select(np.flatnonzero(is_kept)).with_genres(genres, ignore_others=True)
+    return split, len(matches) == len(is_known) == len(genres)
 
 
 def is_multi_label(value: GenreClassifier | Split | SpectrogramSplit) -> bool:
@@ -81,8 +145,8 @@ def misclassified(report: Report | MultiLabelReport, split: Split | SpectrogramS
     confidence is the probability of a wrongly predicted genre, or 1 minus the probability of a missed genre.
 
     Args:
-        report: report of the split, with the clips in the order of the split.
-        split: split from which the titles are taken.
+        report: report of the split.
+        split: split from which the titles are taken. It contains all tracks of the report.
 
     Returns:
         A row for each wrong prediction. The columns are `track_id`, `title` (artist and title, or the file name if both
@@ -105,7 +169,7 @@ def misclassified(report: Report | MultiLabelReport, split: Split | SpectrogramS
     table = [
         {
             "track_id": report.track_ids[rows[i]],
-            "title": _describe_track(split.tracks.iloc[rows[i]]),
+            "title": _describe_track(split.tracks.loc[report.track_ids[rows[i]]]),
             "genre": true_genres[i],
             "predicted": predicted[i],
             "probability": round(float(probabilities[i]), 4),
@@ -141,9 +205,21 @@ def predict_crops(
 
 
 def to_report(
-    model: GenreClassifier, split: Split | SpectrogramSplit, probabilities: np.ndarray, coverage: str
+    model: GenreClassifier,
+    split: Split | SpectrogramSplit,
+    probabilities: np.ndarray,
+    coverage: str,
+    scored: np.ndarray,
 ) -> Report | MultiLabelReport:
-    """Return the report of a split. The `(clips, crops, genres)` probabilities are averaged over the crops."""
+    """Return the report of a split.
+
+    Args:
+        model: the model.
+        split: result of `in_genres_of`.
+        probabilities: `(clips, crops, genres)`. They are averaged over the crops.
+        coverage: `Report.input_coverage`.
+        scored: labels to score, result of `in_genres_of`.
+    """
     fields: dict[str, Any] = {
         "genres": tuple(model.genres),
         "split": split.name,
@@ -154,10 +230,17 @@ def to_report(
         "input_coverage": coverage,
         "groups": artists_of(split),
     }
-    if is_multi_label(model):
-        thresholds = np.array(model.thresholds.class_thresholds or DEFAULT_CLASS_THRESHOLD)
-        return MultiLabelReport(**fields, thresholds=thresholds)
-    return Report(**fields)
+    if not is_multi_label(model):
+        return Report(**fields)
+    thresholds = model.thresholds.class_thresholds
+    fields |= {
+        "genres": tuple(model.genres[label] for label in scored),
+        "labels": split.labels[:, scored],
+        "probabilities": fields["probabilities"][:, scored],
+        "thresholds": np.array(DEFAULT_CLASS_THRESHOLD) if thresholds is None else np.array(thresholds)[scored],
+        "omitted_genres": tuple(genre for label, genre in enumerate(model.genres) if label not in scored),
+    }
+    return MultiLabelReport(**fields)
 
 
 def artists_of(split: Split | SpectrogramSplit) -> np.ndarray | None:

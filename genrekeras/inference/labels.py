@@ -1,39 +1,27 @@
-"""Predicted genres of a track, and kinds of labels: genres, moods, eras, instruments and voices."""
+"""Predicted genres of a track."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from genrekeras.models.genre_classifier import GenreClassifier
+from genrekeras.models.labels import GENRE, candidate_labels, label_kinds
 
-GENRE = "genre"  # kind of the labels that are genres
 # Rule for multi-label models that are not calibrated, see `predicted_genres`.
 MIN_PROBABILITY, MAX_GENRES = 0.2, 3
-
-
-def label_kinds(model: GenreClassifier) -> dict[str, str]:
-    """Return the kind of each label of a model, such as "genre" or "mood".
-
-    The entry `labels` of the card contains the kinds. A label without a kind is a genre.
-    """
-    kinds = model.card.get("labels")
-    kinds = kinds if isinstance(kinds, Mapping) else {}
-    return {label: str(kinds.get(label, GENRE)) for label in model.genres}
 
 
 def most_probable_genre(model: GenreClassifier, probabilities: np.ndarray) -> str:
     """Return the label of the kind "genre" with the highest probability.
 
-    If the model has no labels of this kind, its most probable label is returned.
+    Genres that a calibrated multi-label model never predicts (threshold 1) are left out, unless it predicts none at
+    all. If the model has no labels of this kind, its most probable label is returned.
 
     Args:
         model: the model.
         probabilities: `(labels,)`.
     """
-    ranked = _ranked(model, probabilities)
-    kinds = label_kinds(model)
-    return next((label for label in ranked if kinds[label] == GENRE), ranked[0])
+    candidates = candidate_labels(model, model.thresholds.class_thresholds)
+    return model.genres[candidates[probabilities[candidates].argmax()]]
 
 
 def predicted_genres(model: GenreClassifier, probabilities: np.ndarray) -> tuple[str, ...]:

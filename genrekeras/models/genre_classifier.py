@@ -410,6 +410,11 @@ class GenreClassifier(keras.Model):
         return keras.saving.load_model(preset_file(name))
 
     def get_config(self):
+        """Return the arguments of the constructor.
+
+        `front_end` and `clip_seconds` are never `None`. If they were not given, the config contains those of the
+        backbone. A saved model therefore stays the same if a later version has another default.
+        """
         return {
             "backbone": self.backbone if isinstance(self.backbone, str) else list(self.backbone),
             "genres": list(self.genres),

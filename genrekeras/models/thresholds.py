@@ -4,6 +4,11 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+# Instruction in error messages about multi-label models that are not calibrated.
+HOW_TO_CALIBRATE = (
+    "Calibrate the model on music with genres in tags: "
+    "genrekeras calibrate MUSIC --model MODEL --output calibrated.keras."
+)
 DEFAULT_CLASS_THRESHOLD = 0.5  # in reports of a multi-label model that is not calibrated
 NEVER = 1.0  # class threshold of a label that is never predicted, because no probability is above 1
 
@@ -24,7 +29,8 @@ class Thresholds:
         class_thresholds: one threshold in (0, 1] for each label of a multi-label model. A label is predicted if its
             probability is above its threshold. A label with the threshold 1 is never predicted. `None` for a
             single-label model, and for a multi-label model that is not calibrated. Then reports use thresholds of 0.5,
-            and predictions of files another rule, see `genrekeras.inference.predicted_genres`.
+            predictions of files use another rule (`genrekeras.inference.predicted_genres`), and a multi-label model
+            must have no limits of low confidence.
 
     Raises:
         ValueError: a value has the wrong type, is not finite or is out of range.
@@ -58,13 +64,21 @@ class Thresholds:
             object.__setattr__(self, "class_thresholds", tuple(values))  # JSON files contain lists
 
     def check_labels(self, num_genres: int, multi_label: bool) -> None:
-        """Raise `ValueError` if the class thresholds do not fit a model.
+        """Raise `ValueError` if the thresholds do not fit the labels of a model.
+
+        A multi-label model has limits of low confidence only together with class thresholds, from its calibration.
 
         Args:
             num_genres: number of genres of the model.
             multi_label: whether the model is a multi-label model.
         """
         if self.class_thresholds is None:
+            for name in ("min_confidence", "max_ood_score"):
+                if multi_label and getattr(self, name) is not None:
+                    raise ValueError(
+                        f"`{name}` must be None for a multi-label model that is not calibrated (`class_thresholds` is "
+                        f"None). {HOW_TO_CALIBRATE} Received: {name}={getattr(self, name)}"
+                    )
             return
         if not multi_label:
             raise ValueError(

@@ -11,9 +11,10 @@ import keras
 from genrekeras.evaluation.base import percent
 from genrekeras.evaluation.multi_label import report_class
 from genrekeras.evaluation.report import Report
-from genrekeras.inference.labels import GENRE, label_kinds
+from genrekeras.inference.labels import MAX_GENRES, MIN_PROBABILITY
 from genrekeras.models import GenreClassifier, Thresholds, backbones
-from genrekeras.models.thresholds import NEVER
+from genrekeras.models.labels import GENRE, label_kinds
+from genrekeras.models.thresholds import HOW_TO_CALIBRATE, NEVER
 from genrekeras.utils.io import StrPath, atomic_write
 from genrekeras.utils.progress import printable
 
@@ -86,6 +87,9 @@ def describe(model: GenreClassifier) -> list[tuple[str, str]]:
     class_thresholds = describe_class_thresholds(model)
     if class_thresholds:
         lines.append(("predicted", f"above these probabilities: {class_thresholds}"))
+    elif model.multi_label:
+        rule = f"at most {MAX_GENRES} genres, those with a probability of at least {MIN_PROBABILITY}"
+        lines.append(("predicted", f"{rule}; without confidence, because it is not calibrated. {HOW_TO_CALIBRATE}"))
     if not model.card:
         return [*lines, ("card", "none, because training data and scores were not saved with the model")]
     try:
@@ -115,11 +119,22 @@ def describe_limits(thresholds: Thresholds) -> str:
 
 
 def describe_class_thresholds(model: GenreClassifier) -> str:
-    """Return text that states the threshold of each genre. The text is empty if there are no class thresholds."""
+    """Return text that states the threshold of each genre. The text is empty if there are no class thresholds.
+
+    If the card contains numbers of calibration clips with each genre, those above 0 are in parentheses.
+    """
     if model.thresholds.class_thresholds is None:
         return ""
-    thresholds = zip(model.genres, model.thresholds.class_thresholds, strict=True)
-    return ", ".join(f"{genre} {'never' if value == NEVER else f'{value:.3f}'}" for genre, value in thresholds)
+    calibration = model.card.get("calibration")
+    positives = calibration.get("positives") if isinstance(calibration, Mapping) else None
+    if not isinstance(positives, list) or len(positives) != len(model.genres):
+        positives = [None] * len(model.genres)
+    thresholds, never = [], []
+    for genre, value, clips in zip(model.genres, model.thresholds.class_thresholds, positives, strict=True):
+        text = f"{genre}{'' if value == NEVER else f' {value:.3f}'}{f' ({clips} clips)' if clips else ''}"
+        (never if value == NEVER else thresholds).append(text)
+    parts = [", ".join(thresholds), f"never predicted: {', '.join(never)}" if never else ""]
+    return "; ".join(filter(None, parts))
 
 
 def _quote_malformed(card):

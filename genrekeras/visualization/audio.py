@@ -1,5 +1,6 @@
 """Figures of audio: a spectrogram, the genres along a track, and the map of a collection."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from genrekeras.visualization.metrics import plain_text, save
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+
+_MAX_ROWS = 10  # genres in the heat map of a timeline
+_MAX_ERROR_OF_SUM = 1e-3  # of the probabilities of a single-label model
 
 
 def spectrogram(
@@ -66,37 +70,85 @@ def _frequency_ticks(frequencies):
     return rows, labels
 
 
-def timeline(table: pd.DataFrame, path: StrPath | None = None, title: str | None = None) -> Figure:
-    """Draw the probabilities of the genres along a track, as stacked areas.
+def timeline(
+    table: pd.DataFrame,
+    path: StrPath | None = None,
+    title: str | None = None,
+    genres: Sequence[str] | None = None,
+) -> Figure:
+    """Draw the probabilities of the genres along a track.
+
+    The probabilities of a single-label model sum to 1 in each clip. They are drawn as stacked areas. Those of a
+    multi-label model do not. They are drawn as a heat map with a row for each genre, the most probable one at the top.
+    If there are more than 10 genres, the heat map shows the 10 with the highest mean probability.
 
     Args:
         table: the result of `genrekeras.inference.predict_timeline`.
         path: file to save the figure to; `None` to save no file.
         title: title of the figure; `None` for no title.
+        genres: the genres to draw, such as the labels of the kind "genre" (`genrekeras.inference.label_kinds`). `None`
+            draws all labels of the model.
 
     Returns:
         The figure.
     """
-    genres = genres_of(table)
-    times = (table["start"] + table["end"]).to_numpy() / 2
-    times[0], times[-1] = table["start"].iloc[0], table["end"].iloc[-1]  # The areas begin and end with the track.
-    percentages = 100 * table[[PROBABILITY_PREFIX + genre for genre in genres]].to_numpy().T
-    if len(table) == 1:
-        times, percentages = table[["start", "end"]].to_numpy()[0], np.repeat(percentages, 2, axis=1)
+    sums = table[[PROBABILITY_PREFIX + genre for genre in genres_of(table)]].sum(axis=1)
+    genres = genres_of(table) if genres is None else list(genres)
+    percentages = 100 * table[[PROBABILITY_PREFIX + genre for genre in genres]].to_numpy().T  # (genres, clips)
+    start, end = table["start"].iloc[0], table["end"].iloc[-1]
+    centers = (table["start"] + table["end"]).to_numpy() / 2
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    axes.stackplot(times, percentages, labels=list(map(plain_text, genres)), colors=_colors(genres), linewidth=0)
-    axes.set_xlim(table["start"].iloc[0], table["end"].iloc[-1])
-    axes.set_ylim(0, 100)
+    if np.allclose(sums, 1, atol=_MAX_ERROR_OF_SUM):
+        _draw_areas(axes, genres, np.concatenate([[start], centers[1:-1], [end]]), percentages)
+    else:
+        edges = np.concatenate([[start], (centers[1:] + centers[:-1]) / 2, [end]])
+        _draw_heat_map(axes, genres, edges, percentages)
+    axes.set_xlim(start, end)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{int(x) // 60}:{int(x) % 60:02d}"))
     axes.set_xlabel("minutes:seconds")
-    axes.set_ylabel("probability in %")
     if title:
         axes.set_title(plain_text(title), fontsize=10)
+    return save(figure, path)
+
+
+def _draw_areas(axes, genres, times, percentages):
+    """Draw the probabilities of a single-label model as stacked areas.
+
+    Args:
+        axes: axes of the figure.
+        genres: names.
+        times: `(clips,)`, in s. With a single clip: start and end of the clip.
+        percentages: `(genres, clips)`.
+    """
+    if percentages.shape[1] == 1:
+        percentages = np.repeat(percentages, 2, axis=1)
+    axes.stackplot(times, percentages, labels=list(map(plain_text, genres)), colors=_colors(genres), linewidth=0)
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("probability in %")
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
-    return save(figure, path)
+
+
+def _draw_heat_map(axes, genres, edges, percentages):
+    """Draw the probabilities of a multi-label model as a heat map.
+
+    Args:
+        axes: axes of the figure.
+        genres: names.
+        edges: `(clips + 1,)`, in s, the left edge of the cells of each clip, and the right edge of the last one.
+        percentages: `(genres, clips)`.
+    """
+    rows = np.argsort(-percentages.mean(axis=1), kind="stable")[:_MAX_ROWS]
+    image = axes.pcolormesh(edges, np.arange(len(rows) + 1), percentages[rows], cmap="Blues", vmin=0)
+    axes.set_yticks(np.arange(len(rows)) + 0.5, [plain_text(genres[row]) for row in rows])
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    bar = axes.figure.colorbar(image, ax=axes, fraction=0.03, pad=0.01, label="probability in %")
+    bar.outline.set_visible(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
 
 
 def collection_map(embeddings: Any, path: StrPath | None = None, title: str | None = None, seed: int = 0) -> Figure:

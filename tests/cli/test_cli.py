@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from conftest import calibrate, small_model, tones, write_fma, write_sine
-from genrekeras import __main__, inference
+from conftest import add_all_genres, calibrate, small_model, tones, write_fma, write_sine
+from genrekeras import __main__, inference, tags
 from genrekeras.cli import main
 from genrekeras.datasets.fma.download import BASE_URL, DownloadError
 from genrekeras.evaluation import Calibration, MultiLabelReport, Report
@@ -485,11 +485,39 @@ def test_multi_label_reports(tmp_path, monkeypatch, rng):
     monkeypatch.setattr("genrekeras.evaluation.calibrate", fake_calibrate)
     picture = ["--picture", tmp_path / "r.png"]
     done = run("calibrate", tmp_path, "--precision", 0.8, "-o", tmp_path / "n.keras", *picture)
-    assert "A genre is predicted above these probabilities: x 0.250, y 0.800, z\\x1b never" in done.stdout
+    assert "A genre is predicted above these probabilities: x 0.250, y 0.800; never predicted: z\\x1b" in done.stdout
     assert keras.saving.load_model(tmp_path / "n.keras").thresholds.class_thresholds == (0.25, 0.8, 1.0)
     for precision in (0, 1):
         done = run("calibrate", tmp_path, "--precision", precision, "-o", tmp_path / "n.keras", code=2)
         assert "0<x<1" in done.stderr
+
+
+def test_multi_label_models_use_genres_in_tags(tmp_path, monkeypatch, rng):
+    """Each file has one genre, and only two of the three genres are labels of the model."""
+    monkeypatch.setenv("GENREKERAS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "music").mkdir()
+    for number in range(17):
+        path = write_sine(tmp_path / "music" / f"{number}.flac", 200 + 40 * number, 2.5, rate=22050)
+        tags.write_genres(path, [("Low" if number < 6 else "HIGH") if number < 12 else "Polka"])
+    model = small_model(genres=("Jazz", "high", "low"), multi_label=True)
+    calibrate(model, tones(rng, 16, 22050)).save(tmp_path / "m.keras")
+    options = ["-m", tmp_path / "m.keras", "--split", "all", "--protocol", "random", "--crops", 1]
+    done = run("evaluate", tmp_path / "music", *options, "-o", tmp_path / "scores.json")
+    assert "The all split has 1 genres that the model does not have. They are left out: Polka (5)." in done.stderr
+    assert "12 clips, 1 crops of 1 s (even), 2 of 3 labels of the model" in done.stdout and "\nJazz" not in done.stdout
+    assert json.loads((tmp_path / "scores.json").read_text())["genre_counts"] == [6, 6]
+    done = run("calibrate", tmp_path / "music", *options, "-o", tmp_path / "n.keras")
+    assert " (6 clips), low " in done.stdout and "never predicted: Jazz\n" in done.stdout
+    assert "high" in run("info", tmp_path / "n.keras").stdout
+    done = run("calibrate", tmp_path / "music", *options[:2], *options[4:], "-o", tmp_path / "n.keras", code=1)
+    assert "must have a genre of the model that at least 5 clips have" in done.stderr
+    tracks = [(i, ("Rock", "Folk", "Pop")[i % 3], ("validation", "test")[i % 2]) for i in range(2, 32)]
+    folder = write_fma(tmp_path / "fma", tracks)
+    add_all_genres(folder, {i: [25] for i in range(2, 32, 2)})  # Punk
+    small_model(genres=("Punk", "folk", "Jazz"), multi_label=True).save(tmp_path / "m.keras")
+    done = run("evaluate", folder, *options[:3], "all")
+    assert "Pop (10), Rock (10). Of 30 clips, 10 have no other genre." in done.stderr
+    assert "2 of 3 labels of the model" in done.stdout
 
 
 def test_evaluate_music_with_some_genres_in_another_order(tmp_path, monkeypatch):

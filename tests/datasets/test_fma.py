@@ -209,8 +209,9 @@ def test_one_warning_names_broken_and_missing_clips(folder):
 
 def test_a_clip_that_is_too_short_is_broken(folder):
     write_sine(folder / "fma_small" / "000" / "000002.mp3", 440, seconds=1.5)
-    with pytest.warns(UserWarning, match=r"000002\.mp3 \(cut short: 1\.5 s\)"):
+    with pytest.warns(UserWarning, match=r"000002\.mp3 \(cut short: 1\.5 s\)") as caught:
         assert ids(gk.datasets.load_fma(folder).train) == [5, 1000, 2040]
+    assert {warning.filename for warning in caught} == {__file__}
 
 
 def test_a_split_without_a_readable_clip_is_empty(folder):

@@ -186,8 +186,23 @@ def test_batches_of_spectrograms(rng, tmp_path):
     np.testing.assert_array_equal(
         split.select([5, 1]).join([split], "x").with_genres(GENRES).labels[:3], ROWS[[5, 1, 0]]
     )
-    with pytest.raises(ValueError, match="must have one label per track"):
-        gk.datasets.save_spectrograms(tmp_path / "x.npz", split)
+    gk.datasets.save_spectrograms(tmp_path / "x.npz", split)
+    again = gk.datasets.load_spectrograms(tmp_path / "x.npz").train
+    np.testing.assert_array_equal(again.labels, ROWS)
+    np.testing.assert_array_equal(again.images, split.images)
+    assert (
+        again.multi_label
+        and again.genres == GENRES
+        and again.tracks["genres"].map(set).tolist() == [set(names) for names in NAMES]
+    )
+    with pytest.raises(ValueError, match="must all have one label per track, or all have several"):
+        single = table().assign(label=0).drop(columns=["labels", "genres"])
+        gk.datasets.save_spectrograms(tmp_path / "x.npz", split, make_images(rng, single).select([]))
+    arrays = dict(np.load(tmp_path / "x.npz"))
+    for labels, message in ((2 * arrays["label"], r"`label` must be in 0\.\.1"), (arrays["label"][:, 1:], r"\(n, 4\)")):
+        np.savez(tmp_path / "y.npz", **{**arrays, "label": labels})
+        with pytest.raises(ValueError, match=message):
+            gk.datasets.load_spectrograms(tmp_path / "y.npz")
 
 
 @pytest.mark.backends

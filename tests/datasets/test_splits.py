@@ -161,6 +161,8 @@ def test_match_genres():
         "Rock": 3,
         "E\u0301lectro": 4,
     }
+    assert match_genres(["R and B", "hip hop"], ("Hip-Hop", "R&B")) == {"R and B": 1, "hip hop": 0}
+    assert match_genres(["Jazz", "pop", "Blues"], known, ignore_others=True) == {"pop": 1}
     for genres, message in (
         (["Jazz", "Pop", "Blues"], r"does not have: 'Jazz', 'Blues'\. .* are 'Hip-Hop', 'Pop'"),
         (["ROCK", "Pop"], "cannot be matched uniquely with genres of the model: 'ROCK'"),

@@ -68,8 +68,10 @@ def music(tmp_path):
 
 def test_several_genres_in_four_formats(music):
     before = {path: path.stat().st_mtime_ns for path in music.rglob("*")}
-    with pytest.warns(UserWarning, match=r"music: 1 genres of fewer than 5 tracks are left out: Polka \(1\)\.$"):
+    expected = r"music: 1 genres of fewer than 5 tracks are left out: Polka \(1\)\.$"
+    with pytest.warns(UserWarning, match=expected) as caught:
         data = load_tagged(music, min_tracks=5)
+    assert {warning.filename for warning in caught} == {__file__}
     assert data.genres == ("Jazz", "Pop", "Rock") and data.name == "music" and data.protocol == "artist_album"
     split = data.all
     assert split.multi_label and split.labels.shape == (24, 3) and "genre" not in split.tracks
@@ -110,6 +112,8 @@ def test_tracks_with_one_genre_each_have_one_label(tmp_path):
     assert data.all.labels.dtype == np.int32 and sorted(data.all.labels) == [0] * 4 + [1] * 8
     assert (data.all.tracks["genre"] == np.array(data.genres)[data.all.labels]).all()
     assert [len(split) for split in (data.train, data.validation, data.test)] == [8, 2, 2]
+    rows = load_tagged(tmp_path, min_tracks=4, always_multi_label=True).all
+    np.testing.assert_array_equal(rows.labels, np.eye(2)[data.all.labels])
 
 
 def test_spellings_are_merged_and_listed(tmp_path, capsys):

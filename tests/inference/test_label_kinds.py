@@ -52,6 +52,15 @@ def test_genres_above_class_thresholds(tagger):
     tagger.thresholds = None
 
 
+def test_the_genre_of_a_calibrated_model_is_one_that_it_can_predict(tagger):
+    probabilities = np.array([0.5, 0.9, 0.3, 0.9, 0.4, 0.9])
+    tagger.thresholds = {"class_thresholds": [1.0, 0.1, 0.4, 0.1, 0.5, 1.0]}
+    assert most_probable_genre(tagger, probabilities) == "jazz" and predicted_genres(tagger, probabilities) == ()
+    tagger.thresholds = {"class_thresholds": [1.0] * 6}
+    assert most_probable_genre(tagger, probabilities) == "folk"
+    tagger.thresholds = None
+
+
 def test_a_single_label_model_predicts_one_genre(one_second_model):
     probabilities = np.array([0.1, 0.3, 0.0, 0.2, 0.1, 0.1, 0.1, 0.1])
     assert predicted_genres(one_second_model, probabilities) == ("Pop",)

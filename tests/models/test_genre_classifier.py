@@ -157,6 +157,9 @@ def test_data_with_another_number_of_labels_per_clip():
 
     with pytest.raises(ValueError, match=r"`multi_label` is not the model's False\. Received: multi_label=True"):
         small_model().check_data(Data())
+    Data.multi_label = False
+    with pytest.raises(ValueError, match=r"`multi_label` is not the model's True\. Received: multi_label=False"):
+        small_model(multi_label=True).check_data(Data())
 
 
 @pytest.mark.backends
@@ -184,7 +187,7 @@ def test_config_keeps_all_arguments(tmp_path):
         multi_label=True,
         waveform_augmentation=[gk.layers.RandomNoise(5.0, 20.0, seed=3)],
         image_augmentation=[gk.layers.SpecAugment(time_width=4, share=0.5, seed=4)],
-        thresholds={"temperature": 1.5, "max_ood_score": 4.0},
+        thresholds={"temperature": 1.5, "max_ood_score": 4.0, "class_thresholds": (0.3, 0.4, 1.0)},
         card={"data": {"name": "songs"}},
         name="mine",
     )
@@ -197,7 +200,7 @@ def test_config_keeps_all_arguments(tmp_path):
     for restored in (loaded, again):
         assert json.loads(json.dumps(restored.get_config())) == as_json
         assert restored.name == "mine" and dict(restored.card) == {"data": {"name": "songs"}}
-        assert restored.thresholds == Thresholds(temperature=1.5, max_ood_score=4.0)
+        assert restored.thresholds == model.thresholds and restored.thresholds.class_thresholds == (0.3, 0.4, 1.0)
 
 
 def test_the_default_front_end_is_saved(model, waveforms, monkeypatch, tmp_path):

@@ -7,6 +7,7 @@ import keras
 import librosa
 import numpy as np
 import pytest
+import soundfile
 from conftest import SHARED_DATA, numpy, small_model, tones
 from genrekeras.layers import LogCompression, MelSpectrogram, PowerToDecibels, RandomNoise, SpectrogramToImage
 from genrekeras.models import backbones, presets
@@ -80,7 +81,7 @@ def test_presets(name, rng):
     for kind in set(kinds.values()):
         assert ", ".join(label for label in model.genres if kinds[label] == kind) in card
     described = dict(gk.reports.describe(model))
-    assert described["license"] == "isc" and "not calibrated" in described["about"]
+    assert described["license"] == "isc" and "it is not calibrated" in described["predicted"]
     assert described["data"] == model.card["data"]["name"] and "musicnn 0.1.0" in described["training"]
 
 
@@ -94,6 +95,22 @@ def test_silence_and_loud_sounds(msd, rng):
     low, high = msd.image_range
     assert low <= images[[0, 1, 3]].min() and images[[0, 1, 3]].max() <= high
     assert np.isfinite(probabilities).all() and (probabilities >= 0).all() and (probabilities <= 1).all()
+
+
+def test_short_files_and_silence(msd, rng, tmp_path):
+    """Files that are shorter than a clip have a row, if they have at least 1 s."""
+    sounds = {"a": rng.normal(0, 0.1, 8000), "b": rng.normal(0, 0.1, 16000), "c": np.zeros(80000), "d": np.zeros(20000)}
+    for name, sound in sounds.items():
+        soundfile.write(tmp_path / f"{name}.wav", sound, RATE)
+    table = msd.predict_files(tmp_path)
+    assert table["error"].iloc[0] == "too short: 0.5 s, but the minimum is 1 s" and table["genres"].iloc[0] is None
+    rows = table.iloc[1:]
+    assert rows["error"].isna().all() and rows["seconds"].tolist() == [1.0, 3.01, 1.25]
+    probabilities = rows.filter(like="probability_").to_numpy()
+    assert np.isfinite(probabilities).all() and all(rows["genres"].map(len))
+    np.testing.assert_allclose(probabilities[1], probabilities[2], atol=1e-6)  # silence of any length
+    timeline = msd.predict_timeline(tmp_path / "b.wav")
+    assert timeline[["start", "end"]].to_numpy().tolist() == [[0.0, 1.0]] and np.isfinite(timeline.to_numpy()).all()
 
 
 @pytest.mark.backends

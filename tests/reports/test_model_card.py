@@ -144,6 +144,7 @@ def test_the_model_card_of_a_multi_label_model(tmp_path):
     calibration = {
         **thresholds,
         "precision": 0.8,
+        "positives": [8, 0, 3],
         "low_confidence_share": {},
         "on": {"split": "validation", "protocol": "official", "input_coverage": "first 1 s", "clips": 20},
         "calibration_error": {"before": 0.2, "after": 0.1},
@@ -154,7 +155,7 @@ def test_the_model_card_of_a_multi_label_model(tmp_path):
     assert lines["scores"].startswith(
         "test (official protocol, 20 clips, first 1 s): mAP 45.0 % [40.0, 51.0], macro-F1"
     )
-    assert lines["predicted"] == "above these probabilities: a 0.250, b 0.500, c never"
+    assert lines["predicted"] == "above these probabilities: a 0.250 (8 clips), b 0.500; never predicted: c (3 clips)"
     reports.model_card(model, tmp_path / "card.md")
     _, head, body = (tmp_path / "card.md").read_text().split("---\n", 2)
     [result] = yaml.safe_load(head)["model-index"][0]["results"]
@@ -164,7 +165,7 @@ def test_the_model_card_of_a_multi_label_model(tmp_path):
         "| 20 | 45.0 % | 40.0 to 51.0 | 0.840 |",
         "| genre | ROC-AUC | 95 % interval |",
         "| a | 90 % | 85 to 94 |\n| c | 80 % |  |\n",
-        "chosen on the same clips, for a precision of 0.8. The thresholds are: a 0.250, b 0.500, c never.",
+        "for a precision of 0.8. The thresholds are: a 0.250 (8 clips), b 0.500; never predicted: c (3 clips).",
         "independent of each other, not clips: jackknife over 15 artists.",
     ):
         assert part in body, part

@@ -96,6 +96,26 @@ def test_timeline(tmp_path):
     assert len(timeline(table[:1], tmp_path / "t.png").axes[0].collections) == 2
 
 
+def test_timeline_of_a_multi_label_model(tmp_path, rng):
+    """Probabilities that do not sum to 1 are not stacked."""
+    table = pd.DataFrame({"start": [0.0, 5.0, 65.0], "end": [10.0, 15.0, 75.0], "probability_$x": [0.2, 0.3, 0.2]})
+    for number in range(12):
+        table[f"probability_{number}"] = [0.01 * number, 0.9, 0.02]
+    table["probability_sad"] = 1.0
+    genres = ["$x", *map(str, range(12))]
+    figure = timeline(table, tmp_path / "t.png", "a title", genres)
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == [str(number) for number in range(11, 1, -1)]
+    [cells] = axes.collections
+    np.testing.assert_allclose(cells.get_array()[0], [11, 90, 2])
+    assert axes.yaxis_inverted() and axes.get_xlim() == (0.0, 75.0)
+    np.testing.assert_allclose(cells.get_coordinates()[0, :, 0], [0, 7.5, 40, 75])
+    figure = timeline(table[:1], genres=genres[:1])
+    assert len(figure.axes[0].get_yticklabels()) == 1 and "$x" in drawn(figure)
+    all_labels = timeline(table).axes[0].get_yticklabels()
+    assert len(all_labels) == 10 and all_labels[0].get_text() == "sad"
+
+
 def test_collection_map(tmp_path, rng):
     files = pd.DataFrame({"path": list("abcdef"), "genre": list("xxxxyy"), "probability": 0.5})
     files = files.assign(error=None, probability_x=0.5, probability_y=0.5, probability_z=0.0)

@@ -95,4 +95,4 @@ def load_tracks(
     if labels == "all":
         genres = sorted(set(itertools.chain.from_iterable(tracks["genres"])))
         tracks = tracks.drop(columns="genre")
-    return as_dataset(builder, tracks, genres, name, protocol, seed, data_dir)
+    return as_dataset(builder, tracks, genres, name, protocol, seed, data_dir, stacklevel=4)
