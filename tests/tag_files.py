@@ -51,7 +51,7 @@ def frames_of(data):
 
 def mp3(path, tag, end=b""):
     """Write an mp3 file with a tag at its start, and bytes at its end."""
-    write_sine(path, 440)
+    write_sine(path, 440, seconds=0.3)
     path.write_bytes(tag + path.read_bytes() + end)
     return path
 

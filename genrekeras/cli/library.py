@@ -113,6 +113,8 @@ def tag(
                 click.echo(_format_row(row))
         click.echo(_format_summary(rows, dry_run))
         click.echo(_wrap(confidence_rule(model, options)))
+        if taxonomy is None and mapping is not None:
+            click.echo("The built-in taxonomy maps the labels of the model to genres.")
         if dry_run:
             click.echo("Dry run: nothing was written.")
         elif journal is not None:

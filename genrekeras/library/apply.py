@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -50,8 +51,7 @@ def apply_tags(plan: pd.DataFrame, journal: StrPath | None = None) -> AppliedTag
     with TagJournal(journal) as opened:
         applied = [apply_row(row, opened) for row in bar(len(rows), "Writing tags", "file", iterable=rows)]
     columns = [*plan.columns.union(COLUMNS, sort=False), "written"]
-    # The dtype is object, because the string dtype of pandas cannot store file names that are not UTF-8.
-    files = pd.DataFrame(applied, columns=columns, dtype=object).astype({"written": bool})
+    files = pd.DataFrame(applied, columns=columns, dtype=object).astype({"probability": "float64", "written": bool})
     return AppliedTags(files, opened.path)
 
 
@@ -111,6 +111,8 @@ def undo_tags(journal: StrPath) -> pd.DataFrame:
         OSError: the journal cannot be read.
     """
     content, rows = read_journal(journal), []
+    is_foreign = content.host not in ("", socket.gethostname())
+    hint = f". The journal was written on the machine {content.host}" if is_foreign else ""
     for folder in dict.fromkeys(content.folders):
         with tag_lock():
             _clean(folder)
@@ -120,7 +122,7 @@ def undo_tags(journal: StrPath) -> pd.DataFrame:
             with tag_lock():
                 row["restored"] = tags.restore(change)
         except tags.TagError as error:
-            row["error"] = error.reason
+            row["error"] = error.reason + hint
         rows.append(row)
     for number in content.damaged:
         reason = f"line {number} is damaged, so the change in it cannot be undone"

@@ -80,14 +80,8 @@ class TagJournal:
                 if exists:
                     self._remove_incomplete_line()
                 else:
-                    self._write(
-                        {
-                            "format": _FORMAT,
-                            "version": _VERSION,
-                            "genrekeras": __version__,
-                            "host": socket.gethostname(),
-                        }
-                    )
+                    header = {"format": _FORMAT, "version": _VERSION, "genrekeras": __version__}
+                    self._write({**header, "host": socket.gethostname()})
             except BaseException:
                 self._file.close()
                 raise

@@ -111,7 +111,9 @@ def plan_tags(
         OSError: no audio file was found because a folder cannot be opened.
     """
     options = TagOptions(mode, max_genres, min_probability, precision, by_album, taxonomy)
-    return pd.DataFrame(plan_each(model, find_files(paths), options), columns=COLUMNS, dtype=object)
+    # The dtype is object, because the string dtype of pandas cannot store file names that are not UTF-8.
+    table = pd.DataFrame(plan_each(model, find_files(paths), options), columns=COLUMNS, dtype=object)
+    return table.astype({"probability": "float64"})
 
 
 def plan_each(model: GenreClassifier, paths: Sequence[str], options: TagOptions) -> Iterator[dict[str, Any]]:

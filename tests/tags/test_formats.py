@@ -145,7 +145,7 @@ def test_offsets_of_an_mp4_file_move_with_its_audio(songs, ffmpeg, tmp_path):
 
 def test_a_fragmented_mp4_file_is_refused(ffmpeg, tmp_path):
     path = tmp_path / "song.m4a"
-    ffmpeg("-i", write_sine(tmp_path / "sine.wav", 440), "-movflags", "frag_keyframe+empty_moov", path)
+    ffmpeg("-i", write_sine(tmp_path / "sine.wav", 440, seconds=0.5), "-movflags", "frag_keyframe+empty_moov", path)
     with refused(path, "fragmented"):
         tags.write_genres(path, ["Rock"])
     with pytest.raises(tags.TagError, match="fragmented"):
@@ -162,7 +162,7 @@ def test_pages_of_an_ogg_file_are_numbered_again(songs, ffmpeg, tmp_path):
 
 
 def test_each_stream_of_an_ogg_file_is_kept(ffmpeg, tmp_path):
-    source, path = write_sine(tmp_path / "sine.wav", 440, rate=48000), tmp_path / "song.ogg"
+    source, path = write_sine(tmp_path / "sine.wav", 440, seconds=0.5, rate=48000), tmp_path / "song.ogg"
     ffmpeg("-i", source, "-i", source, "-map", "0", "-map", "1", "-c:a:0", "libvorbis", "-c:a:1", "libopus", path)
     audio, before = stream_hash(path), path.read_bytes()
     change = tags.write_genres(path, ["Rock"])
@@ -185,7 +185,7 @@ def test_an_apev2_tag_before_an_id3v1_tag_is_changed_and_the_id3v1_tag_is_kept(s
 
 @pytest.mark.parametrize("kind", ["flac", "ogg"])
 def test_other_vorbis_comments_and_pictures_are_kept(tmp_path, kind):
-    path = write_sine(tmp_path / f"song.{kind}", 440)
+    path = write_sine(tmp_path / f"song.{kind}", 440, seconds=0.5)
     file = mutagen.File(path)
     if file.tags is None:
         file.add_tags()
@@ -205,7 +205,7 @@ def test_other_vorbis_comments_and_pictures_are_kept(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["flac", "ogg"])
 def test_vorbis_comments_that_are_not_utf8_keep_their_bytes(tmp_path, kind):
-    path = write_sine(tmp_path / f"song.{kind}", 440)
+    path = write_sine(tmp_path / f"song.{kind}", 440, seconds=0.5)
     file = mutagen.File(path)
     if file.tags is None:
         file.add_tags()
@@ -219,7 +219,7 @@ def test_vorbis_comments_that_are_not_utf8_keep_their_bytes(tmp_path, kind):
 
 
 def test_a_flac_file_without_comments_gets_some(tmp_path):
-    path = write_sine(tmp_path / "song.flac", 440)
+    path = write_sine(tmp_path / "song.flac", 440, seconds=0.5)
     data = path.read_bytes()
     path.write_bytes(data[:4] + b"\x80" + data[5:42] + data[data.index(b"\xff\xf8") :])  # the first block is the last
     before = path.read_bytes()
@@ -269,7 +269,7 @@ def test_an_id3_tag_keeps_its_version_and_all_other_frames(tmp_path, version, rn
 
 @pytest.mark.parametrize("kind", ["wav", "aiff"])
 def test_an_id3_chunk_keeps_its_version_and_all_other_frames(tmp_path, kind):
-    path = write_sine(tmp_path / f"song.{kind}", 440)
+    path = write_sine(tmp_path / f"song.{kind}", 440, seconds=0.5)
     file = mutagen.File(path)
     file.add_tags()
     file.tags.add(TIT2(encoding=1, text=["Дождь"]))
@@ -392,7 +392,7 @@ def test_an_empty_genre_frame_is_replaced(tmp_path):
 
 
 def test_an_id3_chunk_in_upper_case(tmp_path):
-    path = write_sine(tmp_path / "song.wav", 440)
+    path = write_sine(tmp_path / "song.wav", 440, seconds=0.5)
     _add_chunks(path, (b"ID3 ", id3(3, [frame(3, b"TCON", b"\0Rock")])), (b"note", b"kept"))
     before = path.read_bytes()
     change = tags.write_genres(path, ["Jazz"])
@@ -402,11 +402,11 @@ def test_an_id3_chunk_in_upper_case(tmp_path):
 
 @pytest.mark.parametrize("content", [b"no tag", b"ID3\5\0\0\0\0\0\0"])
 def test_id3_chunks_that_cannot_be_kept_are_refused(tmp_path, content):
-    path = write_sine(tmp_path / "song.wav", 440)
+    path = write_sine(tmp_path / "song.wav", 440, seconds=0.5)
     _add_chunks(path, (b"id3 ", content))
     with refused(path, "ID3 tag is damaged|cannot be read"):
         tags.write_genres(path, ["Rock"])
-    path = write_sine(tmp_path / "song.wav", 440)
+    path = write_sine(tmp_path / "song.wav", 440, seconds=0.5)
     _add_chunks(path, (b"id3 ", id3(3, [])), (b"ID3 ", id3(3, [])))
     with refused(path, "several ID3 tags"):
         tags.write_genres(path, ["Rock"])
@@ -430,7 +430,7 @@ def test_a_wav_file_without_its_last_padding_byte(tmp_path):
 
 def test_another_kind_of_file_with_an_id3_tag_is_refused(tmp_path):
     for kind in ("flac", "wav", "ogg"):
-        path = write_sine(tmp_path / f"song.{kind}", 440)
+        path = write_sine(tmp_path / f"song.{kind}", 440, seconds=0.5)
         path = path.rename(tmp_path / f"{kind}.mp3")
         path.write_bytes(id3(3, [frame(3, b"TCON", b"\0Old")]) + path.read_bytes())
         with refused(path, "it is not an mp3 file|cannot be read"):

@@ -17,9 +17,9 @@ from tag_files import ID3V1, KINDS, frame, id3, mp3
 def test_title_artist_album_and_genres_are_read(request, tmp_path, kind):
     path = tmp_path / f"song.{kind}"
     if kind in KINDS:
-        write_sine(path, 440)
+        write_sine(path, 440, seconds=0.5)
     else:
-        request.getfixturevalue("ffmpeg")("-i", write_sine(tmp_path / "sine.wav", 440, rate=48000), path)
+        request.getfixturevalue("ffmpeg")("-i", write_sine(tmp_path / "sine.wav", 440, seconds=0.5, rate=48000), path)
     assert tags.read_tags(path) == ("", "", "", [])
     file = mutagen.File(path)
     if file.tags is None:
@@ -45,7 +45,7 @@ def test_title_artist_album_and_genres_are_read(request, tmp_path, kind):
 
 
 def test_the_info_list_of_a_wav_file_is_read_if_there_is_no_other_tag(ffmpeg, tmp_path):
-    source, path = write_sine(tmp_path / "sine.wav", 440), tmp_path / "song.wav"
+    source, path = write_sine(tmp_path / "sine.wav", 440, seconds=0.5), tmp_path / "song.wav"
     ffmpeg("-i", source, "-metadata", "title=T", "-metadata", "artist=A", "-metadata", "genre=Джаз", path)
     assert tags.read_tags(path) == ("T", "A", "", ["Джаз"])
     path.write_bytes(path.read_bytes().replace("Джаз".encode(), b"Caf\xe9    "))  # Latin-1
