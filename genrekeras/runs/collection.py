@@ -179,14 +179,13 @@ def summary_of(report: Report | MultiLabelReport, without_artist: int) -> str:
         report: report with artists.
         without_artist: number of tracks whose artist and album are unknown.
     """
-    low, high = report.score_interval or (None, None)
-    interval = f" [{100 * low:.0f}, {100 * high:.0f}]" if low is not None else ""
+    bounds = report.score_interval
+    interval = f" [{100 * bounds[0]:.0f}, {100 * bounds[1]:.0f}]" if bounds else ""
     name = "" if isinstance(report, Report) else f" {report.SCORE_NAME}"
     artists, tracks = len(set() if report.groups is None else np.unique(report.groups)), len(report.labels)
     kind = "artists" if without_artist < tracks else "groups of tracks"
     reason = "" if interval else f" (too few {kind} for an interval)"
-    score = "no score" if report.score is None else f"{100 * report.score:.0f} %"
-    return f"On {kind} not in training: {score}{name}{interval}, {tracks:,} tracks, {artists:,} {kind}{reason}"
+    return f"On {kind} not in training: {100 * report.score:.0f} %{name}{interval}, {tracks:,} tracks, {artists:,} {kind}{reason}"
 
 
 def _explain(report):
