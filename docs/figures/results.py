@@ -82,7 +82,7 @@ def draw_accuracies():
     axes.set_yticks(range(len(rows)), [f"{model}, {tracks}" for model, tracks, *_ in rows])
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
-    axes.set_xlim(40, 72)
+    axes.set_xlim(35, 72)
     axes.set_xlabel("accuracy with 95 % interval, %")
     axes.grid(axis="x", color="#dddddd")
     axes.set_axisbelow(True)

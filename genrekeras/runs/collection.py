@@ -185,7 +185,8 @@ def summary_of(report: Report | MultiLabelReport, without_artist: int) -> str:
     artists, tracks = len(set() if report.groups is None else np.unique(report.groups)), len(report.labels)
     kind = "artists" if without_artist < tracks else "groups of tracks"
     reason = "" if interval else f" (too few {kind} for an interval)"
-    return f"On {kind} not in training: {100 * report.score:.0f} %{name}{interval}, {tracks:,} tracks, {artists:,} {kind}{reason}"
+    score = f"{100 * report.score:.0f} %{name}{interval}"
+    return f"On {kind} not in training: {score}, {tracks:,} tracks, {artists:,} {kind}{reason}"
 
 
 def _explain(report):
