@@ -42,3 +42,9 @@ def test_a_part_of_speed():
     done = run("speed.py", "decode", "--rounds", "1")
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert len(rows) == 4 and "`audio.load`" in rows[2] and rows[1].endswith("| 1 [1, 1] |")
+
+
+def test_collection():
+    done = run("collection.py", "--tracks", "4", "--head-tracks", "200", "--seconds", "4")
+    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines()[2:]]
+    assert rows[:3] == ["decoding, a track", "features, a track", "cached features, a track"] and len(rows) == 6

@@ -56,6 +56,19 @@ def test_few_clips_and_constant_features(features):
     assert np.isfinite(layer.fit(features[..., :3])).all()
 
 
+def test_tracks_with_different_numbers_of_clips(features):
+    layers = [built_layer() for _ in range(3)]
+    scores = [
+        layer.fit(values) for layer, values in zip(layers, (features, list(features), features[:, :1]), strict=False)
+    ]
+    np.testing.assert_allclose(scores[0], scores[1])
+    mixed = [clips[: 1 + number % 2] for number, clips in enumerate(features)]
+    result = layers[2].fit(mixed)
+    assert result.shape == (200,) and np.corrcoef(result, scores[0])[0, 1] > 0.7
+    with pytest.raises(ValueError, match="must be finite"):
+        layers[2].fit([*mixed[:-1], np.full((2, SIZE), np.nan)])
+
+
 def test_a_calibrated_model_rejects_clicks(synthetic, tmp_path):
     model = small_model(genres=synthetic.genres)
     calibrate(model, np.stack([synthetic.train[i]["audio"][:22050] for i in range(0, 128, 4)]))
