@@ -134,7 +134,8 @@ def build(analyser: Analyser, delete: Callable[[Sequence[str]], None]) -> gradio
         gr.Markdown(_INTRODUCTION)
         names = list(analyser.models)
         choices = [(f"{name}: {_DESCRIPTIONS[name]}" if name in _DESCRIPTIONS else name, name) for name in names]
-        choice = gr.Dropdown(choices, value=names[0], label="Model", info="It is used for the next file.")
+        # Not a dropdown: it has a text field, for which Chrome asks a server of Google how to fill it in.
+        choice = gr.Radio(choices, value=names[0], label="Model", info="It is used for the next file.")
         with gr.Tab("One track"):
             with gr.Row(equal_height=True):
                 file = gr.File(label="File", height=150)

@@ -223,7 +223,7 @@ def looked_up_by_pages(log):
     """Return the names in a log of Chromium that pages of 127.0.0.1 looked up. Others are those of Chromium itself."""
     content = json.loads(log.read_text())
     kind = content["constants"]["logEventTypes"]["HOST_RESOLVER_MANAGER_REQUEST"]
-    requests = [event["params"] for event in content["events"] if event["type"] == kind and "params" in event]
+    requests = [event.get("params", {}) for event in content["events"] if event["type"] == kind]
     return {
         urllib.parse.urlsplit(request["host"]).hostname
         for request in requests
