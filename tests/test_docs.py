@@ -40,7 +40,7 @@ NOT_EXECUTED = re.compile(
     r"|sudo apt|brew|git clone|mkdocs)\b|\.venv\\"
 )
 RECORDED = re.compile(r"[A-Z][a-z]+ \d{1,2}, 20\d\d.*commit [0-9a-f]{7}", re.DOTALL)
-LANGUAGES = {"python", "sh", "console", "text", "bibtex"}
+LANGUAGES = {"python", "sh", "console", "text"}
 # page -> context manager around its code, called with a folder
 SERVERS = {"docs/guide/integrations.md": local_hub, "docs/guide/app.md": partial(app_server, port=7860)}
 SLOW = {  # pages that take more than 20 s
