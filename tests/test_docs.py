@@ -41,6 +41,7 @@ SERVERS = {"docs/guide/integrations.md": local_hub}  # page -> context manager a
 SLOW = {  # pages that take more than 20 s
     "docs/guide/backends.md",
     "docs/guide/evaluation.md",
+    "docs/guide/experiments.md",
     "docs/guide/fma.md",
     "docs/guide/integrations.md",
     "docs/guide/own-music.md",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -144,7 +144,7 @@ def concentration_of_tables(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def assign_folds(
-    split: Split | SpectrogramSplit,
+    split: Split | SpectrogramSplit | Any,
     folds: int = 5,
     seed: int = 0,
     protocol: Literal["artist_folds", "random_folds"] = "artist_folds",
@@ -155,7 +155,7 @@ def assign_folds(
     `genrekeras.datasets.labels.stratification_labels`.
 
     Args:
-        split: the tracks. Each track must occur once.
+        split: the tracks, or another object with the same attributes. Each track must occur once.
         folds: `>= 2`, number of folds.
         seed: seed of the random assignment.
         protocol: `"artist_folds"` assigns all tracks of a group to the same fold. A group contains the tracks that

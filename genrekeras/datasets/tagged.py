@@ -140,7 +140,7 @@ def read_tracks(files: Sequence[str], table: Mapping[str, Sequence[str]] | None)
         if table is None:
             genres = tags.split_genres(file_tags.genres)
         else:
-            genres, problem = table.get(path, []), ""
+            genres, problem = list(table.get(path, [])), ""
         rows.append(_row(path, file_tags, genres, problem))
     tracks = pd.DataFrame(rows, dtype=object).rename_axis("track_id").astype({"bytes": "int64"})
     for column in ("artist", "album"):

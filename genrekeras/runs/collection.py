@@ -179,10 +179,10 @@ def summary_of(report: Report | MultiLabelReport, without_artist: int) -> str:
         report: report with artists.
         without_artist: number of tracks whose artist and album are unknown.
     """
-    low, high = report.score_interval or (None, None)
-    interval = f" [{100 * low:.0f}, {100 * high:.0f}]" if low is not None else ""
+    bounds = [f"{100 * bound:.0f}" for bound in report.score_interval or ()]
+    interval = f" [{', '.join(bounds)}]" if bounds else ""
     name = "" if isinstance(report, Report) else f" {report.SCORE_NAME}"
-    artists, tracks = len(np.unique(report.groups)), len(report.labels)
+    artists, tracks = 0 if report.groups is None else len(np.unique(report.groups)), len(report.labels)
     kind = "artists" if without_artist < tracks else "groups of tracks"
     reason = "" if interval else f" (too few {kind} for an interval)"
     return (

@@ -11,7 +11,7 @@ group (artist) is in two folds: the one with the lowest log-loss on the held-out
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -130,7 +130,7 @@ def max_folds(split: FeatureSplit) -> int:
     return min(FOLDS, len(np.unique(split.groups)), int(largest_genre))
 
 
-def _fit_path(split, penalties: Sequence[float]) -> Iterator[LinearHead]:
+def _fit_path(split, penalties):
     """Yield a `LinearHead` for each penalty. Each fit starts from the weights of the previous one."""
     means = np.stack([clips.mean(axis=0, dtype="float64") for clips in split.features])
     center, scale = means.mean(axis=0), means.std(axis=0)
