@@ -47,6 +47,7 @@ SLOW = {  # pages that take more than 20 s
     "docs/guide/app.md",
     "docs/guide/backends.md",
     "docs/guide/evaluation.md",
+    "docs/guide/experiments.md",
     "docs/guide/fma.md",
     "docs/guide/integrations.md",
     "docs/guide/own-music.md",

@@ -173,7 +173,7 @@ def assign_folds(
     `genrekeras.datasets.labels.stratification_labels`.
 
     Args:
-        split: the tracks. Each track must occur once.
+        split: the tracks, or another object with the same attributes. Each track must occur once.
         folds: `>= 2`, number of folds.
         seed: seed of the random assignment.
         protocol: `"artist_folds"` assigns all tracks of a group to the same fold. A group contains the tracks that

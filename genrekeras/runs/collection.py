@@ -179,10 +179,10 @@ def summary_of(report: Report | MultiLabelReport, without_artist: int) -> str:
         report: report with artists.
         without_artist: number of tracks whose artist and album are unknown.
     """
-    bounds = report.score_interval
-    interval = f" [{100 * bounds[0]:.0f}, {100 * bounds[1]:.0f}]" if bounds else ""
+    bounds = [f"{100 * bound:.0f}" for bound in report.score_interval or ()]
+    interval = f" [{', '.join(bounds)}]" if bounds else ""
     name = "" if isinstance(report, Report) else f" {report.SCORE_NAME}"
-    artists, tracks = len(set() if report.groups is None else np.unique(report.groups)), len(report.labels)
+    artists, tracks = 0 if report.groups is None else len(np.unique(report.groups)), len(report.labels)
     kind = "artists" if without_artist < tracks else "groups of tracks"
     reason = "" if interval else f" (too few {kind} for an interval)"
     score = f"{100 * report.score:.0f} %{name}{interval}"

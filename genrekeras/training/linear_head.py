@@ -11,7 +11,7 @@ group (artist) is in two folds: the one with the lowest log-loss on the held-out
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
