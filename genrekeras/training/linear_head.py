@@ -130,7 +130,7 @@ def max_folds(split: FeatureSplit) -> int:
     return min(FOLDS, len(np.unique(split.groups)), int(largest_genre))
 
 
-def _fit_path(split: FeatureSplit, penalties: Sequence[float]) -> Iterator[LinearHead]:
+def _fit_path(split, penalties):
     """Yield a `LinearHead` for each penalty. Each fit starts from the weights of the previous one."""
     means = np.stack([clips.mean(axis=0, dtype="float64") for clips in split.features])
     center, scale = means.mean(axis=0), means.std(axis=0)
