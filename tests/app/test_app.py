@@ -256,7 +256,7 @@ def test_the_answer_for_a_track(page, server, tracks, one_second_model):
     expected = one_second_model.predict_files(path).iloc[0]
     page.get_by_text(f"three.wav: {expected['genre']}").wait_for()
     page.get_by_text("Most similar tracks").wait_for()
-    page.locator("img[src^='data:image']").nth(1).wait_for()  # timeline and spectrogram
+    page.locator("img[src^='data:image']:visible").nth(1).wait_for()  # timeline and spectrogram
     text = page.locator("body").inner_text()
     assert f"{expected['genre']}\n{expected['probability']:.0%}" in text
     assert re.search(r"three.wav\s+\S+\s+1.00\s+one & two.wav", text)
@@ -296,7 +296,7 @@ def test_a_recording(page, server):
     page.get_by_text("0:02").wait_for()
     page.get_by_role("button", name="Stop", exact=True).click()
     page.get_by_text("Your recording:").wait_for()
-    page.locator("img[src^='data:image']").nth(1).wait_for()
+    page.locator("img[src^='data:image']:visible").nth(1).wait_for()
     page.get_by_role("button", name="Record", exact=True).wait_for()
     assert server.uploads() == []
 

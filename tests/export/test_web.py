@@ -217,8 +217,8 @@ def test_clips_and_labels_are_chosen_as_in_python(small_page, chromium):
     for seconds in (0.5, 1.0, 1.94, 1.96, 29.97, 31.3, 600.0):
         np.testing.assert_allclose(page.evaluate("clipStarts", seconds), inference.clip_starts(seconds, 1.0, 30))
     rng = np.random.default_rng(0)
-    settings = [{}, {"max_ood_score": 0.5}, {"min_confidence": 0.6, "max_ood_score": 1.5}]
-    settings += [{"better_than_chance": False}, {"class_thresholds": [0.2, 0.8, 0.5]}]
+    limits = [{}, {"max_ood_score": 0.5}, {"min_confidence": 0.6, "max_ood_score": 1.5}, {"better_than_chance": False}]
+    settings = [{}, *({"class_thresholds": [0.2, 0.8, 0.5], **limit} for limit in limits)]
     try:
         for thresholds in settings:
             model.thresholds = thresholds
