@@ -132,7 +132,7 @@ CALLS = [
     ["--help"],
     ["--version"],
     ["spoon"],
-    *([*name.split(), "--help"] for name in ("predict", "timeline", "info", "evaluate", "export", "fma build")),
+    *([*name.split(), "--help"] for name in ("predict", "timeline", "app", "info", "evaluate", "export", "fma build")),
     ["predict"],
     ["predict", "x.mp3", "--spoon"],
     ["tag"],
