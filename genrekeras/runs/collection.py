@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import genrekeras as gk
 import numpy as np
+import threadpoolctl
 from genrekeras.datasets.collection import FOLDERS, Collection, find_collection
 from genrekeras.datasets.groups import concentration_of_tables
 from genrekeras.datasets.prepare import format_reasons
@@ -225,7 +226,8 @@ def _train(run, loaded, seed):
     few_clips = [
         clips[np.linspace(0, len(clips) - 1, min(_OOD_CLIPS, len(clips))).astype(int)] for clips in split.features
     ]
-    calibrate_on_logits(model, validation.uncalibrated, out_of_fold.logits, few_clips, split.groups)
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):  # faster for small matrices, see `fit_linear_head`
+        calibrate_on_logits(model, validation.uncalibrated, out_of_fold.logits, few_clips, split.groups)
     without_artist = int(collection.tracks["without_artist"].sum())
     headline, explanation = summary_of(validation.report, without_artist), _explain(validation.report)
     name = os.path.basename(collection.source)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import threadpoolctl
 from genrekeras.datasets.groups import assign_folds, group_tracks
 from genrekeras.datasets.labels import label_array, label_rows, stratification_labels
 from genrekeras.datasets.splits import as_positions
@@ -114,14 +115,16 @@ def fit_linear_head(split: FeatureSplit, seed: int = 0) -> LinearHead:
     """
     folds = max_folds(split)
     losses = np.zeros(len(PENALTIES))
-    if folds > 1:
-        assigned = assign_folds(split, folds, seed)
-        for fold in range(folds):
-            held_out = split.select(np.flatnonzero(assigned == fold))
-            heads = _fit_path(split.select(np.flatnonzero(assigned != fold)), PENALTIES)
-            losses += [_log_loss(head, held_out) for head in heads]
-    best = int(np.argmin(losses))
-    return list(_fit_path(split, PENALTIES[: best + 1]))[-1]
+    # The matrices are small. With several threads, the threads would mostly wait for each other.
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        if folds > 1:
+            assigned = assign_folds(split, folds, seed)
+            for fold in range(folds):
+                held_out = split.select(np.flatnonzero(assigned == fold))
+                heads = _fit_path(split.select(np.flatnonzero(assigned != fold)), PENALTIES)
+                losses += [_log_loss(head, held_out) for head in heads]
+        best = int(np.argmin(losses))
+        return list(_fit_path(split, PENALTIES[: best + 1]))[-1]
 
 
 def max_folds(split: FeatureSplit) -> int:
