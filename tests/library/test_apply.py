@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import write_sine
@@ -76,12 +77,20 @@ def test_files_that_fail_are_named_and_the_others_are_written(tmp_path, monkeypa
     assert files["written"].tolist() == [False] * 4 + [True]
     assert [error is None for error in files["error"]] == [False, False, True, False, True]
     assert "No such file" in files.loc[0, "error"] and "hard links" in files.loc[3, "error"]
-    assert files.loc[2, "reason"] == "another program changed its genres meanwhile"
+    assert files.loc[2, "reason"] == "its genres have changed since the plan"
     assert {path: sha256(path) for path in paths[1:4]} == before
     plan = plan_of(paths[4:], old=("Rock",)).assign(new=[["a\nb"]])
     assert "`genre` must be" in apply_tags(plan, tmp_path / "journal").files.loc[0, "error"]
-    assert apply_tags(plan_of(paths[4:], old=("Rock",)).assign(new="Pop"), tmp_path / "journal").files["written"].all()
-    assert tags.read_genres(paths[4]) == ["Pop"]
+
+
+def test_values_of_a_plan_may_be_one_genre_or_missing(tmp_path):
+    """Tables of other programs contain them."""
+    [path] = songs_of(tmp_path, 1)
+    for old, new in ((None, "Rock"), ("Rock", np.array(["Jazz"])), (["Jazz"], "Pop"), ("Pop", float("nan"))):
+        plan = pd.DataFrame({"path": [str(path)], "old": [old], "new": [new]}, dtype=object)
+        assert apply_tags(plan, tmp_path / "journal").files["written"].tolist() == [isinstance(new, (str, np.ndarray))]
+    assert apply_tags(plan_of([path], "Folk").assign(old=float("nan"))).files["written"].tolist() == [False]
+    assert tags.read_genres(path) == ["Pop"]
 
 
 def test_undo_leaves_files_alone_that_somebody_changed(tmp_path):
@@ -165,6 +174,19 @@ def test_a_damaged_journal_restores_what_it_can(tmp_path):
     with TagJournal(name):
         pass
     assert open(name, "rb").read() == b"".join([header, folder, *damaged[:-1]])  # It can be continued.
+
+
+@pytest.mark.parametrize("lines", [1, 4])
+def test_a_journal_without_the_last_newline(tmp_path, lines):
+    """A text editor has removed it. The last line is complete."""
+    paths, name = songs_of(tmp_path / "music", 3), tmp_path / "journal"
+    before = list(map(sha256, paths))
+    apply_tags(plan_of(paths[:2], "Rock"), name)
+    name.write_bytes(b"\n".join(name.read_bytes().splitlines()[:lines]))
+    apply_tags(plan_of(paths[2:], "Rock"), name)
+    name.write_bytes(name.read_bytes().rstrip())
+    assert undo_tags(name)["restored"].sum() == (3 if lines == 4 else 1)
+    assert [sha256(path) == old for path, old in zip(paths, before, strict=True)] == [lines == 4, lines == 4, True]
 
 
 def test_a_journal_that_cannot_be_written_leaves_the_files_alone(tmp_path, monkeypatch):
@@ -322,7 +344,7 @@ def test_two_calls_at_once_write_each_file_once(tmp_path):
     written = sum(result.files["written"].astype(int) for result in results.values())
     assert written.tolist() == [1] * 12 and all(result.files["error"].isna().all() for result in results.values())
     reasons = {reason for result in results.values() for reason in result.files["reason"]} - {None}
-    assert reasons <= {"another program changed its genres meanwhile"}
+    assert reasons <= {"its genres have changed since the plan"}
     for number in range(2):
         assert undo_tags(tmp_path / f"journal {number}")["error"].isna().all()
     assert list(map(sha256, paths)) == before
