@@ -307,6 +307,20 @@ def small_disk(tmp_path):
     subprocess.run(["umount", disk], check=True)
 
 
+@contextlib.contextmanager
+def chromium_browser(*flags):
+    """Start Chromium, driven by Playwright, with some flags. The test is skipped if one of them is not installed."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as started:
+        installed = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+        path = installed or started.chromium.executable_path
+        if not os.path.exists(path):
+            pytest.skip("Chromium is not installed")
+        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox", *flags])
+        yield browser
+        browser.close()
+
+
 @pytest.fixture
 def close_folder(monkeypatch):
     """Function: folders of a name cannot be opened from now on, by root neither."""

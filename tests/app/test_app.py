@@ -8,7 +8,6 @@ import csv
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import sys
@@ -21,7 +20,7 @@ import pytest
 import soundfile
 from app_server import CONTROL, app_server
 from click.testing import CliRunner
-from conftest import tones
+from conftest import chromium_browser, tones
 from genrekeras import cli
 from genrekeras.app import server as app_server_module
 
@@ -202,20 +201,13 @@ def test_arguments_of_the_command(tmp_path):
 @pytest.fixture(scope="module")
 def chromium(server, tmp_path_factory):
     """Chromium with a microphone that beeps. At the end, the names that its pages looked up are checked."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     log = tmp_path_factory.mktemp("chromium") / "net.json"
-    with playwright.sync_playwright() as started:
-        installed = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-        path = installed or started.chromium.executable_path
-        if not os.path.exists(path):
-            pytest.skip("Chromium is not installed")
-        flags = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
-        browser = started.chromium.launch(executable_path=path, args=[*flags, f"--log-net-log={log}"])
+    microphone = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+    with chromium_browser(*microphone, f"--log-net-log={log}") as browser:
         yield browser
         page = browser.new_page()
         page.goto(server.url)
         page.evaluate(f"fetch('http://{CONTROL}').catch(() => null)")
-        browser.close()
     assert looked_up_by_pages(log) == {"127.0.0.1", CONTROL}
 
 

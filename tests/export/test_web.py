@@ -6,7 +6,6 @@ import hashlib
 import http.server
 import io
 import os
-import shutil
 import tarfile
 import threading
 
@@ -15,9 +14,10 @@ import keras
 import numpy as np
 import pytest
 import soundfile
-from conftest import calibrate, small_model, tones
+from conftest import calibrate, chromium_browser, small_model, tones
 from genrekeras import export, inference
 from genrekeras.export import web
+from genrekeras.inference.predict import to_row
 from genrekeras.utils.io import cache_dir
 
 pytestmark = [
@@ -116,16 +116,8 @@ def runtime():
 
 @pytest.fixture(scope="module")
 def chromium():
-    """A browser of Playwright."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        installed = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-        path = installed or started.chromium.executable_path
-        if not os.path.exists(path):
-            pytest.skip("Chromium is not installed")
-        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with chromium_browser() as browser:
         yield browser
-        browser.close()
 
 
 def opened(browser, address):
@@ -219,15 +211,17 @@ def test_clips_and_labels_are_chosen_as_in_python(small_page, chromium):
     rng = np.random.default_rng(0)
     limits = [{}, {"max_ood_score": 0.5}, {"min_confidence": 0.6, "max_ood_score": 1.5}, {"better_than_chance": False}]
     settings = [{}, *({"class_thresholds": [0.2, 0.8, 0.5], **limit} for limit in limits)]
+    settings.append({"class_thresholds": [1.0, 0.8, 0.5], "min_confidence": 0.6})  # the first label is never predicted
     try:
         for thresholds in settings:
             model.thresholds = thresholds
             page.evaluate("values => Object.assign(thresholds, values)", export_thresholds(model))
             for probabilities, score in zip(rng.uniform(0, 1, (20, 3)) ** 2, rng.uniform(0, 2, 20), strict=True):
-                labels = page.evaluate("means => predictedGenres(means)[1]", probabilities.tolist())
-                assert tuple(model.genres[x] for x in labels) == inference.predicted_genres(model, probabilities)
-                reason = page.evaluate("([p, score]) => lowConfidence(p, score)", [probabilities[0], score])
-                assert (reason or None) == model.thresholds.low_confidence(probabilities[0], score)[1]
+                best, labels = page.evaluate("predictedGenres", probabilities.tolist())
+                row = to_row(model, None, [probabilities, score], 1.0)
+                assert (model.genres[best], tuple(model.genres[x] for x in labels)) == (row["genre"], row["genres"])
+                reason = page.evaluate("([p, score]) => lowConfidence(p, score)", [probabilities[best], score])
+                assert (reason or None) == row["reason"]
     finally:
         model.thresholds = {"class_thresholds": [0.999, 0.999, 0.999]}
     assert len(seen) == 2  # the page and its worker
