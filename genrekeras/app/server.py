@@ -16,7 +16,7 @@ from collections.abc import Callable
 from genrekeras.app import page
 from genrekeras.app.analysis import Analyser
 
-_MAX_UPLOAD_AGE = 3600.0  # s; older uploads that nobody asked about are deleted
+_MAX_UPLOAD_AGE = 3600.0  # s; older uploads that were not analysed are deleted
 _SECONDS_TO_CLOSE = 2  # for open pages, after Ctrl-C
 
 
@@ -102,7 +102,7 @@ def _server(analyser, folder):
         except MultiPartException as error:
             return PlainTextResponse(error.message, 400)
         except ClientDisconnect:
-            return PlainTextResponse(status_code=400)  # Nobody receives it.
+            return PlainTextResponse(status_code=400)  # not sent, because the connection is closed
         finally:
             if not files:
                 shutil.rmtree(own_folder)

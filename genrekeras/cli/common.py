@@ -245,9 +245,10 @@ def load_data(
     return data, clips
 
 
-def wrap(text: str) -> list[str]:
-    """Split a text into lines of at most 80 characters, and escape its control characters."""
-    return textwrap.wrap(printable(text), COLUMNS, break_on_hyphens=False) or [""]
+def wrap(text: str, indent: str = "") -> list[str]:
+    """Split a text into indented lines of at most 80 characters, and escape its control characters."""
+    wrapper = textwrap.TextWrapper(COLUMNS, indent, indent, break_on_hyphens=False)
+    return wrapper.wrap(printable(text)) or [""]
 
 
 def bar(fraction: float, width: int = 30) -> str:

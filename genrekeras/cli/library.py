@@ -1,16 +1,13 @@
-"""Commands for a collection: tag."""
+"""Command that writes genres into the tags of files: tag."""
 
 import collections
 import contextlib
 import os
 import shlex
-import textwrap
 
 import click
-from genrekeras.cli.common import MODEL, echo, error_handling, file_to_write, load_model
+from genrekeras.cli.common import MODEL, echo, error_handling, file_to_write, load_model, wrap
 from genrekeras.utils.progress import print_message, printable
-
-_WIDTH = 80  # columns of a terminal
 
 
 @click.command()
@@ -72,8 +69,8 @@ def tag(
     FILES are audio files, or folders that are searched for audio files recursively. Files that have a genre, and files
     whose prediction has low confidence, are left as they are. The audio, the pictures and all other tags do not change.
 
-    The old tags are stored in a journal, whose path is printed. To restore them: genrekeras tag --undo JOURNAL. Files
-    that another program has changed since are left as they are.
+    The old tags are stored in a journal, whose path is printed. "genrekeras tag --undo JOURNAL" restores them. Files
+    that were changed after they were tagged are left as they are.
 
     The exit code is 0 on success, 1 if some files could not be read, tagged or restored, and 2 if the arguments are
     invalid.
@@ -112,13 +109,13 @@ def tag(
             elif dry_run or row["written"]:
                 click.echo(_format_row(row))
         click.echo(_format_summary(rows, dry_run))
-        click.echo(_wrap(confidence_rule(model, options)))
+        click.echo("\n".join(wrap(confidence_rule(model, options))))
         if taxonomy is None and mapping is not None:
             click.echo("The built-in taxonomy maps the labels of the model to genres.")
         if dry_run:
             click.echo("Dry run: nothing was written.")
         elif journal is not None:
-            click.echo(f"To undo: genrekeras tag --undo {printable(shlex.quote(journal))}")
+            echo(f"To undo: genrekeras tag --undo {shlex.quote(journal)}")
     context.exit(1 if any(row["error"] for row in rows) else 0)
 
 
@@ -172,7 +169,7 @@ def _format_row(row):
         change = f"{old}: left alone, {row['reason']}"
     else:
         change = f"{old} -> {', '.join(row['new'])} ({row['probability']:.0%})"
-    return f"{printable(row['path'])}\n{_wrap(printable(change), '  ')}"
+    return "\n".join([printable(row["path"]), *wrap(change, "  ")])
 
 
 def _format_summary(rows, dry_run):
@@ -190,8 +187,3 @@ def _format_summary(rows, dry_run):
             counts[f"left alone: {row['reason']}"] += 1
     lines = [f"{count:>8} {what}" for what, count in counts.most_common()]
     return "\n".join([f"{len(rows)} files:", *lines])
-
-
-def _wrap(text, indent=""):
-    options = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.fill(text, _WIDTH, initial_indent=indent, subsequent_indent=indent, **options)

@@ -93,7 +93,8 @@ def apply_row(row: Mapping[str, Any], journal: TagJournal) -> dict[str, Any]:
 def undo_tags(journal: StrPath) -> pd.DataFrame:
     """Restore the files whose changes are in a journal. Their bytes are the same as before.
 
-    A file that another program has changed since is left as it is. If the call is interrupted, call it again.
+    A file that was changed after its genres were written is left as it is. After an interruption, call the function
+    again.
 
     Args:
         journal: path of the journal.
@@ -145,5 +146,5 @@ def _clean(folder):
     """Remove the unfinished copies of a process that was killed while it wrote tags in a folder."""
     try:
         remove_leftovers(folder, audio.EXTENSIONS)
-    except OSError:  # The folder is missing or cannot be read. The errors of its files say so.
+    except OSError:  # The folder is missing or cannot be read, so its files get errors.
         pass

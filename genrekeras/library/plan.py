@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import numbers
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from genrekeras import tags
 from genrekeras.genres import PROBABILITY_PREFIX
 from genrekeras.inference import find_files, label_kinds, predict_each
 from genrekeras.inference.labels import GENRE, MAX_GENRES, MIN_PROBABILITY, most_probable_genre, predicted_genres
+from genrekeras.inference.predict import check_counts
 from genrekeras.library.taxonomy import Taxonomy
 from genrekeras.models.genre_classifier import GenreClassifier
 from genrekeras.utils.io import StrPath
@@ -50,11 +52,11 @@ class TagOptions:
     def __post_init__(self):
         if self.mode not in MODES:
             raise ValueError(f"`mode` must be one of {MODES}. Received: mode={self.mode!r}")
-        if self.max_genres is not None and (isinstance(self.max_genres, bool) or self.max_genres < 1):
-            raise ValueError(f"`max_genres` must be an integer > 0. Received: max_genres={self.max_genres!r}")
+        if self.max_genres is not None:
+            check_counts(max_genres=self.max_genres)
         for name in ("min_probability", "precision"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < 1:
+            if value is not None and not (isinstance(value, numbers.Real) and 0 < value < 1):
                 raise ValueError(f"`{name}` must lie in (0, 1). Received: {name}={value!r}")
 
 
@@ -244,7 +246,7 @@ def _read(paths, options):
                 row["old"] = tuple(tags.read_genres(path))
                 if options.by_album:
                     album, artist = map(tags.spelling_key, tags.read_album(path))
-                    album = album, artist if album and artist else os.path.dirname(first_path)
+                    album = album, artist if album and artist else os.path.dirname(os.path.abspath(path))
                 if options.mode == "missing" and tags.split_genres(row["old"]):
                     row["reason"] = HAS_GENRE
                 else:

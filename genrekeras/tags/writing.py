@@ -135,8 +135,8 @@ def restore(change: Change) -> bool:
         Whether the file was restored. It is false if the file has its old content already.
 
     Raises:
-        TagError: the file is missing, another program has changed it since, the change is damaged, or the file cannot
-            be written.
+        TagError: the file is missing, it was changed after the genres were written, the change is damaged, or the file
+            cannot be written.
     """
     path = change.path
     try:
@@ -145,7 +145,7 @@ def restore(change: Change) -> bool:
         if current == change.before:
             return False
         if current != change.after:
-            raise TagError(path, "another program has changed it since. It is left as it is")
+            raise TagError(path, "it was changed after its genres were written, so it is left as it is")
         with replacement(path) as copy:
             with open(path, "rb") as file, open(copy.path, "wb") as target:
                 for block in restored(file, change.hunks):

@@ -134,7 +134,7 @@ def test_undo_names_files_that_somebody_changed(saved, songs, tmp_path):
     songs[0].write_bytes(songs[0].read_bytes() + b"x")
     done = run("--undo", tmp_path / "j", code=1)
     assert done.stdout == "2 changes: 1 restored, 1 left alone.\n"
-    assert f"{songs[0]}: another program has changed it since" in done.stderr
+    assert f"{songs[0]}: it was changed after its genres were written" in done.stderr
     lines = (tmp_path / "j").read_bytes().splitlines(keepends=True)
     (tmp_path / "j").write_bytes(lines[0] + b"damaged\n" + lines[2])
     assert f"{tmp_path / 'j'}: line 2 is damaged" in run("--undo", tmp_path / "j", code=1).stderr
