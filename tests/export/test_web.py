@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import io
 import os
+import re
 import tarfile
 import threading
 
@@ -259,6 +260,23 @@ def test_a_person_uses_the_page(small_page, chromium, tmp_path):
         assert page.evaluate("fetch('/').then(() => 'allowed', () => 'refused')") == "refused"
     finally:
         server.shutdown()
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_loaded(small_page, chromium, tmp_path):
+    """The page names the reason, and analyses no file."""
+    text = (small_page[1] / "index.html").read_text(encoding="utf-8")
+    damaged = re.sub('(id="model">)[^<]*', rf"\1{web._compress(b'no model')}", text)
+    (tmp_path / "index.html").write_text(damaged, encoding="utf-8")
+    page = chromium.new_page()
+    page.goto((tmp_path / "index.html").as_uri())
+    page.get_by_text("The model cannot be loaded in this browser").wait_for()
+    soundfile.write(tmp_path / "track.wav", tones(np.random.default_rng(1), 1, 44100)[0] / 3, 22050)
+    for _ in range(2):
+        page.set_input_files("#files", tmp_path / "track.wav")
+        page.locator("article").wait_for(state="detached")
+    assert page.locator("#results").inner_text() == ""
+    page.close()
 
 
 def export_thresholds(model):
