@@ -106,8 +106,8 @@ class Taxonomy:
         Args:
             model: name of a preset, or path of a model.
             labels: labels of the model.
-            path: path of a TOML file. Without it, the presets musicnn_msd and musicnn_mtt have a default taxonomy, and
-                other models have none.
+            path: path of a TOML file. Without it, the presets musicnn_msd and musicnn_mtt have a default taxonomy. A
+                model with the same labels, such as a calibrated preset, has it too. Other models have none.
 
         Raises:
             TaxonomyError: as in `load`.
@@ -115,7 +115,7 @@ class Taxonomy:
         """
         if path:
             return cls.load(path, labels)
-        return cls.musicnn() if model in _MUSICNN_PRESETS else None
+        return cls.musicnn() if model in _MUSICNN_PRESETS or _are_of_preset(labels) else None
 
     def genres(self, labels: Iterable[str]) -> list[str]:
         """Return the genres of some labels, without repetitions.
@@ -193,9 +193,8 @@ class Taxonomy:
 
     def _check_names(self, labels, entries, parents, allow):
         """Raise `TaxonomyError` if a label or a genre is unknown."""
-        presets = _preset_labels()
-        if len(labels) == _NUM_PRESET_LABELS and set(labels) <= set(presets):
-            labels = presets  # A copy of the taxonomy of the presets fits each of them.
+        if _are_of_preset(labels):
+            labels = _preset_labels()  # A copy of the taxonomy of the presets fits each of them.
         known = {spelling_key(label): label for label in labels}
         for entry, label, _ in entries:
             if spelling_key(label) not in known:
@@ -216,6 +215,12 @@ class Taxonomy:
 
     def _error(self, entry: str, reason: str) -> TaxonomyError:
         return TaxonomyError(f"{self._source}: {entry}: {reason}")
+
+
+def _are_of_preset(labels: Iterable[str]) -> bool:
+    """Return whether labels are those of the preset musicnn_msd or musicnn_mtt."""
+    labels = set(labels)
+    return len(labels) == _NUM_PRESET_LABELS and labels <= set(_preset_labels())
 
 
 def _preset_labels() -> list[str]:
