@@ -296,9 +296,9 @@ def numpy(tensor):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of its own, of 600 KiB, and a function that makes it larger."""
+    """Folder of a separate disk of 600 KiB, and a function that makes the disk larger."""
     if sys.platform != "linux" or os.geteuid() != 0:
-        pytest.skip("a small disk of its own needs root on Linux")
+        pytest.skip("mounting a small disk needs root on Linux")
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], capture_output=True).returncode:
@@ -323,7 +323,7 @@ def chromium_browser(*flags):
 
 @pytest.fixture
 def close_folder(monkeypatch):
-    """Function: folders of a name cannot be opened from now on, by root neither."""
+    """Function after whose call folders with a given name cannot be opened, not even by root."""
     scandir = os.scandir
 
     def close(name):
@@ -339,7 +339,7 @@ def close_folder(monkeypatch):
 
 @pytest.fixture
 def read_only():
-    """A context in which nobody writes into a folder, root neither."""
+    """Context manager in which a folder cannot be written to, not even by root."""
 
     @contextlib.contextmanager
     def closed(folder):

@@ -11,8 +11,8 @@ import pytest
 from processes import python
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "genrekeras"
-# A module imports only from rooms above its own, and from its own room.
-ROOMS = (
+# A module imports only from its own folder, and from those above it in this list.
+FOLDERS = (
     "version",
     "genres",
     "audio",
@@ -34,12 +34,12 @@ ROOMS = (
     "cli",
     "__main__",
 )
-# The methods of `GenreClassifier` that users type, such as `predict_files`, call a function of another room.
+# The methods of `GenreClassifier` that users type, such as `predict_files`, call a function of a later folder.
 EXCEPTIONS = {("models/genre_classifier.py", "inference")}
 
 
 def imports_of(path):
-    """Yield the rooms that a module imports, lazy imports included."""
+    """Yield the folders that a module imports, lazy imports included."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.Import):
@@ -56,13 +56,13 @@ def test_imports_run_one_way():
     checked = 0
     for path in PACKAGE.rglob("*.py"):
         place = path.relative_to(PACKAGE).as_posix()
-        room = place.split("/")[0].removesuffix(".py")
-        if room == "__init__":
+        folder = place.split("/")[0].removesuffix(".py")
+        if folder == "__init__":
             continue
         for target in imports_of(path):
             checked += 1
-            allowed = ROOMS.index(target) <= ROOMS.index(room) or (place, target) in EXCEPTIONS
-            assert allowed, f"{place} imports {target}, which stands below {room}"
+            allowed = FOLDERS.index(target) <= FOLDERS.index(folder) or (place, target) in EXCEPTIONS
+            assert allowed, f"{place} imports {target}, which comes after {folder}"
     assert checked > 100
 
 

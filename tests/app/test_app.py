@@ -71,7 +71,7 @@ def call(server, data):
 
 
 def upload(server, path):
-    """Upload a file; return the argument that stands for it."""
+    """Upload a file. Return the argument that refers to it."""
     with open(path, "rb") as file:
         response = gradio_client.client.httpx.post(f"{server.url}/gradio_api/upload", files={"files": file})
     return {"path": response.json()[0], "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}

@@ -250,7 +250,7 @@ def test_a_link_is_followed_and_its_target_is_written_once(tmp_path):
 
 
 def forked(function, *arguments):
-    """Call a function in a process of its own, which has the modules of this process. Return the id of the process."""
+    """Call a function in a forked process. Return the id of the process."""
     child = os.fork()
     if child == 0:
         try:
@@ -262,7 +262,7 @@ def forked(function, *arguments):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 def test_a_process_that_is_killed_leaves_each_file_old_or_new(tmp_path):
-    """At 20 random moments. The journal knows which files are new, and the next call removes unfinished copies."""
+    """At 20 random moments. The journal contains the changes of all new files, and undo removes unfinished copies."""
     kinds, seed = ("flac", "mp3", "wav", "ogg"), random.Random(20231122)
     sources = {path.name: path.read_bytes() for kind in kinds for path in songs_of(tmp_path / "source", 2, kind)}
     folder, states = tmp_path / "music", []
