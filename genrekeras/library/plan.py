@@ -13,8 +13,14 @@ import numpy as np
 import pandas as pd
 from genrekeras import tags
 from genrekeras.genres import PROBABILITY_PREFIX
-from genrekeras.inference import find_files, label_kinds, predict_each
-from genrekeras.inference.labels import GENRE, MAX_GENRES, MIN_PROBABILITY, most_probable_genre, predicted_genres
+from genrekeras.inference import find_files, predict_each
+from genrekeras.inference.labels import (
+    MAX_GENRES,
+    MIN_PROBABILITY,
+    most_probable_genre,
+    predicted_genres,
+    ranked_genres,
+)
 from genrekeras.inference.predict import check_counts
 from genrekeras.library.taxonomy import Taxonomy
 from genrekeras.models.genre_classifier import GenreClassifier
@@ -176,12 +182,8 @@ def choose_genres(
     minimum = options.min_probability or (MIN_PROBABILITY if uncalibrated else 0.0)
     if not model.multi_label and options.precision is not None:
         minimum = max(minimum, options.precision)
-    labels = list(predicted_genres(model, probabilities))
-    if uncalibrated:
-        kinds = label_kinds(model)
-        ranked = sorted(by_label, key=lambda label: by_label[label], reverse=True)
-        labels = [label for label in ranked if kinds[label] == GENRE]
-    labels = [label for label in labels if by_label[label] >= minimum]
+    candidates = (ranked_genres if uncalibrated else predicted_genres)(model, probabilities)
+    labels = [label for label in candidates if by_label[label] >= minimum]
     if uncalibrated and options.max_genres is None:
         labels = labels[:MAX_GENRES]
     if not labels:
