@@ -79,7 +79,7 @@ def apply_row(row: Mapping[str, Any], journal: TagJournal) -> dict[str, Any]:
     try:
         with tag_lock():
             if tags.read_genres(path) != _to_list(row["old"]):
-                return {**row, "reason": "its genres have changed since the plan"}
+                return {**row, "reason": "its genres have changed since they were read"}
             if journal.add_folder(os.path.dirname(path)):
                 _clean(os.path.dirname(path))
             change = tags.write_genres(path, _to_list(row["new"]), before_replacing=journal.add_change)

@@ -77,7 +77,7 @@ def test_files_that_fail_are_named_and_the_others_are_written(tmp_path, monkeypa
     assert files["written"].tolist() == [False] * 4 + [True]
     assert [error is None for error in files["error"]] == [False, False, True, False, True]
     assert "No such file" in files.loc[0, "error"] and "hard links" in files.loc[3, "error"]
-    assert files.loc[2, "reason"] == "its genres have changed since the plan"
+    assert files.loc[2, "reason"] == "its genres have changed since they were read"
     assert {path: sha256(path) for path in paths[1:4]} == before
     plan = plan_of(paths[4:], old=("Rock",)).assign(new=[["a\nb"]])
     assert "`genre` must be" in apply_tags(plan, tmp_path / "journal").files.loc[0, "error"]
@@ -344,7 +344,7 @@ def test_two_calls_at_once_write_each_file_once(tmp_path):
     written = sum(result.files["written"].astype(int) for result in results.values())
     assert written.tolist() == [1] * 12 and all(result.files["error"].isna().all() for result in results.values())
     reasons = {reason for result in results.values() for reason in result.files["reason"]} - {None}
-    assert reasons <= {"its genres have changed since the plan"}
+    assert reasons <= {"its genres have changed since they were read"}
     for number in range(2):
         assert undo_tags(tmp_path / f"journal {number}")["error"].isna().all()
     assert list(map(sha256, paths)) == before
