@@ -107,7 +107,7 @@ def print_tables(folder, to="mel_resnet"):
         artists = len(np.unique(report.groups))
         print(f"\n{protocol}: {len(report.labels):,} tracks, {artists:,} artists\n")
         print("| model | accuracy, % [95 %] | mean over artists, % [95 %] | macro-F1 | log-loss | minutes |", end="")
-        print(f" accuracy − {to} [95 %] | log-loss − {to} [95 %] |" if to in results else "")
+        print(f" accuracy - {to} [95 %] | log-loss - {to} [95 %] |" if to in results else "")
         print("|---|---|---|---|---|---|" + ("---|---|" if to in results else ""))
         for model, group in results.items():
             cells = [model, accuracy(group), over_artists(group)]
