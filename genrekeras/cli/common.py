@@ -47,7 +47,7 @@ class OrderedGroup(click.Group):
 
 
 class _ModelType(click.ParamType):
-    """Parameter type of a model: a preset, a `.keras` file, or the output folder of an experiment.
+    """Parameter type of a model: a preset, a `.keras` file, or the output folder of a training run.
 
     `convert` returns the name of the preset, or the path of the `.keras` file.
     """
@@ -61,7 +61,7 @@ class _ModelType(click.ParamType):
         if not os.path.isfile(path):
             self.fail(
                 f"There is no model file {path}. The model must be a preset ({', '.join(PRESETS)}), a .keras file, or "
-                "the output folder of an experiment, which contains model.keras.",
+                "the output folder of a training run, which contains model.keras.",
                 parameter,
                 context,
             )
@@ -70,7 +70,7 @@ class _ModelType(click.ParamType):
 
 def _model_option(**settings: Any) -> Callable[[Callable], Callable]:
     """Return the option `--model`, with further arguments of `click.option`."""
-    text = "A preset, a .keras file, or the output folder of an experiment."
+    text = "A preset, a .keras file, or the output folder of a training run."
     return click.option("-m", "--model", "path", type=_ModelType(), help=text, **settings)
 
 

@@ -103,11 +103,6 @@ def tag(
         mode = "overwrite" if overwrite else "append" if append else "missing"
         options = TagOptions(mode, max_genres, min_probability, precision, album, mapping)
         rows, journal = _apply(plan_each(model, paths, options), journal, dry_run)
-        for row in rows:
-            if row["error"]:
-                echo(f"{row['path']}: {row['error']}", err=True)
-            elif dry_run or row["written"]:
-                click.echo(_format_row(row))
         click.echo(_format_summary(rows, dry_run))
         click.echo("\n".join(wrap(confidence_rule(model, options))))
         if taxonomy is None and mapping is not None:
@@ -120,12 +115,12 @@ def tag(
 
 
 def _apply(planned, journal, dry_run):
-    """Write the genres of planned rows as soon as they are predicted. With `dry_run`, nothing is written.
+    """Write the genres of planned rows as soon as they are predicted, and print each change or error.
 
     Args:
         planned: iterable of rows of a plan.
         journal: path of the journal, or `None`.
-        dry_run: whether nothing is written.
+        dry_run: whether nothing is written, and all rows are printed.
 
     Returns:
         The rows, and the path of the journal. The path is `None` if there was nothing to write.
@@ -141,7 +136,12 @@ def _apply(planned, journal, dry_run):
                     opened = stack.enter_context(TagJournal(journal))
                     print_message(f"Old tags are stored in {opened.path}")
                 row = apply_row(row, opened)
-            rows.append({"written": False, **row})
+            row = {"written": False, **row}
+            if row["error"]:
+                print_message(printable(f"{row['path']}: {row['error']}"))
+            elif dry_run or row["written"]:
+                print_message(_format_row(row), to_stdout=True)
+            rows.append(row)
     return rows, None if opened is None else opened.path
 
 
