@@ -18,7 +18,7 @@ class GenrekerasPlugin(plugins.BeetsPlugin):
     """Predict the genres of tracks and albums.
 
     Tracks that have a genre, tracks whose prediction has low confidence, and tracks that cannot be read keep their
-    genres. An album without a genre gets the genres that most of its tracks have. The plugin reads files. Only beets
+    genres. An album without a genre gets the genres of most of its tracks. The plugin reads files. Only beets
     writes them.
     """
 
@@ -39,6 +39,7 @@ class GenrekerasPlugin(plugins.BeetsPlugin):
         self._imported_ids = set()  # tracks whose genres were predicted in this import
         if self.config["auto"].get(bool):
             self.import_stages = [self.imported]
+            self.register_listener("import_begin", self.import_begins)
             self.register_listener("import_task_files", self.files_imported)
 
     def commands(self):
@@ -57,6 +58,10 @@ class GenrekerasPlugin(plugins.BeetsPlugin):
             ui.show_model_changes(changed, fields=["genres"])
             if not self.config["pretend"].get(bool):
                 save(changed, write=ui.should_write())
+
+    def import_begins(self, session):
+        """Load the model, so that a wrong option ends the import before anything is imported."""
+        self.model_and_options  # noqa: B018 (a cached property)
 
     def imported(self, session, task):
         """Predict the genres of imported tracks. Their paths are still those before the import."""
@@ -106,10 +111,11 @@ class GenrekerasPlugin(plugins.BeetsPlugin):
                     elif item.genres != list(genres):
                         item.genres = list(genres)
                         yield item
-            genres = collections.Counter(tuple(item.genres) for item in tracks if has_genre(item)).most_common(1)
-            if album and genres and self.is_open(album) and album.genres != list(genres[0][0]):
-                album.genres = list(genres[0][0])
-                yield album
+            if album and self.is_open(album):
+                genres = common_genres(tracks)[: options.max_genres]
+                if genres and album.genres != genres:
+                    album.genres = genres
+                    yield album
 
     def is_open(self, track_or_album):
         """Return whether the genres of a track or album may be set."""
@@ -148,6 +154,13 @@ def has_genre(track_or_album):
     from genrekeras import tags
 
     return bool(tags.split_genres(track_or_album.genres))
+
+
+def common_genres(tracks):
+    """Return the genres that more than half of the tracks with a genre have, or else the most frequent genre."""
+    genres = [item.genres for item in tracks if has_genre(item)]
+    counts = collections.Counter(itertools.chain(*genres)).most_common()
+    return [genre for genre, count in counts if count > len(genres) / 2] or [genre for genre, _ in counts[:1]]
 
 
 def save(changed, write):
