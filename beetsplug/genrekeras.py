@@ -80,15 +80,15 @@ class GenrekerasPlugin(plugins.BeetsPlugin):
 
     def predict(self, items):
         """Set genres. Yield each track whose genres have changed, and after the tracks of an album the album."""
+        from genrekeras.inference import predict_each
+        from genrekeras.library.plan import choose_genres
+
         by_album = collections.defaultdict(dict)  # id of the album, or path of a track without album -> id -> track
         for item in filter(self.is_open, items):
             by_album[item.album_id or item.path][item.id] = item
         if not by_album:
             return
         model, options = self.model_and_options
-        from genrekeras.inference import predict_each  # after the process was configured
-        from genrekeras.library.plan import choose_genres
-
         albums = []  # album or `None`, its tracks, groups of tracks that are predicted together
         for open_items in by_album.values():
             album = next(iter(open_items.values())).get_album()
@@ -124,14 +124,13 @@ class GenrekerasPlugin(plugins.BeetsPlugin):
     @functools.cached_property
     def model_and_options(self):
         """The model, and the options that choose the genres of a track."""
-        from genrekeras.utils import process
-
-        process.configure()  # before Keras is imported
         from genrekeras.cli.common import PRESETS
         from genrekeras.library import Taxonomy
         from genrekeras.library.plan import TagOptions
         from genrekeras.models import presets, saving
+        from genrekeras.utils import process
 
+        process.configure()
         name = self.config["model"].as_str()
         taxonomy = self.config["taxonomy"]
         by_album = self.config["source"].as_choice(("track", "album")) == "album"
