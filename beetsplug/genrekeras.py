@@ -141,7 +141,7 @@ class GenrekerasPlugin(plugins.BeetsPlugin):
                 max_genres=self.config["max_genres"].get(),
                 min_probability=self.config["min_probability"].get(),
                 by_album=by_album,
-                taxonomy=Taxonomy.of_model(name, model.genres, taxonomy.get() and taxonomy.as_filename()),
+                taxonomy=Taxonomy.for_labels(model.genres, taxonomy.get() and taxonomy.as_filename()),
             )
         except (OSError, ValueError) as error:
             raise ui.UserError(f"genrekeras: {error}") from error

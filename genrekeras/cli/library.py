@@ -94,7 +94,7 @@ def tag(
         paths = inference.find_files(files)
         model = load_model(path)
         try:
-            mapping = library.Taxonomy.of_model(path, model.genres, taxonomy)
+            mapping = library.Taxonomy.for_labels(model.genres, taxonomy)
             check_precision(model, precision)
         except library.TaxonomyError as error:
             raise click.BadParameter(str(error), context, param_hint="--taxonomy") from error

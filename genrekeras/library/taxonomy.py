@@ -13,7 +13,6 @@ from genrekeras.utils.io import StrPath
 
 _KEYS = ("rename", "merge", "drop", "parents", "allow")
 _MUSICNN = os.path.join(os.path.dirname(__file__), "musicnn.toml")
-_MUSICNN_PRESETS = ("musicnn_msd", "musicnn_mtt")
 _NUM_PRESET_LABELS = 50  # of musicnn_msd, and of musicnn_mtt
 
 
@@ -100,14 +99,13 @@ class Taxonomy:
         return cls.load(_MUSICNN)
 
     @classmethod
-    def of_model(cls, model: str, labels: Iterable[str], path: StrPath | None = None) -> Taxonomy | None:
-        """Return the taxonomy of a file, or the default taxonomy of a model.
+    def for_labels(cls, labels: Iterable[str], path: StrPath | None = None) -> Taxonomy | None:
+        """Return the taxonomy of a file, or the default taxonomy for the labels of a model.
 
         Args:
-            model: name of a preset, or path of a model.
             labels: labels of the model.
-            path: path of a TOML file. Without it, the presets musicnn_msd and musicnn_mtt have a default taxonomy. A
-                model with the same labels, such as a calibrated preset, has it too. Other models have none.
+            path: path of a TOML file. Without it, the labels of the presets musicnn_msd and musicnn_mtt have a default
+                taxonomy. Other labels have none.
 
         Raises:
             TaxonomyError: as in `load`.
@@ -115,7 +113,7 @@ class Taxonomy:
         """
         if path:
             return cls.load(path, labels)
-        return cls.musicnn() if model in _MUSICNN_PRESETS or _are_of_preset(labels) else None
+        return cls.musicnn() if _are_of_preset(labels) else None
 
     def genres(self, labels: Iterable[str]) -> list[str]:
         """Return the genres of some labels, without repetitions.
