@@ -126,7 +126,7 @@ def _apply(planned, journal, dry_run):
     """Write the genres of planned rows as soon as they are predicted. With `dry_run`, nothing is written.
 
     Args:
-        planned: iterable of rows of a plan.
+        planned: generator of the rows of a plan.
         journal: path of the journal, or `None`.
         dry_run: whether nothing is written.
 
@@ -138,6 +138,7 @@ def _apply(planned, journal, dry_run):
 
     rows, opened = [], None
     with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(planned))  # After an error, its progress bar ends before the message.
         for row in planned:
             if is_planned(row) and not dry_run:
                 if opened is None:
@@ -161,7 +162,7 @@ def _undo(journal):
         unchanged = len(table) - restored - failed
         counts = [f"{restored} restored", f"{unchanged} had their old tags already" if unchanged else ""]
         counts += [f"{failed} left alone" if failed else ""]
-        click.echo(f"{len(table)} changes: {', '.join(filter(None, counts))}.")
+        click.echo(f"{_count(len(table), 'change')}: {', '.join(filter(None, counts))}.")
     return 1 if failed else 0
 
 
@@ -189,7 +190,11 @@ def _format_summary(rows, dry_run):
         else:
             counts[f"left alone: {row['reason']}"] += 1
     lines = [f"{count:>8} {what}" for what, count in counts.most_common()]
-    return "\n".join([f"{len(rows)} files:", *lines])
+    return "\n".join([f"{_count(len(rows), 'file')}:", *lines])
+
+
+def _count(number, noun):
+    return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
 def _wrap(text, indent=""):
