@@ -37,7 +37,7 @@ from genrekeras.utils.progress import print_message, printable
 @click.option("--album", is_flag=True, help="Write the same genres into all tracks of an album.")
 @click.option(
     "--taxonomy",
-    type=click.Path(dir_okay=False),
+    type=click.Path(exists=True, dir_okay=False),
     metavar="FILE.toml",
     help="Map the labels of the model to your genres.  [default: a built-in one for musicnn_msd and musicnn_mtt]",
 )
@@ -47,7 +47,12 @@ from genrekeras.utils.progress import print_message, printable
     metavar="FILE",
     help="Store the old tags in this file.  [default: a new file in the state folder of the user]",
 )
-@click.option("--undo", type=click.Path(dir_okay=False), metavar="JOURNAL", help="Restore the old tags from a journal.")
+@click.option(
+    "--undo",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="JOURNAL",
+    help="Restore the old tags from a journal.",
+)
 @click.pass_context
 def tag(
     context,
@@ -118,7 +123,7 @@ def _apply(planned, journal, dry_run):
     """Write the genres of planned rows as soon as they are predicted, and print each change or error.
 
     Args:
-        planned: iterable of rows of a plan.
+        planned: generator of the rows of a plan.
         journal: path of the journal, or `None`.
         dry_run: whether nothing is written, and all rows are printed.
 
@@ -130,6 +135,7 @@ def _apply(planned, journal, dry_run):
 
     rows, opened = [], None
     with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(planned))  # After an error, its progress bar ends before the message.
         for row in planned:
             if is_planned(row) and not dry_run:
                 if opened is None:
@@ -158,7 +164,7 @@ def _undo(journal):
         unchanged = len(table) - restored - failed
         counts = [f"{restored} restored", f"{unchanged} had their old tags already" if unchanged else ""]
         counts += [f"{failed} left alone" if failed else ""]
-        click.echo(f"{len(table)} changes: {', '.join(filter(None, counts))}.")
+        click.echo(f"{_count(len(table), 'change')}: {', '.join(filter(None, counts))}.")
     return 1 if failed else 0
 
 
@@ -186,4 +192,8 @@ def _format_summary(rows, dry_run):
         else:
             counts[f"left alone: {row['reason']}"] += 1
     lines = [f"{count:>8} {what}" for what, count in counts.most_common()]
-    return "\n".join([f"{len(rows)} files:", *lines])
+    return "\n".join([f"{_count(len(rows), 'file')}:", *lines])
+
+
+def _count(number, noun):
+    return f"{number} {noun}{'s' if number != 1 else ''}"

@@ -166,8 +166,20 @@ def read_journal(path: StrPath) -> JournalContent:
 
 @contextlib.contextmanager
 def tag_lock() -> Iterator[None]:
-    """Context manager that only one process of a user at a time can enter. Other processes wait."""
-    with process_lock(state_dir(), "tag files", announce=False):
+    """Context manager that only one process of a user at a time can enter. Other processes wait.
+
+    Raises:
+        OSError: the state folder of the user, which contains the lock, cannot be created or written.
+    """
+    folder = state_dir()
+    with contextlib.suppress(OSError):
+        os.makedirs(folder, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OSError(
+            f"The state folder {folder} cannot be created or written. On Linux, set the environment variable "
+            "XDG_STATE_HOME to another folder."
+        )
+    with process_lock(folder, "tag files", announce=False):
         yield
 
 
