@@ -37,7 +37,7 @@ from genrekeras.utils.progress import print_message, printable
 @click.option("--album", is_flag=True, help="Write the same genres into all tracks of an album.")
 @click.option(
     "--taxonomy",
-    type=click.Path(exists=True, dir_okay=False),
+    type=click.Path(dir_okay=False),
     metavar="FILE.toml",
     help="Map the labels of the model to your genres.  [default: a built-in one for musicnn_msd and musicnn_mtt]",
 )
@@ -47,12 +47,7 @@ from genrekeras.utils.progress import print_message, printable
     metavar="FILE",
     help="Store the old tags in this file.  [default: a new file in the state folder of the user]",
 )
-@click.option(
-    "--undo",
-    type=click.Path(exists=True, dir_okay=False),
-    metavar="JOURNAL",
-    help="Restore the old tags from a journal.",
-)
+@click.option("--undo", type=click.Path(dir_okay=False), metavar="JOURNAL", help="Restore the old tags from a journal.")
 @click.pass_context
 def tag(
     context,
