@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import genrekeras as gk
 import keras
 import numpy as np
+from genrekeras.datasets.labels import label_rows
 from genrekeras.datasets.prepare import as_dataset, prepare
 from genrekeras.datasets.tagged import TaggedMusic
 from genrekeras.evaluation import MultiLabelReport, Report, compare
@@ -99,7 +100,12 @@ def _load_splits(collection, sample_rate, seed):
     name = os.path.basename(collection.source)
     data = as_dataset(store, tracks, collection.genres, name, "random", seed, collection.source)
     try:
-        return data.fold(0, seed=seed)
+        data = data.fold(0, seed=seed)
+        for part in (data.validation, data.test):  # before the training, which may take hours
+            shares = label_rows(part.labels, len(data.genres)).mean(axis=0)
+            if not ((shares > 0) & (shares < 1)).any():
+                raise ValueError(f"all {part.name} tracks have the same genres")
+        return data
     except ValueError as error:
         raise ValueError(
             f"{collection.source}: there are too few artists for a training, a validation and a test split ({error}). "

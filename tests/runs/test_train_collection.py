@@ -1,5 +1,6 @@
 """`genrekeras train` and `genrekeras audit` on small collections: output, cache, interruption, bad input."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -245,8 +246,12 @@ def test_all_layers(music, tmp_path, small_training):
 
 @pytest.mark.filterwarnings("ignore:Of 26 tracks", "ignore:The model is not better", "ignore:Genres with few clips")
 def test_all_layers_with_several_genres(music, tmp_path, small_training):
+    more = shutil.copytree(music, tmp_path / "more")
+    for kind, artist in itertools.product(("Chord", "Noise"), range(6, 14)):
+        genres = [kind, "Loud"] if artist % 2 else [kind]
+        write_track(more / kind / f"{kind} {artist}" / "Album" / "0.mp3", kind, np.random.default_rng(artist), genres)
     options = ["--min-tracks", 5, "--labels", "tags", "--fine-tune", "all"]
-    result = call("train", music, "-o", tmp_path / "run", *options, code=0)
+    result = call("train", more, "-o", tmp_path / "run", *options)
     assert "% mAP" in result.stdout.splitlines()[0]
     assert gk.load_model(tmp_path / "run" / "model.keras").thresholds.class_thresholds
 
