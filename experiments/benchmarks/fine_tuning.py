@@ -6,7 +6,7 @@ The script writes 208 tracks of 104 artists, in 8 genres, to a temporary folder.
 the synthetic corpus: one of its genre, and a quieter or louder one of a random genre. Both tracks of an artist have the
 same second clip and the same mixing ratio. Then `train_collection` trains the last layer, and all layers.
 
-Expected: docs/guide/own-music.md. With 3 epochs, the script needs 5 minutes of processor time.
+Expected: docs/guide/own-music.md. With 3 epochs, the script needs a minute of processor time.
 """
 
 import argparse
