@@ -140,7 +140,7 @@ def train_collection(
     network is trained once: on about 70 % of the tracks. The epoch and the calibration are chosen on 10 %, and the
     scores are those of the other 20 %. No artist or album is in two of these parts. See
     `genrekeras.runs.fine_tuning`. The saved model is the one that was scored, so it was trained on fewer tracks than
-    with `fine_tune="head"`.
+    with `fine_tune="head"`. The seed of Keras, Python and NumPy is set.
 
     The output folder contains `model.keras`, `report.html`, `model_card.md`, the scores, and the wrong predictions. If
     a call is interrupted, the same call computes only what is missing. On PyTorch, a resumed training of all layers

@@ -73,7 +73,8 @@ def fine_tune(
     best = run.path(f"training{runner.BEST}")
     run.fit(model, functools.partial(gk.training.fit, model, batches, validation_data=held_out), best, (), "val_loss")
 
-    model = gk.load_model(best)
+    model = GenreClassifier.from_config(model.get_config())  # without optimizer, which only fits frozen normalization
+    model.load_weights(best)
     # The same tracks, predicted by a model of which only the last layer was trained, on all tracks of other artists.
     frozen_head = fit_linear_head(loaded.split.select(np.flatnonzero(~rows.isin(test.track_ids))), run.flags.seed)
     frozen = to_report(test, frozen_head.logits(test.features), loaded.input_coverage, "test")

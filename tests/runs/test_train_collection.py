@@ -237,7 +237,8 @@ def test_all_layers(music, tmp_path, small_training):
     assert str(music) not in (folder / "card.json").read_text()
     report, paths = run.reports["test_tracks"], gk.datasets.load_folder(music, protocol="random").all.tracks["path"]
     model = gk.load_model(folder / "model.keras")
-    table = model.predict_files([path for path in paths])
+    assert not model.compiled and "optimizer" not in result.stderr
+    table = model.predict_files(paths)
     predicted = dict(zip(table["path"], table["probability_Chord"], strict=True))
     tracks = collection.find_collection(music, min_tracks=5).tracks
     expected = [predicted[path] for path in tracks["path"].loc[report.track_ids]]
