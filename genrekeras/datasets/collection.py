@@ -119,7 +119,7 @@ def find_collection(music: StrPath, labels: StrPath = FOLDERS, min_tracks: int =
             f"{' or folders' if labels == FOLDERS else ''}. Each is grouped by its folder{own}. If an artist has "
             "tracks in several of these groups, the scores may be too good."
         )
-    kept = kept.drop(columns=["bytes", "changed", "unreadable"])
+    kept = kept.drop(columns="unreadable")
     return _collection(source, kept, rare, {"tracks": len(tracks), **counts}, tuple(notes), min_tracks)
 
 
