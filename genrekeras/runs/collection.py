@@ -171,7 +171,12 @@ def train_collection(
     """
     output = os.fspath(output)
     is_interrupted = _is_interrupted(output)
-    settings = {"labels": os.fspath(labels), "backbone": backbone, "pretrained": pretrained, "min_tracks": min_tracks}
+    settings: dict[str, Any] = {
+        "labels": os.fspath(labels),
+        "backbone": backbone,
+        "pretrained": pretrained,
+        "min_tracks": min_tracks,
+    }
     settings |= {"max_clips": max_clips, "workers": workers, "seed": seed, "fine_tune": fine_tune}
     if fine_tune not in ("head", "all"):
         raise ValueError(f'`fine_tune` must be "head" or "all". Received: fine_tune={fine_tune!r}')

@@ -79,10 +79,10 @@ def fine_tune(
     frozen_head = fit_linear_head(loaded.split.select(np.flatnonzero(~rows.isin(test.track_ids))), run.flags.seed)
     frozen = to_report(test, frozen_head.logits(test.features), loaded.input_coverage, "test")
     validation, test = (_features_by(model, split, run.flags) for split in (validation, test))
-    logits = LinearHead(*model.output_layer.get_weights(), penalty=0.0).logits(validation.features)
+    logits = _logits(model, validation)
     before = to_report(validation, logits, loaded.input_coverage, "validation")
     calibration = calibrate_on_logits(model, before, logits, validation.few_clips(), validation.groups)
-    logits = LinearHead(*model.output_layer.get_weights(), penalty=0.0).logits(test.features)
+    logits = _logits(model, test)
     report = to_report(test, logits, loaded.input_coverage, "test")
     uncalibrated = to_report(test, logits * calibration.temperature, loaded.input_coverage, "test")
     if isinstance(report, MultiLabelReport):
@@ -123,6 +123,12 @@ def _features_by(model, split, flags):
         if result.error:
             raise OSError(f"{path} cannot be read any more: {result.error}")
     return dataclasses.replace(split, features=[result.features for result in results])
+
+
+def _logits(model, split):
+    """Return the logits of the clips of tracks, see `LinearHead.logits`."""
+    kernel, bias = model.output_layer.get_weights()
+    return LinearHead(kernel, bias, penalty=0.0).logits(split.features)
 
 
 def _compare(frozen, report):
