@@ -28,8 +28,8 @@ _DESCRIPTIONS = {
     "musicnn_mtt": "several of 14 genres",
 }
 _INTRODUCTION = f"""# Which genre is it?
-Drop a piece of music below, or record one. The computer that runs this page analyses your music, and deletes it after
-the answer. A track may last up to {MAX_MINUTES} minutes.
+Drop a piece of music below, or record one. The computer that runs this page analyses a copy, and deletes the copy after
+the answer. A track may last up to {MAX_MINUTES} minutes. The answer can be wrong.
 """
 _PLAIN = {  # beginning of an error -> what the page shows instead
     "not audio": "it is not music, or it is a kind of file that this program cannot read",

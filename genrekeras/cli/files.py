@@ -134,6 +134,8 @@ def similar(context, file, files, path, count, max_clips):
 
         paths = inference.find_files(files)
         others = [other for other in paths if os.path.realpath(other) != os.path.realpath(file)]
+        if not others:
+            raise ValueError(f"{file} cannot be compared, because FILES contain no other audio file.")
         embeddings = load_model(path).embed_files([file, *others], max_clips=max_clips)
         print_errors(embeddings.errors)
         if file not in set(embeddings.files["path"]):

@@ -88,7 +88,7 @@ def describe(model: GenreClassifier) -> list[tuple[str, str]]:
     if class_thresholds:
         lines.append(("predicted", f"above these probabilities: {class_thresholds}"))
     elif model.multi_label:
-        rule = f"at most {MAX_GENRES} genres, those with a probability of at least {MIN_PROBABILITY}"
+        rule = f"at most {MAX_GENRES} genres of probability {MIN_PROBABILITY} or more, or else the most probable genre"
         lines.append(("predicted", f"{rule}; without confidence, because it is not calibrated. {HOW_TO_CALIBRATE}"))
     if not model.card:
         return [*lines, ("card", "none, because training data and scores were not saved with the model")]

@@ -345,6 +345,8 @@ def test_similar(saved, music):
     (music / "text.mp3").write_text("no music")
     done = run("similar", music / "text.mp3", music, "-m", saved, code=1)
     assert "text.mp3: not audio" in done.stderr and f"Error: {music / 'text.mp3'} cannot be read." in done.stderr
+    alone = run("similar", music / "a.ogg", music / "a.ogg", "-m", saved, code=1)
+    assert "FILES contain no other audio file" in alone.stderr
 
 
 def test_compare_and_report(tmp_path, rng):
