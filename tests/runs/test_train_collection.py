@@ -198,6 +198,21 @@ def test_audit(music, tmp_path):
     assert page.count("<audio ") == 1 and "../" in page and "Noise%203/Album/wrong%20%FF.mp3" in page
 
 
+@pytest.mark.filterwarnings("ignore:Of 24 tracks")
+def test_audit_of_random_genres(music, tmp_path):
+    """Each artist has one track of each genre."""
+    paths = [
+        f"{kind}/{kind} {artist}/Album/{track}.mp3"
+        for kind in ("Chord", "Noise")
+        for artist in range(6)
+        for track in (0, 1)
+    ]
+    (tmp_path / "genres.csv").write_text("path,genre\n" + "".join(f"{path},{'AB'[int(path[-5])]}\n" for path in paths))
+    result = call("audit", music, "--labels", tmp_path / "genres.csv", "--min-tracks", 5)
+    assert "Note: The model is not better than chance" in result.stderr
+    assert "the suspicious tracks need not have a wrong genre" in result.stderr
+
+
 @pytest.mark.filterwarnings("ignore:Of 26 tracks")
 def test_genres_in_tags(music, tmp_path):
     result = call("train", music, "--labels", "tags", "-o", tmp_path / "run", "--min-tracks", 5)
