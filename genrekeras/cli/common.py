@@ -169,7 +169,10 @@ def error_handling() -> Iterator[None]:
         hint = f". Install genrekeras with the extra {extra}, such as: pip install '.[{extra}]'" if extra else ""
         raise click.ClickException(f"{error}{hint}") from error
     except (OSError, ValueError, ImportError) as error:
-        raise click.ClickException(str(error)) from error
+        text = str(error)
+        if isinstance(error, OSError) and isinstance(error.filename, (str, bytes)):  # without the number of the error
+            text = f"{os.fsdecode(error.filename)}: {error.strerror}"
+        raise click.ClickException(text) from error
     except KeyboardInterrupt as error:
         raise click.ClickException("interrupted. Output that was already written is kept.") from error
 
@@ -243,6 +246,11 @@ def load_data(
             "`--protocol`, add music, or use `--split all`."
         )
     return data, clips
+
+
+def plural(number: int, noun: str) -> str:
+    """Return a number and a noun in the singular or plural, such as "2 files"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def wrap(text: str, indent: str = "") -> list[str]:

@@ -17,6 +17,7 @@ from genrekeras.cli.common import (
     error_handling,
     file_to_write,
     load_model,
+    plural,
     print_errors,
 )
 from genrekeras.utils.io import atomic_write, is_stream
@@ -67,7 +68,7 @@ def predict(context, files, path, as_csv, as_json, output, top, all_labels, max_
         else:
             with atomic_write(output) as temporary, open(temporary, "wb") as file:
                 file.write(text)
-            click.echo(f"{len(table)} files: {printable(output)}", err=True)
+            click.echo(f"{plural(len(table), 'file')}: {printable(output)}", err=True)
         unreadable = table[table["error"].notna()]
         if output_format:
             print_errors(unreadable)
@@ -165,7 +166,7 @@ def map_command(context, files, path, output, max_clips):
         embeddings = load_model(path).embed_files(files, max_clips=max_clips)
         visualization.collection_map(embeddings, output)
         print_errors(embeddings.errors)
-        echo(f"{len(embeddings.files)} files: {output}")
+        echo(f"{plural(len(embeddings.files), 'file')}: {output}")
     context.exit(1 if len(embeddings.errors) else 0)
 
 

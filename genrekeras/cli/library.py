@@ -6,7 +6,7 @@ import os
 import shlex
 
 import click
-from genrekeras.cli.common import MODEL, echo, error_handling, file_to_write, load_model, wrap
+from genrekeras.cli.common import MODEL, echo, error_handling, file_to_write, load_model, plural, wrap
 from genrekeras.utils.progress import print_message, printable
 
 
@@ -159,7 +159,7 @@ def _undo(journal):
         unchanged = len(table) - restored - failed
         counts = [f"{restored} restored", f"{unchanged} had their old tags already" if unchanged else ""]
         counts += [f"{failed} left alone" if failed else ""]
-        click.echo(f"{_count(len(table), 'change')}: {', '.join(filter(None, counts))}.")
+        click.echo(f"{plural(len(table), 'change')}: {', '.join(filter(None, counts))}.")
     return 1 if failed else 0
 
 
@@ -187,8 +187,4 @@ def _format_summary(rows, dry_run):
         else:
             counts[f"left alone: {row['reason']}"] += 1
     lines = [f"{count:>8} {what}" for what, count in counts.most_common()]
-    return "\n".join([f"{_count(len(rows), 'file')}:", *lines])
-
-
-def _count(number, noun):
-    return f"{number} {noun}{'s' if number != 1 else ''}"
+    return "\n".join([f"{plural(len(rows), 'file')}:", *lines])

@@ -30,6 +30,7 @@ MALFORMED = (
     jinja2.TemplateError,
 )
 _MARKDOWN = re.compile(r"[\\`*\[\]|#~$]|(?<![^\W_])_|_(?![^\W_])")  # An underscore inside a word is not markup.
+_LINK = re.compile(r"\[([^]]*)\]\(([^)]*)\)")  # in Markdown
 _MAX_QUOTED = 1000  # characters
 
 
@@ -162,7 +163,8 @@ def _describe_card(card, thresholds):
     if calibration := card.get("calibration"):
         clips = _describe_clips(calibration["on"])
         lines.append(("calibrated", f"temperature {thresholds.temperature:.3f}, fitted on {clips}"))
-    return lines + [(name, card[name]) for name in ("license", "about") if name in card]
+    links_as_text = ((name, _LINK.sub(r"\1 (\2)", card[name])) for name in ("license", "about") if name in card)
+    return [*lines, *links_as_text]
 
 
 def _describe_backbone(model):
