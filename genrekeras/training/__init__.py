@@ -1,5 +1,6 @@
 """Training: resumable fits, and cached features of frozen backbones."""
 
+from genrekeras.training.batch_norm import recalibrate_batch_norm
 from genrekeras.training.feature_cache import Features, extract_features, fit_head
 from genrekeras.training.resumable import Interrupted, NonFiniteLossError, fit
 
@@ -10,4 +11,5 @@ __all__ = [
     "extract_features",
     "fit",
     "fit_head",
+    "recalibrate_batch_norm",
 ]
