@@ -63,11 +63,12 @@ def client(server):
 
 
 def call(server, data):
-    """Return the events of a call of the HTTP API with a list of arguments."""
+    """Return the events of a call of the HTTP API with a list of arguments, without the heartbeats of a slow call."""
     http = gradio_client.client.httpx
     url = f"{server.url}/gradio_api/call/predict"
     event = http.post(url, json={"data": data}).json()["event_id"]
-    return http.get(f"{url}/{event}", timeout=60).text
+    events = http.get(f"{url}/{event}", timeout=60).text.split("\n\n")
+    return "\n\n".join(event for event in events if not event.startswith("event: heartbeat"))
 
 
 def upload(server, path):
