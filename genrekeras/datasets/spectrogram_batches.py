@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Literal
 
 import grain
@@ -24,6 +25,7 @@ def image_batches(
     mix_probability: float = 0.0,
     one_hot: bool = False,
     class_weight: Literal["balanced"] | npt.ArrayLike | None = None,
+    soft_labels: npt.ArrayLike | None = None,
 ) -> Batches:
     """Return batches of spectrogram images and their labels, for `model.image_model.fit`.
 
@@ -48,32 +50,43 @@ def image_batches(
         one_hot: whether labels are one-hot without mixing too. Set it for validation data if the training images
             are mixed.
         class_weight: see `batches`.
+        soft_labels: `(images, genres)`, probabilities of the genres of each image, such as those of a teacher. They
+            replace the labels of the split. The loss must be `categorical_crossentropy`.
+            Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015.
 
     Returns:
         A batch is `(images, labels)` or, with `class_weight`, `(images, labels, weights)`.
 
             - `images`: `(batch, mels, frames, 1)` float32 in [0, 255].
-            - `labels`: `(batch,)` int32. With several labels, `mix_probability` or `one_hot`, `(batch, len(genres))`
-              float32.
+            - `labels`: `(batch,)` int32. With several labels, `mix_probability`, `one_hot` or `soft_labels`, `(batch,
+              len(genres))` float32.
             - `weights`: `(batch,)` float32.
 
     Raises:
-        ValueError: an argument is out of range, or the split is empty.
+        ValueError: an argument is out of range, `soft_labels` has another shape, or the split is empty.
     """
     check_integers(batch_size=(batch_size, 1), repeats=(repeats, 1), variants=(variants, 1), seed=(seed, 0))
     weights = checked_weights(class_weight, split)
     if not 0 <= mix_probability <= 1:
         raise ValueError(f"`mix_probability` must be in [0, 1]. Received: mix_probability={mix_probability}")
 
+    labels = split.labels
+    if soft_labels is not None:
+        labels, one_hot = np.asarray(soft_labels, "float32"), True
+        if labels.shape != (len(split), len(split.genres)) or not (labels >= 0).all():
+            raise ValueError(
+                f"`soft_labels` must be {len(split)} rows of {len(split.genres)} numbers >= 0. "
+                f"Received: shape {labels.shape}"
+            )
+
     def make_batch(rows, rng):
         rows = np.asarray(rows) // repeats * variants
         if variants > 1:
             rows = rows + rng.integers(variants, size=len(rows))
-        images, labels = split.images[rows].astype("float32"), split.labels[rows]
-        label_matrix = label_rows(labels, len(split.genres))
+        images, label_matrix = split.images[rows].astype("float32"), label_rows(labels[rows], len(split.genres))
         if rng.random() < mix_probability:
             images, label_matrix = _mix(images, label_matrix, rng)
-        batch = images, (label_matrix if mix_probability or one_hot else labels)
+        batch = images, (label_matrix if mix_probability or one_hot else labels[rows])
         return batch if weights is None else (*batch, sample_weights(label_matrix, weights))
 
     if len(split) == 0:
@@ -93,6 +106,7 @@ def image_batches(
         "mix_probability": mix_probability,
         "one_hot": bool(mix_probability or one_hot),
         "class_weight": None if weights is None else weights.tolist(),
+        "soft_labels": None if soft_labels is None else hashlib.sha256(labels.tobytes()).hexdigest(),
     }
     data = rows.random_map(make_batch)
     return Batches(data, split.sample_rate, split.genres, None, track_ids, fingerprint, multi_label=split.multi_label)

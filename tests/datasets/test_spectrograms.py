@@ -308,6 +308,22 @@ def test_splits_that_cannot_be_saved(path, tmp_path):
     assert not test.exists()
 
 
+def test_soft_labels(path, rng):
+    split = load_spectrograms(path).train
+    soft_labels = rng.dirichlet(np.ones(8), 45).astype("float32")
+    data = image_batches(split, 15, soft_labels=soft_labels)
+    np.testing.assert_array_equal(np.concatenate([data[place][1] for place in range(3)]), soft_labels)
+    assert data.fingerprint != image_batches(split, 15, one_hot=True).fingerprint
+    mixed = image_batches(split, 45, mix_probability=1.0, soft_labels=soft_labels)[0][1]
+    expected = image_batches(split, 45, mix_probability=1.0)[0][1]
+    assert (mixed != expected).any() and mixed.sum() == pytest.approx(45, abs=1e-3)
+    one_hot = np.eye(8)[split.labels]
+    np.testing.assert_array_equal(image_batches(split, 45, mix_probability=1.0, soft_labels=one_hot)[0][1], expected)
+    for wrong in (soft_labels[:44], soft_labels[:, :7], -soft_labels, soft_labels * np.nan):
+        with pytest.raises(ValueError, match="`soft_labels` must be 45 rows of 8 numbers >= 0"):
+            image_batches(split, 15, soft_labels=wrong)
+
+
 @pytest.mark.parametrize("option", [{"batch_size": 0}, {"repeats": 0}, {"variants": 0}, {"seed": -1}])
 def test_invalid_arguments(path, option):
     [(name, value)] = option.items()
