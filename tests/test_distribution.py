@@ -104,9 +104,8 @@ def test_the_wheel_in_a_fresh_environment(built, tmp_path):
     file = run(scripts / "python", "-c", "import genrekeras; print(genrekeras.__file__)", **outside)
     assert pathlib.Path(file.strip()).is_relative_to(packages)
     assert gk.__version__ in run(scripts / "genrekeras", "--version", **outside)
-    [row] = csv.DictReader(run(scripts / "genrekeras", "predict", "tone.wav", "--csv", **outside).splitlines())
-    assert row["path"] == "tone.wav" and row["genre"] in gk.GENRES and row["seconds"] == "3.0"
-    for preset in ("musicnn_msd", "musicnn_mtt"):
+    for preset, labels in (("musicnn_msd", 50), ("musicnn_mtt", 50), ("fma_small", 8)):
         command = (scripts / "genrekeras", "predict", "tone.wav", "--csv", "-m", preset)
         [row] = csv.DictReader(run(*command, **outside).splitlines())
-        assert row["genre"] and sum(name.startswith("probability_") for name in row) == 50
+        assert row["path"] == "tone.wav" and row["genre"] and row["seconds"] == "3.0"
+        assert sum(name.startswith("probability_") for name in row) == labels

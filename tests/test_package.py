@@ -143,7 +143,7 @@ CALLS = [
     ["timeline", "x.mp3", "-o", "x.txt"],
     ["spectrogram", "x.mp3", "-o", "x.txt"],
     ["export", "--to", "onnx", "-o", "x.txt"],
-    ["calibrate", ".", "-o", "x.txt"],
+    ["calibrate", ".", "-m", "fma_small", "-o", "x.txt"],
 ]
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SUBSETS = ("small", "medium", "large", "full")  # copy of `datasets.fma.SUBSETS`
 PROTOCOLS = ("official", "random", "artist_album")  # copy of `datasets.PROTOCOLS`
-PRESETS = ("fma_small", "musicnn_msd", "musicnn_mtt")  # copy of `models.presets.PRESETS`
+PRESETS = ("musicnn_msd", "musicnn_mtt", "fma_small")  # copy of `models.presets.PRESETS`
 PICTURES = (".png", ".pdf", ".svg")
 COLUMNS = 80  # width of a terminal
 EXTRAS = {  # module -> extra of genrekeras that installs it
@@ -68,16 +68,16 @@ class _ModelType(click.ParamType):
         return path
 
 
-MODEL = click.option(
-    "-m",
-    "--model",
-    "path",
-    type=_ModelType(),
-    default=PRESETS[0],
-    show_default=True,
-    help="A preset, a .keras file, or the output folder of an experiment.",
-)
-MODEL_FILE = click.argument("path", metavar="[MODEL]", type=_ModelType(), default=PRESETS[0])
+def _model_option(**settings: Any) -> Callable[[Callable], Callable]:
+    """Return the option `--model`, with further arguments of `click.option`."""
+    text = "A preset, a .keras file, or the output folder of an experiment."
+    return click.option("-m", "--model", "path", type=_ModelType(), help=text, **settings)
+
+
+DEFAULT_MODEL = "musicnn_msd"  # docs/guide/musicnn.md states why
+MODEL = _model_option(default=DEFAULT_MODEL, show_default=True)
+REQUIRED_MODEL = _model_option(required=True)
+MODEL_FILE = click.argument("path", metavar="[MODEL]", type=_ModelType(), default=DEFAULT_MODEL)
 FILE = click.argument("file", type=click.Path())
 FILES = click.argument("files", nargs=-1, required=True, type=click.Path())
 FOLDER = click.argument("folder", type=click.Path(file_okay=False))

@@ -8,10 +8,10 @@ from genrekeras.cli.common import (
     COLUMNS,
     CROPS,
     FOLDER,
-    MODEL,
     MODEL_FILE,
     PICTURES,
     PROTOCOL,
+    REQUIRED_MODEL,
     SUBSET,
     check_ending,
     echo,
@@ -42,7 +42,7 @@ def _split_option(default, help):
 def info(path, card):
     """Show a model's architecture, training data and scores.
 
-    MODEL is a preset, a .keras file, or the output folder of an experiment. The default is the preset fma_small.
+    MODEL is a preset, a .keras file, or the output folder of an experiment. The default is the preset musicnn_msd.
     """
     with error_handling():
         from genrekeras import reports
@@ -62,7 +62,7 @@ def info(path, card):
 
 @click.command()
 @FOLDER
-@MODEL
+@REQUIRED_MODEL
 @SUBSET
 @PROTOCOL
 @_split_option(default="test", help="The split to evaluate.")
@@ -96,7 +96,7 @@ def evaluate(folder, path, subset, protocol, split, crops, output, picture):
 
 @click.command()
 @FOLDER
-@MODEL
+@REQUIRED_MODEL
 @SUBSET
 @PROTOCOL
 @_split_option(
@@ -182,7 +182,7 @@ def calibrate(folder, path, subset, protocol, split, crops, rejection_rate, prec
 def export(path, target, quantize, output, runtime, clips):
     """Export a model for another runtime.
 
-    MODEL is a preset, a .keras file, or the output folder of an experiment. The default is the preset fma_small.
+    MODEL is a preset, a .keras file, or the output folder of an experiment. The default is the preset musicnn_msd.
 
     The exported model is run in its own runtime, and its probabilities are compared with those of MODEL. The exported
     file is kept only if the probabilities agree. The file also contains the genres, sample rate and clip length of

@@ -402,16 +402,16 @@ class GenreClassifier(keras.Model):
         return inference.embed_files(self, paths, **options)
 
     @classmethod
-    def from_preset(cls, name: Literal["fma_small", "musicnn_msd", "musicnn_mtt"]) -> GenreClassifier:
+    def from_preset(cls, name: Literal["musicnn_msd", "musicnn_mtt", "fma_small"]) -> GenreClassifier:
         """Load a trained model from the package.
 
         `model.card` and the command `genrekeras info` show the training data and the scores of a preset.
 
         Args:
-            name: name of the preset. `"fma_small"` predicts the eight genres of the small subset of FMA. It is for
-                research. `"musicnn_msd"` and `"musicnn_mtt"` predict 50 tags each, of which a clip can have several.
-                Not all tags are genres. The models were trained by the authors of musicnn, on the Million Song Dataset
-                and on MagnaTagATune. They are not calibrated.
+            name: name of the preset. `"musicnn_msd"` and `"musicnn_mtt"` predict 50 tags each, of which a clip can have
+                several. Not all tags are genres. The models were trained by the authors of musicnn, on the Million Song
+                Dataset and on MagnaTagATune. They are not calibrated. `"fma_small"` predicts one of the eight genres of
+                the small subset of FMA. It is for research.
 
         Raises:
             ValueError: there is no preset with this name.

@@ -235,7 +235,7 @@ def test_predict_with_a_wrong_call(saved, music, tmp_path):
     assert "contains no audio files (0 other files)" in run("predict", tmp_path / "texts", "-m", saved, code=1).stderr
     assert "Missing argument" in run("predict", "-m", saved, code=2).stderr
     wrong = run("predict", music, "-m", tmp_path / "x.keras", code=2).stderr
-    assert "There is no model file" in wrong and "preset (fma_small, musicnn_msd, musicnn_mtt), a .keras file" in wrong
+    assert "There is no model file" in wrong and "preset (musicnn_msd, musicnn_mtt, fma_small), a .keras file" in wrong
     assert "or the output folder of an" in wrong
     assert f"There is no model file {tmp_path}/model.keras" in run("info", tmp_path, code=2).stderr
     (tmp_path / "text.keras").write_text("no model")
@@ -270,7 +270,7 @@ def test_model_is_a_preset_a_file_or_the_folder_of_a_run(saved, one_second_model
     assert by_folder == by_file
     assert run("info", "run").stdout.startswith("run/model.keras: ")
     preset = run("info").stdout
-    assert preset.startswith(preset_file("fma_small")) and "mel_resnet" in preset
+    assert preset.startswith(preset_file("musicnn_msd")) and "Million Song Dataset" in preset
     assert max(map(len, preset.splitlines()[1:])) <= 80
     monkeypatch.setattr("genrekeras.cli.models.load_model", lambda path: one_second_model)
     assert run("info", "fma_small").stdout.startswith(preset_file("fma_small"))
@@ -464,7 +464,7 @@ def test_multi_label_reports(tmp_path, monkeypatch, rng):
     model = small_model(genres=first.genres, multi_label=True)
     monkeypatch.setattr("genrekeras.cli.models.load_data", lambda *arguments: ("40 clips", None))
     monkeypatch.setattr("genrekeras.evaluation.evaluate", lambda *arguments, **options: first)
-    done = run("evaluate", tmp_path, "-o", tmp_path / "a.json", "--picture", tmp_path / "a.png")
+    done = run("evaluate", tmp_path, "-m", "musicnn_msd", "-o", tmp_path / "a.json", "--picture", tmp_path / "a.png")
     low, high = first.genre_roc_auc_interval["x"]
     assert f"mAP {100 * first.score:.1f} %" in done.stdout and "ROC-AUC       95 %" in done.stdout
     assert f"{first.genre_roc_auc['x']:6.1%}  {low:5.0%} to {high:4.0%}" in done.stdout and "\x1b" not in done.stdout
@@ -483,13 +483,14 @@ def test_multi_label_reports(tmp_path, monkeypatch, rng):
 
     monkeypatch.setattr("genrekeras.cli.models.load_model", lambda path: model)
     monkeypatch.setattr("genrekeras.evaluation.calibrate", fake_calibrate)
-    picture = ["--picture", tmp_path / "r.png"]
-    done = run("calibrate", tmp_path, "--precision", 0.8, "-o", tmp_path / "n.keras", *picture)
+    command = ["calibrate", tmp_path, "-m", "musicnn_msd", "-o", tmp_path / "n.keras"]
+    done = run(*command, "--precision", 0.8, "--picture", tmp_path / "r.png")
     assert "A genre is predicted above these probabilities: x 0.250, y 0.800; never predicted: z\\x1b" in done.stdout
     assert keras.saving.load_model(tmp_path / "n.keras").thresholds.class_thresholds == (0.25, 0.8, 1.0)
     for precision in (0, 1):
-        done = run("calibrate", tmp_path, "--precision", precision, "-o", tmp_path / "n.keras", code=2)
-        assert "0<x<1" in done.stderr
+        assert "0<x<1" in run(*command, "--precision", precision, code=2).stderr
+    for arguments in ("evaluate", tmp_path), ("calibrate", tmp_path, "-o", tmp_path / "n.keras"):
+        assert "Missing option '-m' / '--model'" in run(*arguments, code=2).stderr  # There is no default model.
 
 
 def test_multi_label_models_use_genres_in_tags(tmp_path, monkeypatch, rng):
@@ -592,7 +593,7 @@ def test_preset_is_exported_to_the_working_directory(monkeypatch):
     monkeypatch.setattr("genrekeras.cli.models.load_model", lambda path: None)
     monkeypatch.setattr("genrekeras.export.export", lambda model, path, *arguments, **options: paths.append(path) or 0)
     run("export", "--to", "torch")
-    assert paths == ["fma_small.pt2"]
+    assert paths == ["musicnn_msd.pt2"]
 
 
 def test_a_missing_package_names_its_extra(folder, monkeypatch):

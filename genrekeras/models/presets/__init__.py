@@ -2,7 +2,7 @@
 
 import os
 
-PRESETS = ("fma_small", "musicnn_msd", "musicnn_mtt")
+PRESETS = ("musicnn_msd", "musicnn_mtt", "fma_small")
 
 
 def preset_file(name: str) -> str:
