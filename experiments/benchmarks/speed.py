@@ -160,7 +160,8 @@ def backbone(flags):
             application = definition.constructor(include_top=False, weights=None, input_shape=images.shape[1:])
             networks = {"`keras.applications`": application, **networks}
         alternatives = {
-            key: lambda network=network: network.predict_on_batch(images) for key, network in networks.items()
+            key: lambda network=network, images=images: network.predict_on_batch(images)
+            for key, network in networks.items()
         }
         title = f"{name}, inference, clips of {model.clip_seconds:g} s"
         compare(title, {"ONNX Runtime": run_onnx(extractor, images), **alternatives}, flags.rounds)

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from genrekeras.datasets.splits import Dataset, Split
     from genrekeras.evaluation import MultiLabelReport, Report
     from genrekeras.models.genre_classifier import GenreClassifier
+    from genrekeras.models.track_classifier import TrackClassifier
 
 SUBSETS = ("small", "medium", "large", "full")  # copy of `datasets.fma.SUBSETS`
 PROTOCOLS = ("official", "random", "artist_album")  # copy of `datasets.PROTOCOLS`
 PRESETS = ("musicnn_msd", "musicnn_mtt", "fma_small")  # copy of `models.presets.PRESETS`
+EXPORTED = (".onnx", ".xml", ".tflite")  # copy of `export.loading.ENDINGS`
 PICTURES = (".png", ".pdf", ".svg")
 COLUMNS = 80  # width of a terminal
 EXTRAS = {  # module -> extra of genrekeras that installs it
@@ -47,9 +49,9 @@ class OrderedGroup(click.Group):
 
 
 class _ModelType(click.ParamType):
-    """Parameter type of a model: a preset, a `.keras` file, or the output folder of an experiment.
+    """Parameter type of a model: a preset, a model file, or the output folder of an experiment.
 
-    `convert` returns the name of the preset, or the path of the `.keras` file.
+    `convert` returns the name of the preset, or the path of the file.
     """
 
     name = "model"
@@ -68,14 +70,16 @@ class _ModelType(click.ParamType):
         return path
 
 
-def _model_option(**settings: Any) -> Callable[[Callable], Callable]:
+def _model_option(files: str = "a .keras file", **settings: Any) -> Callable[[Callable], Callable]:
     """Return the option `--model`, with further arguments of `click.option`."""
-    text = "A preset, a .keras file, or the output folder of an experiment."
+    text = f"A preset, {files}, or the output folder of an experiment."
     return click.option("-m", "--model", "path", type=_ModelType(), help=text, **settings)
 
 
 DEFAULT_MODEL = "musicnn_msd"  # docs/guide/musicnn.md states why
 MODEL = _model_option(default=DEFAULT_MODEL, show_default=True)
+# Also exported models, which `load_track_classifier` loads.
+TRACK_CLASSIFIER = _model_option("a .keras, .onnx, .xml or .tflite file", default=DEFAULT_MODEL, show_default=True)
 REQUIRED_MODEL = _model_option(required=True)
 MODEL_FILE = click.argument("path", metavar="[MODEL]", type=_ModelType(), default=DEFAULT_MODEL)
 FILE = click.argument("file", type=click.Path())
@@ -152,12 +156,16 @@ def check_ending(
 
 
 @contextlib.contextmanager
-def error_handling() -> Iterator[None]:
-    """Context manager for a command: print expected errors without a traceback, and print warnings as notes."""
+def error_handling(model: str = "") -> Iterator[None]:
+    """Context manager for a command: print expected errors without a traceback, and print warnings as notes.
+
+    Args:
+        model: the only model that the command uses, if it may be an exported model. Keras is then not imported.
+    """
     from genrekeras.utils import process
 
     try:
-        process.configure()
+        process.configure(keras=not model.endswith(EXPORTED))
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = lambda message, *arguments, **options: echo(f"Note: {message}", err=True)
@@ -180,7 +188,7 @@ def echo(text: str, err: bool = False) -> None:
 
 
 def model_file(model: str) -> str:
-    """Return the path of the `.keras` file of a model option, which is the name of a preset or a path."""
+    """Return the path of the file of a model option, which is the name of a preset or a path."""
     from genrekeras.models.presets import preset_file
 
     return preset_file(model) if model in PRESETS else model
@@ -190,7 +198,16 @@ def load_model(model: str) -> GenreClassifier:
     """Load the `GenreClassifier` of a model option, which is the name of a preset or a path."""
     from genrekeras.models import saving
 
+    if model.endswith(EXPORTED):
+        raise ValueError(f"{model} is an exported model, but this command needs the .keras file of the model.")
     return saving.load_model(model_file(model))
+
+
+def load_track_classifier(model: str) -> TrackClassifier:
+    """Load the model of a model option, which is the name of a preset, or the path of a model or exported model."""
+    from genrekeras.export import loading
+
+    return loading.load_model(model_file(model))
 
 
 def load_data(

@@ -10,6 +10,7 @@ from genrekeras.cli.common import (
     MAX_CLIPS,
     MODEL,
     PICTURES,
+    TRACK_CLASSIFIER,
     WORKERS,
     bar,
     check_ending,
@@ -17,6 +18,7 @@ from genrekeras.cli.common import (
     error_handling,
     file_to_write,
     load_model,
+    load_track_classifier,
     print_errors,
 )
 from genrekeras.utils.io import atomic_write, is_stream
@@ -25,7 +27,7 @@ from genrekeras.utils.progress import printable
 
 @click.command()
 @FILES
-@MODEL
+@TRACK_CLASSIFIER
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, one row per file, with all probabilities.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, one object per file, with all probabilities.")
 @file_to_write("-o", "--output", endings=(), help="Write a .csv or .json file.")
@@ -50,12 +52,12 @@ def predict(context, files, path, as_csv, as_json, output, top, all_labels, max_
     The exit code is 0 on success, 1 if some files could not be read, and 2 if the arguments are invalid.
     """
     output_format = _output_format(as_csv, as_json, output)
-    with error_handling():
+    with error_handling(path):
         from genrekeras import inference
 
         paths = inference.find_files(files)
         journal = _journal(output)
-        model = load_model(path)
+        model = load_track_classifier(path)
         table = model.predict_files(paths, max_clips=max_clips, workers=workers, journal=journal)
         if output_format is None:
             text = _format_text(table, top, inference.label_kinds(model), model.multi_label, all_labels)
@@ -78,7 +80,7 @@ def predict(context, files, path, as_csv, as_json, output, top, all_labels, max_
 
 @click.command()
 @FILE
-@MODEL
+@TRACK_CLASSIFIER
 @file_to_write(
     "-o", "--output", endings=(*PICTURES, ".csv"), help="Write a .png, .pdf or .svg figure, or a .csv table."
 )
@@ -93,10 +95,10 @@ def timeline(file, path, output, hop_seconds):
     FILE is split into clips. Consecutive clips overlap by half, unless --hop-seconds is given. The most probable genre
     of each clip is printed. With --output, the probabilities of all genres are written to a figure or a table instead.
     """
-    with error_handling():
+    with error_handling(path):
         from genrekeras import inference
 
-        model = load_model(path)
+        model = load_track_classifier(path)
         table = model.predict_timeline(file, hop_seconds=hop_seconds)
         genres = inference.genre_labels(model)
         if output is None:
@@ -115,7 +117,7 @@ def timeline(file, path, output, hop_seconds):
 @click.command()
 @FILE
 @FILES
-@MODEL
+@TRACK_CLASSIFIER
 @click.option(
     "--count", type=click.IntRange(min=1), default=10, show_default=True, help="Maximum number of files to list."
 )
@@ -129,12 +131,12 @@ def similar(context, file, files, path, count, max_clips):
 
     The exit code is 1 if some files could not be read.
     """
-    with error_handling():
+    with error_handling(path):
         from genrekeras import inference
 
         paths = inference.find_files(files)
         others = [other for other in paths if os.path.realpath(other) != os.path.realpath(file)]
-        embeddings = load_model(path).embed_files([file, *others], max_clips=max_clips)
+        embeddings = load_track_classifier(path).embed_files([file, *others], max_clips=max_clips)
         print_errors(embeddings.errors)
         if file not in set(embeddings.files["path"]):
             raise ValueError(f"{file} cannot be read.")
@@ -145,7 +147,7 @@ def similar(context, file, files, path, count, max_clips):
 
 @click.command(name="map")
 @FILES
-@MODEL
+@TRACK_CLASSIFIER
 @file_to_write("-o", "--output", endings=PICTURES, required=True, help="The .png, .pdf or .svg file to write.")
 @MAX_CLIPS
 @click.pass_context
@@ -157,10 +159,10 @@ def map_command(context, files, path, output, max_clips):
 
     The exit code is 1 if some files could not be read.
     """
-    with error_handling():
+    with error_handling(path):
         from genrekeras import visualization
 
-        embeddings = load_model(path).embed_files(files, max_clips=max_clips)
+        embeddings = load_track_classifier(path).embed_files(files, max_clips=max_clips)
         visualization.collection_map(embeddings, output)
         print_errors(embeddings.errors)
         echo(f"{len(embeddings.files)} files: {output}")
