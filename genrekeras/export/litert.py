@@ -62,11 +62,12 @@ def load(path: str) -> tuple[Run, str | None]:
     from ai_edge_litert.interpreter import Interpreter
 
     run = Interpreter(path).get_signature_runner()
+    [model_input] = run.get_input_details()
     text = None
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
             text = file.read(CARD).decode() if CARD in file.namelist() else None
-    return lambda waveforms: run(waveform=waveforms), text
+    return lambda waveforms: run(**{model_input: waveforms}), text
 
 
 FORMAT = Format(".tflite", ("tensorflow",), write, load, ("float16", "int8"))
