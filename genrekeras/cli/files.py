@@ -58,10 +58,11 @@ def predict(context, files, path, as_csv, as_json, output, top, all_labels, max_
         paths = inference.find_files(files)
         journal = _journal(output)
         model = load_track_classifier(path)
-        table = model.predict_files(paths, max_clips=max_clips, workers=workers, journal=journal)
+        rows = inference.predict_rows(model, paths, max_clips=max_clips, workers=workers, journal=journal)
         if output_format is None:
-            text = _format_text(table, top, inference.label_kinds(model), model.multi_label, all_labels)
+            text = _format_text(rows, top, inference.label_kinds(model), model.multi_label, all_labels)
         else:
+            table = inference.to_table(model, rows)
             text = {"csv": inference.format_csv, "json": inference.format_json}[output_format](table)
         text = text.encode("utf-8", "surrogateescape")  # Some file names are not UTF-8.
         if output is None:
@@ -69,13 +70,13 @@ def predict(context, files, path, as_csv, as_json, output, top, all_labels, max_
         else:
             with atomic_write(output) as temporary, open(temporary, "wb") as file:
                 file.write(text)
-            click.echo(f"{len(table)} files: {printable(output)}", err=True)
-        unreadable = table[table["error"].notna()]
+            click.echo(f"{len(rows)} files: {printable(output)}", err=True)
         if output_format:
-            print_errors(unreadable)
-        if len(unreadable):
-            click.echo(f"{len(unreadable)} of {len(table)} files could not be read.", err=True)
-    context.exit(1 if len(unreadable) else 0)
+            print_errors(table[table["error"].notna()])
+        unreadable = sum(row["error"] is not None for row in rows)
+        if unreadable:
+            click.echo(f"{unreadable} of {len(rows)} files could not be read.", err=True)
+    context.exit(1 if unreadable else 0)
 
 
 @click.command()
@@ -210,25 +211,23 @@ def _journal(output):
     return None if output is None or is_stream(output) else f"{output}.journal"
 
 
-def _format_text(table, num_genres, kinds, multi_label, all_labels):
+def _format_text(rows, num_genres, kinds, multi_label, all_labels):
     """Return text with a bar for the probability of each of the most probable genres of each file.
 
     Args:
-        table: result of `predict_files`.
+        rows: result of `predict_rows`.
         num_genres: number of genres of each file.
         kinds: dict, label -> kind.
         multi_label: whether an additional line lists the predicted genres.
         all_labels: whether the same number of labels of other kinds is shown too.
     """
-    from genrekeras import inference
-
-    labels = inference.genres_of(table)
+    labels = list(kinds)
     groups = [[label for label in labels if (kinds[label] == "genre") == is_genre] for is_genre in (True, False)]
     groups = groups if all_labels or not groups[0] else groups[:1]
     texts = {label: printable(label if kinds[label] == "genre" else f"{label} ({kinds[label]})") for label in labels}
     width = max(len(texts[label]) for group in groups for label in group)
     lines = []
-    for row in table.to_dict("records"):
+    for row in rows:
         name = printable(row["path"])
         if row["error"]:
             lines += [name, f"  could not be read: {printable(row['error'])}"]

@@ -1,16 +1,20 @@
 """Embeddings of audio files, their nearest neighbors, and a two-dimensional map."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 from genrekeras.inference import predict
 from genrekeras.models.track_classifier import TrackClassifier
 from genrekeras.utils.audio_files import find_files
 from genrekeras.utils.io import StrPath
 from genrekeras.utils.progress import bar
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Embeddings(NamedTuple):

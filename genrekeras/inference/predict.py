@@ -15,11 +15,10 @@ import math
 import numbers
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import soxr
 from genrekeras import audio
 from genrekeras.genres import PROBABILITY_PREFIX
@@ -30,6 +29,9 @@ from genrekeras.models.track_classifier import TrackClassifier
 from genrekeras.utils.audio_files import find_files
 from genrekeras.utils.io import StrPath
 from genrekeras.utils.progress import bar
+
+if TYPE_CHECKING:  # pandas is imported when a table is made, because the import takes a quarter of a second.
+    import pandas as pd
 
 _MIN_SECONDS, _MIN_HOP_SECONDS = 1.0, 0.01  # shortest accepted track and hop
 
@@ -108,6 +110,22 @@ def predict_files(
         OSError: no audio file was found because a folder cannot be opened, the journal cannot be written, or another
             process is using the journal.
     """
+    return to_table(model, predict_rows(model, paths, max_clips, batch_size, workers, journal))
+
+
+def predict_rows(
+    model: TrackClassifier,
+    paths: StrPath | Iterable[StrPath],
+    max_clips: int = 30,
+    batch_size: int = 16,
+    workers: int = 2,
+    journal: StrPath | None = None,
+) -> list[dict[str, Any]]:
+    """Return the rows of the table of `predict_files`, without importing pandas. The arguments are the same.
+
+    Returns:
+        A dict for each file, column -> value.
+    """
     check_counts(max_clips=max_clips, batch_size=batch_size, workers=workers)
     paths = find_files(paths)
     with _open_journal(journal, model, max_clips) as opened_journal:
@@ -116,7 +134,7 @@ def predict_files(
             for row in predict_each(model, remaining, max_clips, batch_size, workers):
                 opened_journal.add(row)
                 progress.update()
-        return to_table(model, [opened_journal.rows[path] for path in paths])
+        return [opened_journal.rows[path] for path in paths]
 
 
 def predict_waveform(model: TrackClassifier, y: npt.ArrayLike, sample_rate: int, max_clips: int = 30) -> pd.Series:
@@ -135,6 +153,8 @@ def predict_waveform(model: TrackClassifier, y: npt.ArrayLike, sample_rate: int,
         ValueError: an argument is out of range, `y` is not one-dimensional, `y` is too short, or `y` contains values
             that are not finite or exceed 1e9 in magnitude.
     """
+    import pandas as pd
+
     check_counts(sample_rate=sample_rate, max_clips=max_clips)
     y = np.asarray(y)
     if y.ndim != 1 or y.dtype.kind not in "fiub" or not audio.is_sane(y := y.astype("float32")):
@@ -173,6 +193,8 @@ def predict_timeline(
         audio.AudioError: the file cannot be read or is too short.
         ValueError: an argument is out of range.
     """
+    import pandas as pd
+
     check_counts(batch_size=batch_size)
     hop_seconds = model.clip_seconds / 2 if hop_seconds is None else hop_seconds
     if not (isinstance(hop_seconds, numbers.Real) and _MIN_HOP_SECONDS <= hop_seconds < math.inf):
@@ -225,6 +247,8 @@ def columns(model: TrackClassifier) -> list[str]:
 
 def to_table(model: TrackClassifier, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return the table of `predict_files` from rows that `to_row` returned."""
+    import pandas as pd
+
     # The dtype is object, because the string dtype of pandas cannot store file names that are not UTF-8.
     table = pd.DataFrame(rows, columns=columns(model), dtype=object)
     table["genres"] = [None if genres is None else tuple(genres) for genres in table["genres"]]  # JSON has lists
