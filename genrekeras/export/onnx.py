@@ -30,7 +30,9 @@ def load(path: str | bytes) -> tuple[Run, str | None]:
     """Load an exported model, a file or its content, into ONNX Runtime. See `Format`."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores to decoding
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(waveforms):
         return dict(zip(OUTPUTS, session.run(OUTPUTS, {"waveform": waveforms}), strict=True))
