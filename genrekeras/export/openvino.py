@@ -20,6 +20,8 @@ def write(model: keras.Model, path: str, card: Mapping[str, Any], clips: np.ndar
 
     model.export(path, format="openvino", verbose=False)
     graph = openvino.Core().read_model(path)
+    # On TensorFlow, the converter appends inner tensors as further outputs.
+    graph = openvino.Model(graph.outputs[: len(OUTPUTS)], graph.get_parameters())
     for output, name in zip(graph.outputs, OUTPUTS, strict=True):
         output.get_tensor().set_names({name})
     graph.set_rt_info(json.dumps(card), [CARD])

@@ -1,5 +1,6 @@
 """Exported models predict the same rows as the Keras model, without importing Keras."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -76,9 +77,12 @@ def test_the_same_rows_of_real_songs(preset, real_songs, tmp_path):
     model = gk.GenreClassifier.from_preset(preset)
     clips = [gk.audio.load(path, model.sample_rate, 40, model.clip_seconds) for path in real_songs]
     model = with_limits(model, np.stack([gk.audio.to_length(clip, model.input_shape[1]) for clip in clips]))
+    rows, limits = model.predict_files(real_songs, max_clips=6), dataclasses.asdict(model.thresholds)
+    limits["min_confidence"], limits["max_ood_score"] = rows["probability"].median(), rows["ood_score"].quantile(0.7)
+    model.thresholds = limits
     export.export(model, tmp_path / "m.onnx", "onnx")
     rows = assert_same_predictions(model, gk.load_model(tmp_path / "m.onnx"), list(map(str, real_songs)))
-    assert rows["low_confidence"].nunique() == 2 and rows["genre"].nunique() > 1
+    assert rows["low_confidence"].nunique() == 2 and rows["reason"].nunique() > 1 and rows["genre"].nunique() > 1
 
 
 HEAVY = ("keras", "torch", "tensorflow", "jax", "sklearn", "scipy", "matplotlib", "librosa", "tensorflow_datasets")
