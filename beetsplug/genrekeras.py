@@ -4,18 +4,22 @@ The guide is docs/guide/beets.md. Packages that take seconds to import are impor
 beets loads its plugins for each command.
 """
 
+import collections
 import functools
+import itertools
 import os
 
 from beets import plugins, ui
 from beets.importer import Action
+from beets.library import Item
 
 
 class GenrekerasPlugin(plugins.BeetsPlugin):
-    """Predict the genres of tracks.
+    """Predict the genres of tracks and albums.
 
     Tracks that have a genre, tracks whose prediction has low confidence, and tracks that cannot be read keep their
-    genres. The plugin reads files. Only beets writes them.
+    genres. An album without a genre gets the genres of most of its tracks. The plugin reads files. Only beets
+    writes them.
     """
 
     def __init__(self):
@@ -24,6 +28,7 @@ class GenrekerasPlugin(plugins.BeetsPlugin):
             {
                 "auto": True,
                 "model": "musicnn_msd",
+                "source": "track",
                 "overwrite": False,
                 "pretend": False,
                 "max_genres": None,
@@ -34,6 +39,7 @@ class GenrekerasPlugin(plugins.BeetsPlugin):
         self._imported_ids = set()  # tracks whose genres were predicted in this import
         if self.config["auto"].get(bool):
             self.import_stages = [self.imported]
+            self.register_listener("import_begin", self.import_begins)
             self.register_listener("import_task_files", self.files_imported)
 
     def commands(self):
@@ -48,16 +54,21 @@ class GenrekerasPlugin(plugins.BeetsPlugin):
     def run_command(self, library, options, query):
         """Predict the genres of the tracks of a query."""
         self.config.set_args(options)
-        for item in self.predict(library.items(query)):
-            ui.show_model_changes(item, fields=["genres"])
+        for changed in self.predict(library.items(query)):
+            ui.show_model_changes(changed, fields=["genres"])
             if not self.config["pretend"].get(bool):
-                item.try_sync(write=ui.should_write(), move=False)
+                save(changed, write=ui.should_write())
+
+    def import_begins(self, session):
+        """Load the model, so that a wrong option ends the import before anything is imported."""
+        self.model_and_options  # noqa: B018 (a cached property)
 
     def imported(self, session, task):
         """Predict the genres of imported tracks. Their paths are still those before the import."""
-        for item in self.predict(task.imported_items()):
-            item.store()
-            self._imported_ids.add(item.id)
+        for changed in self.predict(task.imported_items()):
+            save(changed, write=False)
+            if isinstance(changed, Item):
+                self._imported_ids.add(changed.id)
 
     def files_imported(self, session, task):
         """Write the tags of tracks that were imported as they are. beets writes only those of matched tracks."""
@@ -68,46 +79,91 @@ class GenrekerasPlugin(plugins.BeetsPlugin):
                     item.store()
 
     def predict(self, items):
-        """Set the genres of tracks, and yield each track whose genres have changed."""
-        from genrekeras import tags
+        """Set genres. Yield each track whose genres have changed, and after the tracks of an album the album."""
         from genrekeras.inference import predict_each
         from genrekeras.library.plan import choose_genres
 
-        overwrite = self.config["overwrite"].get(bool)
-        items = [item for item in items if overwrite or not tags.split_genres(item.genres)]
-        if not items:
+        by_album = collections.defaultdict(dict)  # id of the album, or path of a track without album -> id -> track
+        for item in filter(self.is_open, items):
+            by_album[item.album_id or item.path][item.id] = item
+        if not by_album:
             return
         model, options = self.model_and_options
-        for item, track in zip(items, predict_each(model, [os.fsdecode(item.path) for item in items]), strict=True):
-            genres, reason = (), track["error"]
-            if reason is None:
-                genres, _, reason = choose_genres(model, [track], options)
-            if reason is not None:
-                self._log.warning("{}: genres are left as they are: {}", track["path"], reason)
-            elif list(genres) != item.genres:
-                item.genres = list(genres)
-                yield item
+        albums = []  # album or `None`, its tracks, groups of tracks that are predicted together
+        for open_items in by_album.values():
+            album = next(iter(open_items.values())).get_album()
+            tracks = [open_items.get(item.id, item) for item in (album.items() if album else open_items.values())]
+            groups = [tracks] if options.by_album else [[item] for item in open_items.values()]
+            albums.append((album, tracks, groups))
+        open_ids = set(itertools.chain(*by_album.values()))
+        paths = [os.fsdecode(item.path) for *_, groups in albums for item in itertools.chain(*groups)]
+        predictions = predict_each(model, paths)
+        for album, tracks, groups in albums:
+            for group in groups:
+                rows = list(itertools.islice(predictions, len(group)))
+                readable = [row for row in rows if row["error"] is None]
+                genres, _, reason = choose_genres(model, readable, options) if readable else ((), None, None)
+                for item, row in zip(group, rows, strict=True):
+                    if item.id not in open_ids:
+                        continue
+                    if error := row["error"] or reason:
+                        self._log.warning("{}: genres are left as they are: {}", row["path"], error)
+                    elif item.genres != list(genres):
+                        item.genres = list(genres)
+                        yield item
+            if album and self.is_open(album):
+                genres = common_genres(tracks)[: options.max_genres]
+                if genres and album.genres != genres:
+                    album.genres = genres
+                    yield album
+
+    def is_open(self, track_or_album):
+        """Return whether the genres of a track or album may be set."""
+        return self.config["overwrite"].get(bool) or not has_genre(track_or_album)
 
     @functools.cached_property
     def model_and_options(self):
         """The model, and the options that choose the genres of a track."""
-        from genrekeras.cli.common import PRESETS
+        from genrekeras.cli.common import EXPORTED, PRESETS, load_track_classifier
         from genrekeras.library import Taxonomy
         from genrekeras.library.plan import TagOptions
-        from genrekeras.models import presets, saving
         from genrekeras.utils import process
 
-        process.configure()
         name = self.config["model"].as_str()
         taxonomy = self.config["taxonomy"]
+        by_album = self.config["source"].as_choice(("track", "album")) == "album"
         try:
-            path = presets.preset_file(name) if name in PRESETS else self.config["model"].as_filename()
-            model = saving.load_model(path)
+            path = name if name in PRESETS else self.config["model"].as_filename()
+            process.configure(keras=not path.endswith(EXPORTED))
+            model = load_track_classifier(path)
             options = TagOptions(
                 max_genres=self.config["max_genres"].get(),
                 min_probability=self.config["min_probability"].get(),
-                taxonomy=Taxonomy.of_model(name, model.genres, taxonomy.get() and taxonomy.as_filename()),
+                by_album=by_album,
+                taxonomy=Taxonomy.for_labels(model.genres, taxonomy.get() and taxonomy.as_filename()),
             )
-        except (OSError, ValueError) as error:
+        except (ImportError, OSError, ValueError) as error:
             raise ui.UserError(f"genrekeras: {error}") from error
         return model, options
+
+
+def has_genre(track_or_album):
+    """Return whether a track or album has a genre. "Other", "Unknown" and "None" are not genres."""
+    from genrekeras import tags
+
+    return bool(tags.split_genres(track_or_album.genres))
+
+
+def common_genres(tracks):
+    """Return the genres that more than half of the tracks with a genre have, or else the most frequent genre."""
+    genres = [item.genres for item in tracks if has_genre(item)]
+    counts = collections.Counter(itertools.chain(*genres)).most_common()
+    return [genre for genre, count in counts if count > len(genres) / 2] or [genre for genre, _ in counts[:1]]
+
+
+def save(changed, write):
+    """Store a track or album in the library. If `write` is true, also write the tags of the track."""
+    if isinstance(changed, Item):
+        changed.try_sync(write=write, move=False)
+    else:
+        changed.store(inherit=False)  # The tracks of an album keep their own genres.

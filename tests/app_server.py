@@ -1,4 +1,4 @@
-"""`genrekeras app` in a process of its own, which records the names that it looks up."""
+"""`genrekeras app` in a separate process, which records the names that it looks up."""
 
 import contextlib
 import os

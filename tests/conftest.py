@@ -296,9 +296,9 @@ def numpy(tensor):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of its own, of 600 KiB, and a function that makes it larger."""
+    """Folder of a separate disk of 600 KiB, and a function that makes the disk larger."""
     if sys.platform != "linux" or os.geteuid() != 0:
-        pytest.skip("a small disk of its own needs root on Linux")
+        pytest.skip("mounting a small disk needs root on Linux")
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], capture_output=True).returncode:
@@ -307,9 +307,23 @@ def small_disk(tmp_path):
     subprocess.run(["umount", disk], check=True)
 
 
+@contextlib.contextmanager
+def chromium_browser(*flags):
+    """Start Chromium, driven by Playwright, with some flags. The test is skipped if one of them is not installed."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as started:
+        installed = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+        path = installed or started.chromium.executable_path
+        if not os.path.exists(path):
+            pytest.skip("Chromium is not installed")
+        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox", *flags])
+        yield browser
+        browser.close()
+
+
 @pytest.fixture
 def close_folder(monkeypatch):
-    """Function: folders of a name cannot be opened from now on, by root neither."""
+    """Function after whose call folders with a given name cannot be opened, not even by root."""
     scandir = os.scandir
 
     def close(name):
@@ -325,7 +339,7 @@ def close_folder(monkeypatch):
 
 @pytest.fixture
 def read_only():
-    """A context in which nobody writes into a folder, root neither."""
+    """Context manager in which a folder cannot be written to, not even by root."""
 
     @contextlib.contextmanager
     def closed(folder):

@@ -1,4 +1,4 @@
-"""Scripts in processes of their own. On PyTorch, a process is forked from one that has imported Keras already."""
+"""Scripts in separate processes. On PyTorch, a process is forked from one that has imported Keras already."""
 
 import json
 import multiprocessing
@@ -17,7 +17,7 @@ _FORKED.set_forkserver_preload([f"genrekeras.{name}" for name in ("datasets", "r
 
 
 def python(script, unset=(), **environment):
-    """Return the last line that a script prints in a process of its own, as JSON."""
+    """Return the last line that a script prints in a separate process, as JSON."""
     unset = {"KERAS_BACKEND", "KERAS_HOME", *unset}
     inherited = {key: value for key, value in os.environ.items() if key not in unset}
     done = subprocess.run(

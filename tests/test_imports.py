@@ -12,8 +12,8 @@ from genrekeras.models import presets
 from processes import python
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "genrekeras"
-# A module imports only from rooms above its own, and from its own room.
-ROOMS = (
+# A module imports only from its own folder, and from those above it in this list.
+FOLDERS = (
     "version",
     "genres",
     "audio",
@@ -35,12 +35,12 @@ ROOMS = (
     "cli",
     "__main__",
 )
-# The methods of models that users type, such as `predict_files`, call a function of another room.
+# The methods of models that users type, such as `predict_files`, call a function of a later folder.
 EXCEPTIONS = {("models/track_classifier.py", "inference")}
 
 
 def imports_of(path):
-    """Yield the rooms that a module imports, lazy imports included."""
+    """Yield the folders that a module imports, lazy imports included."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.Import):
@@ -57,13 +57,13 @@ def test_imports_run_one_way():
     checked = 0
     for path in PACKAGE.rglob("*.py"):
         place = path.relative_to(PACKAGE).as_posix()
-        room = place.split("/")[0].removesuffix(".py")
-        if room == "__init__":
+        folder = place.split("/")[0].removesuffix(".py")
+        if folder == "__init__":
             continue
         for target in imports_of(path):
             checked += 1
-            allowed = ROOMS.index(target) <= ROOMS.index(room) or (place, target) in EXCEPTIONS
-            assert allowed, f"{place} imports {target}, which stands below {room}"
+            allowed = FOLDERS.index(target) <= FOLDERS.index(folder) or (place, target) in EXCEPTIONS
+            assert allowed, f"{place} imports {target}, which comes after {folder}"
     assert checked > 100
 
 

@@ -122,7 +122,7 @@ print(json.dumps([type(model) is gk.GenreClassifier, model.predict(clips, verbos
 
 @pytest.mark.slow
 def test_keras_loads_from_the_hub(hub, one_second_model, clips, tmp_path, monkeypatch):
-    """In a process of its own, which finds the hub by the environment variables."""
+    """In a separate process, which finds the hub by the environment variables."""
     monkeypatch.delitem(sys.modules, "tensorflow")
     pytest.importorskip("tensorflow")
     monkeypatch.chdir(tmp_path)

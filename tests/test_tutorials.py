@@ -55,4 +55,4 @@ def test_stored_outputs(path):
 
 def test_index_lists_all():
     listed = re.findall(r"^\| \[.*?\]\((.*?\.ipynb)\)", (FOLDER / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert listed == [path.name for path in NOTEBOOKS] and len(listed) == 8
+    assert listed == [path.name for path in NOTEBOOKS] and len(listed) == 9

@@ -107,15 +107,15 @@ def print_tables(folder, to="mel_resnet"):
         artists = len(np.unique(report.groups))
         print(f"\n{protocol}: {len(report.labels):,} tracks, {artists:,} artists\n")
         print("| model | accuracy, % [95 %] | mean over artists, % [95 %] | macro-F1 | log-loss | minutes |", end="")
-        print(f" difference to {to} [95 %] |" if to in results else "")
-        print("|---|---|---|---|---|---|" + ("---|" if to in results else ""))
+        print(f" accuracy - {to} [95 %] | log-loss - {to} [95 %] |" if to in results else "")
+        print("|---|---|---|---|---|---|" + ("---|---|" if to in results else ""))
         for model, group in results.items():
             cells = [model, accuracy(group), over_artists(group)]
             for name in ("macro_f1", "log_loss"):
                 cells.append(f"{np.mean([getattr(result.report, name) for result in group]):.3f}")
             cells.append(f"{np.mean([result.seconds for result in group]) / 60:.1f}")
             if to in results:
-                cells.append("" if model == to else difference(group, results[to]))
+                cells += [difference(group, results[to]), log_loss_difference(group, results[to])]
             print(f"| {' | '.join(cells)} |")
     both = [model for model, protocol in runs if protocol == "artist_folds" and (model, "random_folds") in runs]
     if both:
@@ -136,6 +136,13 @@ def ensemble(results):
 def hits(results):
     """Return the share of the runs in which the prediction of each track is correct, `(n,)`."""
     return np.mean([result.report.predictions == result.report.labels for result in results], axis=0)
+
+
+def log_losses(results):
+    """Return the log-loss of each track, averaged over the runs, `(n,)`."""
+    labels = results[0].report.labels
+    probabilities = [result.report.probabilities[np.arange(len(labels)), labels] for result in results]
+    return -np.log(np.maximum(probabilities, 1e-15)).mean(axis=0)
 
 
 def accuracy(results):
@@ -161,9 +168,19 @@ def over_artists(results):
 
 def difference(results, base):
     """Return the difference of two mean accuracies on the same tracks, and its interval, in percentage points."""
-    values = hits(results) - hits(base)
-    sums = sums_by_artist(results[0].report.groups, np.stack([values, np.ones(len(values))], axis=1))
-    return percent(values.mean(), artist_interval(mean, *sums, "identity"), "+")
+    return percent(*mean_and_interval(hits(results) - hits(base), results), "+")
+
+
+def log_loss_difference(results, base):
+    """Return the difference of two mean log-losses on the same tracks, and its interval, as text."""
+    value, interval = mean_and_interval(log_losses(results) - log_losses(base), results)
+    return f"{value:+.3f}" + (f" [{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else "")
+
+
+def mean_and_interval(differences, results):
+    """Return the mean of differences, `(n,)`, and its interval."""
+    sums = sums_by_artist(results[0].report.groups, np.stack([differences, np.ones(len(differences))], axis=1))
+    return differences.mean(), artist_interval(mean, *sums, "identity")
 
 
 def percent(value, interval, sign=""):

@@ -28,8 +28,8 @@ _DESCRIPTIONS = {
     "musicnn_mtt": "several of 14 genres",
 }
 _INTRODUCTION = f"""# Which genre is it?
-Drop a piece of music below, or record one. The computer that runs this page analyses your music, and deletes it after
-the answer. A track may last up to {MAX_MINUTES} minutes.
+Drop a piece of music below, or record one. The computer that runs this page analyses a copy, and deletes the copy after
+the answer. A track may last up to {MAX_MINUTES} minutes. The answer can be wrong.
 """
 _PLAIN = {  # beginning of an error -> what the page shows instead
     "not audio": "it is not music, or it is a kind of file that this program cannot read",
@@ -134,7 +134,7 @@ def build(analyser: Analyser, delete: Callable[[Sequence[str]], None]) -> gradio
         gr.Markdown(_INTRODUCTION)
         names = list(analyser.models)
         choices = [(f"{name}: {_DESCRIPTIONS[name]}" if name in _DESCRIPTIONS else name, name) for name in names]
-        # Not a dropdown: it has a text field, for which Chrome asks a server of Google how to fill it in.
+        # Radio buttons, because a dropdown has a text field, and Chrome sends a query about text fields to Google.
         choice = gr.Radio(choices, value=names[0], label="Model", info="It is used for the next file.")
         with gr.Tab("One track"):
             with gr.Row(equal_height=True):
@@ -179,7 +179,7 @@ def _genres(row):
 
 
 def _summary(name, row):
-    """Return HTML that names the predicted genres of a track, and what speaks against them."""
+    """Return HTML that names the predicted genres of a track, and the reasons to doubt them."""
     lines = [f"<p><b>{_escape(name)}</b>: {_escape(_genres(row))}</p>"]
     if row["low_confidence"]:
         lines.append(f"<p>Low confidence ({_escape(row['reason'])}): do not rely on this answer.</p>")

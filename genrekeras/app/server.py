@@ -16,7 +16,8 @@ from collections.abc import Callable
 from genrekeras.app import page
 from genrekeras.app.analysis import Analyser
 
-_MAX_UPLOAD_AGE = 3600.0  # s; older uploads that nobody asked about are deleted
+# In s. Older uploads that were not analysed are deleted. The answer for many files may take hours.
+_MAX_UPLOAD_AGE = 24 * 3600.0
 _SECONDS_TO_CLOSE = 2  # for open pages, after Ctrl-C
 
 
@@ -102,7 +103,7 @@ def _server(analyser, folder):
         except MultiPartException as error:
             return PlainTextResponse(error.message, 400)
         except ClientDisconnect:
-            return PlainTextResponse(status_code=400)  # Nobody receives it.
+            return PlainTextResponse(status_code=400)  # not sent, because the connection is closed
         finally:
             if not files:
                 shutil.rmtree(own_folder)

@@ -7,7 +7,12 @@ from genrekeras.cli.common import MODEL, PRESETS, echo, error_handling, model_fi
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Network interface. 0.0.0.0 stands for all.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address of the network interface. 0.0.0.0 means all interfaces.",
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -23,10 +28,10 @@ from genrekeras.cli.common import MODEL, PRESETS, echo, error_handling, model_fi
     help="A folder with tracks. The page shows those that are most similar to an uploaded track.",
 )
 def app(host, port, path, index):
-    """Open a page on which people drop or record music.
+    """Serve a web page that predicts the genres of uploaded or recorded music.
 
     The page shows the genres of a track, a timeline and a spectrogram, and makes a CSV table of many files. --model is
-    the model that the page starts with. By default, only this computer can open the page. With --host 0.0.0.0, all
+    the model that is selected at first. By default, only this computer can open the page. With --host 0.0.0.0, all
     computers in the network can. Uploaded files are deleted after the answer.
 
     The command needs the extra `app`. Stop it with Ctrl-C.

@@ -49,12 +49,18 @@ class OrderedGroup(click.Group):
 
 
 class _ModelType(click.ParamType):
-    """Parameter type of a model: a preset, a model file, or the output folder of an experiment.
+    """Parameter type of a model: a preset, a model file, or the output folder of a training run.
 
     `convert` returns the name of the preset, or the path of the file.
+
+    Args:
+        exported: whether the file may be an exported model.
     """
 
     name = "model"
+
+    def __init__(self, exported: bool = False):
+        self.exported = exported
 
     def convert(self, value, parameter, context):
         if value in PRESETS:
@@ -63,23 +69,25 @@ class _ModelType(click.ParamType):
         if not os.path.isfile(path):
             self.fail(
                 f"There is no model file {path}. The model must be a preset ({', '.join(PRESETS)}), a .keras file, or "
-                "the output folder of an experiment, which contains model.keras.",
+                "the output folder of a training run, which contains model.keras.",
                 parameter,
                 context,
             )
+        if path.endswith(EXPORTED) and not self.exported:
+            self.fail(f"{path} is an exported model. This command needs a .keras file.", parameter, context)
         return path
 
 
-def _model_option(files: str = "a .keras file", **settings: Any) -> Callable[[Callable], Callable]:
-    """Return the option `--model`, with further arguments of `click.option`."""
-    text = f"A preset, {files}, or the output folder of an experiment."
-    return click.option("-m", "--model", "path", type=_ModelType(), help=text, **settings)
+def _model_option(exported: bool = False, **settings: Any) -> Callable[[Callable], Callable]:
+    """Return the option `--model`, with further arguments of `click.option`. See `_ModelType` for `exported`."""
+    files = "a .keras, .onnx, .xml or .tflite file" if exported else "a .keras file"
+    text = f"A preset, {files}, or the output folder of a training run."
+    return click.option("-m", "--model", "path", type=_ModelType(exported), help=text, **settings)
 
 
 DEFAULT_MODEL = "musicnn_msd"  # docs/guide/musicnn.md states why
 MODEL = _model_option(default=DEFAULT_MODEL, show_default=True)
-# Also exported models, which `load_track_classifier` loads.
-TRACK_CLASSIFIER = _model_option("a .keras, .onnx, .xml or .tflite file", default=DEFAULT_MODEL, show_default=True)
+TRACK_CLASSIFIER = _model_option(exported=True, default=DEFAULT_MODEL, show_default=True)
 REQUIRED_MODEL = _model_option(required=True)
 MODEL_FILE = click.argument("path", metavar="[MODEL]", type=_ModelType(), default=DEFAULT_MODEL)
 FILE = click.argument("file", type=click.Path())
@@ -177,7 +185,10 @@ def error_handling(model: str = "") -> Iterator[None]:
         hint = f". Install genrekeras with the extra {extra}, such as: pip install '.[{extra}]'" if extra else ""
         raise click.ClickException(f"{error}{hint}") from error
     except (OSError, ValueError, ImportError) as error:
-        raise click.ClickException(str(error)) from error
+        text = str(error)
+        if isinstance(error, OSError) and isinstance(error.filename, (str, bytes)):  # without the number of the error
+            text = f"{os.fsdecode(error.filename)}: {error.strerror}"
+        raise click.ClickException(text) from error
     except KeyboardInterrupt as error:
         raise click.ClickException("interrupted. Output that was already written is kept.") from error
 
@@ -198,13 +209,11 @@ def load_model(model: str) -> GenreClassifier:
     """Load the `GenreClassifier` of a model option, which is the name of a preset or a path."""
     from genrekeras.models import saving
 
-    if model.endswith(EXPORTED):
-        raise ValueError(f"{model} is an exported model, but this command needs the .keras file of the model.")
     return saving.load_model(model_file(model))
 
 
 def load_track_classifier(model: str) -> TrackClassifier:
-    """Load the model of a model option, which is the name of a preset, or the path of a model or exported model."""
+    """Load the model of the option `TRACK_CLASSIFIER`: the name of a preset, or the path of any model file."""
     from genrekeras.export import loading
 
     return loading.load_model(model_file(model))
@@ -262,9 +271,15 @@ def load_data(
     return data, clips
 
 
-def wrap(text: str) -> list[str]:
-    """Split a text into lines of at most 80 characters, and escape its control characters."""
-    return textwrap.wrap(printable(text), COLUMNS, break_on_hyphens=False) or [""]
+def plural(number: int, noun: str) -> str:
+    """Return a number and a noun in the singular or plural, such as "2 files"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def wrap(text: str, indent: str = "") -> list[str]:
+    """Split a text into indented lines of at most 80 characters, and escape its control characters."""
+    wrapper = textwrap.TextWrapper(COLUMNS, indent, indent, break_on_hyphens=False)
+    return wrapper.wrap(printable(text)) or [""]
 
 
 def bar(fraction: float, width: int = 30) -> str:

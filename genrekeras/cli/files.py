@@ -19,6 +19,7 @@ from genrekeras.cli.common import (
     file_to_write,
     load_model,
     load_track_classifier,
+    plural,
     print_errors,
 )
 from genrekeras.utils.io import atomic_write, is_stream
@@ -70,7 +71,7 @@ def predict(context, files, path, as_csv, as_json, output, top, all_labels, max_
         else:
             with atomic_write(output) as temporary, open(temporary, "wb") as file:
                 file.write(text)
-            click.echo(f"{len(rows)} files: {printable(output)}", err=True)
+            click.echo(f"{plural(len(rows), 'file')}: {printable(output)}", err=True)
         if output_format:
             print_errors(table[table["error"].notna()])
         unreadable = sum(row["error"] is not None for row in rows)
@@ -137,6 +138,8 @@ def similar(context, file, files, path, count, max_clips):
 
         paths = inference.find_files(files)
         others = [other for other in paths if os.path.realpath(other) != os.path.realpath(file)]
+        if not others:
+            raise ValueError(f"{file} cannot be compared, because FILES contain no other audio file.")
         embeddings = load_track_classifier(path).embed_files([file, *others], max_clips=max_clips)
         print_errors(embeddings.errors)
         if file not in set(embeddings.files["path"]):
@@ -166,7 +169,7 @@ def map_command(context, files, path, output, max_clips):
         embeddings = load_track_classifier(path).embed_files(files, max_clips=max_clips)
         visualization.collection_map(embeddings, output)
         print_errors(embeddings.errors)
-        echo(f"{len(embeddings.files)} files: {output}")
+        echo(f"{plural(len(embeddings.files), 'file')}: {output}")
     context.exit(1 if len(embeddings.errors) else 0)
 
 

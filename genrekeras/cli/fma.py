@@ -23,10 +23,10 @@ def group():
 @click.option("--remove-archives", is_flag=True, help="Remove each archive after it is unpacked.")
 @click.option("--base-url", help="URL of a mirror of the archives.  [default: the server of FMA]")
 def download(folder, subset, only, remove_archives, base_url):
-    """Download FMA into FOLDER, verify the archives, and unpack them.
+    """Download FMA, verify the archives, and unpack them.
 
     The subset small has 8,000 clips (7.2 GiB), medium has 25,000 clips (22 GiB), and large has 106,574 clips (93 GiB).
-    The subset full has 106,574 complete tracks (879 GiB). The metadata have 342 MiB. Until the archives are removed,
+    The subset full has 106,574 complete tracks (879 GiB). The metadata take 342 MiB. Until the archives are removed,
     the subset needs twice the disk space.
     """
     with error_handling():

@@ -1,16 +1,21 @@
-"""Commands for a collection: tag."""
+"""Command that writes genres into the tags of files: tag."""
 
 import collections
 import contextlib
 import os
 import shlex
-import textwrap
 
 import click
-from genrekeras.cli.common import TRACK_CLASSIFIER, echo, error_handling, file_to_write, load_track_classifier
+from genrekeras.cli.common import (
+    TRACK_CLASSIFIER,
+    echo,
+    error_handling,
+    file_to_write,
+    load_track_classifier,
+    plural,
+    wrap,
+)
 from genrekeras.utils.progress import print_message, printable
-
-_WIDTH = 80  # columns of a terminal
 
 
 @click.command()
@@ -72,8 +77,8 @@ def tag(
     FILES are audio files, or folders that are searched for audio files recursively. Files that have a genre, and files
     whose prediction has low confidence, are left as they are. The audio, the pictures and all other tags do not change.
 
-    The old tags are stored in a journal, whose path is printed. To restore them: genrekeras tag --undo JOURNAL. Files
-    that another program has changed since are left as they are.
+    The old tags are stored in a journal, whose path is printed. "genrekeras tag --undo JOURNAL" restores them. Files
+    that were changed after they were tagged are left as they are.
 
     The exit code is 0 on success, 1 if some files could not be read, tagged or restored, and 2 if the arguments are
     invalid.
@@ -97,7 +102,7 @@ def tag(
         paths = inference.find_files(files)
         model = load_track_classifier(path)
         try:
-            mapping = library.Taxonomy.of_model(path, model.genres, taxonomy)
+            mapping = library.Taxonomy.for_labels(model.genres, taxonomy)
             check_precision(model, precision)
         except library.TaxonomyError as error:
             raise click.BadParameter(str(error), context, param_hint="--taxonomy") from error
@@ -106,29 +111,24 @@ def tag(
         mode = "overwrite" if overwrite else "append" if append else "missing"
         options = TagOptions(mode, max_genres, min_probability, precision, album, mapping)
         rows, journal = _apply(plan_each(model, paths, options), journal, dry_run)
-        for row in rows:
-            if row["error"]:
-                echo(f"{row['path']}: {row['error']}", err=True)
-            elif dry_run or row["written"]:
-                click.echo(_format_row(row))
         click.echo(_format_summary(rows, dry_run))
-        click.echo(_wrap(confidence_rule(model, options)))
+        click.echo("\n".join(wrap(confidence_rule(model, options))))
         if taxonomy is None and mapping is not None:
             click.echo("The built-in taxonomy maps the labels of the model to genres.")
         if dry_run:
             click.echo("Dry run: nothing was written.")
         elif journal is not None:
-            click.echo(f"To undo: genrekeras tag --undo {printable(shlex.quote(journal))}")
+            echo(f"To undo: genrekeras tag --undo {shlex.quote(journal)}")
     context.exit(1 if any(row["error"] for row in rows) else 0)
 
 
 def _apply(planned, journal, dry_run):
-    """Write the genres of planned rows as soon as they are predicted. With `dry_run`, nothing is written.
+    """Write the genres of planned rows as soon as they are predicted, and print each change or error.
 
     Args:
-        planned: iterable of rows of a plan.
+        planned: generator of the rows of a plan.
         journal: path of the journal, or `None`.
-        dry_run: whether nothing is written.
+        dry_run: whether nothing is written, and all rows are printed.
 
     Returns:
         The rows, and the path of the journal. The path is `None` if there was nothing to write.
@@ -138,13 +138,19 @@ def _apply(planned, journal, dry_run):
 
     rows, opened = [], None
     with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.closing(planned))  # After an error, its progress bar ends before the message.
         for row in planned:
             if is_planned(row) and not dry_run:
                 if opened is None:
                     opened = stack.enter_context(TagJournal(journal))
                     print_message(f"Old tags are stored in {opened.path}")
                 row = apply_row(row, opened)
-            rows.append({"written": False, **row})
+            row = {"written": False, **row}
+            if row["error"]:
+                print_message(printable(f"{row['path']}: {row['error']}"))
+            elif dry_run or row["written"]:
+                print_message(_format_row(row), to_stdout=True)
+            rows.append(row)
     return rows, None if opened is None else opened.path
 
 
@@ -161,7 +167,7 @@ def _undo(journal):
         unchanged = len(table) - restored - failed
         counts = [f"{restored} restored", f"{unchanged} had their old tags already" if unchanged else ""]
         counts += [f"{failed} left alone" if failed else ""]
-        click.echo(f"{len(table)} changes: {', '.join(filter(None, counts))}.")
+        click.echo(f"{plural(len(table), 'change')}: {', '.join(filter(None, counts))}.")
     return 1 if failed else 0
 
 
@@ -172,7 +178,7 @@ def _format_row(row):
         change = f"{old}: left alone, {row['reason']}"
     else:
         change = f"{old} -> {', '.join(row['new'])} ({row['probability']:.0%})"
-    return f"{printable(row['path'])}\n{_wrap(printable(change), '  ')}"
+    return "\n".join([printable(row["path"]), *wrap(change, "  ")])
 
 
 def _format_summary(rows, dry_run):
@@ -189,9 +195,4 @@ def _format_summary(rows, dry_run):
         else:
             counts[f"left alone: {row['reason']}"] += 1
     lines = [f"{count:>8} {what}" for what, count in counts.most_common()]
-    return "\n".join([f"{len(rows)} files:", *lines])
-
-
-def _wrap(text, indent=""):
-    options = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.fill(text, _WIDTH, initial_indent=indent, subsequent_indent=indent, **options)
+    return "\n".join([f"{plural(len(rows), 'file')}:", *lines])

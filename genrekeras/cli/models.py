@@ -42,7 +42,7 @@ def _split_option(default, help):
 def info(path, card):
     """Show a model's architecture, training data and scores.
 
-    MODEL is a preset, a .keras file, or the output folder of an experiment. The default is the preset musicnn_msd.
+    MODEL is a preset, a .keras file, or the output folder of a training run. The default is the preset musicnn_msd.
     """
     with error_handling():
         from genrekeras import reports
@@ -182,7 +182,7 @@ def calibrate(folder, path, subset, protocol, split, crops, rejection_rate, prec
 def export(path, target, quantize, output, runtime, clips):
     """Export a model for another runtime.
 
-    MODEL is a preset, a .keras file, or the output folder of an experiment. The default is the preset musicnn_msd.
+    MODEL is a preset, a .keras file, or the output folder of a training run. The default is the preset musicnn_msd.
 
     The exported model is run in its own runtime, and its probabilities are compared with those of MODEL. The exported
     file is kept only if the probabilities agree. The file also contains the genres, sample rate and clip length of

@@ -88,7 +88,7 @@ def _bounds(low, high, sign=""):
 
 
 def _load_report(run, split, first_clip):
-    """Return the report in the output folder of an experiment, or in a .json file."""
+    """Return the report in the output folder of a training run, or in a .json file."""
     from genrekeras import reports
     from genrekeras.evaluation import report_from_dict
 

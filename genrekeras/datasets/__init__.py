@@ -10,11 +10,11 @@ from genrekeras.datasets.fma import load_fma
 from genrekeras.datasets.folder import load_folder
 from genrekeras.datasets.groups import assign_folds, concentration, leakage
 from genrekeras.datasets.labels import class_weights
+from genrekeras.datasets.spectrogram_batches import image_batches
 from genrekeras.datasets.spectrograms import (
     FMA_SECONDS,
     SpectrogramSplit,
     compute_spectrograms,
-    image_batches,
     load_spectrograms,
     sampled_logmel_front_end,
     save_spectrograms,

@@ -119,7 +119,7 @@ def find_collection(music: StrPath, labels: StrPath = FOLDERS, min_tracks: int =
             f"{' or folders' if labels == FOLDERS else ''}. Each is grouped by its folder{own}. If an artist has "
             "tracks in several of these groups, the scores may be too good."
         )
-    kept = kept.drop(columns=["bytes", "changed", "unreadable"])
+    kept = kept.drop(columns="unreadable")
     return _collection(source, kept, rare, {"tracks": len(tracks), **counts}, tuple(notes), min_tracks)
 
 
@@ -157,8 +157,9 @@ def _collection(source, tracks, rare, counts, notes, min_tracks):
     if len(genres) < 2:
         left_out = ", ".join(f"{genre} ({size})" for genre, size in rare.items())
         raise ValueError(
-            f"{source}: at least two genres must have `min_tracks`={min_tracks} tracks or more, of two artists. "
-            f"Received: {', '.join(genres) or 'no such genre'}. {f'Left out: {left_out}. ' if rare else ''}"
+            f"{source}: at least two genres must have `min_tracks`={min_tracks} tracks, of two or more artists. "
+            f"Received: {', '.join(genres) or 'no such genre'}. "
+            f"{f'Left out: {left_out}. Add tracks of these genres, or use a lower `min_tracks`. ' if rare else ''}"
             f"{' '.join(notes)}".strip()
         )
     if tracks["genres"].map(len).max() == 1:

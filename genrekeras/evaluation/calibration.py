@@ -170,7 +170,11 @@ def calibrate_on_logits(
         candidates = candidate_labels(model, class_thresholds)
         label_card = {"precision": precision, "positives": positives.tolist()}
     ood_scores = model.ood_score.fit(features, groups)
-    is_better = _is_better_than_chance(after)
+    problem = not_better_than_chance(after)
+    is_better = problem is None
+    if problem:
+        advice = "Train the model further, or calibrate it on more clips."
+        warnings.warn(f"{problem} All predictions of the calibrated model have low confidence. {advice}", stacklevel=3)
     top = top_predictions(after, np.isin(scored, candidates))
     min_confidence, max_ood_score, low_confidence_share = _limits(top, ood_scores, rejection_rate, is_better)
     thresholds = Thresholds(
@@ -250,8 +254,8 @@ def _warn_at_bound(temperature):
         )
 
 
-def _is_better_than_chance(report):
-    """Return whether the interval of a score lies above chance, and warn if not. `calibrate` defines chance."""
+def not_better_than_chance(report: Report | MultiLabelReport) -> str | None:
+    """Return a sentence, or `None` if the interval of the score lies above chance. `calibrate` defines chance."""
     if isinstance(report, MultiLabelReport):
         score, interval, chance = report.roc_auc, report.roc_auc_interval, 0.5
     else:
@@ -263,14 +267,7 @@ def _is_better_than_chance(report):
         groups = np.arange(len(report.labels)) if report.groups is None else report.groups
         size = effective_size(np.unique(groups, return_counts=True)[1])
         interval = wilson_interval(size * score, size)
-    is_better = bool(interval[0] > chance)
-    if not is_better:
-        warnings.warn(
-            f"The model is not better than chance ({100 * chance:.1f} %): {report}. All predictions of the calibrated "
-            "model have low confidence. Train the model further, or calibrate it on more clips.",
-            stacklevel=4,
-        )
-    return is_better
+    return None if interval[0] > chance else f"The model is not better than chance ({100 * chance:.1f} %): {report}."
 
 
 class TopPredictions(NamedTuple):

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from genrekeras.inference.predict import check_counts, decode_tracks, predict_tracks
 from genrekeras.models.genre_classifier import GenreClassifier
+from genrekeras.tags.fingerprint import fingerprint
+from genrekeras.tags.reading import TagError, mutagen_errors, open_tags
 from genrekeras.training.feature_cache import cache_key, layers_up_to_features
 from genrekeras.utils import io
 from genrekeras.utils.io import StrPath
@@ -42,13 +44,17 @@ def file_features(
 ) -> list[FileFeatures]:
     """Compute the features of the clips that `predict_files` processes, or read them from the cache.
 
-    The cache has an entry for each combination of
+    The cache has entries for each combination of
 
-    - the path without links, the size and the modification time of the file,
+    - the file: one entry for its path without links, its size and its modification time, and one for the hashes of its
+      encoded audio and of its metadata other than the genre, see `genrekeras.tags.fingerprint`,
     - the front end and the backbone of the model with their weights, the clip length, `max_clips`, the backend and the
       version of genrekeras.
 
-    Each entry is written as soon as its file is processed, so an interrupted call can be repeated. Damaged entries are
+    So features are kept when a genre is written into the tags of a file, and when a file is moved. To find that out,
+    the file is read, but not decoded. Files whose tags cannot be read have no entry for the hashes.
+
+    Entries are written as soon as their file is processed, so an interrupted call can be repeated. Damaged entries are
     computed again. Errors are not stored.
 
     Args:
@@ -73,7 +79,15 @@ def file_features(
     entries = {path: _entry(folder, path) for path in dict.fromkeys(paths)}
     results = {path: result for path, entry in entries.items() if (result := _read(entry, size)) is not None}
     remaining = [path for path in entries if path not in results]
+    entries_by_content = {}
     with bar(len(entries), "Features", "file", initial=len(results)) as progress:
+        for path in remaining:
+            entries_by_content[path] = _entry_by_content(folder, path)
+            if (result := _read(entries_by_content[path], size)) is not None:
+                _write(entries[path], result, cache_dir)
+                results[path] = result
+                progress.update()
+        remaining = [path for path in remaining if path not in results]
         decoded = decode_tracks(model, remaining, max_clips, workers)
         tracks = predict_tracks(model.inference_function("features"), decoded, batch_size) if remaining else ()
         for track in tracks:
@@ -83,7 +97,8 @@ def file_features(
                 digest.update(np.rint(32767 * clip).astype("int32").tobytes())
             result = FileFeatures(features, digest.hexdigest(), track.warning or "", track.error or "")
             if not result.error:
-                _write(entries[track.path], result, cache_dir)
+                for entry in (entries[track.path], entries_by_content[track.path]):
+                    _write(entry, result, cache_dir)
             results[track.path] = result
             progress.update()
     return [results[path] for path in paths]
@@ -95,13 +110,28 @@ def _entry(folder, path):
         status = os.stat(path)
     except OSError:  # the file will not be read either
         return os.path.join(folder, "missing.npz")
-    identity = f"{status.st_size} {status.st_mtime_ns} {os.path.realpath(path)}"
+    return _entry_of(folder, f"{status.st_size} {status.st_mtime_ns} {os.path.realpath(path)}")
+
+
+def _entry_by_content(folder, path):
+    """Return the path of the cache entry of the content of a file, or `None` if its tags cannot be read."""
+    try:
+        with mutagen_errors(path, "its audio cannot be found"):
+            return _entry_of(folder, repr(fingerprint(open_tags(path))))
+    except TagError:
+        return None
+
+
+def _entry_of(folder, identity):
+    """Return the path of the cache entry with an identity, which is a text."""
     name = hashlib.blake2b(os.fsencode(identity), digest_size=16).hexdigest()
     return os.path.join(folder, name[:2], f"{name}.npz")
 
 
 def _write(entry, result, cache_dir):
-    """Write a cache entry."""
+    """Write a cache entry. `None` writes nothing."""
+    if entry is None:
+        return
     try:
         with io.atomic_write(entry) as temporary:
             np.savez(temporary, **result._asdict())
@@ -111,7 +141,9 @@ def _write(entry, result, cache_dir):
 
 
 def _read(entry, size):
-    """Return the `FileFeatures` in a cache entry. Return `None` if it is missing or damaged."""
+    """Return the `FileFeatures` in a cache entry. Return `None` if it is missing or damaged, or `entry` is `None`."""
+    if entry is None:
+        return None
     try:
         arrays = io.read_arrays(entry)
         features = arrays["features"]

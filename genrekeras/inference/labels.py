@@ -39,11 +39,11 @@ def predicted_genres(model: TrackClassifier, probabilities: np.ndarray) -> tuple
         model: the model.
         probabilities: `(labels,)`, mean probabilities of the track.
     """
-    best, kinds = most_probable_genre(model, probabilities), label_kinds(model)
+    best = most_probable_genre(model, probabilities)
     if not model.multi_label:
         return (best,)
     by_label = dict(zip(model.genres, probabilities.tolist(), strict=True))
-    genres = [label for label in _ranked(model, probabilities) if kinds[label] == GENRE]
+    genres = ranked_genres(model, probabilities)
     if model.thresholds.class_thresholds is None:
         likely = [label for label in genres if by_label[label] >= MIN_PROBABILITY]
         return tuple(likely[:MAX_GENRES]) or (best,)
@@ -51,6 +51,12 @@ def predicted_genres(model: TrackClassifier, probabilities: np.ndarray) -> tuple
     return tuple(label for label in genres if by_label[label] > thresholds[label])
 
 
-def _ranked(model, probabilities):
-    """Return the labels of a model in order of decreasing probability."""
-    return [model.genres[index] for index in np.argsort(-probabilities, kind="stable")]
+def ranked_genres(model: TrackClassifier, probabilities: np.ndarray) -> list[str]:
+    """Return the labels of the kind "genre" in order of decreasing probability.
+
+    Args:
+        model: the model.
+        probabilities: `(labels,)`.
+    """
+    kinds, ranked = label_kinds(model), np.argsort(-probabilities, kind="stable")
+    return [model.genres[index] for index in ranked if kinds[model.genres[index]] == GENRE]

@@ -37,7 +37,8 @@ def apply_tags(plan: pd.DataFrame, journal: StrPath | None = None) -> AppliedTag
     a time, others wait.
 
     Args:
-        plan: result of `plan_tags`, or another table with the columns `path`, `old` and `new`.
+        plan: result of `plan_tags`, or another table with the columns `path`, `old` and `new`. A value of `old` and
+            `new` is a list of genres, one genre, or missing.
         journal: path of the journal. If it exists, changes are appended. `None` uses a new file in the state folder of
             the user.
 
@@ -57,7 +58,8 @@ def apply_tags(plan: pd.DataFrame, journal: StrPath | None = None) -> AppliedTag
 
 def is_planned(row: Mapping[str, Any]) -> bool:
     """Return whether a row of a plan has genres to write."""
-    return isinstance(row["new"], (tuple, list, str)) and not isinstance(row.get("error"), str)
+    has_genres = isinstance(row["new"], str) or pd.api.types.is_list_like(row["new"])
+    return has_genres and not isinstance(row.get("error"), str)
 
 
 def apply_row(row: Mapping[str, Any], journal: TagJournal) -> dict[str, Any]:
@@ -76,11 +78,11 @@ def apply_row(row: Mapping[str, Any], journal: TagJournal) -> dict[str, Any]:
     path = os.path.realpath(row["path"])
     try:
         with tag_lock():
-            if tags.read_genres(path) != list(row["old"]):
-                return {**row, "reason": "another program changed its genres meanwhile"}
+            if tags.read_genres(path) != _to_list(row["old"]):
+                return {**row, "reason": "its genres have changed since they were read"}
             if journal.add_folder(os.path.dirname(path)):
                 _clean(os.path.dirname(path))
-            change = tags.write_genres(path, row["new"], before_replacing=journal.add_change)
+            change = tags.write_genres(path, _to_list(row["new"]), before_replacing=journal.add_change)
             return {**row, "written": change is not None}
     except tags.TagError as error:
         return {**row, "error": error.reason}
@@ -91,7 +93,8 @@ def apply_row(row: Mapping[str, Any], journal: TagJournal) -> dict[str, Any]:
 def undo_tags(journal: StrPath) -> pd.DataFrame:
     """Restore the files whose changes are in a journal. Their bytes are the same as before.
 
-    A file that another program has changed since is left as it is. If the call is interrupted, call it again.
+    A file that was changed after its genres were written is left as it is. After an interruption, call the function
+    again.
 
     Args:
         journal: path of the journal.
@@ -132,9 +135,16 @@ def undo_tags(journal: StrPath) -> pd.DataFrame:
     )
 
 
+def _to_list(genres):
+    """Return the genres in a value of a plan, which may be one genre or missing."""
+    if isinstance(genres, str):
+        return [genres]
+    return list(genres) if pd.api.types.is_list_like(genres) else []
+
+
 def _clean(folder):
     """Remove the unfinished copies of a process that was killed while it wrote tags in a folder."""
     try:
         remove_leftovers(folder, audio.EXTENSIONS)
-    except OSError:  # The folder is missing or cannot be read. The errors of its files say so.
+    except OSError:  # The folder is missing or cannot be read, so its files get errors.
         pass

@@ -78,7 +78,7 @@ class TagJournal:
             self._file = open(self.path, "ab", buffering=0)
             try:
                 if exists:
-                    self._remove_incomplete_line()
+                    self._end_last_line()
                 else:
                     header = {"format": _FORMAT, "version": _VERSION, "genrekeras": __version__}
                     self._write({**header, "host": socket.gethostname()})
@@ -119,11 +119,15 @@ class TagJournal:
                 self._file.truncate(size)  # Otherwise, the next line would be damaged too.
             raise
 
-    def _remove_incomplete_line(self):
-        """Remove the line that a process was writing when it was killed. Its change was not made."""
+    def _end_last_line(self):
+        """End the last line with a newline, or remove the line that a process was writing when it was killed."""
         with open(self.path, "rb") as file:
             content = file.read()
-        self._file.truncate(content.rfind(b"\n") + 1)
+        start = content.rfind(b"\n") + 1
+        if _decode(content[start:]) is None:  # Its change was not made.
+            self._file.truncate(start)
+        else:
+            self._file.write(b"\n")
 
 
 def read_journal(path: StrPath) -> JournalContent:
@@ -137,17 +141,18 @@ def read_journal(path: StrPath) -> JournalContent:
         OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
-        lines = file.read().split(b"\n")
-    if lines == [b""]:  # The process was killed before it wrote the first line.
+        *lines, last = file.read().split(b"\n")
+    if not lines and not last:  # The process was killed before it wrote the first line.
         return JournalContent("", [], [], [])
-    header = _decode(lines[0])
+    if _decode(last) is not None:  # Otherwise, there is nothing, or an incomplete line whose change was not made.
+        lines.append(last)  # Some text editors remove the last newline.
+    header = _decode(lines[0]) if lines else None
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
         raise JournalError(f"{os.fspath(path)} is not a journal of `genrekeras tag`, or its first line is damaged.")
     if header.get("version") != _VERSION:
         raise JournalError(f"{os.fspath(path)} was written by another version of genrekeras.")
     content = JournalContent(str(header.get("host", "")), [], [], [])
-    # After the last newline, there is nothing, or a line of a change that was not made.
-    for number, line in enumerate(lines[1:-1], 2):
+    for number, line in enumerate(lines[1:], 2):
         value = _decode(line)
         try:
             if "folder" in value:
@@ -161,8 +166,20 @@ def read_journal(path: StrPath) -> JournalContent:
 
 @contextlib.contextmanager
 def tag_lock() -> Iterator[None]:
-    """Context manager that only one process of a user at a time can enter. Other processes wait."""
-    with process_lock(state_dir(), "tag files", announce=False):
+    """Context manager that only one process of a user at a time can enter. Other processes wait.
+
+    Raises:
+        OSError: the state folder of the user, which contains the lock, cannot be created or written.
+    """
+    folder = state_dir()
+    with contextlib.suppress(OSError):
+        os.makedirs(folder, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OSError(
+            f"The state folder {folder} cannot be created or written. On Linux, set the environment variable "
+            "XDG_STATE_HOME to another folder."
+        )
+    with process_lock(folder, "tag files", announce=False):
         yield
 
 

@@ -13,6 +13,7 @@ Source: Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ import pandas as pd
 from genrekeras.datasets.collection import FOLDERS
 from genrekeras.datasets.labels import label_rows
 from genrekeras.evaluation import MultiLabelReport, Report
+from genrekeras.evaluation.calibration import not_better_than_chance
 from genrekeras.runs.collection import load_collection, summary_of
 from genrekeras.runs.head_scores import cross_validate_head
 from genrekeras.utils.io import StrPath
@@ -79,9 +81,14 @@ def audit(
 
     Raises:
         FileNotFoundError, ValueError, OSError: see `train_collection`.
+
+    Warns:
+        UserWarning: the model is not better than chance.
     """
     loaded = load_collection(music, labels, backbone, pretrained, min_tracks, max_clips, workers)
     report = cross_validate_head(loaded.split, loaded.input_coverage, seed).validation.report
+    if problem := not_better_than_chance(report):
+        warnings.warn(f"{problem} Therefore, the suspicious tracks need not have a wrong genre.", stacklevel=2)
     tracks = loaded.collection.tracks
     genres = tracks["genres"] if loaded.collection.multi_label else [(genre,) for genre in tracks["genre"]]
     table = tracks[["path", "artist", "title"]].assign(genres=genres)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import numbers
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -12,10 +13,17 @@ import numpy as np
 import pandas as pd
 from genrekeras import tags
 from genrekeras.genres import PROBABILITY_PREFIX
-from genrekeras.inference import find_files, label_kinds, predict_each
-from genrekeras.inference.labels import GENRE, MAX_GENRES, MIN_PROBABILITY, most_probable_genre, predicted_genres
+from genrekeras.inference import find_files, predict_each
+from genrekeras.inference.labels import (
+    MAX_GENRES,
+    MIN_PROBABILITY,
+    most_probable_genre,
+    predicted_genres,
+    ranked_genres,
+)
+from genrekeras.inference.predict import check_counts
 from genrekeras.library.taxonomy import Taxonomy
-from genrekeras.models.genre_classifier import GenreClassifier
+from genrekeras.models.track_classifier import TrackClassifier
 from genrekeras.utils.io import StrPath
 from genrekeras.utils.progress import bar
 
@@ -50,16 +58,16 @@ class TagOptions:
     def __post_init__(self):
         if self.mode not in MODES:
             raise ValueError(f"`mode` must be one of {MODES}. Received: mode={self.mode!r}")
-        if self.max_genres is not None and (isinstance(self.max_genres, bool) or self.max_genres < 1):
-            raise ValueError(f"`max_genres` must be an integer > 0. Received: max_genres={self.max_genres!r}")
+        if self.max_genres is not None:
+            check_counts(max_genres=self.max_genres)
         for name in ("min_probability", "precision"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < 1:
+            if value is not None and not (isinstance(value, numbers.Real) and 0 < value < 1):
                 raise ValueError(f"`{name}` must lie in (0, 1). Received: {name}={value!r}")
 
 
 def plan_tags(
-    model: GenreClassifier,
+    model: TrackClassifier,
     paths: StrPath | Iterable[StrPath],
     mode: Literal["missing", "append", "overwrite"] = "missing",
     max_genres: int | None = None,
@@ -116,7 +124,7 @@ def plan_tags(
     return table.astype({"probability": "float64"})
 
 
-def plan_each(model: GenreClassifier, paths: Sequence[str], options: TagOptions) -> Iterator[dict[str, Any]]:
+def plan_each(model: TrackClassifier, paths: Sequence[str], options: TagOptions) -> Iterator[dict[str, Any]]:
     """Yield the rows of `plan_tags`, each as soon as the genres of its file or album are predicted.
 
     Args:
@@ -149,7 +157,7 @@ def plan_each(model: GenreClassifier, paths: Sequence[str], options: TagOptions)
 
 
 def choose_genres(
-    model: GenreClassifier, tracks: Sequence[Mapping[str, Any]], options: TagOptions
+    model: TrackClassifier, tracks: Sequence[Mapping[str, Any]], options: TagOptions
 ) -> tuple[tuple[str, ...], float, str | None]:
     """Choose the genres that are written into a file, or into all files of an album.
 
@@ -174,12 +182,8 @@ def choose_genres(
     minimum = options.min_probability or (MIN_PROBABILITY if uncalibrated else 0.0)
     if not model.multi_label and options.precision is not None:
         minimum = max(minimum, options.precision)
-    labels = list(predicted_genres(model, probabilities))
-    if uncalibrated:
-        kinds = label_kinds(model)
-        ranked = sorted(by_label, key=lambda label: by_label[label], reverse=True)
-        labels = [label for label in ranked if kinds[label] == GENRE]
-    labels = [label for label in labels if by_label[label] >= minimum]
+    candidates = (ranked_genres if uncalibrated else predicted_genres)(model, probabilities)
+    labels = [label for label in candidates if by_label[label] >= minimum]
     if uncalibrated and options.max_genres is None:
         labels = labels[:MAX_GENRES]
     if not labels:
@@ -191,7 +195,7 @@ def choose_genres(
     return tuple(genres[: options.max_genres]), probability, None
 
 
-def check_precision(model: GenreClassifier, precision: float | None) -> None:
+def check_precision(model: TrackClassifier, precision: float | None) -> None:
     """Raise `ValueError` if a model has no thresholds for a precision.
 
     Args:
@@ -217,7 +221,7 @@ def check_precision(model: GenreClassifier, precision: float | None) -> None:
         )
 
 
-def confidence_rule(model: GenreClassifier, options: TagOptions) -> str:
+def confidence_rule(model: TrackClassifier, options: TagOptions) -> str:
     """Return a text that states which predictions of a model are written."""
     if model.multi_label and model.thresholds.class_thresholds is None:
         rule = f"genres with a probability of at least {options.min_probability or MIN_PROBABILITY:g}"
@@ -244,7 +248,7 @@ def _read(paths, options):
                 row["old"] = tuple(tags.read_genres(path))
                 if options.by_album:
                     album, artist = map(tags.spelling_key, tags.read_album(path))
-                    album = album, artist if album and artist else os.path.dirname(first_path)
+                    album = album, artist if album and artist else os.path.dirname(os.path.abspath(path))
                 if options.mode == "missing" and tags.split_genres(row["old"]):
                     row["reason"] = HAS_GENRE
                 else:

@@ -13,7 +13,6 @@ from genrekeras.utils.io import StrPath
 
 _KEYS = ("rename", "merge", "drop", "parents", "allow")
 _MUSICNN = os.path.join(os.path.dirname(__file__), "musicnn.toml")
-_MUSICNN_PRESETS = ("musicnn_msd", "musicnn_mtt")
 _NUM_PRESET_LABELS = 50  # of musicnn_msd, and of musicnn_mtt
 
 
@@ -100,14 +99,13 @@ class Taxonomy:
         return cls.load(_MUSICNN)
 
     @classmethod
-    def of_model(cls, model: str, labels: Iterable[str], path: StrPath | None = None) -> Taxonomy | None:
-        """Return the taxonomy of a file, or the default taxonomy of a model.
+    def for_labels(cls, labels: Iterable[str], path: StrPath | None = None) -> Taxonomy | None:
+        """Return the taxonomy of a file, or the default taxonomy for the labels of a model.
 
         Args:
-            model: name of a preset, or path of a model.
             labels: labels of the model.
-            path: path of a TOML file. Without it, the presets musicnn_msd and musicnn_mtt have a default taxonomy, and
-                other models have none.
+            path: path of a TOML file. Without it, the labels of the presets musicnn_msd and musicnn_mtt have a default
+                taxonomy. Other labels have none.
 
         Raises:
             TaxonomyError: as in `load`.
@@ -115,7 +113,7 @@ class Taxonomy:
         """
         if path:
             return cls.load(path, labels)
-        return cls.musicnn() if model in _MUSICNN_PRESETS else None
+        return cls.musicnn() if _are_of_preset(labels) else None
 
     def genres(self, labels: Iterable[str]) -> list[str]:
         """Return the genres of some labels, without repetitions.
@@ -193,9 +191,8 @@ class Taxonomy:
 
     def _check_names(self, labels, entries, parents, allow):
         """Raise `TaxonomyError` if a label or a genre is unknown."""
-        presets = _preset_labels()
-        if len(labels) == _NUM_PRESET_LABELS and set(labels) <= set(presets):
-            labels = presets  # A copy of the taxonomy of the presets fits each of them.
+        if _are_of_preset(labels):
+            labels = _preset_labels()  # A copy of the taxonomy of the presets fits each of them.
         known = {spelling_key(label): label for label in labels}
         for entry, label, _ in entries:
             if spelling_key(label) not in known:
@@ -216,6 +213,12 @@ class Taxonomy:
 
     def _error(self, entry: str, reason: str) -> TaxonomyError:
         return TaxonomyError(f"{self._source}: {entry}: {reason}")
+
+
+def _are_of_preset(labels: Iterable[str]) -> bool:
+    """Return whether labels are those of the preset musicnn_msd or musicnn_mtt."""
+    labels = set(labels)
+    return len(labels) == _NUM_PRESET_LABELS and labels <= set(_preset_labels())
 
 
 def _preset_labels() -> list[str]:

@@ -30,6 +30,7 @@ MALFORMED = (
     jinja2.TemplateError,
 )
 _MARKDOWN = re.compile(r"[\\`*\[\]|#~$]|(?<![^\W_])_|_(?![^\W_])")  # An underscore inside a word is not markup.
+_LINK = re.compile(r"\[([^]]*)\]\(([^)]*)\)")  # in Markdown
 _MAX_QUOTED = 1000  # characters
 
 
@@ -88,7 +89,7 @@ def describe(model: GenreClassifier) -> list[tuple[str, str]]:
     if class_thresholds:
         lines.append(("predicted", f"above these probabilities: {class_thresholds}"))
     elif model.multi_label:
-        rule = f"at most {MAX_GENRES} genres, those with a probability of at least {MIN_PROBABILITY}"
+        rule = f"at most {MAX_GENRES} genres of probability {MIN_PROBABILITY} or more, or else the most probable genre"
         lines.append(("predicted", f"{rule}; without confidence, because it is not calibrated. {HOW_TO_CALIBRATE}"))
     if not model.card:
         return [*lines, ("card", "none, because training data and scores were not saved with the model")]
@@ -162,7 +163,8 @@ def _describe_card(card, thresholds):
     if calibration := card.get("calibration"):
         clips = _describe_clips(calibration["on"])
         lines.append(("calibrated", f"temperature {thresholds.temperature:.3f}, fitted on {clips}"))
-    return lines + [(name, card[name]) for name in ("license", "about") if name in card]
+    links_as_text = ((name, _LINK.sub(r"\1 (\2)", card[name])) for name in ("license", "about") if name in card)
+    return [*lines, *links_as_text]
 
 
 def _describe_backbone(model):

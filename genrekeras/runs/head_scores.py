@@ -51,7 +51,7 @@ def cross_validate_head(split: FeatureSplit, input_coverage: str, seed: int = 0)
         parts.append(head.logits(split.select(np.flatnonzero(folds == fold)).features))
         seconds.append(time.process_time() - start)
     logits = _join(split, folds, parts)
-    uncalibrated = _report(split, logits, input_coverage)
+    uncalibrated = to_report(split, logits, input_coverage)
     return OutOfFold(calibrate_folds(uncalibrated, folds, np.array(seconds), logits), logits)
 
 
@@ -85,7 +85,7 @@ def learning_curve(split: FeatureSplit, all_artists: OutOfFold, seed: int = 0) -
             parts.append(head.logits(split.select(np.flatnonzero(folds == fold)).features))
         else:
             logits = _join(split, folds, parts)
-            reports[quarters / _PARTS] = _report(split, logits, reference.input_coverage)
+            reports[quarters / _PARTS] = to_report(split, logits, reference.input_coverage)
             sizes[quarters / _PARTS] = kept
     reports[1.0] = reference
     sizes[1.0] = [split.select(np.flatnonzero(folds != fold)) for fold in range(folds.max() + 1)]
@@ -149,12 +149,21 @@ def _join(split, folds, parts):
     return logits
 
 
-def _report(split, logits, input_coverage):
-    """Return the report of the mean probabilities of the clips."""
+def to_report(
+    split: FeatureSplit, logits: np.ndarray, input_coverage: str, name: str = "cross-validation"
+) -> Report | MultiLabelReport:
+    """Return the report of the mean probabilities of the clips of tracks.
+
+    Args:
+        split: the tracks.
+        logits: `(n, max_clips, genres)`, see `genrekeras.training.linear_head.LinearHead.logits`.
+        input_coverage: as in `cross_validate_head`.
+        name: name of the split in the report.
+    """
     kind = MultiLabelReport if split.multi_label else Report
     return kind(
         genres=split.genres,
-        split="cross-validation",
+        split=name,
         protocol=split.protocol,
         track_ids=split.track_ids,
         labels=split.labels,

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import csv
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import os
@@ -26,7 +27,8 @@ from genrekeras.utils.io import TEMPORARY, atomic_write
 
 BATCH_SIZE = 16
 VARIANTS = 4  # augmented variants of each clip, if the backbone is frozen and features are cached
-STATE = ".state.npz"  # ending of the files of training states, which a finished run removes
+# Endings of the files of training states and of their best models, which a finished run removes
+STATE, BEST = ".state.npz", ".best.keras"
 
 
 def start(main: Callable[["Run"], None], doc: str | None, network: bool = True, spectrograms: bool = False) -> None:
@@ -53,6 +55,7 @@ def start(main: Callable[["Run"], None], doc: str | None, network: bool = True, 
                 run.load_data()
                 main(run)
             run.finish()
+            print(f"\nAll results are in {folder}. To view them, start with report.html.")
         except KeyboardInterrupt as error:
             number = getattr(error, "signal", signal.SIGINT)
             if run:
@@ -142,7 +145,7 @@ class Run:
                 "NOTE:    in the random protocol, training and validation share artists, and the test split is the "
                 "validation split. Scores are too high."
             )
-        self.config["data"] = self._data_config()
+        self.config["data"] = self.data_config()
 
     def _print_changes(self, saved):
         """Print the changes since the run was started that may change the results."""
@@ -158,10 +161,9 @@ class Run:
     def finish(self) -> None:
         """Remove the training states, and record in the config that the run is finished."""
         for name in os.listdir(self.folder):
-            if name.endswith(STATE):
+            if name.endswith((STATE, BEST)):
                 os.remove(self.path(name))
         self.save_config(finished=True)
-        print(f"\nAll results are in {self.folder}. To view them, start with report.html.")
 
     def path(self, name: str) -> str:
         """Return the path of a file in the output folder."""
@@ -238,7 +240,34 @@ class Run:
         """Fit a compiled model, save it, and write config, history and learning curves.
 
         The model of the epoch with the best validation accuracy is saved. Without a validation split, the model of the
-        last epoch is saved.
+        last epoch is saved. If genres have unequal numbers of clips, all genres get the same weight.
+        """
+        weights = self.class_weight()
+        if model.fine_tune == "head":
+            self.fit(model, functools.partial(self._fit_head, model, weights), self.model_file, callbacks)
+        else:
+            train = self.batches(self.data.train, model, shuffle=True, class_weight=weights)
+            validation = self.batches(self.data.validation, model) if len(self.data.validation) else None
+            function = functools.partial(gk.training.fit, model, train, validation_data=validation)
+            self.fit(model, function, self.model_file, callbacks)
+
+    def fit(
+        self,
+        model: gk.GenreClassifier,
+        function: Callable[..., keras.callbacks.History],
+        model_file: str,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        monitor: str = "val_accuracy",
+    ) -> None:
+        """Fit a compiled model with a function, save it, and write config, history and learning curves.
+
+        Args:
+            model: the model.
+            function: `genrekeras.training.fit` or another function that has its arguments `epochs`, `callbacks`,
+                `state`, `every_seconds` and `verbose`.
+            model_file: path for the model of the best epoch.
+            callbacks: callbacks of the training.
+            monitor: metric by which the best epoch is chosen, see `genrekeras.callbacks.BestCheckpoint`.
         """
         training = {
             "epochs": self._epochs(),
@@ -249,10 +278,9 @@ class Run:
         self.save_config(**training)
         if self.flags.jit:
             model.jit_compile = True  # pragma: no cover - takes minutes, and torch needs a C++ compiler
-        weights = self.class_weight()
         callbacks = list(callbacks)
         if len(self.data.validation):
-            callbacks.append(gk.callbacks.BestCheckpoint(self.model_file, monitor="val_accuracy", model=model))
+            callbacks.append(gk.callbacks.BestCheckpoint(model_file, monitor, model=model))
         if self.flags.wandb:
             private = ("command", "working_directory", "processor")  # data about the machine is not uploaded
             config = {key: value for key, value in self.config.items() if key not in private}
@@ -260,24 +288,22 @@ class Run:
             callbacks.append(self.wandb)
         steps = -(-len(self.data.train) // BATCH_SIZE)
         print(f"To do:   {self._epochs()} epochs of {steps} steps of up to {BATCH_SIZE} clips\n")
-        fit = self._fit_head if model.fine_tune == "head" else self._fit
-        arguments = {"epochs": self._epochs(), "callbacks": callbacks, "state": self.path(f"training{STATE}")}
-        arguments |= {"every_seconds": self.flags.save_every, "verbose": 1 if sys.stdout.isatty() else 2}
-        history = fit(model, weights, arguments).history
+        history = function(
+            epochs=self._epochs(),
+            callbacks=callbacks,
+            state=self.path(f"training{STATE}"),
+            every_seconds=self.flags.save_every,
+            verbose=1 if sys.stdout.isatty() else 2,
+        ).history
         if not len(self.data.validation):
-            with atomic_write(self.model_file) as temporary:
+            with atomic_write(model_file) as temporary:
                 model.save(temporary)
         self._save_history(history)
         self.save_config()
         visualization.learning_curves(history, self.path("learning_curves.png"), title=self._title(model))
 
-    def _fit(self, model, weights, arguments):
-        train = self._batches(self.data.train, model, shuffle=True, class_weight=weights)
-        validation = self._batches(self.data.validation, model) if len(self.data.validation) else None
-        return gk.training.fit(model, train, validation_data=validation, **arguments)
-
-    def _fit_head(self, model, weights, arguments):
-        """Train the head of a model on cached features of the frozen backbone. This is faster than `_fit`."""
+    def _fit_head(self, model, weights, **arguments):
+        """Train the head of a model on cached features of the frozen backbone. This is faster than `training.fit`."""
         config = model.get_config()
         augment = bool(config["waveform_augmentation"] or config["image_augmentation"])
         variants = VARIANTS if augment else 1
@@ -316,7 +342,8 @@ class Run:
     def _epochs(self):
         return self.flags.epochs or (2 if self.flags.smoke else options.EPOCHS)
 
-    def _batches(self, split, model, **arguments):
+    def batches(self, split: gk.datasets.Split, model: gk.GenreClassifier, **arguments: Any) -> gk.datasets.Batches:
+        """Return batches of a split for a model, with the seed of the run. See `genrekeras.datasets.batches`."""
         return gk.datasets.batches(split, BATCH_SIZE, model.clip_seconds, seed=self.flags.seed, **arguments)
 
     def _title(self, model):
@@ -338,7 +365,8 @@ class Run:
             },
         }
 
-    def _data_config(self):
+    def data_config(self) -> dict[str, Any]:
+        """Return the entry `data` of the config: the splits, broken clips, and artists that splits share."""
         return {
             "name": self.data.name,
             "protocol": self.data.protocol,

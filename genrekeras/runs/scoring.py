@@ -88,7 +88,7 @@ def _card(run, reports):
         "training": {
             "script": os.path.basename(sys.argv[0]),
             "flags": flags,
-            **_training_settings(run.config),
+            **training_settings(run.config),
             "seconds": run.config["seconds"],
             "backend": run.config["backend"],
             "versions": run.config["versions"],
@@ -97,7 +97,7 @@ def _card(run, reports):
     }
 
 
-def _training_settings(config):
+def training_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a dict with the epochs, the batch size and the optimizer in the config of a run."""
     optimizer = config["optimizer"]
     # Mixed precision wraps the optimizer. Use the inner one.

@@ -1,6 +1,7 @@
 """Write genres into a copy of an audio file, one function for each format of tags."""
 
 import io
+import shutil
 import struct
 from collections.abc import Callable, Sequence
 from typing import BinaryIO
@@ -44,7 +45,7 @@ def write_copy(opened: mutagen.FileType, target: str, genres: Sequence[str]) -> 
 
     Args:
         opened: the file, see `genrekeras.tags.reading.open_tags`.
-        target: path of a copy of the file.
+        target: path of the copy, an empty file.
         genres: the genres.
 
     Raises:
@@ -53,6 +54,7 @@ def write_copy(opened: mutagen.FileType, target: str, genres: Sequence[str]) -> 
     """
     for file_type, rewrite in ((MP4, _mp4), (OggFileType, _ogg)):
         if isinstance(opened, file_type):
+            shutil.copyfile(str(opened.filename), target)
             rewrite(opened, target, genres)
             return
     edit = next(function for file_type, function in _EDITS.items() if isinstance(opened, file_type))

@@ -181,7 +181,7 @@ def mutagen_errors(path: StrPath, summary: str) -> Iterator[None]:
         raise
     except Exception as error:
         has_message = isinstance(error, (OSError, mutagen.MutagenError, ValueError))
-        reason = str(error) if has_message else f"the file is damaged ({error!r})"
+        reason = getattr(error, "strerror", None) or str(error) if has_message else f"the file is damaged ({error!r})"
         raise TagError(path, f"{summary}: {reason or 'the file is damaged or cut short'}") from error
 
 

@@ -1,4 +1,4 @@
-"""Replace an audio file by a changed copy that has the same owner, permissions and extended attributes."""
+"""Replace an audio file by a new file that has the same owner, permissions and extended attributes."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from genrekeras.utils.io import StrPath, atomic_write
 
 
 def check_replaceable(path: StrPath) -> None:
-    """Raise `TagError` if a file cannot be replaced by a changed copy.
+    """Raise `TagError` if a file cannot be replaced by a new file.
 
     Args:
         path: the file, without symbolic links.
@@ -31,12 +31,12 @@ def check_replaceable(path: StrPath) -> None:
         raise TagError(path, "its tags cannot be written: the folder is read-only")
 
 
-class Copy(NamedTuple):
-    """A copy of a file that will replace the file.
+class Replacement(NamedTuple):
+    """A new file that will replace a file.
 
     Attributes:
-        path: path of the copy.
-        check: function that raises `TagError` if another program has changed the file since it was copied.
+        path: path of the new file.
+        check: function that raises `TagError` if another program has changed the old file since the new file was made.
     """
 
     path: str
@@ -44,11 +44,11 @@ class Copy(NamedTuple):
 
 
 @contextlib.contextmanager
-def replacement(path: StrPath) -> Iterator[Copy]:
-    """Context manager that yields a copy of a file, which replaces the file at the end.
+def replacement(path: StrPath) -> Iterator[Replacement]:
+    """Context manager that yields an empty file, which replaces a file at the end.
 
-    The copy is in the folder of the file. It has the same owner, group, permissions and extended attributes. If the
-    body raises an exception, the copy is removed and the file stays as it is.
+    The new file is in the same folder. It has the same owner, group, permissions and extended attributes. The body
+    writes its content. If the body raises an exception, the new file is removed and the old file stays as it is.
 
     Args:
         path: the file, without symbolic links.
@@ -56,7 +56,7 @@ def replacement(path: StrPath) -> Iterator[Copy]:
     Raises:
         TagError: the file cannot be replaced, see `check_replaceable`; its owner, permissions or extended attributes
             cannot be kept; or another program changed the file in the meantime.
-        OSError: the copy cannot be written.
+        OSError: the new file cannot be written.
     """
     check_replaceable(path)
     identity = _identity(path)
@@ -66,15 +66,14 @@ def replacement(path: StrPath) -> Iterator[Copy]:
             raise TagError(path, "another program changed it at the same time")
 
     with atomic_write(path) as temporary:
-        _copy(path, temporary)
-        yield Copy(temporary, check)
+        _create_like(path, temporary)
+        yield Replacement(temporary, check)
         check()
 
 
-def _copy(path, target):
-    """Copy a file with its owner, group, permissions and extended attributes."""
+def _create_like(path, target):
+    """Create an empty file with the owner, group, permissions and extended attributes of another file."""
     os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    shutil.copyfile(path, target)
     status = os.stat(path)
     if _attributes(path)[:2] != _attributes(target)[:2]:
         with contextlib.suppress(OSError):
@@ -83,7 +82,6 @@ def _copy(path, target):
         with contextlib.suppress(OSError):
             os.removexattr(target, name)
     shutil.copystat(path, target)
-    os.utime(target)  # `copystat` has copied the modification time
     if _attributes(path) != _attributes(target):
         raise TagError(path, "its owner, group, permissions or extended attributes cannot be set for the new file")
 

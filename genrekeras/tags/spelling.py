@@ -57,7 +57,7 @@ def merge_spellings(genres: Iterable[str]) -> dict[str, str]:
     """Choose one spelling for each genre: the most frequent one. In case of a tie, it is the first in the alphabet.
 
     Args:
-        genres: genres of all tracks. `spelling_key` says which are the same.
+        genres: genres of all tracks. Genres with equal `spelling_key` are the same.
 
     Returns:
         Spelling -> chosen spelling.

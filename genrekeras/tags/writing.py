@@ -111,14 +111,14 @@ def write_genres(
         old = values(opened, "genre")
         if old == genres:
             return None
-        with replacement(path) as copy:
-            change = _write(opened, copy.path, old, genres)
-            copy.check()
+        with replacement(path) as new:
+            change = _write(opened, new.path, old, genres)
+            new.check()
             if before_replacing is not None:
                 before_replacing(change)
         return change
     except TagError as error:
-        raise TagError(path, error.reason) from error  # `error.path` may be the copy
+        raise TagError(path, error.reason) from error  # `error.path` may be the new file
     except OSError as error:
         raise TagError(path, f"its tags cannot be written: {error}") from error
 
@@ -135,8 +135,8 @@ def restore(change: Change) -> bool:
         Whether the file was restored. It is false if the file has its old content already.
 
     Raises:
-        TagError: the file is missing, another program has changed it since, the change is damaged, or the file cannot
-            be written.
+        TagError: the file is missing, it was changed after the genres were written, the change is damaged, or the file
+            cannot be written.
     """
     path = change.path
     try:
@@ -145,12 +145,12 @@ def restore(change: Change) -> bool:
         if current == change.before:
             return False
         if current != change.after:
-            raise TagError(path, "another program has changed it since. It is left as it is")
-        with replacement(path) as copy:
-            with open(path, "rb") as file, open(copy.path, "wb") as target:
+            raise TagError(path, "it was changed after its genres were written, so it is left as it is")
+        with replacement(path) as new:
+            with open(path, "rb") as file, open(new.path, "wb") as target:
                 for block in restored(file, change.hunks):
                     target.write(block)
-            with open(copy.path, "rb") as file:
+            with open(new.path, "rb") as file:
                 if sha256(blocks(file)) != change.before:
                     raise TagError(path, "its old tags cannot be restored, because the journal is damaged")
         return True
@@ -165,7 +165,7 @@ def _write(opened, target, old, genres):
 
     Args:
         opened: the file, see `open_tags`.
-        target: path of the copy.
+        target: path of the copy, an empty file.
         old: genres of the file.
         genres: the new genres.
     """

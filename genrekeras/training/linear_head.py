@@ -77,6 +77,10 @@ class FeatureSplit:
             self, tracks=self.tracks.iloc[positions], features=[self.features[position] for position in positions]
         )
 
+    def few_clips(self, count: int = 3) -> list[np.ndarray]:
+        """Return the features of at most `count` evenly spaced clips of each track."""
+        return [clips[np.linspace(0, len(clips) - 1, min(count, len(clips))).astype(int)] for clips in self.features]
+
 
 class LinearHead(NamedTuple):
     """Last layer of a model, trained on features.

@@ -9,13 +9,14 @@ import tqdm
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-def print_message(text: str) -> None:
-    """Print text on standard error, above the progress bars.
+def print_message(text: str, to_stdout: bool = False) -> None:
+    """Print text on standard error or standard output, above the progress bars.
 
-    Nothing is printed if the process has no standard error.
+    Nothing is printed if the process has no such stream.
     """
-    if _is_open(sys.stderr):
-        tqdm.tqdm.write(printable(text, keep="\n"), file=sys.stderr)
+    stream = sys.stdout if to_stdout else sys.stderr
+    if _is_open(stream):
+        tqdm.tqdm.write(printable(text, keep="\n"), file=stream)
 
 
 def bar(total: int | None, description: str, unit: str, **options: Any) -> tqdm.tqdm:

@@ -165,15 +165,14 @@ def collection_map(embeddings: Any, path: StrPath | None = None, title: str | No
     """
     points = embeddings.map(seed)
     predictions = embeddings.files["genre"].to_numpy()
-    genres = genres_of(embeddings.files)
+    genres = [genre for genre in genres_of(embeddings.files) if (predictions == genre).any()]
     figure = Figure(figsize=(7.5, 6), layout="constrained")
     axes = figure.add_subplot()
     size = np.clip(4000 / len(points), 6, 60)
     for genre, color in zip(genres, _colors(genres), strict=True):
         selected = points[predictions == genre]
-        if len(selected):
-            label = f"{plain_text(genre)}  ({len(selected)})"
-            axes.scatter(selected[:, 0], selected[:, 1], s=size, color=color, alpha=0.85, linewidths=0, label=label)
+        label = f"{plain_text(genre)}  ({len(selected)})"
+        axes.scatter(selected[:, 0], selected[:, 1], s=size, color=color, alpha=0.85, linewidths=0, label=label)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -186,6 +185,7 @@ def collection_map(embeddings: Any, path: StrPath | None = None, title: str | No
 
 
 def _colors(genres):
-    """Return one color per genre. With more than 20 genres, colors are repeated."""
-    palette = colormaps["tab10" if len(genres) <= 10 else "tab20"].colors
-    return [palette[index % len(palette)] for index in range(len(genres))]
+    """Return a color for each genre. No two genres have the same color."""
+    if len(genres) > 20:
+        return colormaps["turbo"](np.linspace(0, 1, len(genres)))
+    return colormaps["tab10" if len(genres) <= 10 else "tab20"].colors[: len(genres)]

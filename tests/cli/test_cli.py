@@ -236,7 +236,7 @@ def test_predict_with_a_wrong_call(saved, music, tmp_path):
     assert "Missing argument" in run("predict", "-m", saved, code=2).stderr
     wrong = run("predict", music, "-m", tmp_path / "x.keras", code=2).stderr
     assert "There is no model file" in wrong and "preset (musicnn_msd, musicnn_mtt, fma_small), a .keras file" in wrong
-    assert "or the output folder of an" in wrong
+    assert "or the output folder of a training run" in wrong
     assert f"There is no model file {tmp_path}/model.keras" in run("info", tmp_path, code=2).stderr
     (tmp_path / "text.keras").write_text("no model")
     assert "cannot be loaded as a model" in run("predict", music, "-m", tmp_path / "text.keras", code=1).stderr
@@ -345,6 +345,8 @@ def test_similar(saved, music):
     (music / "text.mp3").write_text("no music")
     done = run("similar", music / "text.mp3", music, "-m", saved, code=1)
     assert "text.mp3: not audio" in done.stderr and f"Error: {music / 'text.mp3'} cannot be read." in done.stderr
+    alone = run("similar", music / "a.ogg", music / "a.ogg", "-m", saved, code=1)
+    assert "FILES contain no other audio file" in alone.stderr
 
 
 def test_compare_and_report(tmp_path, rng):

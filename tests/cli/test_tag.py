@@ -88,9 +88,14 @@ def test_low_confidence(calibrated, songs):
     assert "except at low confidence." in done.stdout and "undo" not in done.stdout
 
 
+def iter_rows(*rows):
+    """Yield rows of a plan."""
+    yield from rows
+
+
 def test_options_reach_the_plan(saved, songs, monkeypatch):
     received = []
-    monkeypatch.setattr(plan, "plan_each", lambda model, paths, options: received.append(options) or [])
+    monkeypatch.setattr(plan, "plan_each", lambda model, paths, options: received.append(options) or iter_rows())
     run(songs[0], "-m", saved, "--max-genres", 2, "--min-probability", 0.3, "--album", "--append")
     assert received == [plan.TagOptions("append", 2, 0.3, None, True, None)]
 
@@ -105,7 +110,9 @@ def test_the_taxonomy(saved, songs, tmp_path, monkeypatch):
     assert "No such file" in run(songs[2], "-m", saved, "--taxonomy", tmp_path / "none.toml", code=1).stderr
     assert tags.read_genres(songs[2]) == []
     received = []
-    monkeypatch.setattr(plan, "plan_each", lambda model, paths, options: received.append(options.taxonomy) or [])
+    monkeypatch.setattr(
+        plan, "plan_each", lambda model, paths, options: received.append(options.taxonomy) or iter_rows()
+    )
     run(songs[0], "-m", "musicnn_msd")
     assert received[0].genres(["rnb"]) == ["R&B"]
     run(songs[0], "-m", saved)
@@ -126,7 +133,7 @@ def test_files_that_cannot_be_tagged(saved, songs):
     for name, error in (("text.mp3", "cannot be read"), ("d.au", "not supported"), ("short.wav", "too short")):
         assert [line for line in done.stderr.splitlines() if f"{name}: " in line and error in line]
     done = run(songs[0].parent / "text.mp3", "-m", saved, code=1)  # no file that can be tagged
-    assert "1 could not be read or tagged" in done.stdout and "undo" not in done.stdout
+    assert "1 file:\n       1 could not be read or tagged" in done.stdout and "undo" not in done.stdout
 
 
 def test_undo_names_files_that_somebody_changed(saved, songs, tmp_path):
@@ -134,7 +141,7 @@ def test_undo_names_files_that_somebody_changed(saved, songs, tmp_path):
     songs[0].write_bytes(songs[0].read_bytes() + b"x")
     done = run("--undo", tmp_path / "j", code=1)
     assert done.stdout == "2 changes: 1 restored, 1 left alone.\n"
-    assert f"{songs[0]}: another program has changed it since" in done.stderr
+    assert f"{songs[0]}: it was changed after its genres were written" in done.stderr
     lines = (tmp_path / "j").read_bytes().splitlines(keepends=True)
     (tmp_path / "j").write_bytes(lines[0] + b"damaged\n" + lines[2])
     assert f"{tmp_path / 'j'}: line 2 is damaged" in run("--undo", tmp_path / "j", code=1).stderr
@@ -147,6 +154,16 @@ def test_a_file_that_is_not_a_journal_is_refused_before_the_prediction(saved, so
     before = sha256(songs[1])
     assert "is not a journal" in run(songs[0], "-m", saved, "--journal", songs[1], code=1).stderr
     assert sha256(songs[1]) == before
+
+
+def test_a_state_folder_that_cannot_be_written(saved, songs, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    before = sha256(songs[0])
+    for options in ([], ["--journal", tmp_path / "j"]):
+        lines = run(songs[0], "-m", saved, *options, code=1).stderr.splitlines()
+        assert lines[-1].startswith(f"Error: The state folder {tmp_path / 'file' / 'genrekeras'} cannot be")
+    assert sha256(songs[0]) == before and not (tmp_path / "j").exists()
 
 
 @pytest.mark.parametrize(
@@ -168,7 +185,7 @@ def test_arguments(arguments, message):
 def test_lines_fit_a_terminal_of_80_columns(saved, songs, monkeypatch):
     genres = tuple(f"A Genre of Number {number}" for number in range(9))
     row = {"path": "a\x1b.mp3", "old": genres, "new": genres[::-1], "probability": 0.5, "reason": None, "error": None}
-    monkeypatch.setattr(plan, "plan_each", lambda *arguments: [row])
+    monkeypatch.setattr(plan, "plan_each", lambda *arguments: iter_rows(row))
     lines = run(songs[0], "-m", saved, "--dry-run").stdout.splitlines()
     assert lines[0] == r"a\x1b.mp3" and max(map(len, lines)) <= 80 and lines[1].startswith("  A Genre of Number 0, A")
     assert " -> A Genre of Number 8, A Genre" in " ".join(line.strip() for line in lines)

@@ -108,7 +108,7 @@ def test_genres_that_become_rare(tmp_path, add):
 @pytest.mark.parametrize(
     "labels, min_tracks, message",
     [
-        ("folders", 2, r"Received: Folk\. Left out: Rock \(2 tracks of one artist\)"),
+        ("folders", 2, r"Received: Folk\. Left out: Rock \(2 tracks of one artist\)\. Add tracks"),
         ("tags", 1, r"Received: no such genre\. Of 4 files, 4 have no genre \(the first: "),
         ("genre", 1, "`labels` must be .* Received: labels='genre'"),
         ("folders", 0, "`min_tracks` must be"),

@@ -120,10 +120,22 @@ def test_commands(pair, music, tmp_path):
     for call in (["timeline", song], ["similar", song, str(music)], ["tag", "--dry-run", song]):
         done = CliRunner().invoke(cli.main, [*call, "--model", str(path)], catch_exceptions=False)
         assert done.exit_code == 0, done.output
-    picture = str(tmp_path / "s.png")
-    for call in (["info", str(path)], ["spectrogram", song, "--model", str(path), "-o", picture]):
-        done = CliRunner().invoke(cli.main, call)
-        assert done.exit_code == 1 and f"{path} is an exported model, but this command needs the .keras" in done.output
+
+
+@pytest.mark.parametrize("command", ["info", "spectrogram", "evaluate", "calibrate", "export", "app"])
+def test_commands_that_need_a_keras_file(command, tmp_path):
+    path, output = tmp_path / "m.onnx", str(tmp_path / "out")
+    path.touch()
+    arguments = {
+        "info": [str(path)],
+        "spectrogram": ["song.mp3", "-m", str(path), "-o", f"{output}.png"],
+        "evaluate": ["music", "-m", str(path)],
+        "calibrate": ["music", "-m", str(path), "-o", f"{output}.keras"],
+        "export": [str(path), "--to", "onnx"],
+        "app": ["-m", str(path)],
+    }
+    done = CliRunner().invoke(cli.main, [command, *arguments[command]])
+    assert done.exit_code == 2 and f"{path} is an exported model. This command needs a .keras file." in done.output
 
 
 def test_files_that_cannot_be_used(pair, tmp_path, monkeypatch):

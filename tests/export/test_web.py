@@ -6,7 +6,7 @@ import hashlib
 import http.server
 import io
 import os
-import shutil
+import re
 import tarfile
 import threading
 
@@ -15,9 +15,10 @@ import keras
 import numpy as np
 import pytest
 import soundfile
-from conftest import calibrate, small_model, tones
+from conftest import calibrate, chromium_browser, small_model, tones
 from genrekeras import export, inference
 from genrekeras.export import web
+from genrekeras.inference.predict import to_row
 from genrekeras.utils.io import cache_dir
 
 pytestmark = [
@@ -117,16 +118,8 @@ def runtime():
 
 @pytest.fixture(scope="module")
 def chromium():
-    """A browser of Playwright."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        installed = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-        path = installed or started.chromium.executable_path
-        if not os.path.exists(path):
-            pytest.skip("Chromium is not installed")
-        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with chromium_browser() as browser:
         yield browser
-        browser.close()
 
 
 def opened(browser, address):
@@ -220,15 +213,17 @@ def test_clips_and_labels_are_chosen_as_in_python(small_page, chromium):
     rng = np.random.default_rng(0)
     limits = [{}, {"max_ood_score": 0.5}, {"min_confidence": 0.6, "max_ood_score": 1.5}, {"better_than_chance": False}]
     settings = [{}, *({"class_thresholds": [0.2, 0.8, 0.5], **limit} for limit in limits)]
+    settings.append({"class_thresholds": [1.0, 0.8, 0.5], "min_confidence": 0.6})  # the first label is never predicted
     try:
         for thresholds in settings:
             model.thresholds = thresholds
             page.evaluate("values => Object.assign(thresholds, values)", export_thresholds(model))
             for probabilities, score in zip(rng.uniform(0, 1, (20, 3)) ** 2, rng.uniform(0, 2, 20), strict=True):
-                labels = page.evaluate("means => predictedGenres(means)[1]", probabilities.tolist())
-                assert tuple(model.genres[x] for x in labels) == inference.predicted_genres(model, probabilities)
-                reason = page.evaluate("([p, score]) => lowConfidence(p, score)", [probabilities[0], score])
-                assert (reason or None) == model.thresholds.low_confidence(probabilities[0], score)[1]
+                best, labels = page.evaluate("predictedGenres", probabilities.tolist())
+                row = to_row(model, None, [probabilities, score], 1.0)
+                assert (model.genres[best], tuple(model.genres[x] for x in labels)) == (row["genre"], row["genres"])
+                reason = page.evaluate("([p, score]) => lowConfidence(p, score)", [probabilities[best], score])
+                assert (reason or None) == row["reason"]
     finally:
         model.thresholds = {"class_thresholds": [0.999, 0.999, 0.999]}
     assert len(seen) == 2  # the page and its worker
@@ -266,6 +261,23 @@ def test_a_person_uses_the_page(small_page, chromium, tmp_path):
         assert page.evaluate("fetch('/').then(() => 'allowed', () => 'refused')") == "refused"
     finally:
         server.shutdown()
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_loaded(small_page, chromium, tmp_path):
+    """The page names the reason, and analyses no file."""
+    text = (small_page[1] / "index.html").read_text(encoding="utf-8")
+    damaged = re.sub('(id="model">)[^<]*', rf"\1{web._compress(b'no model')}", text)
+    (tmp_path / "index.html").write_text(damaged, encoding="utf-8")
+    page = chromium.new_page()
+    page.goto((tmp_path / "index.html").as_uri())
+    page.get_by_text("The model cannot be loaded in this browser").wait_for()
+    soundfile.write(tmp_path / "track.wav", tones(np.random.default_rng(1), 1, 44100)[0] / 3, 22050)
+    for _ in range(2):
+        page.set_input_files("#files", tmp_path / "track.wav")
+        page.locator("article").wait_for(state="detached")
+    assert page.locator("#results").inner_text() == ""
+    page.close()
 
 
 def export_thresholds(model):

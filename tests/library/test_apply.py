@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import write_sine
@@ -76,12 +77,20 @@ def test_files_that_fail_are_named_and_the_others_are_written(tmp_path, monkeypa
     assert files["written"].tolist() == [False] * 4 + [True]
     assert [error is None for error in files["error"]] == [False, False, True, False, True]
     assert "No such file" in files.loc[0, "error"] and "hard links" in files.loc[3, "error"]
-    assert files.loc[2, "reason"] == "another program changed its genres meanwhile"
+    assert files.loc[2, "reason"] == "its genres have changed since they were read"
     assert {path: sha256(path) for path in paths[1:4]} == before
     plan = plan_of(paths[4:], old=("Rock",)).assign(new=[["a\nb"]])
     assert "`genre` must be" in apply_tags(plan, tmp_path / "journal").files.loc[0, "error"]
-    assert apply_tags(plan_of(paths[4:], old=("Rock",)).assign(new="Pop"), tmp_path / "journal").files["written"].all()
-    assert tags.read_genres(paths[4]) == ["Pop"]
+
+
+def test_values_of_a_plan_may_be_one_genre_or_missing(tmp_path):
+    """Tables of other programs contain them."""
+    [path] = songs_of(tmp_path, 1)
+    for old, new in ((None, "Rock"), ("Rock", np.array(["Jazz"])), (["Jazz"], "Pop"), ("Pop", float("nan"))):
+        plan = pd.DataFrame({"path": [str(path)], "old": [old], "new": [new]}, dtype=object)
+        assert apply_tags(plan, tmp_path / "journal").files["written"].tolist() == [isinstance(new, (str, np.ndarray))]
+    assert apply_tags(plan_of([path], "Folk").assign(old=float("nan"))).files["written"].tolist() == [False]
+    assert tags.read_genres(path) == ["Pop"]
 
 
 def test_undo_leaves_files_alone_that_somebody_changed(tmp_path):
@@ -97,7 +106,7 @@ def test_undo_leaves_files_alone_that_somebody_changed(tmp_path):
     table = undo_tags(path)
     assert not any("machine" in error for error in table["error"].dropna())
     errors = by_name(table, "error")
-    assert "another program has changed it since" in errors["000.flac"] and errors["003.flac"] is None
+    assert "it was changed after its genres were written" in errors["000.flac"] and errors["003.flac"] is None
     assert "No such file" in errors["001.flac"] and "No such file" in errors["002.flac"]
     assert sha256(paths[0]) == changed and sha256(paths[3]) == before
     assert tags.read_genres(tmp_path / "moved.flac") == ["Rock"]
@@ -167,6 +176,19 @@ def test_a_damaged_journal_restores_what_it_can(tmp_path):
     assert open(name, "rb").read() == b"".join([header, folder, *damaged[:-1]])  # It can be continued.
 
 
+@pytest.mark.parametrize("lines", [1, 4])
+def test_a_journal_without_the_last_newline(tmp_path, lines):
+    """A text editor has removed it. The last line is complete."""
+    paths, name = songs_of(tmp_path / "music", 3), tmp_path / "journal"
+    before = list(map(sha256, paths))
+    apply_tags(plan_of(paths[:2], "Rock"), name)
+    name.write_bytes(b"\n".join(name.read_bytes().splitlines()[:lines]))
+    apply_tags(plan_of(paths[2:], "Rock"), name)
+    name.write_bytes(name.read_bytes().rstrip())
+    assert undo_tags(name)["restored"].sum() == (3 if lines == 4 else 1)
+    assert [sha256(path) == old for path, old in zip(paths, before, strict=True)] == [lines == 4, lines == 4, True]
+
+
 def test_a_journal_that_cannot_be_written_leaves_the_files_alone(tmp_path, monkeypatch):
     paths = songs_of(tmp_path / "music", 2)
     before = list(map(sha256, paths))
@@ -228,7 +250,7 @@ def test_a_link_is_followed_and_its_target_is_written_once(tmp_path):
 
 
 def forked(function, *arguments):
-    """Call a function in a process of its own, which has the modules of this process. Return the id of the process."""
+    """Call a function in a forked process. Return the id of the process."""
     child = os.fork()
     if child == 0:
         try:
@@ -240,7 +262,7 @@ def forked(function, *arguments):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 def test_a_process_that_is_killed_leaves_each_file_old_or_new(tmp_path):
-    """At 20 random moments. The journal knows which files are new, and the next call removes unfinished copies."""
+    """At 20 random moments. The journal contains the changes of all new files, and undo removes unfinished copies."""
     kinds, seed = ("flac", "mp3", "wav", "ogg"), random.Random(20231122)
     sources = {path.name: path.read_bytes() for kind in kinds for path in songs_of(tmp_path / "source", 2, kind)}
     folder, states = tmp_path / "music", []
@@ -322,7 +344,7 @@ def test_two_calls_at_once_write_each_file_once(tmp_path):
     written = sum(result.files["written"].astype(int) for result in results.values())
     assert written.tolist() == [1] * 12 and all(result.files["error"].isna().all() for result in results.values())
     reasons = {reason for result in results.values() for reason in result.files["reason"]} - {None}
-    assert reasons <= {"another program changed its genres meanwhile"}
+    assert reasons <= {"its genres have changed since they were read"}
     for number in range(2):
         assert undo_tags(tmp_path / f"journal {number}")["error"].isna().all()
     assert list(map(sha256, paths)) == before

@@ -211,6 +211,15 @@ def test_tracks_of_an_album_get_the_same_genres(tmp_path, predicted):
     assert rows["error"].notna().sum() == 2 and rows.loc["short.flac", "error"] == "too short"
 
 
+def test_tracks_in_one_folder_are_an_album_also_with_a_relative_path(tmp_path, predicted, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("1.flac", "2.flac"):
+        write_sine(tmp_path / name, 440, seconds=0.2)
+    predicted({"1.flac": (0.9, 0.1, 0.0, 0.0, 0.0), "2.flac": (0.3, 0.7, 0.0, 0.0, 0.0)})
+    table = plan_tags(model_of(), ["1.flac", tmp_path / "2.flac"], by_album=True)
+    assert table["new"].tolist() == [("Rock",)] * 2
+
+
 def test_files_that_cannot_be_tagged_have_errors_before_the_prediction(tmp_path, predicted):
     song = write_sine(tmp_path / "a.flac", 440, seconds=0.2)
     (tmp_path / "b.mp3").write_text("no music")
@@ -244,6 +253,8 @@ def test_files_that_cannot_be_tagged_have_errors_before_the_prediction(tmp_path,
     [
         ({"mode": "replace"}, "`mode` must be one of"),
         ({"max_genres": 0}, "`max_genres` must be an integer > 0"),
+        ({"max_genres": 1.5}, "`max_genres` must be an integer > 0"),
+        ({"min_probability": "0.5"}, r"`min_probability` must lie in \(0, 1\)"),
         ({"min_probability": 1.0}, r"`min_probability` must lie in \(0, 1\)"),
         ({"precision": 0.0}, r"`precision` must lie in \(0, 1\)"),
     ],

@@ -102,6 +102,9 @@ def test_the_taxonomy_of_the_presets(tmp_path):
             genres = mapping.genres([label])
             assert len(genres) == (kinds[label] == "genre"), label
             assert all(gk.tags.split_genres([genre]) == [genre] and not genre.islower() for genre in genres)
+        calibrated = Taxonomy.for_labels(model.genres)
+        assert calibrated.genres(model.genres) == mapping.genres(model.genres)
         Taxonomy.load(copy, model.genres)  # A copy of the file fits each preset,
     with pytest.raises(TaxonomyError, match="is not a label of the model"):
         Taxonomy.load(copy, LABELS)  # but no other model.
+    assert Taxonomy.for_labels(LABELS) is None

@@ -17,7 +17,7 @@ from genrekeras.runs import options, recipe, runner, scoring
 
 @pytest.fixture
 def experiment(monkeypatch, synthetic_cache, tmp_path):
-    """A function that calls `runner.start` with flags and a main function, in a folder of its own."""
+    """A function that calls `runner.start` with flags and a main function, in a separate folder."""
     monkeypatch.setenv("GENREKERAS_CACHE", str(synthetic_cache))
     monkeypatch.chdir(tmp_path)
 

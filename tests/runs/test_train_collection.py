@@ -1,21 +1,27 @@
 """`genrekeras train` and `genrekeras audit` on small collections: output, cache, interruption, bad input."""
 
+import itertools
 import json
 import os
+import pathlib
 import re
 import shutil
+import signal
+import time
 
 import genrekeras as gk
 import numpy as np
 import pandas as pd
+import processes
 import pytest
 import soundfile
 from click.testing import CliRunner
 from genrekeras import cli
 from genrekeras.inference import features
-from genrekeras.runs import collection, head_scores
+from genrekeras.runs import collection, fine_tuning, head_scores
 from genrekeras.utils.progress import printable
 from mutagen.easyid3 import EasyID3
+from small_training import small_network
 
 MISLABELLED = os.fsdecode(b"Noise/Noise 3/Album/wrong \xff.mp3")  # not UTF-8
 
@@ -76,7 +82,7 @@ def computed(monkeypatch):
 
 def call(*arguments, code=0):
     result = CliRunner().invoke(cli.main, list(map(str, arguments)))
-    assert result.exit_code == code and "Traceback" not in result.output, result.output
+    assert result.exit_code == code and "Traceback" not in result.output, (result.output, result.exception)
     return result
 
 
@@ -192,6 +198,21 @@ def test_audit(music, tmp_path):
     assert page.count("<audio ") == 1 and "../" in page and "Noise%203/Album/wrong%20%FF.mp3" in page
 
 
+@pytest.mark.filterwarnings("ignore:Of 24 tracks")
+def test_audit_of_random_genres(music, tmp_path):
+    """Each artist has one track of each genre."""
+    paths = [
+        f"{kind}/{kind} {artist}/Album/{track}.mp3"
+        for kind in ("Chord", "Noise")
+        for artist in range(6)
+        for track in (0, 1)
+    ]
+    (tmp_path / "genres.csv").write_text("path,genre\n" + "".join(f"{path},{'AB'[int(path[-5])]}\n" for path in paths))
+    result = call("audit", music, "--labels", tmp_path / "genres.csv", "--min-tracks", 5)
+    assert "Note: The model is not better than chance" in result.stderr
+    assert "the suspicious tracks need not have a wrong genre" in result.stderr
+
+
 @pytest.mark.filterwarnings("ignore:Of 26 tracks")
 def test_genres_in_tags(music, tmp_path):
     result = call("train", music, "--labels", "tags", "-o", tmp_path / "run", "--min-tracks", 5)
@@ -202,3 +223,85 @@ def test_genres_in_tags(music, tmp_path):
     assert "mAP is the mean average precision" in page
     listed = call("audit", music, "--labels", "tags", "--min-tracks", 5)
     assert "1. Noise (" in listed.stdout
+
+
+@pytest.fixture
+def small_training(monkeypatch):
+    """`train` trains a small network for few epochs."""
+    monkeypatch.setattr(collection, "_make_model", small_network)
+    monkeypatch.setattr(fine_tuning, "EPOCHS", 2)
+
+
+@pytest.mark.filterwarnings("ignore:Of 26 tracks", "ignore:The model is not better")
+def test_all_layers(music, tmp_path, small_training):
+    folder = tmp_path / "run"
+    result = call("train", music, "-o", folder, "--min-tracks", 5, "--fine-tune", "all", code=1)
+    lines = result.stdout.splitlines()
+    assert re.match(r"On artists not in training: \d+ %.*, [3-7] tracks, [2-4] artists", lines[0])
+    assert re.search(r"trained on 1\d tracks, and the epoch was chosen on [1-4] other tracks", " ".join(lines))
+    assert "a model whose last layer only was trained has" in " ".join(lines) and "Epoch" not in result.stdout
+    assert "Would more music help" not in result.stdout and max(map(len, lines[:-2])) <= 80
+    assert not list(folder.glob("training.*"))
+    page = (folder / "report.html").read_text()
+    assert lines[0] in page and "The epoch was chosen on the validation clips" in page
+
+    run = gk.reports.load_run(folder)
+    assert run.config["finished"] and run.config["data"]["protocol"] == "artist_folds"
+    assert not any(row["artists"] or row["albums"] or row["duplicates"] for row in run.config["data"]["leakage"])
+    assert len(run.history["val_loss"]) == 2
+    assert str(music) not in (folder / "card.json").read_text()
+    report, paths = run.reports["test_tracks"], gk.datasets.load_folder(music, protocol="random").all.tracks["path"]
+    model = gk.load_model(folder / "model.keras")
+    assert not model.compiled and "optimizer" not in result.stderr
+    table = model.predict_files(paths)
+    predicted = dict(zip(table["path"], table["probability_Chord"], strict=True))
+    tracks = collection.find_collection(music, min_tracks=5).tracks
+    expected = [predicted[path] for path in tracks["path"].loc[report.track_ids]]
+    np.testing.assert_allclose(report.probabilities[:, 0], expected, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Of 26 tracks", "ignore:The model is not better", "ignore:Genres with few clips")
+def test_all_layers_with_several_genres(music, tmp_path, small_training):
+    more = shutil.copytree(music, tmp_path / "more")
+    for kind, artist in itertools.product(("Chord", "Noise"), range(6, 14)):
+        genres = [kind, "Loud"] if artist % 2 else [kind]
+        write_track(more / kind / f"{kind} {artist}" / "Album" / "0.mp3", kind, np.random.default_rng(artist), genres)
+    options = ["--min-tracks", 5, "--labels", "tags", "--fine-tune", "all"]
+    result = call("train", more, "-o", tmp_path / "run", *options)
+    assert "% mAP" in result.stdout.splitlines()[0]
+    assert gk.load_model(tmp_path / "run" / "model.keras").thresholds.class_thresholds
+
+
+def test_too_few_artists_to_train_all_layers(music, tmp_path, small_training):
+    few = tmp_path / "few"
+    for kind in ("Chord", "Noise"):
+        for artist in range(2):
+            shutil.copytree(music / kind / f"{kind} {artist + 1}", few / kind / f"{kind} {artist + 1}")
+    options = ["--min-tracks", 2, "--fine-tune", "all"]
+    error = call("train", few, "-o", tmp_path / "run", *options, code=1).stderr
+    assert "there are too few artists for a training, a validation and a test split" in error
+
+
+def test_all_layers_killed_and_resumed(music, tmp_path):
+    """By SIGKILL within an epoch; bit for bit, on torch."""
+
+    def start(folder):
+        flags = ["train", music, "-o", folder, "--min-tracks", "5", "--fine-tune", "all"]
+        log.write_text("")
+        return processes.start(pathlib.Path(__file__).parent / "small_training.py", *flags, stdout=log, stderr=log)
+
+    log, folders = tmp_path / "log", [tmp_path / "uninterrupted", tmp_path / "killed"]
+    assert processes.wait(start(folders[0]), 300) == 1, log.read_text()  # a file cannot be read
+    process = start(folders[1])
+    while process.exitcode is None and "Epoch 2/3" not in log.read_text():
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    assert processes.wait(process, 300) == -signal.SIGKILL, log.read_text()
+    assert (folders[1] / "training.state.npz").exists() and not (folders[1] / "model.keras").exists()
+    assert processes.wait(start(folders[1]), 300) == 1 and "Epoch 1/3" not in log.read_text(), log.read_text()
+    assert set(os.listdir(folders[0])) == set(os.listdir(folders[1]))
+    for name in ("history.csv", "test_tracks.json", "misclassified.csv"):
+        assert (folders[0] / name).read_text() == (folders[1] / name).read_text()
+    weights = [gk.load_model(folder / "model.keras").get_weights() for folder in folders]
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, other)

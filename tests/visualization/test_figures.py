@@ -124,6 +124,16 @@ def test_collection_map(tmp_path, rng):
     assert sum(len(points.get_offsets()) for points in figure.axes[0].collections) == 6
 
 
+@pytest.mark.parametrize("predicted", [[0, 20], range(30)], ids=["some", "all"])
+def test_genres_on_the_map_have_different_colors(tmp_path, rng, predicted):
+    genres = [f"g{index}" for index in range(30)]
+    files = pd.DataFrame({"path": [str(i) for i in predicted], "genre": [genres[i] for i in predicted]})
+    files = files.assign(probability=0.5, error=None, **{f"probability_{genre}": 0.5 for genre in genres})
+    embeddings = Embeddings(files, rng.normal(0, 1, (len(files), 8)).astype("float32"), None)
+    collections = collection_map(embeddings, tmp_path / "m.png").axes[0].collections
+    assert len({tuple(points.get_facecolor()[0]) for points in collections}) == len(collections) == len(files)
+
+
 # Names and their drawn texts: an invalid formula, a name that legends omit, control characters, an invalid byte.
 NAMES = {
     "$x^$": "$x^$",

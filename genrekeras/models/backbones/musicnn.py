@@ -88,6 +88,20 @@ def _convolution(x, filters, size, name):
 
 def _max_over_mels(x, filters, size, name):
     """Apply a convolution, and return the maximum over the mels, as an image with one row."""
-    x = _convolution(x, filters, size, name)
-    rows = x.shape[1] if CHANNEL_AXIS == 3 else x.shape[2]
-    return keras.layers.MaxPooling2D((rows, 1), data_format=DATA_FORMAT, name=f"{name}_max")(x)
+    return MaxOverMels(name=f"{name}_max")(_convolution(x, filters, size, name))
+
+
+@keras.saving.register_keras_serializable("genrekeras")
+class MaxOverMels(keras.layers.Layer):
+    """Return the maximum over the mels of an image in `DATA_FORMAT`, as an image with one row.
+
+    `MaxPooling2D` computes the same, but on PyTorch it takes five times as long, as long as all convolutions together.
+    """
+
+    _AXIS = 1 if CHANNEL_AXIS == 3 else 2
+
+    def call(self, image):
+        return keras.ops.max(image, axis=self._AXIS, keepdims=True)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[: self._AXIS], 1, *input_shape[self._AXIS + 1 :])
