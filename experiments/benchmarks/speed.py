@@ -150,7 +150,7 @@ def time_front_end(rounds):
 
 def backbone(flags):
     """Compare the inference of the backbones with ONNX Runtime and `keras.applications`."""
-    names = ("efficientnet_b0", "mel_cnn", "musicnn") if SMOKE else backbones.BACKBONES
+    names = ("efficientnet_b0", "musicnn") if SMOKE else backbones.BACKBONES
     for name in names:
         definition, model = backbones.BACKBONES[name], classifier(name)
         extractor, shape = model.feature_extractor, (BATCH, *model.front_end.output_shape[1:])
