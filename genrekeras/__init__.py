@@ -19,6 +19,7 @@ import importlib.abc
 import json
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 
@@ -36,14 +37,14 @@ def _choose_backend():
         os.environ["KERAS_BACKEND"] = "torch"
 
 
-class _ImportClasses(importlib.abc.MetaPathFinder):
+class _ImportClasses(importlib.abc.MetaPathFinder, threading.local):
     """Import `GenreClassifier` after Keras, because `keras.saving.load_model` can load registered classes only.
 
     If a module of genrekeras imports Keras, the class is imported at the end of that module, because the module is
-    incomplete before. The finder then removes itself.
+    incomplete before. The finder then removes itself. See "Import" in docs/design.md.
     """
 
-    depth = 0  # number of nested imports of Keras and of modules of genrekeras
+    depth = 0  # number of nested imports of Keras and of modules of genrekeras, in this thread
 
     def find_spec(self, name, path=None, target=None):
         if name != "keras" and not name.startswith("genrekeras."):

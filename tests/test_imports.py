@@ -155,22 +155,50 @@ def test_importing_is_light(first_import):
     assert first_import["lazy"] == ["Hip-Hop", "genrekeras.audio", True]
 
 
+IN_A_THREAD = """
+import genrekeras, threading
+thread = threading.Thread(target=exec, args=["from keras import saving"])
+thread.start()
+thread.join()
+"""
+
+
 @pytest.mark.parametrize(
     "imports",
     [
-        "import genrekeras, keras",
+        "import genrekeras",
         "import keras, genrekeras",
-        "from genrekeras.layers import MelSpectrogram; import keras",
+        "from genrekeras.layers import MelSpectrogram",
+        IN_A_THREAD,
     ],
+    ids=["library first", "keras first", "module of the library", "in a thread"],
 )
 def test_keras_loads_models_after_an_import_of_the_library(imports):
     """The classes are registered, whichever module is imported first. The finder of genrekeras removes itself."""
-    script = (
-        f"import sys; {imports}; sys.modules['tensorflow'] = None; "  # not needed, and its import takes seconds
-        f"model = keras.saving.load_model({presets.preset_file('musicnn_msd')!r}); "
-        "print(sum('genrekeras' in type(finder).__module__ for finder in sys.meta_path))"
-    )
-    assert python(script, KERAS_BACKEND="torch") == 0
+    script = f"""{imports}
+from keras.saving import load_model
+import sys
+sys.modules["tensorflow"] = None  # not needed, and its import takes seconds
+load_model({presets.preset_file("musicnn_msd")!r})
+print(sum("genrekeras" in type(finder).__module__ for finder in sys.meta_path))
+"""
+    assert python(script, KERAS_BACKEND="numpy") == 0  # the fastest import
+
+
+def test_an_error_of_keras_is_raised(tmp_path):
+    (tmp_path / "keras.py").write_text("raise OSError('libtorch is damaged')")
+    script = f"""
+import genrekeras, json, sys
+sys.path.insert(0, {str(tmp_path)!r})
+errors = []
+for _ in range(2):
+    try:
+        import keras
+    except OSError as error:
+        errors.append(str(error))
+print(json.dumps(errors))
+"""
+    assert python(script) == ["libtorch is damaged"] * 2
 
 
 @pytest.mark.parametrize(
