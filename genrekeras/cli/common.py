@@ -168,7 +168,7 @@ def error_handling(model: str = "") -> Iterator[None]:
     """Context manager for a command: print expected errors without a traceback, and print warnings as notes.
 
     Args:
-        model: the only model that the command uses, if it may be an exported model. Keras is then not imported.
+        model: the model of the option `TRACK_CLASSIFIER`. If it is an exported model, Keras is not imported.
     """
     from genrekeras.utils import process
 

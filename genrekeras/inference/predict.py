@@ -381,9 +381,8 @@ def predict_tracks(
             if has_full_batch:  # The function may be compiled for the full batch size.
                 clips = np.pad(clips, ((0, batch_size - len(clips)), (0, 0)))
             has_full_batch |= len(clips) == batch_size
-            for (clip_track, _), *results in zip(
-                batch, *compute(clips), strict=False
-            ):  # `zip` drops the results of padding.
+            outputs = compute(clips)
+            for (clip_track, _), *results in zip(batch, *outputs, strict=False):  # `zip` drops the results of padding.
                 clip_track.results.append(results)
         while unfinished and unfinished[0].is_done:
             yield unfinished.popleft()
