@@ -61,6 +61,7 @@ class _ModelType(click.ParamType):
 
     def __init__(self, exported: bool = False):
         self.exported = exported
+        self.files = "a .keras, .onnx, .xml or .tflite file" if exported else "a .keras file"
 
     def convert(self, value, parameter, context):
         if value in PRESETS:
@@ -68,7 +69,7 @@ class _ModelType(click.ParamType):
         path = os.path.join(value, "model.keras") if os.path.isdir(value) else value
         if not os.path.isfile(path):
             self.fail(
-                f"There is no model file {path}. The model must be a preset ({', '.join(PRESETS)}), a .keras file, or "
+                f"There is no model file {path}. The model must be a preset ({', '.join(PRESETS)}), {self.files}, or "
                 "the output folder of a training run, which contains model.keras.",
                 parameter,
                 context,
@@ -80,9 +81,9 @@ class _ModelType(click.ParamType):
 
 def _model_option(exported: bool = False, **settings: Any) -> Callable[[Callable], Callable]:
     """Return the option `--model`, with further arguments of `click.option`. See `_ModelType` for `exported`."""
-    files = "a .keras, .onnx, .xml or .tflite file" if exported else "a .keras file"
-    text = f"A preset, {files}, or the output folder of a training run."
-    return click.option("-m", "--model", "path", type=_ModelType(exported), help=text, **settings)
+    model = _ModelType(exported)
+    text = f"A preset, {model.files}, or the output folder of a training run."
+    return click.option("-m", "--model", "path", type=model, help=text, **settings)
 
 
 DEFAULT_MODEL = "musicnn_msd"  # docs/guide/musicnn.md states why
