@@ -19,7 +19,8 @@ tracks of the same artists. All models except `vggish` use 128 frames of each tr
 - `mel_cnn`, `mel_resnet`: small networks from random weights, as in experiments/train_ensemble.py, but `mel_resnet` is
   trained for 22 epochs.
 - `mel_cnn_no_augmentation`: `mel_cnn` without channel effects and masks.
-- `ensemble`: the mean of the logits of all runs of `mel_cnn` and `mel_resnet`.
+- `ensemble`: the mean of the logits of `mel_cnn` and `mel_resnet`, for each seed. `ensemble_of_seeds` is the mean of
+  the networks of all seeds.
 
 Each run adds a line to runs.jsonl and a table of its probabilities, with a row for each track, to the folder --output.
 Runs that the folder already contains are not repeated, and interrupted runs are resumed. At the end, the results of all

@@ -87,14 +87,19 @@ def read_result(folder, entry):
 
 
 def read_all(folder):
-    """Return (model, protocol) -> list of `CrossValidation`, one for each seed, with the ensemble."""
+    """Return (model, protocol) -> list of `CrossValidation`, one for each seed, with the ensembles.
+
+    `ensemble` is the mean of a network of each kind with the same seed, `ensemble_of_seeds` that of all seeds.
+    """
     runs = {}
-    for entry in read_runs(folder):
+    for entry in sorted(read_runs(folder), key=lambda entry: entry["seed"]):
         runs.setdefault((entry["model"], entry["protocol"]), []).append(read_result(folder, entry))
     for protocol in dict.fromkeys(protocol for _, protocol in runs):
-        members = [result for model in MEMBERS for result in runs.get((model, protocol), [])]
-        if len(members) > 1:
-            runs["ensemble", protocol] = [ensemble(members)]
+        seeds = list(zip(*(runs.get((model, protocol), []) for model in MEMBERS), strict=False))
+        if seeds:
+            runs["ensemble", protocol] = [ensemble(members) for members in seeds]
+        if len(seeds) > 1:
+            runs["ensemble_of_seeds", protocol] = [ensemble([member for members in seeds for member in members])]
     return runs
 
 
@@ -121,7 +126,8 @@ def print_tables(folder, to="mel_resnet"):
     if both:
         print("\n| model | artist folds, % | random folds, % | difference [95 %] |\n|---|---|---|---|")
     for model in both:
-        by_artist, random = runs[model, "artist_folds"], runs[model, "random_folds"]
+        random = runs[model, "random_folds"]
+        by_artist = runs[model, "artist_folds"][: len(random)]  # the same seeds
         print(f"| {model} | {accuracy(by_artist)} | {accuracy(random)} | {difference(random, by_artist)} |")
 
 

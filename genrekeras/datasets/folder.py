@@ -105,7 +105,8 @@ def find_files(data_dir: StrPath) -> pd.DataFrame:
     if len(genres) < 2:
         raise ValueError(
             f"{data_dir} must contain at least two folders with audio files, one per genre. "
-            f"Received: {list(genres) or 'no folder with audio files'}"
+            f"Received: {list(genres) or 'no folder with audio files'}. If the genres are in the tags of the files, "
+            "use `load_tagged`, or the option `--labels tags` of the commands `train` and `audit`."
         )
     if without_genre:
         warnings.warn(

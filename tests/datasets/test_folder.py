@@ -175,7 +175,7 @@ def test_a_changed_file_gives_a_new_dataset(tmp_path):
     [
         ([], "at least two folders with audio files, one per genre. Received: no folder with audio files"),
         (["loose.wav"], "Received: no folder with audio files"),
-        (["only/1.wav"], r"Received: \['only'\]"),
+        (["only/1.wav"], r"Received: \['only'\]. If the genres are in the tags .*`--labels tags`"),
     ],
 )
 def test_folders_without_two_genres(tmp_path, names, message):
