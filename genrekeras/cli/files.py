@@ -10,6 +10,7 @@ from genrekeras.cli.common import (
     MAX_CLIPS,
     MODEL,
     PICTURES,
+    TRACK_CLASSIFIER,
     WORKERS,
     bar,
     check_ending,
@@ -17,6 +18,7 @@ from genrekeras.cli.common import (
     error_handling,
     file_to_write,
     load_model,
+    load_track_classifier,
     plural,
     print_errors,
 )
@@ -26,7 +28,7 @@ from genrekeras.utils.progress import printable
 
 @click.command()
 @FILES
-@MODEL
+@TRACK_CLASSIFIER
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, one row per file, with all probabilities.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, one object per file, with all probabilities.")
 @file_to_write("-o", "--output", endings=(), help="Write a .csv or .json file.")
@@ -51,16 +53,17 @@ def predict(context, files, path, as_csv, as_json, output, top, all_labels, max_
     The exit code is 0 on success, 1 if some files could not be read, and 2 if the arguments are invalid.
     """
     output_format = _output_format(as_csv, as_json, output)
-    with error_handling():
+    with error_handling(path):
         from genrekeras import inference
 
         paths = inference.find_files(files)
         journal = _journal(output)
-        model = load_model(path)
-        table = model.predict_files(paths, max_clips=max_clips, workers=workers, journal=journal)
+        model = load_track_classifier(path)
+        rows = inference.predict_rows(model, paths, max_clips=max_clips, workers=workers, journal=journal)
         if output_format is None:
-            text = _format_text(table, top, inference.label_kinds(model), model.multi_label, all_labels)
+            text = _format_text(rows, top, inference.label_kinds(model), model.multi_label, all_labels)
         else:
+            table = inference.to_table(model, rows)
             text = {"csv": inference.format_csv, "json": inference.format_json}[output_format](table)
         text = text.encode("utf-8", "surrogateescape")  # Some file names are not UTF-8.
         if output is None:
@@ -68,18 +71,18 @@ def predict(context, files, path, as_csv, as_json, output, top, all_labels, max_
         else:
             with atomic_write(output) as temporary, open(temporary, "wb") as file:
                 file.write(text)
-            click.echo(f"{plural(len(table), 'file')}: {printable(output)}", err=True)
-        unreadable = table[table["error"].notna()]
+            click.echo(f"{plural(len(rows), 'file')}: {printable(output)}", err=True)
         if output_format:
-            print_errors(unreadable)
-        if len(unreadable):
-            click.echo(f"{len(unreadable)} of {len(table)} files could not be read.", err=True)
-    context.exit(1 if len(unreadable) else 0)
+            print_errors(table[table["error"].notna()])
+        unreadable = sum(row["error"] is not None for row in rows)
+        if unreadable:
+            click.echo(f"{unreadable} of {len(rows)} files could not be read.", err=True)
+    context.exit(1 if unreadable else 0)
 
 
 @click.command()
 @FILE
-@MODEL
+@TRACK_CLASSIFIER
 @file_to_write(
     "-o", "--output", endings=(*PICTURES, ".csv"), help="Write a .png, .pdf or .svg figure, or a .csv table."
 )
@@ -94,10 +97,10 @@ def timeline(file, path, output, hop_seconds):
     FILE is split into clips. Consecutive clips overlap by half, unless --hop-seconds is given. The most probable genre
     of each clip is printed. With --output, the probabilities of all genres are written to a figure or a table instead.
     """
-    with error_handling():
+    with error_handling(path):
         from genrekeras import inference
 
-        model = load_model(path)
+        model = load_track_classifier(path)
         table = model.predict_timeline(file, hop_seconds=hop_seconds)
         genres = inference.genre_labels(model)
         if output is None:
@@ -116,7 +119,7 @@ def timeline(file, path, output, hop_seconds):
 @click.command()
 @FILE
 @FILES
-@MODEL
+@TRACK_CLASSIFIER
 @click.option(
     "--count", type=click.IntRange(min=1), default=10, show_default=True, help="Maximum number of files to list."
 )
@@ -130,14 +133,14 @@ def similar(context, file, files, path, count, max_clips):
 
     The exit code is 1 if some files could not be read.
     """
-    with error_handling():
+    with error_handling(path):
         from genrekeras import inference
 
         paths = inference.find_files(files)
         others = [other for other in paths if os.path.realpath(other) != os.path.realpath(file)]
         if not others:
             raise ValueError(f"{file} cannot be compared, because FILES contain no other audio file.")
-        embeddings = load_model(path).embed_files([file, *others], max_clips=max_clips)
+        embeddings = load_track_classifier(path).embed_files([file, *others], max_clips=max_clips)
         print_errors(embeddings.errors)
         if file not in set(embeddings.files["path"]):
             raise ValueError(f"{file} cannot be read.")
@@ -148,7 +151,7 @@ def similar(context, file, files, path, count, max_clips):
 
 @click.command(name="map")
 @FILES
-@MODEL
+@TRACK_CLASSIFIER
 @file_to_write("-o", "--output", endings=PICTURES, required=True, help="The .png, .pdf or .svg file to write.")
 @MAX_CLIPS
 @click.pass_context
@@ -160,10 +163,10 @@ def map_command(context, files, path, output, max_clips):
 
     The exit code is 1 if some files could not be read.
     """
-    with error_handling():
+    with error_handling(path):
         from genrekeras import visualization
 
-        embeddings = load_model(path).embed_files(files, max_clips=max_clips)
+        embeddings = load_track_classifier(path).embed_files(files, max_clips=max_clips)
         visualization.collection_map(embeddings, output)
         print_errors(embeddings.errors)
         echo(f"{plural(len(embeddings.files), 'file')}: {output}")
@@ -211,25 +214,23 @@ def _journal(output):
     return None if output is None or is_stream(output) else f"{output}.journal"
 
 
-def _format_text(table, num_genres, kinds, multi_label, all_labels):
+def _format_text(rows, num_genres, kinds, multi_label, all_labels):
     """Return text with a bar for the probability of each of the most probable genres of each file.
 
     Args:
-        table: result of `predict_files`.
+        rows: result of `predict_rows`.
         num_genres: number of genres of each file.
         kinds: dict, label -> kind.
         multi_label: whether an additional line lists the predicted genres.
         all_labels: whether the same number of labels of other kinds is shown too.
     """
-    from genrekeras import inference
-
-    labels = inference.genres_of(table)
+    labels = list(kinds)
     groups = [[label for label in labels if (kinds[label] == "genre") == is_genre] for is_genre in (True, False)]
     groups = groups if all_labels or not groups[0] else groups[:1]
     texts = {label: printable(label if kinds[label] == "genre" else f"{label} ({kinds[label]})") for label in labels}
     width = max(len(texts[label]) for group in groups for label in group)
     lines = []
-    for row in table.to_dict("records"):
+    for row in rows:
         name = printable(row["path"])
         if row["error"]:
             lines += [name, f"  could not be read: {printable(row['error'])}"]
