@@ -8,9 +8,9 @@ memory of one process.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
-import io
 import itertools
 import json
 import math
@@ -188,13 +188,14 @@ def _write_paths(target, files):
         The number of paths, the position of each 100th line in bytes, and a digest of the file.
     """
     offsets, digest, position, count = [], hashlib.sha256(), 0, 0
-    for count, path in enumerate(itertools.chain.from_iterable(map(_expand, files)), 1):
-        if count % _MIN_SHARD_FILES == 1:
+    for path in itertools.chain.from_iterable(map(_expand, files)):
+        if count % _MIN_SHARD_FILES == 0:
             offsets.append(position)
         line = json.dumps(path).encode() + b"\n"
         target.write(line)
         digest.update(line)
         position += len(line)
+        count += 1
     if not count:
         raise ValueError("`files` must contain at least one file, folder or list.")
     target.seek(0)
@@ -211,13 +212,10 @@ def _read_list(path: str) -> Iterator[str]:
     from apache_beam.io.filesystems import FileSystems
 
     is_empty = True
-    # Only "\n" and "\r\n" end a line. Some file names are not UTF-8.
-    with (
-        FileSystems.open(path) as file,
-        io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="\n") as lines,
-    ):
-        for line in lines:
-            name = line.removesuffix("\n").removesuffix("\r")
+    with FileSystems.open(path) as file:
+        for number, line in enumerate(iter(file.readline, b"")):  # A compressed file has no other way.
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
+            name = line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "surrogateescape")
             if name.strip():
                 is_empty = False
                 yield name
