@@ -48,7 +48,7 @@ def main():
         if flags.audio:
             measure_cost(folder, gk.inference.find_files(flags.audio), flags.model, flags.repetitions)
             return
-        few, many = (800, 1000) if flags.smoke else (2000, 20_000)
+        few, many = (400, 500) if flags.smoke else (2000, 20_000)
         model = folder / "model.keras"
         gk.GenreClassifier("mel_cnn", pretrained=None, fine_tune="all", clip_seconds=1.0).save(model)
         paths = write_tracks(folder / "audio", many)
