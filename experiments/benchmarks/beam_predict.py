@@ -7,7 +7,8 @@ The first command writes links to a few wav files of 1 s, and a small model with
 It runs Beam's DirectRunner with processes of one thread:
 
 - the rows with one and two worker processes are compared with those of `genrekeras predict --json`, and the rates with
-  each other. The times of the files that the run writes give the rate, so that the start of the workers is left out;
+  each other. The times of the shards give the rate, so that the start of the workers is left out. A run of one shard
+  for each worker gives the processor time of the start, which is subtracted;
 - memory of the largest process for more and more files;
 - one run is killed and repeated: the finished files must not change.
 
@@ -112,16 +113,19 @@ def compare(folder, paths, model):
     command = [sys.executable, "-m", "genrekeras", "predict", *paths, "--model", model, "--json"]
     done = subprocess.run(command, capture_output=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     expected = json.loads(done.stdout)
-    print("| worker processes | rows | equal to those of `predict` | files/s |\n|---|---|---|---|")
+    print("| worker processes | rows | equal to those of `predict` | files/s | processor time, ms a file |")
+    print("|---|---|---|---|---|")
     rates = []
     for workers in (1, 2):
-        output = folder / f"workers-{workers}"
-        run(folder, paths, model, output, workers)
+        output, files = folder / f"workers-{workers}", len(paths) - 100 * workers
+        short = run(folder, paths[: 100 * workers], model, folder / f"short-{workers}", workers)
+        long = run(folder, paths, model, output, workers)
+        cost = 1000 * (long.processor_seconds - short.processor_seconds) / files
         rows = read_rows(output)
         times = sorted(path.stat().st_mtime for path in output.glob("predictions-*"))
         # The first shard of each worker also takes the time in which the worker starts.
-        rates.append(100 * len(times[workers:]) / (times[-1] - times[workers - 1]))
-        print(f"| {workers} | {len(rows):,} | {rows == expected} | {rates[-1]:.0f} |", flush=True)
+        rates.append(files / (times[-1] - times[workers - 1]))
+        print(f"| {workers} | {len(rows):,} | {rows == expected} | {rates[-1]:.0f} | {cost:.1f} |", flush=True)
     print(f"\nTwo workers: {rates[1] / rates[0]:.2f} times the rate of one.\n")
 
 

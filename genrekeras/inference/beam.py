@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import gc
 import hashlib
 import itertools
 import json
@@ -163,6 +164,7 @@ class _ShardWriter:
             with FileSystems.open(_path_in(self._output, _PATHS)) as file:
                 file.seek(shard.offset)
                 paths = [json.loads(file.readline()) for _ in range(shard.files)]
+            gc.collect()  # `predict_each` copies the model. Without this, copies of earlier shards are in memory.
             rows = predict_each(model, paths, self._max_clips, workers=self._workers, local_file=_local_file)
             with _atomic_create(self._output, shard.name) as file:
                 for row in rows:
