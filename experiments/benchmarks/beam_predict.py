@@ -9,7 +9,7 @@ It runs Beam's DirectRunner with processes of one thread:
 - the rows with one and two worker processes are compared with those of `genrekeras predict --json`, and the rates with
   each other. The times of the shards give the rate, so that the start of the workers is left out. A run of one shard
   for each worker gives the processor time of the start, which is subtracted;
-- memory of the largest process for more and more files;
+- memory of the processes for more and more files;
 - one run is killed and repeated: the finished files must not change.
 
 The second command measures the processor time of a track. It processes the files of a folder several times. The
@@ -32,6 +32,7 @@ from typing import NamedTuple
 
 import genrekeras as gk
 import numpy as np
+import psutil
 import soundfile
 from genrekeras.utils import process
 
@@ -77,11 +78,13 @@ class Run(NamedTuple):
 
     Attributes:
         processor_seconds: processor time of the process and its workers in s.
-        megabytes: peak resident memory of the largest process.
+        launcher_megabytes: peak resident memory of the process that started the pipeline.
+        worker_megabytes: peak resident memory of the largest worker process.
     """
 
     processor_seconds: float
-    megabytes: float
+    launcher_megabytes: float
+    worker_megabytes: float
 
 
 def start(folder, paths, model, output, workers):
@@ -96,12 +99,20 @@ def start(folder, paths, model, output, workers):
 
 
 def run(folder, paths, model, output, workers=2):
-    started = start(folder, paths, model, output, workers)
-    _, status, usage = os.wait4(started.pid, 0)
+    started, status, peaks = start(folder, paths, model, output, workers), None, [0, 0]
+    process_info = psutil.Process(started.pid)
+    while status is None:
+        time.sleep(0.5)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            peaks[0] = max(peaks[0], process_info.memory_info().rss)
+            for worker in process_info.children(recursive=True):
+                peaks[1] = max(peaks[1], worker.memory_info().rss)
+        process_id, code, usage = os.wait4(started.pid, os.WNOHANG)
+        status = code if process_id else None
     started.returncode = os.waitstatus_to_exitcode(status)
     if status:
         sys.exit((folder / "log.txt").read_text())
-    return Run(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    return Run(usage.ru_utime + usage.ru_stime, *(peak / 2**20 for peak in peaks))
 
 
 def read_rows(output):
@@ -130,10 +141,10 @@ def compare(folder, paths, model):
 
 
 def measure_memory(folder, paths, model, counts):
-    print("| files | memory of the largest process, MB |\n|---|---|")
+    print("| files | memory of a worker, MB | of the process that started it, MB |\n|---|---|---|")
     for count in counts:
         done = run(folder, paths[:count], model, folder / f"memory-{count}")
-        print(f"| {count:,} | {done.megabytes:.0f} |", flush=True)
+        print(f"| {count:,} | {done.worker_megabytes:.0f} | {done.launcher_megabytes:.0f} |", flush=True)
 
 
 def kill_and_repeat(folder, paths, model):
