@@ -238,7 +238,10 @@ def _prepare_output(output: str, manifest: dict[str, Any], paths: IO[bytes]) -> 
         FileSystems.mkdirs(output)
     if FileSystems.exists(target):
         with FileSystems.open(target) as file:
-            existing = json.loads(file.read())
+            try:
+                existing = dict(json.loads(file.read()))
+            except (ValueError, TypeError):  # another file of this name
+                existing = {}
         if different := sorted(key for key in existing | manifest if existing.get(key) != manifest.get(key)):
             raise ValueError(
                 f"{output} contains predictions of other files or with other settings (different: "

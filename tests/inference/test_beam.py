@@ -116,6 +116,8 @@ def test_other_files_or_settings_are_not_mixed(saved, tracks, tmp_path):
         done = run(*arguments, *options, "-o", output, code=1)
         message = f"Error: {output} contains predictions of other files or with other settings (different: {different})"
         assert message in done.stderr
+    (output / "manifest.json").write_text("[1]")
+    assert "(different: columns, files, " in run(*tracks, "-m", saved, *options, "-o", output, code=1).stderr
     os.remove(output / "manifest.json")
     assert "without a manifest.json" in run(*tracks, "-m", saved, *options, "-o", output, code=1).stderr
     assert states(output) == before
