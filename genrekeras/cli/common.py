@@ -133,16 +133,21 @@ def file_to_write(*names: str, endings: Sequence[str], **options: Any) -> Callab
             return None
         if endings:
             check_ending(path, endings, parameter)
-        if is_stream(path):
-            return path
-        folder = os.path.dirname(os.path.abspath(path))
-        if not os.path.isdir(folder):
-            raise click.BadParameter(f"The folder {folder} does not exist.")
-        if not os.access(folder, os.W_OK):
-            raise click.BadParameter(f"The folder {folder} is not writable.")
+        check_writable(path)
         return path
 
     return click.option(*names, type=click.Path(dir_okay=False), callback=check, **options)
+
+
+def check_writable(path: str) -> None:
+    """Raise `click.BadParameter` if a file cannot be written, because its folder is missing or not writable."""
+    if is_stream(path):
+        return
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise click.BadParameter(f"The folder {folder} does not exist.")
+    if not os.access(folder, os.W_OK):
+        raise click.BadParameter(f"The folder {folder} is not writable.")
 
 
 def check_ending(

@@ -1,10 +1,13 @@
 """Commands for audio files: predict, timeline, similar, map, spectrogram."""
 
 import csv
+import functools
 import os
+import shlex
 
 import click
 from genrekeras.cli.common import (
+    EXPORTED,
     FILE,
     FILES,
     MAX_CLIPS,
@@ -14,6 +17,7 @@ from genrekeras.cli.common import (
     WORKERS,
     bar,
     check_ending,
+    check_writable,
     echo,
     error_handling,
     file_to_write,
@@ -26,20 +30,35 @@ from genrekeras.utils.io import atomic_write, is_stream
 from genrekeras.utils.progress import printable
 
 
+def _check_output(context, parameter, path):
+    """Check the option --output of `predict`: a file, or with --beam a folder on any file system."""
+    if path is not None and context.params["beam"] is None:
+        click.Path(dir_okay=False)(path, parameter, context)
+        check_writable(path)
+    return path
+
+
 @click.command()
 @FILES
 @TRACK_CLASSIFIER
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, one row per file, with all probabilities.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, one object per file, with all probabilities.")
-@file_to_write("-o", "--output", endings=(), help="Write a .csv or .json file.")
+@click.option("-o", "--output", callback=_check_output, help="Write a .csv or .json file. With --beam: the folder.")
 @click.option(
     "--top", type=click.IntRange(min=1), default=3, show_default=True, help="Number of genres to show for each file."
 )
 @click.option("--all-labels", is_flag=True, help="Also show labels that are not genres, such as moods and instruments.")
 @MAX_CLIPS
 @WORKERS
+@click.option(
+    "--beam",
+    metavar="OPTIONS",
+    is_eager=True,  # `_check_output` needs the value.
+    help="Predict with Apache Beam and these options, such as "
+    '"--runner=DirectRunner --direct_num_workers=2 --direct_running_mode=multi_processing".',
+)
 @click.pass_context
-def predict(context, files, path, as_csv, as_json, output, top, all_labels, max_clips, workers):
+def predict(context, files, path, as_csv, as_json, output, top, all_labels, max_clips, workers, beam):
     """Predict the genre of audio files.
 
     FILES are audio files, or folders that are searched for audio files recursively. The model processes evenly spaced
@@ -50,8 +69,18 @@ def predict(context, files, path, as_csv, as_json, output, top, all_labels, max_
     With --output FILE, finished rows are stored in FILE.journal. A later call with the same FILE, model and --max-clips
     processes only files that are new or have changed.
 
+    With --beam, each row is a JSON object in a line of one of the files predictions-*.jsonl in the folder --output. A
+    later call with the same arguments keeps the finished files. FILES may also be text files (.txt, .txt.gz) with the
+    path of one audio file per line. All files may be on file systems that Apache Beam supports, such as
+    gs://bucket/song.mp3, except that folders in FILES must be local or mounted.
+
     The exit code is 0 on success, 1 if some files could not be read, and 2 if the arguments are invalid.
     """
+    if beam is not None:
+        if as_csv or as_json or output is None:
+            raise click.UsageError("--beam needs --output FOLDER, and excludes --csv and --json.")
+        unreadable = _predict_with_beam(files, path, output, max_clips, workers, beam)
+        context.exit(1 if unreadable else 0)
     output_format = _output_format(as_csv, as_json, output)
     with error_handling(path):
         from genrekeras import inference
@@ -195,6 +224,27 @@ def spectrogram(file, path, output, offset):
             image, model.clip_seconds, model.band_frequencies, output, title, offset, model.image_range
         )
         echo(f"{image.shape[0]} bands, {image.shape[1]} frames of {model.clip_seconds:g} s: {output}")
+
+
+def _predict_with_beam(files, path, output, max_clips, workers, beam):
+    """Write predictions to a folder with Apache Beam. Return the number of files that could not be read."""
+    with error_handling(path):
+        from genrekeras.inference.beam import predict_with_beam
+
+        load = functools.partial(_load_in_worker, path)
+        done = predict_with_beam(load, files, output, shlex.split(beam), max_clips, workers)
+        click.echo(f"{plural(done.files, 'file')} in {plural(done.shards, 'shard')}: {printable(output)}", err=True)
+        if done.unreadable:
+            click.echo(f"{done.unreadable} of {plural(done.processed, 'file')} could not be read.", err=True)
+    return done.unreadable
+
+
+def _load_in_worker(path):
+    """Load a model in a process that Apache Beam started."""
+    from genrekeras.utils import process
+
+    process.configure(keras=not path.endswith(EXPORTED))
+    return load_track_classifier(path)
 
 
 def _output_format(as_csv, as_json, output):

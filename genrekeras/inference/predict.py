@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
 import math
 import numbers
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +39,12 @@ _MIN_SECONDS, _MIN_HOP_SECONDS = 1.0, 0.01  # shortest accepted track and hop
 
 
 def predict_each(
-    model: TrackClassifier, paths: Iterable[str], max_clips: int = 30, batch_size: int = 16, workers: int = 2
+    model: TrackClassifier,
+    paths: Iterable[str],
+    max_clips: int = 30,
+    batch_size: int = 16,
+    workers: int = 2,
+    local_file: Callable[[str], AbstractContextManager[str]] = contextlib.nullcontext,
 ) -> Iterator[dict[str, Any]]:
     """Predict the genre of audio files, and yield the result of each file as soon as the file is processed.
 
@@ -47,6 +54,9 @@ def predict_each(
         max_clips: see `predict_files`.
         batch_size: see `predict_files`.
         workers: see `predict_files`.
+        local_file: function that returns a context manager for a path. The context manager yields the path of the file
+            on this machine, or raises `OSError` or `audio.AudioError`. A file that is stored elsewhere can thus be
+            downloaded, and deleted after decoding. By default, all files are on this machine.
 
     Yields:
         Column -> value: one row of the table that `predict_files` returns.
@@ -56,7 +66,7 @@ def predict_each(
     """
     check_counts(max_clips=max_clips, batch_size=batch_size, workers=workers)
     compute = model.inference_function("probabilities", "ood_score")
-    for track in predict_tracks(compute, decode_tracks(model, paths, max_clips, workers), batch_size):
+    for track in predict_tracks(compute, decode_tracks(model, paths, max_clips, workers, local_file), batch_size):
         yield to_row(model, track.path, track.means(), track.seconds, track.error, track.warning)
 
 
@@ -128,7 +138,7 @@ def predict_rows(
     """
     check_counts(max_clips=max_clips, batch_size=batch_size, workers=workers)
     paths = find_files(paths)
-    with _open_journal(journal, model, max_clips) as opened_journal:
+    with Journal(journal, {} if journal is None else row_settings(model, max_clips)) as opened_journal:
         remaining = [path for path in paths if path not in opened_journal.rows]
         with bar(len(paths), "Predicting", "file", initial=len(paths) - len(remaining)) as progress:
             for row in predict_each(model, remaining, max_clips, batch_size, workers):
@@ -294,10 +304,10 @@ def _probability_columns(model):
     return [PROBABILITY_PREFIX + genre for genre in model.genres]
 
 
-def _open_journal(path, model, max_clips):
-    """Return a `Journal` of rows that depend on the model, its thresholds and `max_clips`."""
+def row_settings(model: TrackClassifier, max_clips: int) -> dict[str, Any]:
+    """Return what the rows of audio files depend on: the model, its thresholds and `max_clips`."""
     settings = {"max_clips": max_clips, "columns": columns(model), "thresholds": dataclasses.asdict(model.thresholds)}
-    return Journal(path, {**settings, "model": None if path is None else model.digest()})
+    return {**settings, "model": model.digest()}
 
 
 @dataclasses.dataclass
@@ -329,12 +339,18 @@ class _Track:
         return [np.mean(values, axis=0) for values in zip(*self.results, strict=True)]
 
 
-def decode_tracks(model: TrackClassifier, paths: Iterable[str], max_clips: int, workers: int) -> Iterator[_Track]:
+def decode_tracks(
+    model: TrackClassifier,
+    paths: Iterable[str],
+    max_clips: int,
+    workers: int,
+    local_file: Callable[[str], AbstractContextManager[str]] = contextlib.nullcontext,
+) -> Iterator[_Track]:
     """Yield a `_Track` for each file, in order. Threads decode at most `workers` files ahead."""
 
     def decode(path):
         try:
-            with audio.AudioFile(path, model.sample_rate) as file:
+            with local_file(path) as local_path, audio.AudioFile(local_path, model.sample_rate) as file:
                 _check_long_enough(file, model)
                 starts = clip_starts(file.seconds, model.clip_seconds, max_clips)
                 clips = list(load_clips(file, model.clip_seconds, starts))

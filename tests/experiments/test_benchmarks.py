@@ -63,3 +63,10 @@ def test_collection():
     done = run("collection.py", "--tracks", "4", "--head-tracks", "200", "--seconds", "4")
     rows = [line.split("|")[1].strip() for line in done.stdout.splitlines()[2:]]
     assert rows[:3] == ["decoding, a track", "features, a track", "cached features, a track"] and len(rows) == 6
+
+
+def test_beam_predict():
+    pytest.importorskip("apache_beam", reason="apache-beam (extra `beam`) is not installed")
+    done = run("beam_predict.py", "--smoke")
+    assert re.findall(r"\| ([12]) \| 400 \| True \| \d+ \|", done.stdout) == ["1", "2"]
+    assert re.search(r"Killed after (\d) of 4 shards. Kept by the second run: \1. Complete: True.", done.stdout)
