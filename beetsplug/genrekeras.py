@@ -124,26 +124,25 @@ class GenrekerasPlugin(plugins.BeetsPlugin):
     @functools.cached_property
     def model_and_options(self):
         """The model, and the options that choose the genres of a track."""
-        from genrekeras.cli.common import PRESETS
+        from genrekeras.cli.common import EXPORTED, PRESETS, load_track_classifier
         from genrekeras.library import Taxonomy
         from genrekeras.library.plan import TagOptions
-        from genrekeras.models import presets, saving
         from genrekeras.utils import process
 
-        process.configure()
         name = self.config["model"].as_str()
         taxonomy = self.config["taxonomy"]
         by_album = self.config["source"].as_choice(("track", "album")) == "album"
         try:
-            path = presets.preset_file(name) if name in PRESETS else self.config["model"].as_filename()
-            model = saving.load_model(path)
+            path = name if name in PRESETS else self.config["model"].as_filename()
+            process.configure(keras=not path.endswith(EXPORTED))
+            model = load_track_classifier(path)
             options = TagOptions(
                 max_genres=self.config["max_genres"].get(),
                 min_probability=self.config["min_probability"].get(),
                 by_album=by_album,
                 taxonomy=Taxonomy.for_labels(model.genres, taxonomy.get() and taxonomy.as_filename()),
             )
-        except (OSError, ValueError) as error:
+        except (ImportError, OSError, ValueError) as error:
             raise ui.UserError(f"genrekeras: {error}") from error
         return model, options
 

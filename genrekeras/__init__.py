@@ -15,9 +15,11 @@ The first of these that exists determines the Keras backend:
 """
 
 import importlib
+import importlib.abc
 import json
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 
@@ -35,12 +37,36 @@ def _choose_backend():
         os.environ["KERAS_BACKEND"] = "torch"
 
 
-def _runs_as_command():
-    """Return whether this process is the command `genrekeras` or `python -m genrekeras`."""
-    arguments = getattr(sys, "argv", None) or [""]
-    if arguments[0] == "-m":  # `python -m` has not found the path of the module yet
-        return sys.orig_argv[-len(arguments)] == "genrekeras"
-    return os.path.basename(arguments[0]) in ("genrekeras", "genrekeras.exe")
+class _ImportClasses(importlib.abc.MetaPathFinder, threading.local):
+    """Import `GenreClassifier` after Keras, because `keras.saving.load_model` can load registered classes only.
+
+    If a module of genrekeras imports Keras, the class is imported at the end of that module, because the module is
+    incomplete before. The finder then removes itself. See "Import" in docs/design.md.
+    """
+
+    depth = 0  # number of nested imports of Keras and of modules of genrekeras, in this thread
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "keras" and not name.startswith("genrekeras."):
+            return None
+        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, others), None)
+        if spec is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_import(module):
+                del spec.loader.exec_module
+                self.depth += 1
+                try:
+                    execute(module)
+                finally:
+                    self.depth -= 1
+                if not self.depth and "keras" in sys.modules and self in sys.meta_path:
+                    sys.meta_path.remove(self)
+                    importlib.import_module("genrekeras.models.genre_classifier")
+
+            spec.loader.exec_module = execute_and_import
+        return spec
 
 
 _choose_backend()
@@ -71,7 +97,7 @@ _MODULE_OF = {
     "GENRES": "genres",
     "GenreClassifier": "models.genre_classifier",
     "ModelFileError": "models.saving",
-    "load_model": "models.saving",
+    "load_model": "export.loading",
 }
 
 
@@ -87,25 +113,29 @@ def __dir__() -> list[str]:
     return sorted(set(globals()) | set(__all__))
 
 
-# `keras.saving.load_model` can load registered classes only, so importing the library imports Keras and these classes.
-# Importing Keras takes seconds. The command line imports it only when needed, so that help and usage errors appear at
-# once.
-if not _runs_as_command():
-    from genrekeras import callbacks, layers, models
-    from genrekeras.genres import GENRES
-    from genrekeras.models.genre_classifier import GenreClassifier
-    from genrekeras.models.saving import ModelFileError, load_model
+# An import of Keras takes seconds, and exported models do not need it. So the library imports Keras when it is needed.
+if "keras" in sys.modules:
+    importlib.import_module("genrekeras.models.genre_classifier")
+else:
+    sys.meta_path.insert(0, _ImportClasses())
 
 if TYPE_CHECKING:  # `__getattr__` imports these modules
     from genrekeras import (
         audio,
+        callbacks,
         datasets,
         evaluation,
         export,
         inference,
+        layers,
         library,
+        models,
         reports,
         tags,
         training,
         visualization,
     )
+    from genrekeras.export.loading import load_model
+    from genrekeras.genres import GENRES
+    from genrekeras.models.genre_classifier import GenreClassifier
+    from genrekeras.models.saving import ModelFileError

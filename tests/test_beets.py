@@ -9,7 +9,7 @@ import mutagen
 import pytest
 import yaml
 from conftest import calibrate, small_model, tones, write_sine
-from genrekeras import tags
+from genrekeras import export, load_model, tags
 
 pytest.importorskip("beets", reason="beets is not installed")
 from beets import config
@@ -180,6 +180,17 @@ def test_command(beet, songs, tmp_path):
     genres = genres_in_library(tmp_path)
     assert genres["new"] == genres["jazz"] in LABELS and genres["bad"] == []
     assert beet.tracks() == genres and beet.albums() == {("", "Tones"): genres["new"]}
+
+
+def test_exported_model(beet, songs, tmp_path, rng):
+    pytest.importorskip("onnxscript")
+    path = tmp_path / "model.onnx"
+    export.export(load_model(tmp_path / "model.keras"), path, "onnx", tones(rng, 2, 22050))
+    beet.config["genrekeras"]["model"] = str(path)
+    beet("import", tmp_path / "songs")
+    assert beet.tracks()["new"] in LABELS
+    path.write_bytes(b"")
+    assert "model.onnx cannot be loaded" in beet("import", tmp_path / "songs", code=1)
 
 
 def test_wrong_options_end_the_import_before_it_begins(beet, songs, tmp_path):

@@ -52,6 +52,7 @@ SLOW = {  # pages that take more than 20 s
     "docs/guide/integrations.md",
     "docs/guide/own-music.md",
     "docs/guide/predict.md",
+    "docs/guide/scale.md",
     "docs/quickstart.md",
 }
 

@@ -8,6 +8,7 @@ import sys
 
 import genrekeras
 import pytest
+from genrekeras.models import presets
 from processes import python
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "genrekeras"
@@ -34,8 +35,8 @@ FOLDERS = (
     "cli",
     "__main__",
 )
-# The methods of `GenreClassifier` that users type, such as `predict_files`, call a function of a later folder.
-EXCEPTIONS = {("models/genre_classifier.py", "inference")}
+# The methods of models that users type, such as `predict_files`, call a function of a later folder.
+EXCEPTIONS = {("models/track_classifier.py", "inference")}
 
 
 def imports_of(path):
@@ -120,12 +121,12 @@ import json, os, sys
 before = dict(os.environ)
 import genrekeras as gk
 changed = {key: value for key, value in os.environ.items() if before.get(key) != value}
+heavy = [name for name in ("keras", "torch", *HEAVY) if name in sys.modules]
 import keras
 print(json.dumps({
     "changed": {key: value for key, value in changed.items() if not key.startswith("TF2_BEHAVIOR")},
     "backend": keras.backend.backend(),
-    "heavy": [name for name in HEAVY if name in sys.modules],
-    "registered": keras.saving.get_registered_object("genrekeras>GenreClassifier") is not None,
+    "heavy": heavy,
     "lazy": [gk.GENRES[0], gk.audio.__name__, "soundfile" in sys.modules],
 }))
 """
@@ -149,13 +150,55 @@ def test_importing_sets_the_backend_only(first_import):
     assert first_import["backend"] == "torch" and first_import["changed"] == {"KERAS_BACKEND": "torch"}
 
 
-def test_importing_is_light(home, first_import):
-    """Only what Keras imports."""
-    by_keras = f"import json, sys, keras; print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
-    assert first_import["heavy"] == python(by_keras, KERAS_BACKEND="torch", KERAS_HOME=str(home))
-    assert "soundfile" not in first_import["heavy"] and "tensorflow_datasets" not in first_import["heavy"]
+def test_importing_is_light(first_import):
+    assert first_import["heavy"] == []  # not even Keras
     assert first_import["lazy"] == ["Hip-Hop", "genrekeras.audio", True]
-    assert first_import["registered"]  # `keras.saving.load_model` finds the class
+
+
+IN_A_THREAD = """
+import genrekeras, threading
+thread = threading.Thread(target=exec, args=["from keras import saving"])
+thread.start()
+thread.join()
+"""
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import genrekeras",
+        "import keras, genrekeras",
+        "from genrekeras.layers import MelSpectrogram",
+        IN_A_THREAD,
+    ],
+    ids=["library first", "keras first", "module of the library", "in a thread"],
+)
+def test_keras_loads_models_after_an_import_of_the_library(imports):
+    """The classes are registered, whichever module is imported first. The finder of genrekeras removes itself."""
+    script = f"""{imports}
+from keras.saving import load_model
+import sys
+sys.modules["tensorflow"] = None  # not needed, and its import takes seconds
+load_model({presets.preset_file("musicnn_msd")!r})
+print(sum("genrekeras" in type(finder).__module__ for finder in sys.meta_path))
+"""
+    assert python(script, KERAS_BACKEND="numpy") == 0  # the fastest import
+
+
+def test_an_error_of_keras_is_raised(tmp_path):
+    (tmp_path / "keras.py").write_text("raise OSError('libtorch is damaged')")
+    script = f"""
+import genrekeras, json, sys
+sys.path.insert(0, {str(tmp_path)!r})
+errors = []
+for _ in range(2):
+    try:
+        import keras
+    except OSError as error:
+        errors.append(str(error))
+print(json.dumps(errors))
+"""
+    assert python(script) == ["libtorch is damaged"] * 2
 
 
 @pytest.mark.parametrize(
@@ -191,7 +234,9 @@ def test_the_backend_of_an_imported_keras_stays(monkeypatch):
 def test_a_backend_that_cannot_compute_the_spectrogram_is_refused():
     pytest.importorskip("openvino", reason="openvino is not installed")
     environment = {**os.environ, "KERAS_BACKEND": "openvino"}
-    done = subprocess.run([sys.executable, "-c", "import genrekeras"], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import genrekeras, keras"], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 1
     message = done.stderr.splitlines()[-1]
     assert message.startswith("ImportError: genrekeras does not support the Keras backend openvino")

@@ -16,6 +16,7 @@ import pytest
 from genrekeras import cli, export
 from genrekeras.cli import collection, common, models
 from genrekeras.datasets import fma, splits
+from genrekeras.export import loading
 from genrekeras.models import backbones, presets
 from processes import python
 
@@ -177,7 +178,7 @@ def test_choices_of_the_command_line():
     """The command line holds copies, so that its help need not import the modules that define the choices."""
     assert cli.main.commands.keys() >= {"predict", "evaluate", "export", "fma"}
     assert common.SUBSETS == tuple(fma.SUBSETS) and common.PROTOCOLS == splits.PROTOCOLS
-    assert common.PRESETS == presets.PRESETS
+    assert common.PRESETS == presets.PRESETS and common.EXPORTED == tuple(loading.ENDINGS)
     pretrained = {name for name, row in backbones.BACKBONES.items() if getattr(row, "presets", True)}
     assert set(collection.BACKBONES) == pretrained
     assert models.EXPORTS == {name: form.ending for name, form in export.FORMATS.items()}

@@ -85,8 +85,12 @@ def train(data):
 def export_image_model(model, path, quantize):
     """Export the image model to LiteRT, and return a function that runs the exported model on images."""
     litert, options = export.FORMATS["litert"], {"quantize": quantize} if quantize else {}
-    litert.write(keras.Model(model.image_model.input, model.image_model.output), path, {}, None, **options)
-    return litert.run(path)
+    image = model.image_model.input
+    features = model.feature_extractor(image)
+    outputs = [model.head(features), features, model.ood_score(features)]
+    litert.write(keras.Model(image, outputs), path, {}, None, **options)
+    run, _ = litert.load(path)
+    return lambda images: run(images)["probabilities"]
 
 
 def predict(run, split):

@@ -150,19 +150,21 @@ def time_front_end(rounds):
 
 def backbone(flags):
     """Compare the inference of the backbones with ONNX Runtime and `keras.applications`."""
-    images = np.random.default_rng(0).uniform(0, 255, (BATCH, MELS, FRAMES, 1)).astype("float32")
-    names = ("efficientnet_b0", "mel_cnn") if SMOKE else backbones.BACKBONES
+    names = ("efficientnet_b0", "musicnn") if SMOKE else backbones.BACKBONES
     for name in names:
-        definition = backbones.BACKBONES[name]
-        extractor = backbones.FeatureExtractor(name, images.shape[1:])
+        definition, model = backbones.BACKBONES[name], classifier(name)
+        extractor, shape = model.feature_extractor, (BATCH, *model.front_end.output_shape[1:])
+        images = np.random.default_rng(0).uniform(*model.image_range, shape).astype("float32")
         networks = {"`feature_extractor`": extractor, "`folding.for_inference`": folding.for_inference(extractor)}
         if not isinstance(definition, backbones.MelBackbone):  # `keras.applications` has no such networks.
             application = definition.constructor(include_top=False, weights=None, input_shape=images.shape[1:])
             networks = {"`keras.applications`": application, **networks}
         alternatives = {
-            key: lambda network=network: network.predict_on_batch(images) for key, network in networks.items()
+            key: lambda network=network, images=images: network.predict_on_batch(images)
+            for key, network in networks.items()
         }
-        compare(f"{name}, inference", {"ONNX Runtime": run_onnx(extractor, images), **alternatives}, flags.rounds)
+        title = f"{name}, inference, clips of {model.clip_seconds:g} s"
+        compare(title, {"ONNX Runtime": run_onnx(extractor, images), **alternatives}, flags.rounds)
 
 
 def run_onnx(model, images):
@@ -215,9 +217,10 @@ def step(flags):
     compare("EfficientNetB0, training step", alternatives, flags.rounds)
 
 
-def classifier(fine_tune="head"):
+def classifier(backbone="efficientnet_b0", fine_tune="head"):
     """Return a `GenreClassifier` with random weights."""
-    return gk.GenreClassifier(pretrained=None, fine_tune=fine_tune, clip_seconds=SECONDS)
+    seconds = min(SECONDS, backbones.get(backbone).front_end.clip_seconds)
+    return gk.GenreClassifier(backbone, pretrained=None, fine_tune=fine_tune, clip_seconds=seconds)
 
 
 def features(flags):

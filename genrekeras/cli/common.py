@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from genrekeras.datasets.splits import Dataset, Split
     from genrekeras.evaluation import MultiLabelReport, Report
     from genrekeras.models.genre_classifier import GenreClassifier
+    from genrekeras.models.track_classifier import TrackClassifier
 
 SUBSETS = ("small", "medium", "large", "full")  # copy of `datasets.fma.SUBSETS`
 PROTOCOLS = ("official", "random", "artist_album")  # copy of `datasets.PROTOCOLS`
 PRESETS = ("musicnn_msd", "musicnn_mtt", "fma_small")  # copy of `models.presets.PRESETS`
+EXPORTED = (".onnx", ".xml", ".tflite")  # copy of `export.loading.ENDINGS`
 PICTURES = (".png", ".pdf", ".svg")
 COLUMNS = 80  # width of a terminal
 EXTRAS = {  # module -> extra of genrekeras that installs it
@@ -47,12 +49,19 @@ class OrderedGroup(click.Group):
 
 
 class _ModelType(click.ParamType):
-    """Parameter type of a model: a preset, a `.keras` file, or the output folder of a training run.
+    """Parameter type of a model: a preset, a model file, or the output folder of a training run.
 
-    `convert` returns the name of the preset, or the path of the `.keras` file.
+    `convert` returns the name of the preset, or the path of the file.
+
+    Args:
+        exported: whether the file may be an exported model.
     """
 
     name = "model"
+
+    def __init__(self, exported: bool = False):
+        self.exported = exported
+        self.files = "a .keras, .onnx, .xml or .tflite file" if exported else "a .keras file"
 
     def convert(self, value, parameter, context):
         if value in PRESETS:
@@ -60,22 +69,26 @@ class _ModelType(click.ParamType):
         path = os.path.join(value, "model.keras") if os.path.isdir(value) else value
         if not os.path.isfile(path):
             self.fail(
-                f"There is no model file {path}. The model must be a preset ({', '.join(PRESETS)}), a .keras file, or "
+                f"There is no model file {path}. The model must be a preset ({', '.join(PRESETS)}), {self.files}, or "
                 "the output folder of a training run, which contains model.keras.",
                 parameter,
                 context,
             )
+        if path.endswith(EXPORTED) and not self.exported:
+            self.fail(f"{path} is an exported model. This command needs a .keras file.", parameter, context)
         return path
 
 
-def _model_option(**settings: Any) -> Callable[[Callable], Callable]:
-    """Return the option `--model`, with further arguments of `click.option`."""
-    text = "A preset, a .keras file, or the output folder of a training run."
-    return click.option("-m", "--model", "path", type=_ModelType(), help=text, **settings)
+def _model_option(exported: bool = False, **settings: Any) -> Callable[[Callable], Callable]:
+    """Return the option `--model`, with further arguments of `click.option`. See `_ModelType` for `exported`."""
+    model = _ModelType(exported)
+    text = f"A preset, {model.files}, or the output folder of a training run."
+    return click.option("-m", "--model", "path", type=model, help=text, **settings)
 
 
 DEFAULT_MODEL = "musicnn_msd"  # docs/guide/musicnn.md states why
 MODEL = _model_option(default=DEFAULT_MODEL, show_default=True)
+TRACK_CLASSIFIER = _model_option(exported=True, default=DEFAULT_MODEL, show_default=True)
 REQUIRED_MODEL = _model_option(required=True)
 MODEL_FILE = click.argument("path", metavar="[MODEL]", type=_ModelType(), default=DEFAULT_MODEL)
 FILE = click.argument("file", type=click.Path())
@@ -120,16 +133,21 @@ def file_to_write(*names: str, endings: Sequence[str], **options: Any) -> Callab
             return None
         if endings:
             check_ending(path, endings, parameter)
-        if is_stream(path):
-            return path
-        folder = os.path.dirname(os.path.abspath(path))
-        if not os.path.isdir(folder):
-            raise click.BadParameter(f"The folder {folder} does not exist.")
-        if not os.access(folder, os.W_OK):
-            raise click.BadParameter(f"The folder {folder} is not writable.")
+        check_writable(path)
         return path
 
     return click.option(*names, type=click.Path(dir_okay=False), callback=check, **options)
+
+
+def check_writable(path: str) -> None:
+    """Raise `click.BadParameter` if a file cannot be written, because its folder is missing or not writable."""
+    if is_stream(path):
+        return
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        raise click.BadParameter(f"The folder {folder} does not exist.")
+    if not os.access(folder, os.W_OK):
+        raise click.BadParameter(f"The folder {folder} is not writable.")
 
 
 def check_ending(
@@ -152,12 +170,16 @@ def check_ending(
 
 
 @contextlib.contextmanager
-def error_handling() -> Iterator[None]:
-    """Context manager for a command: print expected errors without a traceback, and print warnings as notes."""
+def error_handling(model: str = "") -> Iterator[None]:
+    """Context manager for a command: print expected errors without a traceback, and print warnings as notes.
+
+    Args:
+        model: the model of the option `TRACK_CLASSIFIER`. If it is an exported model, Keras is not imported.
+    """
     from genrekeras.utils import process
 
     try:
-        process.configure()
+        process.configure(keras=not model.endswith(EXPORTED))
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = lambda message, *arguments, **options: echo(f"Note: {message}", err=True)
@@ -183,7 +205,7 @@ def echo(text: str, err: bool = False) -> None:
 
 
 def model_file(model: str) -> str:
-    """Return the path of the `.keras` file of a model option, which is the name of a preset or a path."""
+    """Return the path of the file of a model option, which is the name of a preset or a path."""
     from genrekeras.models.presets import preset_file
 
     return preset_file(model) if model in PRESETS else model
@@ -194,6 +216,13 @@ def load_model(model: str) -> GenreClassifier:
     from genrekeras.models import saving
 
     return saving.load_model(model_file(model))
+
+
+def load_track_classifier(model: str) -> TrackClassifier:
+    """Load the model of the option `TRACK_CLASSIFIER`: the name of a preset, or the path of any model file."""
+    from genrekeras.export import loading
+
+    return loading.load_model(model_file(model))
 
 
 def load_data(

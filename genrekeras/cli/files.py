@@ -1,22 +1,28 @@
 """Commands for audio files: predict, timeline, similar, map, spectrogram."""
 
 import csv
+import functools
 import os
+import shlex
 
 import click
 from genrekeras.cli.common import (
+    EXPORTED,
     FILE,
     FILES,
     MAX_CLIPS,
     MODEL,
     PICTURES,
+    TRACK_CLASSIFIER,
     WORKERS,
     bar,
     check_ending,
+    check_writable,
     echo,
     error_handling,
     file_to_write,
     load_model,
+    load_track_classifier,
     plural,
     print_errors,
 )
@@ -24,20 +30,35 @@ from genrekeras.utils.io import atomic_write, is_stream
 from genrekeras.utils.progress import printable
 
 
+def _check_output(context, parameter, path):
+    """Check the option --output of `predict`: a file, or with --beam a folder on any file system."""
+    if path is not None and context.params["beam"] is None:
+        click.Path(dir_okay=False)(path, parameter, context)
+        check_writable(path)
+    return path
+
+
 @click.command()
 @FILES
-@MODEL
+@TRACK_CLASSIFIER
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, one row per file, with all probabilities.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, one object per file, with all probabilities.")
-@file_to_write("-o", "--output", endings=(), help="Write a .csv or .json file.")
+@click.option("-o", "--output", callback=_check_output, help="Write a .csv or .json file. With --beam: the folder.")
 @click.option(
     "--top", type=click.IntRange(min=1), default=3, show_default=True, help="Number of genres to show for each file."
 )
 @click.option("--all-labels", is_flag=True, help="Also show labels that are not genres, such as moods and instruments.")
 @MAX_CLIPS
 @WORKERS
+@click.option(
+    "--beam",
+    metavar="OPTIONS",
+    is_eager=True,  # `_check_output` needs the value.
+    help="Predict with Apache Beam and these options, such as "
+    '"--runner=DirectRunner --direct_num_workers=2 --direct_running_mode=multi_processing".',
+)
 @click.pass_context
-def predict(context, files, path, as_csv, as_json, output, top, all_labels, max_clips, workers):
+def predict(context, files, path, as_csv, as_json, output, top, all_labels, max_clips, workers, beam):
     """Predict the genre of audio files.
 
     FILES are audio files, or folders that are searched for audio files recursively. The model processes evenly spaced
@@ -48,19 +69,30 @@ def predict(context, files, path, as_csv, as_json, output, top, all_labels, max_
     With --output FILE, finished rows are stored in FILE.journal. A later call with the same FILE, model and --max-clips
     processes only files that are new or have changed.
 
+    With --beam, each row is a JSON object in a line of one of the files predictions-*.jsonl in the folder --output. A
+    later call with the same arguments keeps the finished files. FILES may also be text files (.txt, .txt.gz) with the
+    path of one audio file per line. All files may be on file systems that Apache Beam supports, such as
+    gs://bucket/song.mp3, except that folders in FILES must be local or mounted.
+
     The exit code is 0 on success, 1 if some files could not be read, and 2 if the arguments are invalid.
     """
+    if beam is not None:
+        if as_csv or as_json or output is None:
+            raise click.UsageError("--beam needs --output FOLDER, and excludes --csv and --json.")
+        unreadable = _predict_with_beam(files, path, output, max_clips, workers, beam)
+        context.exit(1 if unreadable else 0)
     output_format = _output_format(as_csv, as_json, output)
-    with error_handling():
+    with error_handling(path):
         from genrekeras import inference
 
         paths = inference.find_files(files)
         journal = _journal(output)
-        model = load_model(path)
-        table = model.predict_files(paths, max_clips=max_clips, workers=workers, journal=journal)
+        model = load_track_classifier(path)
+        rows = inference.predict_rows(model, paths, max_clips=max_clips, workers=workers, journal=journal)
         if output_format is None:
-            text = _format_text(table, top, inference.label_kinds(model), model.multi_label, all_labels)
+            text = _format_text(rows, top, inference.label_kinds(model), model.multi_label, all_labels)
         else:
+            table = inference.to_table(model, rows)
             text = {"csv": inference.format_csv, "json": inference.format_json}[output_format](table)
         text = text.encode("utf-8", "surrogateescape")  # Some file names are not UTF-8.
         if output is None:
@@ -68,18 +100,18 @@ def predict(context, files, path, as_csv, as_json, output, top, all_labels, max_
         else:
             with atomic_write(output) as temporary, open(temporary, "wb") as file:
                 file.write(text)
-            click.echo(f"{plural(len(table), 'file')}: {printable(output)}", err=True)
-        unreadable = table[table["error"].notna()]
+            click.echo(f"{plural(len(rows), 'file')}: {printable(output)}", err=True)
         if output_format:
-            print_errors(unreadable)
-        if len(unreadable):
-            click.echo(f"{len(unreadable)} of {len(table)} files could not be read.", err=True)
-    context.exit(1 if len(unreadable) else 0)
+            print_errors(table[table["error"].notna()])
+        unreadable = sum(row["error"] is not None for row in rows)
+        if unreadable:
+            click.echo(f"{unreadable} of {len(rows)} files could not be read.", err=True)
+    context.exit(1 if unreadable else 0)
 
 
 @click.command()
 @FILE
-@MODEL
+@TRACK_CLASSIFIER
 @file_to_write(
     "-o", "--output", endings=(*PICTURES, ".csv"), help="Write a .png, .pdf or .svg figure, or a .csv table."
 )
@@ -94,10 +126,10 @@ def timeline(file, path, output, hop_seconds):
     FILE is split into clips. Consecutive clips overlap by half, unless --hop-seconds is given. The most probable genre
     of each clip is printed. With --output, the probabilities of all genres are written to a figure or a table instead.
     """
-    with error_handling():
+    with error_handling(path):
         from genrekeras import inference
 
-        model = load_model(path)
+        model = load_track_classifier(path)
         table = model.predict_timeline(file, hop_seconds=hop_seconds)
         genres = inference.genre_labels(model)
         if output is None:
@@ -116,7 +148,7 @@ def timeline(file, path, output, hop_seconds):
 @click.command()
 @FILE
 @FILES
-@MODEL
+@TRACK_CLASSIFIER
 @click.option(
     "--count", type=click.IntRange(min=1), default=10, show_default=True, help="Maximum number of files to list."
 )
@@ -130,14 +162,14 @@ def similar(context, file, files, path, count, max_clips):
 
     The exit code is 1 if some files could not be read.
     """
-    with error_handling():
+    with error_handling(path):
         from genrekeras import inference
 
         paths = inference.find_files(files)
         others = [other for other in paths if os.path.realpath(other) != os.path.realpath(file)]
         if not others:
             raise ValueError(f"{file} cannot be compared, because FILES contain no other audio file.")
-        embeddings = load_model(path).embed_files([file, *others], max_clips=max_clips)
+        embeddings = load_track_classifier(path).embed_files([file, *others], max_clips=max_clips)
         print_errors(embeddings.errors)
         if file not in set(embeddings.files["path"]):
             raise ValueError(f"{file} cannot be read.")
@@ -148,7 +180,7 @@ def similar(context, file, files, path, count, max_clips):
 
 @click.command(name="map")
 @FILES
-@MODEL
+@TRACK_CLASSIFIER
 @file_to_write("-o", "--output", endings=PICTURES, required=True, help="The .png, .pdf or .svg file to write.")
 @MAX_CLIPS
 @click.pass_context
@@ -160,10 +192,10 @@ def map_command(context, files, path, output, max_clips):
 
     The exit code is 1 if some files could not be read.
     """
-    with error_handling():
+    with error_handling(path):
         from genrekeras import visualization
 
-        embeddings = load_model(path).embed_files(files, max_clips=max_clips)
+        embeddings = load_track_classifier(path).embed_files(files, max_clips=max_clips)
         visualization.collection_map(embeddings, output)
         print_errors(embeddings.errors)
         echo(f"{plural(len(embeddings.files), 'file')}: {output}")
@@ -194,6 +226,27 @@ def spectrogram(file, path, output, offset):
         echo(f"{image.shape[0]} bands, {image.shape[1]} frames of {model.clip_seconds:g} s: {output}")
 
 
+def _predict_with_beam(files, path, output, max_clips, workers, beam):
+    """Write predictions to a folder with Apache Beam. Return the number of files that could not be read."""
+    with error_handling(path):
+        from genrekeras.inference.beam import predict_with_beam
+
+        load = functools.partial(_load_in_worker, path)
+        done = predict_with_beam(load, files, output, shlex.split(beam), max_clips, workers)
+        click.echo(f"{plural(done.files, 'file')} in {plural(done.shards, 'shard')}: {printable(output)}", err=True)
+        if done.unreadable:
+            click.echo(f"{done.unreadable} of {plural(done.processed, 'file')} could not be read.", err=True)
+    return done.unreadable
+
+
+def _load_in_worker(path):
+    """Load a model in a process that Apache Beam started."""
+    from genrekeras.utils import process
+
+    process.configure(keras=not path.endswith(EXPORTED))
+    return load_track_classifier(path)
+
+
 def _output_format(as_csv, as_json, output):
     """Return the format of the output: "csv", "json", or `None` for text."""
     if as_csv and as_json:
@@ -211,25 +264,23 @@ def _journal(output):
     return None if output is None or is_stream(output) else f"{output}.journal"
 
 
-def _format_text(table, num_genres, kinds, multi_label, all_labels):
+def _format_text(rows, num_genres, kinds, multi_label, all_labels):
     """Return text with a bar for the probability of each of the most probable genres of each file.
 
     Args:
-        table: result of `predict_files`.
+        rows: result of `predict_rows`.
         num_genres: number of genres of each file.
         kinds: dict, label -> kind.
         multi_label: whether an additional line lists the predicted genres.
         all_labels: whether the same number of labels of other kinds is shown too.
     """
-    from genrekeras import inference
-
-    labels = inference.genres_of(table)
+    labels = list(kinds)
     groups = [[label for label in labels if (kinds[label] == "genre") == is_genre] for is_genre in (True, False)]
     groups = groups if all_labels or not groups[0] else groups[:1]
     texts = {label: printable(label if kinds[label] == "genre" else f"{label} ({kinds[label]})") for label in labels}
     width = max(len(texts[label]) for group in groups for label in group)
     lines = []
-    for row in table.to_dict("records"):
+    for row in rows:
         name = printable(row["path"])
         if row["error"]:
             lines += [name, f"  could not be read: {printable(row['error'])}"]

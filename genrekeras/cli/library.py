@@ -6,13 +6,21 @@ import os
 import shlex
 
 import click
-from genrekeras.cli.common import MODEL, echo, error_handling, file_to_write, load_model, plural, wrap
+from genrekeras.cli.common import (
+    TRACK_CLASSIFIER,
+    echo,
+    error_handling,
+    file_to_write,
+    load_track_classifier,
+    plural,
+    wrap,
+)
 from genrekeras.utils.progress import print_message, printable
 
 
 @click.command()
 @click.argument("files", nargs=-1, type=click.Path())
-@MODEL
+@TRACK_CLASSIFIER
 @click.option("--dry-run", is_flag=True, help="Print the changes, and write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace the genres of files that have some.")
 @click.option("--append", is_flag=True, help="Keep the genres of files that have some, and add the predicted ones.")
@@ -84,7 +92,7 @@ def tag(
         raise click.UsageError("Missing argument 'FILES...', or the option --undo JOURNAL.")
     if overwrite and append:
         raise click.UsageError("--overwrite and --append exclude each other.")
-    with error_handling():
+    with error_handling(path):
         from genrekeras import inference, library
         from genrekeras.library.journal import read_journal
         from genrekeras.library.plan import TagOptions, check_precision, confidence_rule, plan_each
@@ -92,7 +100,7 @@ def tag(
         if journal is not None and os.path.exists(journal) and os.path.getsize(journal):
             read_journal(journal)  # An error appears before the predictions.
         paths = inference.find_files(files)
-        model = load_model(path)
+        model = load_track_classifier(path)
         try:
             mapping = library.Taxonomy.for_labels(model.genres, taxonomy)
             check_precision(model, precision)

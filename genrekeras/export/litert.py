@@ -1,13 +1,17 @@
 """LiteRT (TensorFlow Lite): `.tflite` files."""
 
+from __future__ import annotations
+
 import json
 import zipfile
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
-import keras
 import numpy as np
-from genrekeras.export.base import CARD, Format
+from genrekeras.export.base import CARD, OUTPUTS, Format, Run
+
+if TYPE_CHECKING:
+    import keras
 
 
 def write(
@@ -18,7 +22,10 @@ def write(
     quantize: Literal["float16", "int8"] | None = None,
 ) -> None:
     """Export a model and its card to a `.tflite` file. See `Format`."""
-    model.export(path, format="litert", verbose=False)
+    import keras
+
+    named = keras.Model(model.input, dict(zip(OUTPUTS, model.output, strict=True)))
+    named.export(path, format="litert", verbose=False)
     if quantize:
         _quantize_litert(path, quantize)
     # Append the card as a zip archive. LiteRT stores associated files in the same way.
@@ -50,27 +57,17 @@ def _quantize_litert(path, quantize):
         file.write(result.quantized_model)
 
 
-def run(path: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function that runs an exported model in LiteRT. See `Format`."""
+def load(path: str) -> tuple[Run, str | None]:
+    """Load an exported model into LiteRT. See `Format`."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(path)
-    [model_input], [model_output] = interpreter.get_input_details(), interpreter.get_output_details()
-
-    def predict(waveforms):
-        interpreter.resize_tensor_input(model_input["index"], waveforms.shape)
-        interpreter.allocate_tensors()
-        interpreter.set_tensor(model_input["index"], waveforms)
-        interpreter.invoke()
-        return interpreter.get_tensor(model_output["index"])
-
-    return predict
+    run = Interpreter(path).get_signature_runner()
+    [model_input] = run.get_input_details()
+    text = None
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            text = file.read(CARD).decode() if CARD in file.namelist() else None
+    return lambda waveforms: run(**{model_input: waveforms}), text
 
 
-def read_card(path: str) -> dict[str, Any]:
-    """Return the card of a `.tflite` file."""
-    with zipfile.ZipFile(path) as file:
-        return json.loads(file.read(CARD))
-
-
-FORMAT = Format(".tflite", ("tensorflow",), write, run, read_card, ("float16", "int8"))
+FORMAT = Format(".tflite", ("tensorflow",), write, load, ("float16", "int8"))

@@ -1,12 +1,16 @@
 """ONNX: `.onnx` files, run by ONNX Runtime."""
 
-import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from __future__ import annotations
 
-import keras
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
-from genrekeras.export.base import CARD, Format
+from genrekeras.export.base import CARD, OUTPUTS, Format, Run
+
+if TYPE_CHECKING:
+    import keras
 
 
 def write(model: keras.Model, path: str, card: Mapping[str, Any], clips: np.ndarray) -> None:
@@ -15,25 +19,25 @@ def write(model: keras.Model, path: str, card: Mapping[str, Any], clips: np.ndar
 
     model.export(path, format="onnx", verbose=False)
     proto = onnx.load(path)
+    for output, name in zip(proto.graph.output, OUTPUTS, strict=True):
+        proto.graph.node.append(onnx.helper.make_node("Identity", [output.name], [name]))
+        output.name = name
     onnx.helper.set_model_props(proto, {CARD: json.dumps(card)})
     onnx.save(proto, path)
 
 
-def run(path: str | bytes) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function that runs an exported model, a file or its content, in ONNX Runtime. See `Format`."""
+def load(path: str | bytes) -> tuple[Run, str | None]:
+    """Load an exported model, a file or its content, into ONNX Runtime. See `Format`."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    [model_input] = session.get_inputs()
-    return lambda waveforms: session.run(None, {model_input.name: waveforms})[0]
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores to decoding
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(waveforms):
+        return dict(zip(OUTPUTS, session.run(OUTPUTS, {"waveform": waveforms}), strict=True))
+
+    return run, session.get_modelmeta().custom_metadata_map.get(CARD)
 
 
-def read_card(path: str) -> dict[str, Any]:
-    """Return the card of an `.onnx` file."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return json.loads(session.get_modelmeta().custom_metadata_map[CARD])
-
-
-FORMAT = Format(".onnx", ("torch",), write, run, read_card)
+FORMAT = Format(".onnx", ("torch",), write, load)

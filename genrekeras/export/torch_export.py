@@ -1,12 +1,16 @@
 """`torch.export`: `.pt2` files of PyTorch."""
 
-import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from __future__ import annotations
 
-import keras
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
-from genrekeras.export.base import CARD, Format
+from genrekeras.export.base import CARD, OUTPUTS, Format, Run
+
+if TYPE_CHECKING:
+    import keras
 
 
 def write(model: keras.Model, path: str, card: Mapping[str, Any], clips: np.ndarray) -> None:
@@ -27,21 +31,18 @@ def write(model: keras.Model, path: str, card: Mapping[str, Any], clips: np.ndar
     torch.export.save(program, path, extra_files={CARD: json.dumps(card)})
 
 
-def run(path: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function that runs an exported model in PyTorch. See `Format`."""
-    import torch
-
-    module = torch.export.load(path).module()
-    return lambda waveforms: module(torch.from_numpy(waveforms)).detach().numpy()
-
-
-def read_card(path: str) -> dict[str, Any]:
-    """Return the card of a `.pt2` file."""
+def load(path: str) -> tuple[Run, str | None]:
+    """Load an exported model into PyTorch. See `Format`."""
     import torch
 
     extra = {CARD: ""}
-    torch.export.load(path, extra_files=extra)
-    return json.loads(extra[CARD])
+    module = torch.export.load(path, extra_files=extra).module()
+
+    def run(waveforms):
+        outputs = module(torch.from_numpy(waveforms))
+        return {name: output.detach().numpy() for name, output in zip(OUTPUTS, outputs, strict=True)}
+
+    return run, extra[CARD] or None
 
 
-FORMAT = Format(".pt2", ("torch",), write, run, read_card)
+FORMAT = Format(".pt2", ("torch",), write, load)

@@ -1,12 +1,16 @@
 """Read clips of audio files."""
 
-from collections.abc import Iterable, Iterator
+from __future__ import annotations
 
-import keras
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
 import numpy as np
 from genrekeras import audio
-from genrekeras.models.genre_classifier import GenreClassifier
 from genrekeras.utils.io import StrPath
+
+if TYPE_CHECKING:  # Keras is not needed to read clips, and its import takes seconds.
+    from genrekeras.models.genre_classifier import GenreClassifier
 
 _BLOCK_SECONDS = 300.0  # maximum time between the first and the last clip that are decoded together
 
@@ -86,6 +90,8 @@ def load_image(model: GenreClassifier, path: StrPath, offset: float = 0.0) -> np
         audio.AudioError: the file cannot be read, or has no audio after `offset`.
         ValueError: `offset` is out of range.
     """
+    import keras  # imported here because the import is slow
+
     waveform = audio.load(path, model.sample_rate, offset, model.clip_seconds)
     waveform = audio.to_length(waveform, model.input_shape[1])
     return keras.ops.convert_to_numpy(model.front_end(waveform[None], training=False))[0, :, :, 0]

@@ -1,16 +1,20 @@
 """Embeddings of audio files, their nearest neighbors, and a two-dimensional map."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 from genrekeras.inference import predict
-from genrekeras.models.genre_classifier import GenreClassifier
+from genrekeras.models.track_classifier import TrackClassifier
 from genrekeras.utils.audio_files import find_files
 from genrekeras.utils.io import StrPath
 from genrekeras.utils.progress import bar
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Embeddings(NamedTuple):
@@ -72,7 +76,7 @@ class Embeddings(NamedTuple):
 
 
 def embed_files(
-    model: GenreClassifier,
+    model: TrackClassifier,
     paths: StrPath | Iterable[StrPath],
     max_clips: int = 30,
     batch_size: int = 16,
@@ -103,8 +107,8 @@ def embed_files(
     rows, vectors = [], []
     tracks = predict.decode_tracks(model, paths, max_clips, workers)
     with bar(len(paths), "Embedding", "file") as progress:
-        network = model.for_inference("probabilities", "ood_score", "features")
-        for track in predict.predict_tracks(network, tracks, batch_size):
+        compute = model.inference_function("probabilities", "ood_score", "features")
+        for track in predict.predict_tracks(compute, tracks, batch_size):
             means = track.means()
             rows.append(predict.to_row(model, track.path, means[:2], track.seconds, track.error, track.warning))
             vectors += means[2:]

@@ -88,8 +88,9 @@ def file_features(
                 results[path] = result
                 progress.update()
         remaining = [path for path in remaining if path not in results]
-        network = model.for_inference("features") if remaining else None
-        for track in predict_tracks(network, decode_tracks(model, remaining, max_clips, workers), batch_size):
+        decoded = decode_tracks(model, remaining, max_clips, workers)
+        tracks = predict_tracks(model.inference_function("features"), decoded, batch_size) if remaining else ()
+        for track in tracks:
             features = np.reshape([result for [result] in track.results], (-1, size)).astype("float32")
             digest = hashlib.blake2b(digest_size=8)
             for clip in track.clips:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from genrekeras.models.genre_classifier import GenreClassifier
 from genrekeras.models.labels import GENRE, candidate_labels, label_kinds
+from genrekeras.models.track_classifier import TrackClassifier
 
 # Rule for multi-label models that are not calibrated, see `predicted_genres`.
 MIN_PROBABILITY, MAX_GENRES = 0.2, 3
 
 
-def most_probable_genre(model: GenreClassifier, probabilities: np.ndarray) -> str:
+def most_probable_genre(model: TrackClassifier, probabilities: np.ndarray) -> str:
     """Return the label of the kind "genre" with the highest probability.
 
     Genres that a calibrated multi-label model never predicts (threshold 1) are left out, unless it predicts none at
@@ -24,7 +24,7 @@ def most_probable_genre(model: GenreClassifier, probabilities: np.ndarray) -> st
     return model.genres[candidates[probabilities[candidates].argmax()]]
 
 
-def predicted_genres(model: GenreClassifier, probabilities: np.ndarray) -> tuple[str, ...]:
+def predicted_genres(model: TrackClassifier, probabilities: np.ndarray) -> tuple[str, ...]:
     """Return the genres that are predicted for a track. The most probable one comes first.
 
     - A single-label model predicts the most probable genre.
@@ -51,7 +51,7 @@ def predicted_genres(model: GenreClassifier, probabilities: np.ndarray) -> tuple
     return tuple(label for label in genres if by_label[label] > thresholds[label])
 
 
-def ranked_genres(model: GenreClassifier, probabilities: np.ndarray) -> list[str]:
+def ranked_genres(model: TrackClassifier, probabilities: np.ndarray) -> list[str]:
     """Return the labels of the kind "genre" in order of decreasing probability.
 
     Args:

@@ -9,36 +9,42 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
-import hashlib
 import itertools
-import json
 import math
 import numbers
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import soxr
 from genrekeras import audio
 from genrekeras.genres import PROBABILITY_PREFIX
 from genrekeras.inference.clips import clip_starts, cut, load_clips
 from genrekeras.inference.journal import Journal
 from genrekeras.inference.labels import most_probable_genre, predicted_genres
-from genrekeras.models.genre_classifier import GenreClassifier
+from genrekeras.models.track_classifier import TrackClassifier
 from genrekeras.utils.audio_files import find_files
 from genrekeras.utils.io import StrPath
 from genrekeras.utils.progress import bar
+
+if TYPE_CHECKING:  # pandas is imported when a table is made, because the import takes a quarter of a second.
+    import pandas as pd
 
 _MIN_SECONDS, _MIN_HOP_SECONDS = 1.0, 0.01  # shortest accepted track and hop
 
 
 def predict_each(
-    model: GenreClassifier, paths: Iterable[str], max_clips: int = 30, batch_size: int = 16, workers: int = 2
+    model: TrackClassifier,
+    paths: Iterable[str],
+    max_clips: int = 30,
+    batch_size: int = 16,
+    workers: int = 2,
+    local_file: Callable[[str], AbstractContextManager[str]] = contextlib.nullcontext,
 ) -> Iterator[dict[str, Any]]:
     """Predict the genre of audio files, and yield the result of each file as soon as the file is processed.
 
@@ -48,6 +54,9 @@ def predict_each(
         max_clips: see `predict_files`.
         batch_size: see `predict_files`.
         workers: see `predict_files`.
+        local_file: function that returns a context manager for a path. The context manager yields the path of the file
+            on this machine, or raises `OSError` or `audio.AudioError`. A file that is stored elsewhere can thus be
+            downloaded, and deleted after decoding. By default, all files are on this machine.
 
     Yields:
         Column -> value: one row of the table that `predict_files` returns.
@@ -56,13 +65,13 @@ def predict_each(
         ValueError: an argument is out of range.
     """
     check_counts(max_clips=max_clips, batch_size=batch_size, workers=workers)
-    network = model.for_inference("probabilities", "ood_score")
-    for track in predict_tracks(network, decode_tracks(model, paths, max_clips, workers), batch_size):
+    compute = model.inference_function("probabilities", "ood_score")
+    for track in predict_tracks(compute, decode_tracks(model, paths, max_clips, workers, local_file), batch_size):
         yield to_row(model, track.path, track.means(), track.seconds, track.error, track.warning)
 
 
 def predict_files(
-    model: GenreClassifier,
+    model: TrackClassifier,
     paths: StrPath | Iterable[StrPath],
     max_clips: int = 30,
     batch_size: int = 16,
@@ -111,18 +120,34 @@ def predict_files(
         OSError: no audio file was found because a folder cannot be opened, the journal cannot be written, or another
             process is using the journal.
     """
+    return to_table(model, predict_rows(model, paths, max_clips, batch_size, workers, journal))
+
+
+def predict_rows(
+    model: TrackClassifier,
+    paths: StrPath | Iterable[StrPath],
+    max_clips: int = 30,
+    batch_size: int = 16,
+    workers: int = 2,
+    journal: StrPath | None = None,
+) -> list[dict[str, Any]]:
+    """Return the rows of the table of `predict_files`, without importing pandas. The arguments are the same.
+
+    Returns:
+        A dict for each file, column -> value.
+    """
     check_counts(max_clips=max_clips, batch_size=batch_size, workers=workers)
     paths = find_files(paths)
-    with _open_journal(journal, model, max_clips) as opened_journal:
+    with Journal(journal, {} if journal is None else row_settings(model, max_clips)) as opened_journal:
         remaining = [path for path in paths if path not in opened_journal.rows]
         with bar(len(paths), "Predicting", "file", initial=len(paths) - len(remaining)) as progress:
             for row in predict_each(model, remaining, max_clips, batch_size, workers):
                 opened_journal.add(row)
                 progress.update()
-        return to_table(model, [opened_journal.rows[path] for path in paths])
+        return [opened_journal.rows[path] for path in paths]
 
 
-def predict_waveform(model: GenreClassifier, y: npt.ArrayLike, sample_rate: int, max_clips: int = 30) -> pd.Series:
+def predict_waveform(model: TrackClassifier, y: npt.ArrayLike, sample_rate: int, max_clips: int = 30) -> pd.Series:
     """Predict the genre of a waveform in memory.
 
     Args:
@@ -138,6 +163,8 @@ def predict_waveform(model: GenreClassifier, y: npt.ArrayLike, sample_rate: int,
         ValueError: an argument is out of range, `y` is not one-dimensional, `y` is too short, or `y` contains values
             that are not finite or exceed 1e9 in magnitude.
     """
+    import pandas as pd
+
     check_counts(sample_rate=sample_rate, max_clips=max_clips)
     y = np.asarray(y)
     if y.ndim != 1 or y.dtype.kind not in "fiub" or not audio.is_sane(y := y.astype("float32")):
@@ -151,15 +178,13 @@ def predict_waveform(model: GenreClassifier, y: npt.ArrayLike, sample_rate: int,
     resampled = soxr.resample(y, sample_rate, model.sample_rate)
     starts = clip_starts(seconds, model.clip_seconds, max_clips)
     clips = list(cut(resampled, model.sample_rate, model.clip_seconds, starts))
-    # Keras compiles the parts of the model once. `for_inference` would build a new model in each call.
-    features = model.feature_extractor.predict(model.front_end.predict(np.stack(clips), verbose=0), verbose=0)
-    outputs = model.head.predict(features, verbose=0), keras.ops.convert_to_numpy(model.ood_score(features))
+    outputs = model.inference_function("probabilities", "ood_score", many=False)(np.stack(clips))
     means = [output.mean(axis=0) for output in outputs]
     return pd.Series(to_row(model, None, means, _processed_seconds(seconds, clips, model)), columns(model))
 
 
 def predict_timeline(
-    model: GenreClassifier, path: StrPath, hop_seconds: float | None = None, batch_size: int = 16
+    model: TrackClassifier, path: StrPath, hop_seconds: float | None = None, batch_size: int = 16
 ) -> pd.DataFrame:
     """Predict the genres along a track.
 
@@ -178,13 +203,15 @@ def predict_timeline(
         audio.AudioError: the file cannot be read or is too short.
         ValueError: an argument is out of range.
     """
+    import pandas as pd
+
     check_counts(batch_size=batch_size)
     hop_seconds = model.clip_seconds / 2 if hop_seconds is None else hop_seconds
     if not (isinstance(hop_seconds, numbers.Real) and _MIN_HOP_SECONDS <= hop_seconds < math.inf):
         raise ValueError(
             f"`hop_seconds` must be at least {_MIN_HOP_SECONDS}, and finite. Received: hop_seconds={hop_seconds!r}"
         )
-    network, probabilities = model.for_inference(), []
+    compute, probabilities = model.inference_function("probabilities"), []
     with audio.AudioFile(path, model.sample_rate) as file:
         _check_long_enough(file, model)
         last_start = max(0.0, file.seconds - model.clip_seconds)
@@ -192,7 +219,7 @@ def predict_timeline(
         clips = load_clips(file, model.clip_seconds, starts)
         with bar(len(starts), "Predicting", "clip") as progress:
             while batch := list(itertools.islice(clips, batch_size)):
-                probabilities.append(network.predict_on_batch(np.stack(batch)))
+                probabilities += compute(np.stack(batch))
                 progress.update(len(batch))
         _check_long_enough(file, model)  # After reading, the true length is known.
     if file.warning:
@@ -211,7 +238,7 @@ def check_counts(**arguments: int) -> None:
             raise ValueError(f"`{name}` must be an integer > 0. Received: {name}={value!r}")
 
 
-def columns(model: GenreClassifier) -> list[str]:
+def columns(model: TrackClassifier) -> list[str]:
     """Return the names of the columns of the table that `predict_files` returns."""
     names = [
         "path",
@@ -228,8 +255,10 @@ def columns(model: GenreClassifier) -> list[str]:
     return [*names, *_probability_columns(model)]
 
 
-def to_table(model: GenreClassifier, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def to_table(model: TrackClassifier, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return the table of `predict_files` from rows that `to_row` returned."""
+    import pandas as pd
+
     # The dtype is object, because the string dtype of pandas cannot store file names that are not UTF-8.
     table = pd.DataFrame(rows, columns=columns(model), dtype=object)
     table["genres"] = [None if genres is None else tuple(genres) for genres in table["genres"]]  # JSON has lists
@@ -237,7 +266,7 @@ def to_table(model: GenreClassifier, rows: Sequence[Mapping[str, Any]]) -> pd.Da
 
 
 def to_row(
-    model: GenreClassifier,
+    model: TrackClassifier,
     path: str | None,
     means: Sequence[np.ndarray],
     seconds: float,
@@ -275,17 +304,10 @@ def _probability_columns(model):
     return [PROBABILITY_PREFIX + genre for genre in model.genres]
 
 
-def _open_journal(path, model, max_clips):
-    """Return a `Journal` of rows that depend on the model, its thresholds and `max_clips`."""
-    digest = hashlib.sha256()
-    if path is not None:
-        for layer in model.front_end.layers:
-            config = {key: value for key, value in layer.get_config().items() if key != "name"}
-            digest.update(json.dumps(config, default=str).encode())
-        for variable in model.weights:
-            digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
+def row_settings(model: TrackClassifier, max_clips: int) -> dict[str, Any]:
+    """Return what the rows of audio files depend on: the model, its thresholds and `max_clips`."""
     settings = {"max_clips": max_clips, "columns": columns(model), "thresholds": dataclasses.asdict(model.thresholds)}
-    return Journal(path, {**settings, "model": digest.hexdigest()})
+    return {**settings, "model": model.digest()}
 
 
 @dataclasses.dataclass
@@ -298,7 +320,7 @@ class _Track:
         seconds: in s, length of the audio in the clips.
         error: reason why the file could not be read.
         warning: problem of a damaged file that could still be read.
-        results: one entry per processed clip: an array for each output of the network.
+        results: one entry per processed clip: an array for each output of the model.
     """
 
     path: str
@@ -317,12 +339,18 @@ class _Track:
         return [np.mean(values, axis=0) for values in zip(*self.results, strict=True)]
 
 
-def decode_tracks(model: GenreClassifier, paths: Iterable[str], max_clips: int, workers: int) -> Iterator[_Track]:
+def decode_tracks(
+    model: TrackClassifier,
+    paths: Iterable[str],
+    max_clips: int,
+    workers: int,
+    local_file: Callable[[str], AbstractContextManager[str]] = contextlib.nullcontext,
+) -> Iterator[_Track]:
     """Yield a `_Track` for each file, in order. Threads decode at most `workers` files ahead."""
 
     def decode(path):
         try:
-            with audio.AudioFile(path, model.sample_rate) as file:
+            with local_file(path) as local_path, audio.AudioFile(local_path, model.sample_rate) as file:
                 _check_long_enough(file, model)
                 starts = clip_starts(file.seconds, model.clip_seconds, max_clips)
                 clips = list(load_clips(file, model.clip_seconds, starts))
@@ -341,13 +369,15 @@ def decode_tracks(model: GenreClassifier, paths: Iterable[str], max_clips: int, 
             yield ahead.popleft().result()
 
 
-def predict_tracks(network: keras.Model, tracks: Iterable[_Track], batch_size: int) -> Iterator[_Track]:
-    """Apply a network to the clips of tracks, and yield each track when all of its clips are processed.
+def predict_tracks(
+    compute: Callable[[np.ndarray], list[np.ndarray]], tracks: Iterable[_Track], batch_size: int
+) -> Iterator[_Track]:
+    """Apply a function to the clips of tracks, and yield each track when all of its clips are processed.
 
     A batch may contain clips of several tracks.
 
     Args:
-        network: model from clips to one or several outputs.
+        compute: function from clips to one or several outputs, see `TrackClassifier.inference_function`.
         tracks: tracks without results.
         batch_size: `> 0`, number of clips in a batch.
 
@@ -364,10 +394,10 @@ def predict_tracks(network: keras.Model, tracks: Iterable[_Track], batch_size: i
         while len(waiting) >= batch_size or (waiting and track is None):
             batch, waiting = waiting[:batch_size], waiting[batch_size:]
             clips = np.stack([clip for _, clip in batch])
-            if has_full_batch:  # The network may be compiled for the full batch size.
+            if has_full_batch:  # The function may be compiled for the full batch size.
                 clips = np.pad(clips, ((0, batch_size - len(clips)), (0, 0)))
             has_full_batch |= len(clips) == batch_size
-            outputs = keras.tree.flatten(network.predict_on_batch(clips))
+            outputs = compute(clips)
             for (clip_track, _), *results in zip(batch, *outputs, strict=False):  # `zip` drops the results of padding.
                 clip_track.results.append(results)
         while unfinished and unfinished[0].is_done:

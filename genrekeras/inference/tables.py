@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def format_csv(table: pd.DataFrame) -> str:

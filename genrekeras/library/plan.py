@@ -23,7 +23,7 @@ from genrekeras.inference.labels import (
 )
 from genrekeras.inference.predict import check_counts
 from genrekeras.library.taxonomy import Taxonomy
-from genrekeras.models.genre_classifier import GenreClassifier
+from genrekeras.models.track_classifier import TrackClassifier
 from genrekeras.utils.io import StrPath
 from genrekeras.utils.progress import bar
 
@@ -67,7 +67,7 @@ class TagOptions:
 
 
 def plan_tags(
-    model: GenreClassifier,
+    model: TrackClassifier,
     paths: StrPath | Iterable[StrPath],
     mode: Literal["missing", "append", "overwrite"] = "missing",
     max_genres: int | None = None,
@@ -124,7 +124,7 @@ def plan_tags(
     return table.astype({"probability": "float64"})
 
 
-def plan_each(model: GenreClassifier, paths: Sequence[str], options: TagOptions) -> Iterator[dict[str, Any]]:
+def plan_each(model: TrackClassifier, paths: Sequence[str], options: TagOptions) -> Iterator[dict[str, Any]]:
     """Yield the rows of `plan_tags`, each as soon as the genres of its file or album are predicted.
 
     Args:
@@ -157,7 +157,7 @@ def plan_each(model: GenreClassifier, paths: Sequence[str], options: TagOptions)
 
 
 def choose_genres(
-    model: GenreClassifier, tracks: Sequence[Mapping[str, Any]], options: TagOptions
+    model: TrackClassifier, tracks: Sequence[Mapping[str, Any]], options: TagOptions
 ) -> tuple[tuple[str, ...], float, str | None]:
     """Choose the genres that are written into a file, or into all files of an album.
 
@@ -195,7 +195,7 @@ def choose_genres(
     return tuple(genres[: options.max_genres]), probability, None
 
 
-def check_precision(model: GenreClassifier, precision: float | None) -> None:
+def check_precision(model: TrackClassifier, precision: float | None) -> None:
     """Raise `ValueError` if a model has no thresholds for a precision.
 
     Args:
@@ -221,7 +221,7 @@ def check_precision(model: GenreClassifier, precision: float | None) -> None:
         )
 
 
-def confidence_rule(model: GenreClassifier, options: TagOptions) -> str:
+def confidence_rule(model: TrackClassifier, options: TagOptions) -> str:
     """Return a text that states which predictions of a model are written."""
     if model.multi_label and model.thresholds.class_thresholds is None:
         rule = f"genres with a probability of at least {options.min_probability or MIN_PROBABILITY:g}"

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import types
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
-import numpy.typing as npt
 from genrekeras.genres import GENRES
 from genrekeras.layers import MelSpectrogram
 from genrekeras.layers.ood_score import OODScore
 from genrekeras.models import arguments, backbones, folding
 from genrekeras.models.presets import preset_file
 from genrekeras.models.thresholds import Thresholds
+from genrekeras.models.track_classifier import OutputName, TrackClassifier
 from genrekeras.utils.io import StrPath
-
-if TYPE_CHECKING:  # pandas and `inference` are imported when they are needed.
-    import pandas as pd
-    from genrekeras.inference import Embeddings
 
 # Used for networks that are trained from random weights. With Keras' default of 0.99, the moving statistics would lag
 # hundreds of steps behind the weights.
@@ -37,7 +34,7 @@ class _Restored(NamedTuple):
 
 
 @keras.saving.register_keras_serializable("genrekeras")
-class GenreClassifier(keras.Model):
+class GenreClassifier(TrackClassifier, keras.Model):
     """Classify clips of music by genre.
 
     The model consists of parts, which are attributes of the model. Each part is a `keras.Model`, except `ood_score`,
@@ -328,7 +325,7 @@ class GenreClassifier(keras.Model):
 
     def for_inference(
         self,
-        *outputs: Literal["features", "probabilities", "ood_score"],
+        *outputs: OutputName,
         inputs: Literal["waveform", "image"] = "waveform",
     ) -> keras.Model:
         """Return a faster model for inference with the current weights.
@@ -351,16 +348,13 @@ class GenreClassifier(keras.Model):
         steps.append(folding.for_inference(self.feature_extractor))
         return keras.Model(x, folding.LayerChain(steps, output_layers)(x))
 
-    def for_export(self, *outputs: Literal["probabilities", "ood_score"]) -> keras.Model:
+    def for_export(self) -> keras.Model:
         """Return a functional model with the same weights, for export to other runtimes.
 
         It has no augmentation. It computes the spectrogram by matrix products, without complex numbers.
 
-        Args:
-            *outputs: what the returned model computes. The default is `"probabilities"`.
-
         Returns:
-            Model from waveforms to the output, or to the list of outputs if there are several.
+            Model from waveforms to a list: probabilities, features, out-of-distribution score.
         """
         front_end = [
             MelSpectrogram.from_config({**layer.get_config(), "dft": "matmul"})
@@ -373,33 +367,30 @@ class GenreClassifier(keras.Model):
         copy = type(self).from_config(config)
         copy.set_weights(self.get_weights())
         features = copy.feature_extractor(copy.front_end(copy.input))
-        layers = {"probabilities": copy.head, "ood_score": copy.ood_score}
-        values = [layers[name](features) for name in outputs or ["probabilities"]]
-        return keras.Model(copy.input, values if len(values) > 1 else values[0])
+        return keras.Model(copy.input, [copy.head(features), features, copy.ood_score(features)])
 
-    def predict_files(self, paths: StrPath | Iterable[StrPath], **options: Any) -> pd.DataFrame:
-        """Predict the genre of each file. See `genrekeras.inference.predict_files`."""
-        from genrekeras import inference
+    def inference_function(self, *outputs: OutputName, many: bool = True) -> Callable[[np.ndarray], list[np.ndarray]]:
+        """Return a function that computes outputs of the model. See `TrackClassifier`."""
+        if many:
+            network = self.for_inference(*outputs)
+            return lambda clips: keras.tree.flatten(network.predict_on_batch(clips))
 
-        return inference.predict_files(self, paths, **options)
+        def compute(clips):  # Keras compiles the parts of the model once.
+            features = self.feature_extractor.predict(self.front_end.predict(clips, verbose=0), verbose=0)
+            functions = {"probabilities": self.head, "ood_score": self.ood_score, "features": lambda x: x}
+            return [keras.ops.convert_to_numpy(functions[name](features)) for name in outputs]
 
-    def predict_waveform(self, y: npt.ArrayLike, sample_rate: int, **options: Any) -> pd.Series:
-        """Predict the genre of a waveform `(samples,)`. See `genrekeras.inference.predict_waveform`."""
-        from genrekeras import inference
+        return compute
 
-        return inference.predict_waveform(self, y, sample_rate, **options)
-
-    def predict_timeline(self, path: StrPath, **options: Any) -> pd.DataFrame:
-        """Predict the genres along a track. See `genrekeras.inference.predict_timeline`."""
-        from genrekeras import inference
-
-        return inference.predict_timeline(self, path, **options)
-
-    def embed_files(self, paths: StrPath | Iterable[StrPath], **options: Any) -> Embeddings:
-        """Compute the mean features of each file. See `genrekeras.inference.embed_files`."""
-        from genrekeras import inference
-
-        return inference.embed_files(self, paths, **options)
+    def digest(self) -> str:
+        """Return a hash of the weights and of the configs of the front end."""
+        digest = hashlib.sha256()
+        for layer in self.front_end.layers:
+            config = {key: value for key, value in layer.get_config().items() if key != "name"}
+            digest.update(json.dumps(config, default=str).encode())
+        for variable in self.weights:
+            digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).tobytes())
+        return digest.hexdigest()
 
     @classmethod
     def from_preset(cls, name: Literal["musicnn_msd", "musicnn_mtt", "fma_small"]) -> GenreClassifier:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from genrekeras.models.genre_classifier import GenreClassifier
 from genrekeras.models.thresholds import NEVER
+from genrekeras.models.track_classifier import TrackClassifier
 
 GENRE = "genre"  # kind of the labels that are genres
 
 
-def label_kinds(model: GenreClassifier) -> dict[str, str]:
+def label_kinds(model: TrackClassifier) -> dict[str, str]:
     """Return the kind of each label of a model, such as "genre" or "mood".
 
     The entry `labels` of the card contains the kinds. A label without a kind is a genre.
@@ -21,13 +21,13 @@ def label_kinds(model: GenreClassifier) -> dict[str, str]:
     return {label: str(kinds.get(label, GENRE)) for label in model.genres}
 
 
-def genre_labels(model: GenreClassifier) -> list[str]:
+def genre_labels(model: TrackClassifier) -> list[str]:
     """Return the labels of a model that are genres, or all labels if none is a genre."""
     kinds = label_kinds(model)
     return [label for label, kind in kinds.items() if kind == GENRE] or list(kinds)
 
 
-def candidate_labels(model: GenreClassifier, class_thresholds: Sequence[float] | None) -> np.ndarray:
+def candidate_labels(model: TrackClassifier, class_thresholds: Sequence[float] | None) -> np.ndarray:
     """Return the labels from which the genre of a track is chosen, as `(k,)` int, indices of the genres of the model.
 
     They are the labels of the kind "genre" without those that are never predicted. If there are none, they are all

@@ -22,7 +22,7 @@ def evaluate(run: Run, **card: Any) -> None:
     If the model has a card, nothing is done, because the model was scored before the run was interrupted. Training
     removes the card of a model, and the last step of this function saves the model with a new card.
     """
-    model = gk.load_model(run.model_file)
+    model = gk.models.load_model(run.model_file)
     if model.card:
         return
     splits = {split.name: split for split in run.splits_to_score()}

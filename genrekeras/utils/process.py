@@ -12,14 +12,19 @@ import threading
 from genrekeras.audio import decoders
 
 
-def configure() -> None:
-    """Apply all settings of this module. Call it before PyTorch is imported."""
+def configure(keras: bool = True) -> None:
+    """Apply all settings of this module. Call it before PyTorch is imported.
+
+    Args:
+        keras: whether Keras will be used. If it is false, Keras is not imported.
+    """
     shorten_spinning()
     keep_freed_memory()
     hide_codec_messages()
     quiet_wandb()
     skip_openvino_telemetry()
-    skip_tensorflow()
+    if keras:
+        skip_tensorflow()
 
 
 def shorten_spinning() -> None:

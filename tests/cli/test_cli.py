@@ -235,7 +235,7 @@ def test_predict_with_a_wrong_call(saved, music, tmp_path):
     assert "contains no audio files (0 other files)" in run("predict", tmp_path / "texts", "-m", saved, code=1).stderr
     assert "Missing argument" in run("predict", "-m", saved, code=2).stderr
     wrong = run("predict", music, "-m", tmp_path / "x.keras", code=2).stderr
-    assert "There is no model file" in wrong and "preset (musicnn_msd, musicnn_mtt, fma_small), a .keras file" in wrong
+    assert "There is no model file" in wrong and "(musicnn_msd, musicnn_mtt, fma_small), a .keras, .onnx" in wrong
     assert "or the output folder of a training run" in wrong
     assert f"There is no model file {tmp_path}/model.keras" in run("info", tmp_path, code=2).stderr
     (tmp_path / "text.keras").write_text("no model")

@@ -1,4 +1,4 @@
-"""The benchmarks run and print times; all of these tests are slow."""
+"""The benchmarks run and print times."""
 
 import re
 
@@ -6,7 +6,7 @@ import processes
 import pytest
 from conftest import EXPERIMENTS
 
-pytestmark = [pytest.mark.experiments, pytest.mark.slow]
+pytestmark = pytest.mark.experiments
 
 BENCHMARKS = EXPERIMENTS / "benchmarks"
 
@@ -17,6 +17,7 @@ def run(script, *flags):
     return done
 
 
+@pytest.mark.slow
 def test_data():
     done = run("data.py", "--smoke")
     rates = [line.split("|")[2] for line in done.stdout.splitlines() if line.startswith("| ") and "thread" in line]
@@ -24,6 +25,7 @@ def test_data():
     assert "WARNING" not in done.stderr
 
 
+@pytest.mark.slow
 def test_speed():
     """All parts, including those that start processes."""
     done = run("speed.py", "--smoke")
@@ -38,13 +40,33 @@ def test_speed():
     assert wrong.returncode == 2 and "no such part: decoed" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_a_part_of_speed():
     done = run("speed.py", "decode", "--rounds", "1")
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert len(rows) == 4 and "`audio.load`" in rows[2] and rows[1].endswith("| 1 [1, 1] |")
 
 
+def test_backbones():
+    """An image network and a mel network, each with the images of its own front end."""
+    for package in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    done = run("speed.py", "backbone", "--smoke")
+    titles = re.findall(r"\| (\w+), inference, clips of 1 s, on torch \|", done.stdout)
+    rows = [line.split("|")[2] for line in done.stdout.splitlines() if line.startswith(("| ONNX", "| `"))]
+    assert titles == ["efficientnet_b0", "musicnn"] and len(rows) == 7
+    assert all(float(row) > 0 for row in rows)
+
+
+@pytest.mark.slow
 def test_collection():
     done = run("collection.py", "--tracks", "4", "--head-tracks", "200", "--seconds", "4")
     rows = [line.split("|")[1].strip() for line in done.stdout.splitlines()[2:]]
     assert rows[:3] == ["decoding, a track", "features, a track", "cached features, a track"] and len(rows) == 6
+
+
+def test_beam_predict():
+    pytest.importorskip("apache_beam", reason="apache-beam (extra `beam`) is not installed")
+    done = run("beam_predict.py", "--smoke")
+    assert re.findall(r"\| ([12]) \| 400 \| True \| \d+ \|", done.stdout) == ["1", "2"]
+    assert re.search(r"Killed after (\d) of 4 shards. Kept by the second run: \1. Complete: True.", done.stdout)

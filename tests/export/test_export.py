@@ -6,15 +6,13 @@ import json
 import os
 import subprocess
 import sys
-import types
 
 import genrekeras as gk
 import keras
 import numpy as np
 import pytest
-from conftest import calibrate, small_model, tones
+from conftest import calibrate, numpy, small_model, tones
 from genrekeras import export
-from genrekeras.export import conversion
 
 pytestmark = pytest.mark.export
 BACKEND = keras.backend.backend()
@@ -50,10 +48,15 @@ def test_probabilities_equal_those_of_keras(format, backbone, tmp_path):
     model = calibrate(small_model(backbone=backbone), clips)
     path = tmp_path / f"model{row.ending}"
     assert export.export(model, path, format, clips[:3]) < 1e-4
-    run, card = export.load(path, format)
-    probabilities = run(clips[:2])
+    exported = export.load(path, format)
+    probabilities, features, scores = exported.inference_function(*export.OUTPUTS)(clips[:2])
     np.testing.assert_allclose(probabilities, model.predict(clips[:2], verbose=0), atol=1e-4)
-    assert card["genres"] == list(gk.GENRES) and card["sample_rate"] == 22050 and not card["multi_label"]
+    expected = model.feature_extractor.predict(model.front_end.predict(clips[:2], verbose=0), verbose=0)
+    np.testing.assert_allclose(features, expected, atol=1e-3)
+    np.testing.assert_allclose(scores, numpy(model.ood_score(expected)), rtol=1e-3, atol=1e-3)
+    assert exported.genres == gk.GENRES and exported.sample_rate == 22050 and not exported.multi_label
+    if row.ending in (".onnx", ".xml", ".tflite"):
+        assert gk.load_model(path).predict_waveform(clips[0], 22050)["genre"] == gk.GENRES[probabilities[0].argmax()]
     assert np.ptp(probabilities, axis=1).min() > 0.01 and np.max(probabilities) < 0.99  # sensitive to errors
     assert set(os.listdir(tmp_path)) - {"model.bin"} == {f"model{row.ending}"}
     if os.path.isdir(path):
@@ -73,9 +76,10 @@ def test_independent_probabilities_equal_those_of_keras(format, tmp_path):
     model = gk.GenreClassifier.from_preset("musicnn_msd")
     clips, path = tones(np.random.default_rng(3), 3, 48128, 16000) / 2, tmp_path / f"model{row.ending}"
     assert export.export(model, path, format, clips) < 1e-4
-    run, card = export.load(path, format)
-    np.testing.assert_allclose(run(clips[:2]), model.predict(clips[:2], verbose=0), atol=1e-4)
-    assert card["multi_label"] and card["genres"] == list(model.genres) and card["clip_seconds"] == 3.008
+    exported = export.load(path, format)
+    [probabilities] = exported.inference_function("probabilities")(clips[:2])
+    np.testing.assert_allclose(probabilities, model.predict(clips[:2], verbose=0), atol=1e-4)
+    assert exported.multi_label and exported.genres == model.genres and exported.clip_seconds == 3.008
 
 
 @pytest.mark.slow
@@ -90,11 +94,12 @@ def test_quantized(quantize, max_size, kernels, tmp_path):
     keras.utils.set_random_seed(0)
     model = gk.GenreClassifier("efficientnet_lite0", clip_seconds=1.0)
     difference = export.export(model, path, "litert", clips, quantize=quantize)
-    run, card = export.load(path, "litert")
+    exported = export.load(path, "litert")
+    [quantized] = exported.inference_function("probabilities")(clips)
     probabilities = model.predict(clips, verbose=0)
     spread = np.ptp(probabilities, axis=0).max()
-    assert spread > 0.02 and card["weights"] == quantize
-    assert 1e-5 < max(difference, np.abs(run(clips) - probabilities).max()) < min(export.TOLERANCES[quantize], spread)
+    assert spread > 0.02 and exported.card["weights"] == quantize
+    assert 1e-5 < max(difference, np.abs(quantized - probabilities).max()) < min(export.TOLERANCES[quantize], spread)
     assert os.path.getsize(path) / (4 * model.count_params()) < max_size
     details = Interpreter(path).get_tensor_details()
     shapes = [tensor["shape"] for tensor in details if tensor["dtype"] in (np.float16, np.int8)]
@@ -131,23 +136,30 @@ def test_the_exported_copy():
     layers = list(copy._flatten_layers())
     assert [layer.dft for layer in layers if isinstance(layer, gk.layers.MelSpectrogram)] == ["matmul"]
     assert not [layer for layer in layers if isinstance(layer, gk.layers.RandomNoise)]
-    np.testing.assert_allclose(copy.predict(clips, verbose=0), probabilities, atol=1e-4)
+    np.testing.assert_allclose(copy.predict(clips, verbose=0)[0], probabilities, atol=1e-4)
     assert np.abs(probabilities[0] - probabilities[1]).max() > 1e-2
     assert model.get_config() == before
 
 
-def replace_runtime(row, predict):
-    """A format with the ending of another one, whose file contains only the card, and whose runtime is a function."""
+def replace_runtime(row, model, factors=(1.0, 1.0, 1.0)):
+    """A format whose file contains only the card, and whose runtime multiplies the outputs of a model by factors."""
+    compute = model.inference_function(*export.OUTPUTS, many=False)
 
     def write(model, path, card, clips):
         with open(path, "w", encoding="utf-8") as file:
             json.dump(card, file)
 
-    def read_card(path):
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+    def run(waveforms):
+        return {
+            name: factor * value
+            for name, factor, value in zip(export.OUTPUTS, factors, compute(waveforms), strict=True)
+        }
 
-    return row._replace(write=write, run=lambda path: predict, read_card=read_card)
+    def load(path):
+        with open(path, encoding="utf-8") as file:
+            return run, file.read()
+
+    return row._replace(write=write, load=load)
 
 
 @only_torch
@@ -157,12 +169,12 @@ def test_an_export_that_differs_is_not_kept(one_second_model, tmp_path, monkeypa
     row = export.FORMATS["torch"]
     clips = np.random.default_rng(1).normal(0, 0.1, (2, 22050)).astype("float32")
 
-    different = replace_runtime(row, lambda waveforms: 0.99 * one_second_model.predict(waveforms, verbose=0))
-    monkeypatch.setitem(export.FORMATS, "torch", different)
-    with pytest.raises(export.ExportError, match=r"torch: probabilities differ .* more than the tolerance of 1e-06"):
-        export.export(one_second_model, tmp_path / "m.pt2", "torch", clips, tolerance=1e-6)
+    for factors, name in (((0.99, 1, 1), "probabilities"), ((1, 0.99, 1), "features")):
+        monkeypatch.setitem(export.FORMATS, "torch", replace_runtime(row, one_second_model, factors))
+        with pytest.raises(export.ExportError, match=rf"torch: {name} differ .* more than the tolerance of "):
+            export.export(one_second_model, tmp_path / "m.pt2", "torch", clips)
     monkeypatch.setitem(export.FORMATS, "torch", row._replace(write=lambda m, path, *_: open(path, "w").close()))
-    with pytest.raises(export.ExportError, match="cannot be run by its own runtime"):
+    with pytest.raises(export.ExportError, match="cannot be loaded as torch, because it is damaged"):
         export.export(one_second_model, tmp_path / "m.pt2", "torch", clips)
     monkeypatch.setitem(export.FORMATS, "torch", row._replace(write=lambda *_: {}["operator"]))
     with pytest.raises(export.ExportError, match="The conversion to torch failed: KeyError: 'operator'"):
@@ -193,18 +205,24 @@ def test_invalid_arguments(one_second_model, tmp_path):
     assert not os.listdir(tmp_path) and keras.backend.backend() == "torch"
 
 
-@pytest.mark.parametrize(
-    "predict, card, error, reason",
-    [
-        (lambda clips: clips, {"genres": ["b"]}, export.ExportError, "has the card {'genres': .*, but should have"),
-        (lambda clips: 1 / 0, {}, export.ExportError, "cannot be run by its own runtime: division"),
-        (lambda clips: importlib.import_module("no_runtime"), {}, ImportError, "no_runtime"),
-    ],
-)
-def test_failures_of_the_runtime(predict, card, error, reason):
-    row = types.SimpleNamespace(run=lambda path: predict, read_card=lambda path: card)
-    with pytest.raises(error, match=reason):
-        conversion._difference(row, "m.onnx", np.zeros((2, 8)), np.zeros((2, 8)), {"genres": ["a"]})
+@only_torch
+def test_failures_of_the_runtime(one_second_model, tmp_path, monkeypatch):
+    row, model = export.FORMATS["torch"], one_second_model
+    path, clips = tmp_path / "m.pt2", tones(np.random.default_rng(1), 2, 22050)
+    good = replace_runtime(row, model)
+    for load, error, reason in (
+        (lambda path: (lambda clips: 1 / 0, good.load(path)[1]), export.ExportError, "by its own runtime: division"),
+        (lambda path: importlib.import_module("no_runtime"), ImportError, "no_runtime is not installed.* extra export"),
+        (
+            lambda path: (None, good.load(path)[1].replace("Pop", "Rap")),
+            export.ExportError,
+            "has the card .* but should",
+        ),
+    ):
+        monkeypatch.setitem(export.FORMATS, "torch", good._replace(load=load))
+        with pytest.raises(error, match=reason):
+            export.export(model, path, "torch", clips)
+        assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize("format", list(export.FORMATS))
@@ -220,8 +238,8 @@ def test_files_that_are_not_exports(format, tmp_path, monkeypatch):
     if row.ending:
         with pytest.raises(ValueError, match=rf"`path` must end in {row.ending} for {format}"):
             export.load(tmp_path / "m.bin", format)
-    monkeypatch.setitem(export.FORMATS, format, row._replace(run=lambda path: None))
-    with pytest.raises(export.ExportError, match=rf"{path} contains no genrekeras\.json that can be read"):
+    monkeypatch.setitem(export.FORMATS, format, row._replace(load=lambda path: (None, None)))
+    with pytest.raises(export.ExportError, match=rf"{path} contains no genrekeras\.json, so it was not exported by"):
         export.load(path, format)
 
 
@@ -229,10 +247,10 @@ def test_files_that_are_not_exports(format, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "card, message",
     [
-        (None, "contains no genrekeras.json that can be read"),
-        ("{half", "contains no genrekeras.json that can be read: JSONDecodeError"),
-        ("[]", "contains no genrekeras.json that can be read"),
-        ('{"genres": ["a"]}', r"was not written by genrekeras. Received: keys=\['genres'\]"),
+        (None, "contains no genrekeras.json, so it was not exported by genrekeras"),
+        ("{half", "Export the model again .* The reason is JSONDecodeError"),
+        ("[]", "was not written by this version of genrekeras"),
+        ('{"genres": ["a"], "output": "probabilities"}', "The reason is KeyError: 'outputs'"),  # an older version
     ],
 )
 def test_a_valid_program_with_another_card(card, message, tmp_path):
@@ -247,8 +265,7 @@ def test_a_valid_program_with_another_card(card, message, tmp_path):
 @only_torch
 def test_a_comparison_of_equal_probabilities_gives_a_warning(one_second_model, tmp_path, monkeypatch, recwarn):
     clips, model = tones(np.random.default_rng(1), 2, 22050), one_second_model
-    row = replace_runtime(export.FORMATS["torch"], lambda waveforms: model.predict(waveforms, verbose=0))
-    monkeypatch.setitem(export.FORMATS, "torch", row)
+    monkeypatch.setitem(export.FORMATS, "torch", replace_runtime(export.FORMATS["torch"], model))
     assert export.export(model, tmp_path / "good.pt2", "torch", clips) < 1e-5
     assert not [warning for warning in recwarn if "comparison" in str(warning.message)]
     kernel, bias = model.head.get_weights()
@@ -258,5 +275,5 @@ def test_a_comparison_of_equal_probabilities_gives_a_warning(one_second_model, t
             export.export(model, tmp_path / "equal.pt2", "torch", clips)
     finally:
         model.head.set_weights([kernel, bias])
-    made_by = export.load(tmp_path / "equal.pt2", "torch")[1]["made_by"]
+    made_by = export.load(tmp_path / "equal.pt2", "torch").card["made_by"]
     assert made_by == f"genrekeras {gk.__version__} on torch"

@@ -70,9 +70,10 @@ def test_the_folder_contains_one_page_with_model_and_card(tmp_path, fake_npm, ca
     assert os.listdir(tmp_path / "page") == ["index.html"]
     text = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     assert "default-src 'none'" in text and "MIT License" in text and "</script><b>" not in text
-    run, card = export.load(tmp_path / "page", "web")
-    np.testing.assert_allclose(run(clips), model.predict(clips, verbose=0), atol=1e-4)
-    assert card["kinds"] == dict.fromkeys(gk.GENRES, "genre") and card["thresholds"]["temperature"] == 1.0
+    exported = export.load(tmp_path / "page", "web")
+    [probabilities] = exported.inference_function("probabilities")(clips)
+    np.testing.assert_allclose(probabilities, model.predict(clips, verbose=0), atol=1e-4)
+    assert exported.card["labels"] == dict.fromkeys(gk.GENRES, "genre") and exported.thresholds.temperature == 1.0
     with pytest.raises(ValueError, match="must be a new folder"):
         export.export(model, tmp_path / "page", "web", clips)
 
