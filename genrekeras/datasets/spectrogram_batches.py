@@ -26,6 +26,7 @@ def image_batches(
     one_hot: bool = False,
     class_weight: Literal["balanced"] | npt.ArrayLike | None = None,
     soft_labels: npt.ArrayLike | None = None,
+    embeddings: npt.ArrayLike | None = None,
 ) -> Batches:
     """Return batches of spectrogram images and their labels, for `model.image_model.fit`.
 
@@ -53,17 +54,22 @@ def image_batches(
         soft_labels: `(images, genres)`, probabilities of the genres of each image, such as those of a teacher. They
             replace the labels of the split. The loss must be `categorical_crossentropy`.
             Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015.
+        embeddings: `(images, k)` floats, what a second output of the network learns, such as embeddings of a teacher.
+            They are mixed like the labels.
 
     Returns:
-        A batch is `(images, labels)` or, with `class_weight`, `(images, labels, weights)`.
+        A batch is `(images, labels)` or, with `class_weight`, `(images, labels, weights)`. With `embeddings`, `(labels,
+        embeddings)` is in the place of the labels.
 
             - `images`: `(batch, mels, frames, 1)` float32 in [0, 255].
             - `labels`: `(batch,)` int32. With several labels, `mix_probability`, `one_hot` or `soft_labels`, `(batch,
               len(genres))` float32.
+            - `embeddings`: `(batch, k)` float32.
             - `weights`: `(batch,)` float32.
 
     Raises:
-        ValueError: an argument is out of range, `soft_labels` has another shape, or the split is empty.
+        ValueError: an argument is out of range, `soft_labels` or `embeddings` have another shape, or the split is
+            empty.
     """
     check_integers(batch_size=(batch_size, 1), repeats=(repeats, 1), variants=(variants, 1), seed=(seed, 0))
     weights = checked_weights(class_weight, split)
@@ -78,15 +84,21 @@ def image_batches(
                 f"`soft_labels` must be {len(split)} rows of {len(split.genres)} numbers >= 0. "
                 f"Received: shape {labels.shape}"
             )
+    targets = np.zeros((len(split), 0), "float32") if embeddings is None else np.asarray(embeddings, "float32")
+    if targets.ndim != 2 or len(targets) != len(split):
+        raise ValueError(f"`embeddings` must have {len(split)} rows. Received: shape {targets.shape}")
 
     def make_batch(rows, rng):
         rows = np.asarray(rows) // repeats * variants
         if variants > 1:
             rows = rows + rng.integers(variants, size=len(rows))
         images, label_matrix = split.images[rows].astype("float32"), label_rows(labels[rows], len(split.genres))
+        values = np.concatenate([label_matrix, targets[rows]], axis=1)
         if rng.random() < mix_probability:
-            images, label_matrix = _mix(images, label_matrix, rng)
-        batch = images, (label_matrix if mix_probability or one_hot else labels[rows])
+            images, values = _mix(images, values, rng)
+        label_matrix, own_embeddings = np.split(values, [len(split.genres)], axis=1)
+        batch_labels = label_matrix if mix_probability or one_hot else labels[rows]
+        batch = images, (batch_labels if embeddings is None else (batch_labels, own_embeddings))
         return batch if weights is None else (*batch, sample_weights(label_matrix, weights))
 
     if len(split) == 0:
@@ -106,10 +118,14 @@ def image_batches(
         "mix_probability": mix_probability,
         "one_hot": bool(mix_probability or one_hot),
         "class_weight": None if weights is None else weights.tolist(),
-        "soft_labels": None if soft_labels is None else hashlib.sha256(labels.tobytes()).hexdigest(),
+        "teacher": [None if x is None else _digest(x) for x in (soft_labels, embeddings)],
     }
     data = rows.random_map(make_batch)
     return Batches(data, split.sample_rate, split.genres, None, track_ids, fingerprint, multi_label=split.multi_label)
+
+
+def _digest(values):
+    return hashlib.sha256(np.ascontiguousarray(values, "float32").tobytes()).hexdigest()
 
 
 def _mix(images, labels, rng):

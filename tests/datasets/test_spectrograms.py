@@ -308,7 +308,7 @@ def test_splits_that_cannot_be_saved(path, tmp_path):
     assert not test.exists()
 
 
-def test_soft_labels(path, rng):
+def test_soft_labels_and_embeddings(path, rng):
     split = load_spectrograms(path).train
     soft_labels = rng.dirichlet(np.ones(8), 45).astype("float32")
     data = image_batches(split, 15, soft_labels=soft_labels)
@@ -319,6 +319,19 @@ def test_soft_labels(path, rng):
     assert (mixed != expected).any() and mixed.sum() == pytest.approx(45, abs=1e-3)
     one_hot = np.eye(8)[split.labels]
     np.testing.assert_array_equal(image_batches(split, 45, mix_probability=1.0, soft_labels=one_hot)[0][1], expected)
+    embeddings = rng.normal(size=(45, 3)).astype("float32")
+    data = image_batches(
+        split, 45, mix_probability=1.0, soft_labels=one_hot, embeddings=np.hstack([one_hot, embeddings])
+    )
+    labels, mixed = data[0][1]
+    np.testing.assert_array_equal(labels, expected)  # embeddings are mixed like labels
+    np.testing.assert_array_equal(mixed[:, :8], expected)
+    assert mixed.shape == (45, 11) and mixed.dtype == np.float32
+    labels, embedded = image_batches(split, 15, embeddings=embeddings)[2][1]
+    np.testing.assert_array_equal(labels, split.labels[30:])
+    np.testing.assert_array_equal(embedded, embeddings[30:])
+    with pytest.raises(ValueError, match=r"`embeddings` must have 45 rows. Received: shape \(44, 3\)"):
+        image_batches(split, 15, embeddings=embeddings[:44])
     for wrong in (soft_labels[:44], soft_labels[:, :7], -soft_labels, soft_labels * np.nan):
         with pytest.raises(ValueError, match="`soft_labels` must be 45 rows of 8 numbers >= 0"):
             image_batches(split, 15, soft_labels=wrong)
