@@ -104,8 +104,7 @@ JAX_MODELS = ("models/test_genre_classifier.py", "models/test_musicnn.py")
 def test_the_tests_marked_backends(backend, places):
     """The tests that depend on the backend, in a process on the other one."""
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-m", "backends and not slow"]
-    surroundings = {**environment(backend), "XLA_FLAGS": FAST_COMPILATION}
-    command += [TESTS / place for place in places]
-    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, cwd=TESTS.parent)
+    command += [TESTS / place for place in places]  # With FAST_COMPILATION, JAX gets gradients of musicnn that are NaN.
+    done = subprocess.run(command, env=environment(backend), capture_output=True, text=True, cwd=TESTS.parent)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert " passed" in done.stdout.splitlines()[-1]
