@@ -30,7 +30,7 @@ def test_speed():
     """All parts, including those that start processes."""
     done = run("speed.py", "--smoke")
     tables = dict(re.findall(r"\n\| ([^|]+) \| [^|]+ \|.*\n\|[-|]+\n((?:\|.*\n)+)", done.stdout))
-    for part in ("decode", "waveform to image", "mel_cnn, inference", "an epoch after"):
+    for part in ("decode", "waveform to image", "musicnn, inference", "an epoch after"):
         assert any(title.startswith(part) for title in tables), part
     for part in ("start of a process", "from start to prediction", "threads, one process", "memory beyond the model"):
         assert any(title.startswith(part) for title in tables), part
