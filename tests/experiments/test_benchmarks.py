@@ -65,6 +65,7 @@ def test_collection():
     assert rows[:3] == ["decoding, a track", "features, a track", "cached features, a track"] and len(rows) == 6
 
 
+@pytest.mark.slow
 def test_beam_predict():
     pytest.importorskip("apache_beam", reason="apache-beam (extra `beam`) is not installed")
     done = run("beam_predict.py", "--smoke")
