@@ -231,16 +231,23 @@ def test_the_backend_of_an_imported_keras_stays(monkeypatch):
     assert "KERAS_BACKEND" not in os.environ
 
 
-def test_a_backend_that_cannot_compute_the_spectrogram_is_refused():
+@pytest.mark.parametrize(
+    "command, prefix",
+    [
+        (["-c", "import genrekeras, keras"], "ImportError: "),
+        (["-c", "import genrekeras as gk; gk.load_model('missing.keras')"], "ImportError: "),
+        (["-m", "genrekeras", "predict", "missing.mp3"], "Error: "),
+    ],
+)
+def test_a_backend_that_computes_in_16_bits_is_refused(command, prefix):
     pytest.importorskip("openvino", reason="openvino is not installed")
     environment = {**os.environ, "KERAS_BACKEND": "openvino"}
-    done = subprocess.run(
-        [sys.executable, "-c", "import genrekeras, keras"], env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
     assert done.returncode == 1
-    message = done.stderr.splitlines()[-1]
-    assert message.startswith("ImportError: genrekeras does not support the Keras backend openvino")
-    assert "KERAS_BACKEND" in message and '"numpy"' in message
+    lines = done.stderr.splitlines()
+    assert lines[-1].startswith(f"{prefix}genrekeras does not support the Keras backend openvino")
+    assert "KERAS_BACKEND" in lines[-1] and '"numpy"' in lines[-1]
+    assert prefix != "Error: " or len(lines) == 1
 
 
 def test_an_unknown_name():
