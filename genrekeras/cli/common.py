@@ -179,10 +179,10 @@ def error_handling(model: str = "") -> Iterator[None]:
     from genrekeras.utils import process
 
     try:
-        process.configure(keras=not model.endswith(EXPORTED))
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = lambda message, *arguments, **options: echo(f"Note: {message}", err=True)
+            process.configure(keras=not model.endswith(EXPORTED))
             yield
     except BrokenPipeError:  # The reader of the output has ended. click then exits without a message.
         raise

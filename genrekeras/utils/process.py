@@ -7,9 +7,14 @@ import contextlib
 import ctypes
 import os
 import sys
+import tempfile
 import threading
+import warnings
 
 from genrekeras.audio import decoders
+from genrekeras.utils import io
+
+_MIN_CACHE_SPACE = 100 << 20  # in bytes
 
 
 def configure(keras: bool = True) -> None:
@@ -25,6 +30,7 @@ def configure(keras: bool = True) -> None:
     skip_openvino_telemetry()
     if keras:
         skip_tensorflow()
+        cache_jax_compilation()
 
 
 def shorten_spinning() -> None:
@@ -84,7 +90,7 @@ def skip_openvino_telemetry() -> None:
 
 
 def skip_tensorflow() -> None:
-    """Keep Keras from importing TensorFlow when the backend is PyTorch.
+    """Keep Keras from importing TensorFlow when the backend is not TensorFlow.
 
     When Keras saves, loads or seeds an object, Keras imports TensorFlow to check whether the object belongs to
     TensorFlow. This function makes the import fail once, and Keras does not try again. Other code can still import
@@ -92,13 +98,45 @@ def skip_tensorflow() -> None:
     """
     import keras  # imported here because the import is slow
 
-    if keras.backend.backend() == "torch" and "tensorflow" not in sys.modules:
+    if keras.backend.backend() != "tensorflow" and "tensorflow" not in sys.modules:
         # An import of TensorFlow now fails.
         sys.modules["tensorflow"] = None  # type: ignore[assignment]
         try:
             keras.saving.serialize_keras_object(keras.initializers.Zeros())
         finally:
             del sys.modules["tensorflow"]
+
+
+def cache_jax_compilation() -> None:
+    """Make JAX store compiled code in the folder `jax` of `genrekeras.utils.io.cache_dir()`, for the next start.
+
+    JAX checks that an entry was compiled by this version of JAX for this processor. It skips damaged entries with a
+    warning. If the folder cannot be written, or if less than 100 MiB are free, this function issues a warning, and JAX
+    compiles at each start. Nothing changes if the backend is not JAX, or if JAX already has a folder, for example from
+    the environment variable JAX_COMPILATION_CACHE_DIR.
+    """
+    import keras
+
+    if keras.backend.backend() != "jax":
+        return
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    folder = os.path.join(io.cache_dir(), "jax")
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)  # JAX executes the code in this folder.
+        with tempfile.TemporaryFile(dir=folder):
+            io.check_disk_space(folder, _MIN_CACHE_SPACE, "Compiled code")
+    except OSError as error:
+        warnings.warn(
+            f"Compiled code of JAX cannot be stored in {folder}: {error}. Each start compiles again. "
+            "Set GENREKERAS_CACHE to another folder.",
+            stacklevel=2,
+        )
+        return
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 class _NullStderr:

@@ -1,11 +1,13 @@
 """Process settings of programs. tests/test_imports.py tests that importing the library applies none of them."""
 
+import concurrent.futures
 import ctypes
 import importlib.util
 import os
 import platform
 import sys
 import threading
+import types
 
 import keras
 import pytest
@@ -90,14 +92,17 @@ def test_freed_memory_is_kept_unless_the_environment_chooses():
     assert python(MEMORY, MALLOC) > 300 > python(MEMORY, MALLOC, MALLOC_ARENA_MAX="4")
 
 
-def test_keras_imports_no_tensorflow_on_torch():
-    pytest.importorskip("tensorflow", reason="tensorflow is not installed")
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_keras_imports_no_tensorflow(backend):
+    for package in (backend, "tensorflow"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
     script = (
         "import json, sys, genrekeras, keras; from genrekeras.utils.process import skip_tensorflow; skip_tensorflow(); "
         "keras.saving.serialize_keras_object(keras.layers.Dense(1)); keras.utils.set_random_seed(0); "
         "keras.layers.Rescaling(1.0)(keras.ops.ones((1, 2))); print(json.dumps('tensorflow' in sys.modules))"
     )
-    assert not python(script, KERAS_BACKEND="torch")
+    assert not python(script, KERAS_BACKEND=backend)
 
 
 @pytest.mark.slow
@@ -139,3 +144,77 @@ def test_openvino_without_telemetry():
         "print(json.dumps(['openvino' in sys.modules, 'openvino_telemetry.main' in sys.modules]))"
     )
     assert python(script) == [True, False]
+
+
+JAX = """
+import json, sys, warnings
+sys.argv = ["genrekeras"]
+if MAX_BYTES:  # Longer files fail as on a full disk, and their beginning is kept.
+    import resource
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_BYTES, MAX_BYTES))
+from genrekeras.utils import process
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    process.cache_jax_compilation()
+    import jax
+    result = float(jax.jit(lambda x: x * 2 + 1)(3.0))
+print(json.dumps([result, [str(warning.message) for warning in caught]]))
+"""
+
+
+def run_jax(cache, max_bytes=0):
+    result, messages = python(
+        JAX.replace("MAX_BYTES", str(max_bytes)),
+        ["JAX_COMPILATION_CACHE_DIR"],
+        KERAS_BACKEND="jax",
+        GENREKERAS_CACHE=str(cache),
+    )
+    assert result == 7.0
+    return messages
+
+
+@pytest.fixture
+def jax():
+    return pytest.importorskip("jax", reason="jax is not installed")
+
+
+def test_two_processes_write_the_cache_of_jax(jax, tmp_path):
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        list(pool.map(run_jax, [tmp_path, tmp_path]))
+    written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "jax").iterdir()}
+    assert written and run_jax(tmp_path) == []
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "jax").iterdir()} == written
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the module resource is missing")
+def test_the_disk_is_full_while_the_cache_of_jax_is_written(jax, tmp_path):
+    messages = run_jax(tmp_path, max_bytes=100)
+    assert messages and all("Error writing" in message for message in messages)
+    assert {path.stat().st_size for path in (tmp_path / "jax").iterdir()} == {100}
+    messages = run_jax(tmp_path)
+    assert messages and all("Error reading" in message for message in messages)
+
+
+def test_no_cache_of_jax(jax, tmp_path, monkeypatch):
+    """Neither on another backend, nor where the folder cannot be written, nor on a full disk."""
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    monkeypatch.setenv("GENREKERAS_CACHE", str(tmp_path / "file"))
+    process.cache_jax_compilation()
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(jax.config, "update", lambda *arguments: pytest.fail("called"))
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="cannot be stored in .*file.*Set GENREKERAS_CACHE"):
+        process.cache_jax_compilation()
+    monkeypatch.setenv("GENREKERAS_CACHE", str(tmp_path))
+    monkeypatch.setattr(process.io.shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=1000))
+    with pytest.warns(UserWarning, match="needs 100 MiB"):
+        process.cache_jax_compilation()
+
+
+def test_a_folder_that_the_user_chose_for_the_cache_of_jax(tmp_path):
+    pytest.importorskip("jax", reason="jax is not installed")
+    script = (
+        "import json, sys; sys.argv = ['genrekeras']; from genrekeras.utils import process; "
+        "process.cache_jax_compilation(); import jax; print(json.dumps(jax.config.jax_compilation_cache_dir))"
+    )
+    assert python(script, KERAS_BACKEND="jax", JAX_COMPILATION_CACHE_DIR=str(tmp_path)) == str(tmp_path)
