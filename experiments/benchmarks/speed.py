@@ -69,6 +69,9 @@ def compare(title, alternatives, rounds, clips=BATCH):
         alternatives: dict, name -> function without arguments.
         rounds: int > 0, number of turns of each function.
         clips: int > 0, number of clips that a call processes.
+
+    Returns:
+        dict, name -> list of times in ms per clip.
     """
     print(f"\n| {title}, on {keras.backend.backend()} | ms/clip | relative to the first |\n|---|---|---|")
     times = {name: [] for name in alternatives}
@@ -82,6 +85,7 @@ def compare(title, alternatives, rounds, clips=BATCH):
             times[name].append(np.median(timeit.repeat(work, number=1, repeat=3)) * 1000 / clips)
     for name, milliseconds in times.items():
         print_row(name, milliseconds, next(iter(times.values())))
+    return times
 
 
 def print_row(name, milliseconds, first):
@@ -153,8 +157,7 @@ def backbone(flags):
     names = ("efficientnet_b0", "musicnn") if SMOKE else backbones.BACKBONES
     for name in names:
         definition, model = backbones.BACKBONES[name], classifier(name)
-        extractor, shape = model.feature_extractor, (BATCH, *model.front_end.output_shape[1:])
-        images = np.random.default_rng(0).uniform(*model.image_range, shape).astype("float32")
+        extractor, images = model.feature_extractor, random_images(model)
         networks = {"`feature_extractor`": extractor, "`folding.for_inference`": folding.for_inference(extractor)}
         if not isinstance(definition, backbones.MelBackbone):  # `keras.applications` has no such networks.
             application = definition.constructor(include_top=False, weights=None, input_shape=images.shape[1:])
@@ -165,6 +168,12 @@ def backbone(flags):
         }
         title = f"{name}, inference, clips of {model.clip_seconds:g} s"
         compare(title, {"ONNX Runtime": run_onnx(extractor, images), **alternatives}, flags.rounds)
+
+
+def random_images(model):
+    """Return a batch of random images for a `GenreClassifier`: `(BATCH, mels, frames, 1)`."""
+    shape = (BATCH, *model.front_end.output_shape[1:])
+    return np.random.default_rng(0).uniform(*model.image_range, shape).astype("float32")
 
 
 def run_onnx(model, images):
@@ -183,38 +192,77 @@ def run_onnx(model, images):
 def step(flags):
     """Compare the training step of EfficientNetB0 with `efficientnet-pytorch` and `keras.applications`."""
     import torch
-    from efficientnet_pytorch import EfficientNet
 
     images = np.random.default_rng(0).uniform(0, 255, (BATCH, MELS, FRAMES, 1)).astype("float32")
-    labels = np.arange(BATCH) % 8
-
-    def step_in_torch(memory_format):
-        network = EfficientNet.from_name("efficientnet-b0", in_channels=1, num_classes=8).to(
-            memory_format=memory_format
-        )
-        network.set_swish(memory_efficient=False)  # This implementation is faster.
-        optimizer, loss = torch.optim.Adam(network.parameters(), 1e-3), torch.nn.CrossEntropyLoss()
-        x = torch.from_numpy(images.transpose(0, 3, 1, 2) / 255).contiguous(memory_format=memory_format)
-
-        def work():
-            optimizer.zero_grad()
-            loss(network(x), torch.from_numpy(labels)).backward()
-            optimizer.step()
-
-        return work
-
-    def step_in_keras(model):
-        model.compile("adam", "sparse_categorical_crossentropy")
-        return lambda: model.train_on_batch(images, labels)
-
     application = keras.applications.EfficientNetB0(weights=None, input_shape=images.shape[1:], classes=8)
     alternatives = {
-        "efficientnet-pytorch": step_in_torch(torch.contiguous_format),
-        "the same, channels last": step_in_torch(torch.channels_last),
-        "`keras.applications`": step_in_keras(application),
-        "`model.image_model`": step_in_keras(classifier(fine_tune="all").image_model),
+        "efficientnet-pytorch": step_in_torch(images, memory_format=torch.contiguous_format),
+        "the same, channels last": step_in_torch(images),
+        "`keras.applications`": step_in_keras(application, images),
+        "`model.image_model`": step_in_keras(classifier(fine_tune="all").image_model, images),
     }
     compare("EfficientNetB0, training step", alternatives, flags.rounds)
+
+
+def step_in_keras(model, images, jit_compile="auto"):
+    """Return a function that trains a model on a batch of images."""
+    model.compile("adam", "sparse_categorical_crossentropy", jit_compile=jit_compile)
+    return lambda: model.train_on_batch(images, np.arange(BATCH) % 8)
+
+
+def step_in_torch(images, **options):
+    """Return a function that trains `efficientnet-pytorch` on a batch of images. See `torch_training`."""
+    import torch
+
+    train, x = torch_training(**options), torch.from_numpy(images.transpose(0, 3, 1, 2))
+    return lambda: train(x, torch.arange(BATCH) % 8)
+
+
+def torch_training(memory_format=None, precision="float32", jit_compile=False):
+    """Return a function that trains an EfficientNetB0 of `efficientnet-pytorch` and returns the loss.
+
+    Args:
+        memory_format: of the network and the images, by default channels last.
+        precision: str, `"float32"` or `"bfloat16"`.
+        jit_compile: bool, whether the network is compiled.
+
+    Returns:
+        Function of images `(batch, 1, mels, frames)` in [0, 255] and labels `(batch,)`.
+    """
+    import torch
+
+    network, memory_format = torch_efficientnet(), memory_format or torch.channels_last
+    network = network.to(memory_format=memory_format)
+    optimizer, loss = torch.optim.Adam(network.parameters(), 1e-3), torch.nn.CrossEntropyLoss()
+    network = torch.compile(network) if jit_compile else network
+    device = torch_device()
+
+    def train(images, labels):
+        optimizer.zero_grad()
+        images = (images.to(device) / 255).contiguous(memory_format=memory_format)
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+            value = loss(network(images), labels.to(device))
+        value.backward()
+        optimizer.step()
+        return value.item()
+
+    return train
+
+
+def torch_efficientnet():
+    """Return an EfficientNetB0 of `efficientnet-pytorch` with random weights, on the device of Keras."""
+    from efficientnet_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-b0", in_channels=1, num_classes=8)
+    network.set_swish(memory_efficient=False)  # This implementation is faster.
+    return network.to(torch_device())
+
+
+def torch_device():
+    """Return the device that Keras uses on PyTorch."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def classifier(backbone="efficientnet_b0", fine_tune="head"):

@@ -1,6 +1,9 @@
 """The benchmarks run and print times."""
 
+import importlib.util
+import os
 import re
+import sys
 
 import processes
 import pytest
@@ -56,6 +59,42 @@ def test_backbones():
     rows = [line.split("|")[2] for line in done.stdout.splitlines() if line.startswith(("| ONNX", "| `"))]
     assert titles == ["efficientnet_b0", "musicnn"] and len(rows) == 7
     assert all(float(row) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_gpu():
+    """The smoke form on the CPU. EfficientNetB0 is left out where its counterpart is not installed."""
+    pytest.importorskip("librosa", reason="librosa (extra `benchmark`) is not installed")
+    done = run("gpu.py", "--smoke")
+    tables = re.findall(r"\n\| ([^|]+), on torch \| [^|]+ \|.*\n\|[-|]+\n((?:\|.*\n)+)", done.stdout)
+    expected = ["waveform to image"] + [f"musicnn, inference, {precision}" for precision in ("float32", "bfloat16")]
+    if importlib.util.find_spec("efficientnet_pytorch"):
+        expected += [f"efficientnet_b0, inference, {precision}" for precision in ("float32", "bfloat16")]
+        steps = [f"EfficientNetB0, training step, {precision}" for precision in ("float32", "bfloat16")]
+        expected += [*steps, "1 epoch of EfficientNetB0, 18 clips of 2 s", *(f"{step}, compiled" for step in steps)]
+        assert re.search(r"Input pipeline: \d+% ", done.stdout)
+    assert [title for title, _ in tables] == expected
+    assert all(rows.startswith("| plain PyTorch |") for _, rows in tables)
+
+
+@pytest.mark.slow
+def test_plain_pytorch_computes_the_same():
+    """The front end gives the same images, and musicnn has the same number of weights."""
+    pytest.importorskip("librosa", reason="librosa (extra `benchmark`) is not installed")
+    script = """
+import json, sys
+sys.argv = ["gpu.py", "--smoke"]
+import genrekeras as gk, gpu, numpy as np, torch
+waveforms = np.random.default_rng(0).normal(0, 0.1, (2, 22050)).astype("float32")
+images = gpu.torch_front_end()(torch.from_numpy(waveforms)).cpu().numpy()[:, 0]
+model = gk.GenreClassifier(pretrained=None, clip_seconds=1.0)
+difference = np.abs(images - model.front_end.predict(waveforms, verbose=0)[..., 0]).max()
+weights = [value.numel() for name, value in gpu.Musicnn().state_dict().items() if "num_batches" not in name]
+extractor = gk.GenreClassifier("musicnn", pretrained=None).feature_extractor
+print(json.dumps([float(difference), sum(weights) == extractor.count_params()]))
+"""
+    difference, same_size = processes.python(script, PYTHONPATH=os.pathsep.join([str(BENCHMARKS), *sys.path]))
+    assert difference < 0.05 and same_size  # images are in [0, 255]
 
 
 @pytest.mark.slow
