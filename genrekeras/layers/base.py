@@ -10,8 +10,8 @@ from keras import ops
 if keras.backend.backend() == "openvino":
     raise ImportError(
         "genrekeras does not support the Keras backend openvino, because Keras lets OpenVINO compute in 16 bits on "
-        'some processors. The probabilities would be wrong. Set the environment variable KERAS_BACKEND to "torch", "jax", '
-        '"tensorflow" or "numpy". To run a model on OpenVINO, export it with '
+        "some processors. The probabilities would be wrong. Set the environment variable KERAS_BACKEND to "
+        '"torch", "jax", "tensorflow" or "numpy". To run a model on OpenVINO, export it with '
         'genrekeras.export.export(..., format="openvino"), and load the exported file.'
     )
 
