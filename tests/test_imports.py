@@ -244,6 +244,6 @@ def test_a_backend_that_cannot_compute_the_spectrogram_is_refused():
 
 
 def test_an_unknown_name():
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+    with pytest.raises(AttributeError, match="nonsense"):
         genrekeras.nonsense  # noqa: B018
     assert {"audio", "datasets", "evaluation", "layers", "GENRES"} <= set(dir(genrekeras))
