@@ -9,7 +9,7 @@ from genrekeras.datasets.labels import label_rows
 from sklearn import linear_model, model_selection, pipeline, preprocessing
 
 BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 64, 2e-3, 0.05
-_SOFT_LABEL_WEIGHT, _RECALIBRATION_IMAGES = 0.5, 2048
+_SOFT_LABEL_WEIGHT, _EMBEDDING_WEIGHT, _RECALIBRATION_IMAGES = 0.5, 4.0, 2048
 
 
 class Network(NamedTuple):
@@ -101,12 +101,15 @@ def train(
     """
     options: dict[str, Any] = {"mix_probability": network.mix_probability, "one_hot": True}
     net: keras.Model = model.image_model
+    weights = [1.0]
     losses: list[keras.losses.Loss] = [keras.losses.CategoricalCrossentropy(label_smoothing=0.1)]
     if embeddings is not None:
         one_hot = label_rows(split.labels, len(split.genres))
         soft_labels = _SOFT_LABEL_WEIGHT * teacher_probabilities(embeddings, split) + (1 - _SOFT_LABEL_WEIGHT) * one_hot
         options |= {"soft_labels": soft_labels, "embeddings": preprocessing.scale(embeddings.astype("float64"))}
-        net, losses = _with_embeddings(model, embeddings.shape[1]), [*losses, keras.losses.MeanSquaredError()]
+        net = _with_embeddings(model, embeddings.shape[1])
+        losses.append(keras.losses.MeanSquaredError())
+        weights.append(_EMBEDDING_WEIGHT)
     data = gk.datasets.image_batches(split, BATCH_SIZE, shuffle=True, seed=seed, **options)
     steps = len(data) * network.epochs
     rate = keras.optimizers.schedules.CosineDecay(
@@ -119,8 +122,8 @@ def train(
         use_ema=network.use_ema,
         ema_momentum=ema_momentum(steps),
     )
-    optimizer.exclude_from_weight_decay([weight for weight in net.trainable_variables if len(weight.shape) < 2])
-    net.compile(optimizer, losses)
+    optimizer.exclude_from_weight_decay([value for value in net.trainable_variables if len(value.shape) < 2])
+    net.compile(optimizer, losses, loss_weights=weights)
     gk.training.fit(net, data, network.epochs, verbose=2, **saving)
     if network.recalibrate:
         rows = np.random.default_rng(seed).permutation(len(split))[:_RECALIBRATION_IMAGES]
