@@ -20,7 +20,9 @@ import json
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 
 def _choose_backend():
@@ -93,25 +95,16 @@ __all__ = [
     "visualization",
 ]
 
-_MODULE_OF = {
-    "GENRES": "genres",
-    "GenreClassifier": "models.genre_classifier",
-    "ModelFileError": "models.saving",
-    "load_model": "export.loading",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use."""
-    if name not in __all__:
-        raise AttributeError(f"module 'genrekeras' has no attribute {name!r}")
-    module = importlib.import_module(f"genrekeras.{_MODULE_OF.get(name, name)}")
-    return getattr(module, name) if name in _MODULE_OF else module
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
-
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    set(__all__) - {"GENRES", "GenreClassifier", "ModelFileError", "load_model"},
+    {
+        "export.loading": ["load_model"],
+        "genres": ["GENRES"],
+        "models.genre_classifier": ["GenreClassifier"],
+        "models.saving": ["ModelFileError"],
+    },
+)
 
 # An import of Keras takes seconds, and exported models do not need it. So the library imports Keras when it is needed.
 if "keras" in sys.modules:
@@ -119,7 +112,7 @@ if "keras" in sys.modules:
 else:
     sys.meta_path.insert(0, _ImportClasses())
 
-if TYPE_CHECKING:  # `__getattr__` imports these modules
+if TYPE_CHECKING:
     from genrekeras import (
         audio,
         callbacks,

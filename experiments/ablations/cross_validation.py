@@ -16,11 +16,14 @@ tracks of the same artists. All models except `vggish` use 128 frames of each tr
 - `lite0_frozen`: EfficientNet-Lite0 with ImageNet weights. Only the last layer is trained.
 - `lite0_new_stem`: the same, with a new first convolution, which is also trained, as in 2023.
 - `lite0_trained`: the same network. All layers are trained.
-- `mel_cnn`, `mel_resnet`: small networks from random weights, as in experiments/train_ensemble.py, but `mel_resnet` is
-  trained for 22 epochs.
+- `mel_cnn`, `mel_resnet`: small networks from random weights, trained with channel effects and masks.
 - `mel_cnn_no_augmentation`: `mel_cnn` without channel effects and masks.
+- `mel_cnn_teacher`, `mel_resnet_teacher`: the networks of the preset fma_small, see experiments/train_ensemble.py. They
+  are trained without channel effects and masks, and learn from the embeddings of --vggish. Their predictions do not
+  need the embeddings. The statistics of batch normalization are computed again after the training.
 - `ensemble`: the mean of the logits of `mel_cnn` and `mel_resnet`, for each seed. `ensemble_of_seeds` is the mean of
-  the networks of all seeds.
+  the networks of all seeds. `ensemble_teacher` and `ensemble_teacher_of_seeds` are those of the networks that learn
+  from embeddings.
 
 Each run adds a line to runs.jsonl and a table of its probabilities, with a row for each track, to the folder --output.
 Runs that the folder already contains are not repeated, and interrupted runs are resumed. At the end, the results of all
@@ -35,7 +38,6 @@ import os
 import pathlib
 import shutil
 import sys
-from typing import NamedTuple
 
 sys.path.append(str(pathlib.Path(__file__).parents[1]))
 
@@ -51,37 +53,18 @@ from genrekeras.datasets.groups import FOLD_PROTOCOLS, artist_groups
 from genrekeras.evaluation import Report, cross_validate
 from genrekeras.runs import recipe, runner
 from genrekeras.utils import process
-from sklearn import dummy, linear_model, pipeline, preprocessing, svm
+from sklearn import dummy, pipeline, preprocessing, svm
 
-BATCH_SIZE = 64
-
-
-class Network(NamedTuple):
-    """The settings of a network and of its training."""
-
-    backbone: str = "efficientnet_lite0"
-    pretrained: str | None = "imagenet"
-    stem: str = "fold"
-    fine_tune: str = "all"
-    dropout: float = 0.5
-    augmentation: bool = True  # channel effects and masks
-    mix_probability: float = 0.5
-    epochs: int = 5
-    learning_rate: float = 1e-3
-    use_ema: bool = False
-
-
-PLAIN = Network(augmentation=False, mix_probability=0.0)
-SMALL = Network(pretrained=None, dropout=0.3, learning_rate=recipe.LEARNING_RATE, use_ema=True)
-CNN = SMALL._replace(backbone="mel_cnn", epochs=recipe.EPOCHS["mel_cnn"])
-RESNET = SMALL._replace(backbone="mel_resnet", epochs=22)  # 40, as in the recipe, take 24 minutes a fold
+PRETRAINED = recipe.Network("efficientnet_lite0", "imagenet", dropout=0.5, epochs=5, learning_rate=1e-3, use_ema=False)
+PLAIN = PRETRAINED._replace(augmentation=False, mix_probability=0.0)
 NETWORKS = {
     "lite0_frozen": PLAIN._replace(fine_tune="head", epochs=30),
-    "lite0_new_stem": PLAIN._replace(stem="new", fine_tune="stem", epochs=5),
-    "lite0_trained": Network(),
-    "mel_cnn": CNN,
-    "mel_cnn_no_augmentation": CNN._replace(augmentation=False),
-    "mel_resnet": RESNET,
+    "lite0_new_stem": PLAIN._replace(stem="new", fine_tune="stem"),
+    "lite0_trained": PRETRAINED,
+    "mel_cnn": recipe.Network("mel_cnn"),
+    "mel_cnn_no_augmentation": recipe.Network("mel_cnn", augmentation=False),
+    "mel_resnet": recipe.Network("mel_resnet"),
+    **{f"{network.backbone}_teacher": network for network in recipe.PRESET},
 }
 MODELS = ("majority", "mfcc_svm", "vggish", *NETWORKS)
 
@@ -95,13 +78,17 @@ def main():
         metavar="CSV",
         help="table with track_id and artist_id, if the file of --spectrograms has no artists",
     )
-    add("--vggish", metavar="FILE", help=".npz file with the arrays track_id and vggish, for the model vggish")
+    add(
+        "--vggish",
+        metavar="FILE",
+        help=".npz file with the arrays track_id and vggish, for models that need embeddings",
+    )
     add(
         "--models",
         nargs="+",
         choices=MODELS,
         metavar="MODEL",
-        help=f"{', '.join(MODELS)} (default: all; vggish only with --vggish)",
+        help=f"{', '.join(MODELS)} (default: all; those that need --vggish only with this option)",
     )
     add("--protocol", default="artist_folds", choices=FOLD_PROTOCOLS, help="kind of folds (default: artist_folds)")
     add("--seeds", type=int, default=1, help="number of runs of each network, with the seeds 0, 1, ... (default: 1)")
@@ -114,14 +101,21 @@ def main():
         help="folder of the results (default: experiments/results/cross_validation)",
     )
     flags = parser.parse_args()
+    if not flags.vggish and any(map(needs_vggish, flags.models or [])):
+        parser.error("--vggish is required for these models")
     process.configure()
     data = gk.datasets.load_spectrograms(flags.spectrograms, groups=flags.groups).all
     print(data)
     for seed in range(flags.seeds):
-        for name in flags.models or [model for model in MODELS if model != "vggish" or flags.vggish]:
+        for name in flags.models or [model for model in MODELS if flags.vggish or not needs_vggish(model)]:
             if name in NETWORKS or seed == 0:  # the other models have no randomness
                 run(name, seed, data, flags)
     cross_validation_table.print_tables(flags.output)
+
+
+def needs_vggish(name):
+    """Return whether a model needs the embeddings of --vggish."""
+    return name == "vggish" or (name in NETWORKS and NETWORKS[name].teacher)
 
 
 def run(name, seed, data, flags):
@@ -135,8 +129,9 @@ def run(name, seed, data, flags):
     if any(entry.items() <= other.items() for other in cross_validation_table.read_runs(flags.output)):
         return
     if network:
-        make_model = functools.partial(make_network, network, seed, data.images.shape, data.sample_rate, data.genres)
-        train, evaluate = functools.partial(train_network, network, seed), gk.evaluation.evaluate
+        # One image shows the shape, and is copied to other processes faster than all images.
+        make_model = functools.partial(make_network, network, seed, data.select([0]))
+        train, evaluate = functools.partial(train_network, network, seed, flags.vggish), gk.evaluation.evaluate
     else:
         make_model = functools.partial(make_baseline, name)
         features = functools.partial(FEATURES[name], flags)
@@ -157,46 +152,33 @@ def run(name, seed, data, flags):
     shutil.rmtree(folder)
 
 
-def make_network(network, seed, shape, sample_rate, genres):
+def make_network(network, seed, data):
     """Return an untrained network."""
     process.configure()
-    keras.utils.set_random_seed(seed)
-    _, mels, frames, _ = shape
-    return gk.GenreClassifier(
-        network.backbone,
-        genres,
-        clip_seconds=gk.datasets.FMA_SECONDS,
-        front_end=gk.datasets.sampled_logmel_front_end(frames, sample_rate, mels),
-        stem=network.stem,
-        fine_tune=network.fine_tune,
-        pretrained=network.pretrained,
-        dropout=network.dropout,
-        image_augmentation=recipe.augmentation(seed) if network.augmentation else (),
-    )
+    return recipe.make_model(network, data, seed)
 
 
-def train_network(network, seed, model, split):
+def train_network(network, seed, vggish, model, split):
     """Train a network on spectrograms for a fixed number of epochs."""
     if network.fine_tune != "head":
-        options = {"shuffle": True, "seed": seed, "mix_probability": network.mix_probability, "one_hot": True}
-        batches = gk.datasets.image_batches(split, BATCH_SIZE, **options)
-        recipe.fit(model, batches, network.epochs, network.learning_rate, network.use_ema)
+        embeddings = recipe.read_embeddings(vggish, split) if network.teacher else None
+        recipe.train(network, model, split, seed, embeddings)
         return
     features = gk.training.extract_features(model, split)
-    steps = -(-len(split) // BATCH_SIZE) * network.epochs
+    steps = -(-len(split) // recipe.BATCH_SIZE) * network.epochs
     rate = keras.optimizers.schedules.CosineDecay(network.learning_rate, steps)
     model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    gk.training.fit_head(model, features, batch_size=BATCH_SIZE, epochs=network.epochs, seed=seed, verbose=0)
+    options = {"batch_size": recipe.BATCH_SIZE, "epochs": network.epochs, "seed": seed, "verbose": 0}
+    gk.training.fit_head(model, features, **options)
 
 
 def make_baseline(name):
     """Return an untrained classifier of scikit-learn."""
-    scale = preprocessing.StandardScaler()
     if name == "majority":
         return dummy.DummyClassifier(strategy="prior")
     if name == "mfcc_svm":
-        return pipeline.make_pipeline(scale, svm.SVC(C=1.0, break_ties=True))
-    return pipeline.make_pipeline(scale, linear_model.LogisticRegression(C=0.02, max_iter=1000))
+        return pipeline.make_pipeline(preprocessing.StandardScaler(), svm.SVC(C=1.0, break_ties=True))
+    return recipe.teacher()
 
 
 def train_baseline(features, classifier, split):
@@ -218,17 +200,10 @@ def mfcc_features(flags, split):
     return np.stack([mfcc_svm.statistics(librosa.feature.mfcc(S=image, n_mfcc=20)) for image in decibels])
 
 
-def vggish_features(flags, split):
-    """Return the VGGish embedding of each track."""
-    with np.load(flags.vggish) as file:
-        rows = {track_id: row for row, track_id in enumerate(file["track_id"].tolist())}
-        return file["vggish"][[rows[track_id] for track_id in split.track_ids.tolist()]]
-
-
 FEATURES = {
     "majority": lambda flags, split: np.zeros((len(split), 1)),
     "mfcc_svm": mfcc_features,
-    "vggish": vggish_features,
+    "vggish": lambda flags, split: recipe.read_embeddings(flags.vggish, split),
 }
 
 

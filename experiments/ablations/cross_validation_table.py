@@ -24,7 +24,10 @@ from scipy import special
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results" / "cross_validation"
 RUNS = "runs.jsonl"
-MEMBERS = ("mel_cnn", "mel_resnet")  # of the ensemble
+ENSEMBLES = {
+    "ensemble": ("mel_cnn", "mel_resnet"),
+    "ensemble_teacher": ("mel_cnn_teacher", "mel_resnet_teacher"),
+}
 
 
 def main():
@@ -95,11 +98,12 @@ def read_all(folder):
     for entry in sorted(read_runs(folder), key=lambda entry: entry["seed"]):
         runs.setdefault((entry["model"], entry["protocol"]), []).append(read_result(folder, entry))
     for protocol in dict.fromkeys(protocol for _, protocol in runs):
-        seeds = list(zip(*(runs.get((model, protocol), []) for model in MEMBERS), strict=False))
-        if seeds:
-            runs["ensemble", protocol] = [ensemble(members) for members in seeds]
-        if len(seeds) > 1:
-            runs["ensemble_of_seeds", protocol] = [ensemble([member for members in seeds for member in members])]
+        for name, members in ENSEMBLES.items():
+            seeds = list(zip(*(runs.get((model, protocol), []) for model in members), strict=False))
+            if seeds:
+                runs[name, protocol] = [ensemble(results) for results in seeds]
+            if len(seeds) > 1:
+                runs[f"{name}_of_seeds", protocol] = [ensemble([result for results in seeds for result in results])]
     return runs
 
 

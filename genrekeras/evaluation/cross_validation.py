@@ -110,7 +110,7 @@ def cross_validate(
     threads = max(1, (os.cpu_count() or 1) // processes)
     with joblib.parallel_config("loky", inner_max_num_threads=threads if processes > 1 else None):
         results = joblib.Parallel(n_jobs=processes)(
-            joblib.delayed(_run_fold)(fold, assigned, make_model, train, split, seed, evaluate, folder)
+            joblib.delayed(_run_fold)(fold, assigned, protocol, make_model, train, split, seed, evaluate, folder)
             for fold in range(folds)
         )
     reports, seconds = zip(*results, strict=True)
@@ -175,7 +175,7 @@ def calibrate_folds(
     )
 
 
-def _run_fold(fold, assigned, make_model, train, split, seed, evaluate, folder):
+def _run_fold(fold, assigned, protocol, make_model, train, split, seed, evaluate, folder):
     """Return the report and the processor time of a fold, or read them from `folder`."""
     rows = np.flatnonzero(assigned == fold)
     path = None if folder is None else os.path.join(folder, f"fold-{fold}.json")
@@ -185,12 +185,13 @@ def _run_fold(fold, assigned, make_model, train, split, seed, evaluate, folder):
     keras.utils.set_random_seed(seed)
     model = make_model()
     train(model, split.select(np.flatnonzero(assigned != fold)))
-    report = evaluate(model, split.select(rows))
+    report = dataclasses.replace(evaluate(model, split.select(rows)), protocol=protocol)
     seconds = time.process_time() - start
     print_message(f"Fold {fold + 1} of {assigned.max() + 1}: {report}; {seconds:.0f} s of processor time")
     if path is not None:
         with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             json.dump({**report.to_dict(), "seconds": seconds}, file)
+        return _read_fold(path, report.track_ids)  # The file has rounded numbers, as in a resumed call.
     return report, seconds
 
 

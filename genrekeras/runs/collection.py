@@ -10,12 +10,10 @@ import sys
 import warnings
 from typing import Any, Literal, NamedTuple
 
-import genrekeras as gk
 import keras
 import numpy as np
 import threadpoolctl
 from genrekeras.datasets.collection import FOLDERS, Collection, find_collection
-from genrekeras.datasets.groups import concentration_of_tables
 from genrekeras.datasets.prepare import format_reasons
 from genrekeras.evaluation import MultiLabelReport, Report
 from genrekeras.evaluation.calibration import calibrate_on_logits
@@ -309,14 +307,7 @@ def _train_head(run, loaded):
     model.output_layer.set_weights([head.kernel, head.bias])
     with threadpoolctl.threadpool_limits(1, user_api="blas"):  # faster for small matrices, see `fit_linear_head`
         calibrate_on_logits(model, validation.uncalibrated, out_of_fold.logits, split.few_clips(), split.groups)
-    name, none = os.path.basename(loaded.collection.source), split.select([])
-    run.data = gk.datasets.Dataset(name, split.protocol, none, none, split, split.genres, model.sample_rate, {}, {}, {})
-    concentration = concentration_of_tables({"all": split.tracks}).reset_index()
-    run.config["data"] = {
-        "name": name,
-        "protocol": split.protocol,
-        "concentration": json.loads(concentration.to_json(orient="records")),
-    }
+    scoring.set_cross_validated_data(run, os.path.basename(loaded.collection.source), split, model.sample_rate)
     training = {"head": f"logistic regression on mean features, L2 penalty {head.penalty:g}"}
     reports = {"test_tracks": validation.report, "test_tracks_uncalibrated": validation.uncalibrated}
     return model, reports, curve, training

@@ -24,30 +24,30 @@ def make_parser(doc: str | None, network: bool, spectrograms: bool) -> argparse.
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     if spectrograms:
-        add(
-            "--spectrograms",
-            metavar="FILE",
-            help=".npz file of spectrograms that `genrekeras fma spectrograms` wrote; cannot be used with --data-dir",
-        )
+        add("--spectrograms", metavar="FILE", help=".npz file that `genrekeras fma spectrograms` wrote; required")
         add(
             "--groups",
             metavar="CSV",
             help="table with the columns track_id and artist_id, if the file of --spectrograms has no artists",
         )
+        add("--vggish", metavar="FILE", help=".npz file with the arrays track_id and vggish: embeddings of the tracks")
         add("--members", type=positive, default=3, help="number of networks of each backbone (default: 3)")
-    add(
-        "--data-dir",
-        metavar="FOLDER",
-        help="FMA with metadata and clips, or music in one folder per genre (default: a small synthetic corpus)",
-    )
-    add("--subset", default="small", choices=gk.datasets.fma.SUBSETS, help="subset of FMA (default: small)")
-    add(
-        "--protocol",
-        choices=(*gk.datasets.PROTOCOLS, "artist_folds"),
-        help="how tracks are assigned to training, validation and test (default: official for FMA; artist_album for "
-        "music in one folder per genre); artist_folds trains five models, and scores each track by a model that was "
-        "not trained on its artist",
-    )
+        add("--processes", type=positive, default=1, help="number of folds computed at the same time (default: 1)")
+        parser.set_defaults(data_dir=None, protocol=None)
+    else:
+        add(
+            "--data-dir",
+            metavar="FOLDER",
+            help="FMA with metadata and clips, or music in one folder per genre (default: a small synthetic corpus)",
+        )
+        add("--subset", default="small", choices=gk.datasets.fma.SUBSETS, help="subset of FMA (default: small)")
+        add(
+            "--protocol",
+            choices=(*gk.datasets.PROTOCOLS, "artist_folds"),
+            help="how tracks are assigned to training, validation and test (default: official for FMA; artist_album "
+            "for music in one folder per genre); artist_folds trains five models, and scores each track by a model "
+            "that was not trained on its artist",
+        )
     add(
         "--seed",
         type=not_negative,
@@ -64,7 +64,7 @@ def make_parser(doc: str | None, network: bool, spectrograms: bool) -> argparse.
         help="interval at which the training state is saved within an epoch (default: 60)",
     )
     add("--resume", metavar="FOLDER", help="resume the run in this output folder; no other flag is allowed")
-    parser.set_defaults(spectrograms=None, groups=None, fold=None)
+    parser.set_defaults(spectrograms=None, fold=None)
     if spectrograms or not network:
         parser.set_defaults(wandb=False, precision="float32")
         return parser
@@ -136,10 +136,6 @@ def _load_collection(flags):
     """Return the dataset that the flags select, before it is assigned to folds."""
     protocol = None if flags.protocol == "artist_folds" else flags.protocol
     arguments = {"seed": flags.seed, **({"protocol": protocol} if protocol else {})}
-    if flags.spectrograms and flags.data_dir:
-        raise ValueError("--spectrograms and --data-dir exclude each other")
-    if flags.groups and not flags.spectrograms:
-        raise ValueError("--groups needs --spectrograms; audio in folders and FMA have artists of their own")
     if flags.spectrograms:
         return gk.datasets.load_spectrograms(flags.spectrograms, groups=flags.groups, **arguments)
     if flags.data_dir is not None and gk.datasets.fma.is_fma(flags.data_dir):
@@ -163,6 +159,8 @@ def parse_flags(doc: str | None, network: bool, spectrograms: bool) -> argparse.
     parser = make_parser(doc, network, spectrograms)
     flags = parser.parse_args()
     if flags.resume is None:
+        if spectrograms and not flags.spectrograms:
+            parser.error("--spectrograms is required")
         return flags
     if len(sys.argv) != 2 + (sys.argv[1] == "--resume"):
         parser.error("--resume takes no other flag, because the flags of the run are read from its folder")
@@ -175,7 +173,7 @@ def parse_flags(doc: str | None, network: bool, spectrograms: bool) -> argparse.
             raise SystemExit(f"{flags.resume} is a run of {script}. Resume it with that script.")
         if set(saved) != set(vars(flags)) - {"resume"}:
             raise ValueError("the names of the saved flags differ from the flags of this script")
-        for name in ("data_dir", "spectrograms", "groups", "pretrained"):
+        for name in ("data_dir", "spectrograms", "groups", "vggish", "pretrained"):
             saved_path = os.path.join(config["working_directory"], saved.get(name) or "")
             if saved.get(name) and os.path.exists(saved_path):
                 saved[name] = saved_path  # The path is now valid in any working directory.

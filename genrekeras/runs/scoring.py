@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import genrekeras as gk
+from genrekeras.datasets.groups import concentration_of_tables
 from genrekeras.reports import html, load_run, model_card
 from genrekeras.runs import options
 from genrekeras.utils.io import atomic_write
 
 if TYPE_CHECKING:  # This module imports `scoring`.
     from genrekeras.runs.runner import Run
+    from genrekeras.training.linear_head import FeatureSplit
 
 
 def evaluate(run: Run, **card: Any) -> None:
@@ -33,17 +36,49 @@ def evaluate(run: Run, **card: Any) -> None:
         reports = {f"{name}_uncalibrated": report for name, report in uncalibrated.items()}
         reports["validation_tracks"] = calibration.after
         reports |= _score_test_tracks(model, splits)
-    if not run.flags.spectrograms:  # Spectrograms have only one crop, which the reports above include.
-        reports |= {name: gk.evaluation.evaluate(model, split) for name, split in splits.items()}
+    reports |= {name: gk.evaluation.evaluate(model, split) for name, split in splits.items()}
+    finish(run, model, reports, **card)
+    if run.flags.wandb:
+        run.wandb.finish()
+        print(f"The W&B run is in {run.path('wandb')}. If it was offline, upload it with `wandb sync`.")
+
+
+def finish(run: Run, model: gk.GenreClassifier, reports: Mapping[str, gk.evaluation.Report], **card: Any) -> None:
+    """Add scores and training to the card of a model, and write model card, reports and the model.
+
+    Args:
+        run: the run.
+        model: the trained model.
+        reports: name -> report, see `runner.Run.save_reports`.
+        card: further entries of the model card.
+    """
     model.card = {**_card(run, reports), **card, **model.card}
     run.save_json("card.json", dict(model.card))
     model_card(model, run.path("model_card.md"))
     save_reports(run, reports)
     with atomic_write(run.model_file) as temporary:
         model.save(temporary)
-    if run.flags.wandb:
-        run.wandb.finish()
-        print(f"The W&B run is in {run.path('wandb')}. If it was offline, upload it with `wandb sync`.")
+
+
+def set_cross_validated_data(
+    run: Run, name: str, split: gk.datasets.SpectrogramSplit | FeatureSplit, sample_rate: int
+) -> None:
+    """Set the data of a run to the tracks of a cross-validation by artist, which belong to no other split.
+
+    Args:
+        run: the run. Its config gets the entry `data`, without the reasons why tracks are broken.
+        name: name of the data.
+        split: the tracks.
+        sample_rate: sample rate of the model, in Hz.
+    """
+    none = split.select([])
+    run.data = gk.datasets.Dataset(name, "artist_folds", none, none, split, split.genres, sample_rate, {}, {}, {})
+    concentration = concentration_of_tables({"all": split.tracks}).reset_index()
+    run.config["data"] = {
+        "name": name,
+        "protocol": "artist_folds",
+        "concentration": json.loads(concentration.to_json(orient="records")),
+    }
 
 
 def save_reports(run: Run, reports: Mapping[str, gk.evaluation.Report]) -> None:
@@ -81,7 +116,7 @@ def _score_test_tracks(model, splits):
 
 def _card(run, reports):
     """Return the model card of a run. It contains no paths of this machine, because it is published with the model."""
-    hidden = ("data_dir", "spectrograms", "groups", "output", "wandb")
+    hidden = ("data_dir", "spectrograms", "groups", "vggish", "output", "resume", "save_every", "processes", "wandb")
     flags = {key: value for key, value in vars(run.flags).items() if value is not None and key not in hidden}
     return {
         "data": {key: value for key, value in run.config["data"].items() if key != "broken"},

@@ -41,7 +41,7 @@ def recalibrate_batch_norm(model: GenreClassifier, images: np.ndarray, batch_siz
     for layer in layers:
         inputs = ops.cast(layer.input, "float32")
         axes = [axis for axis in range(len(inputs.shape)) if axis != layer.axis % len(inputs.shape)]
-        moments = keras.Model(network.inputs, ops.moments(inputs, axes))
+        moments = keras.Model(network.input, ops.moments(inputs, axes))
         results = np.array([moments.predict_on_batch(batch.astype("float32")) for batch in batches], "float64")
         means, variances = results[:, 0], results[:, 1]
         mean = np.average(means, axis=0, weights=weights)

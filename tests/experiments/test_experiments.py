@@ -247,44 +247,63 @@ def test_each_artist_is_in_one_fold(synthetic_cache, tmp_path):
     assert json.loads((folder / "test_tracks.json").read_text()) == pooled
 
 
-def test_train_ensemble_on_spectrograms(spectrograms, tmp_path):
-    script = EXPERIMENTS / "train_ensemble.py"
-    artists = tmp_path / "artists.csv"
-    artists.write_text("track_id,artist_id\n" + "".join(f"{track},{track // 2}\n" for track in range(48)))
-    flags = ["--spectrograms", spectrograms, "--groups", artists]
-    done = run_in_process(script, *flags, "--smoke", "--output", tmp_path / "r")
-    assert done.code == 0, done.stderr
-    assert (
-        "jackknife over 12 artists" in done.stdout and str(tmp_path) not in (tmp_path / "r" / "card.json").read_text()
+@pytest.fixture
+def ensemble_flags(spectrograms, tmp_path):
+    """The flags of train_ensemble.py for 48 tracks of 24 artists, with embeddings."""
+    artists, embeddings = tmp_path / "artists.csv", tmp_path / "vggish.npz"
+    artists.write_text(
+        "track_id,artist_id\n" + "".join(f"{track},{track // 16 * 8 + track % 8}\n" for track in range(48))
     )
-    model = keras.saving.load_model(tmp_path / "r" / "model.keras")
-    assert model.backbone == ("mel_cnn", "mel_resnet") and model.input_shape == (None, 1_321_967)
-    assert model.card["scores"][0]["input_coverage"] == "128 frames of each"
-    assert model.card["calibration"]["on"]["clips"] == 24
-    files = {"report.html", "model_card.md", "mel_cnn-0.keras", "mel_resnet-0.keras", "model_half.keras"}
-    assert files < set(os.listdir(tmp_path / "r"))
-    half = keras.saving.load_model(tmp_path / "r" / "model_half.keras")
-    assert dict(half.card) == dict(model.card) and "for research" in half.card["about"]
-    assert half.card["training"]["epochs_fixed"]
-    assert "fixed in advance" in (tmp_path / "r" / "model_card.md").read_text()
-    wrong = run_in_process(script, "--spectrograms", tmp_path / "r" / "card.json", "--output", tmp_path / "s")
-    assert wrong.code == 1 and "must be an npz file" in wrong.stderr and "Traceback" not in wrong.stderr
-    wrong = run_in_process(script, "--groups", artists, "--smoke", "--output", tmp_path / "t")
-    assert wrong.code == 1 and "--groups needs --spectrograms" in wrong.stderr and "Traceback" not in wrong.stderr
+    values = np.random.default_rng(0).normal(np.arange(48)[:, None] % 8, 0.1, (48, 4))
+    np.savez(embeddings, track_id=np.arange(48), vggish=values.astype("float32"))
+    return ["--spectrograms", spectrograms, "--groups", artists, "--vggish", embeddings]
 
 
-def test_train_ensemble_on_audio(synthetic_cache, tmp_path):
-    """On all frames of crops, under the random protocol."""
-    flags = ["--smoke", "--protocol", "random", "--output", tmp_path / "r"]
-    done = run_in_process(EXPERIMENTS / "train_ensemble.py", *flags, cache=synthetic_cache)
+def test_train_ensemble(ensemble_flags, tmp_path):
+    script, folder = EXPERIMENTS / "train_ensemble.py", tmp_path / "r"
+    done = run_in_process(script, *ensemble_flags, "--smoke", "--members", "1", "--output", folder)
     assert done.code == 0, done.stderr
-    model = keras.saving.load_model(tmp_path / "r" / "model.keras")
-    assert model.backbone == ("mel_cnn", "mel_resnet")
-    assert model.image_model.input_shape == (None, 128, 44, 1) and model.clip_seconds == 1.0
-    assert list(model.card["training"]["epochs"]) == ["mel_cnn", "mel_resnet"]
-    assert "about" not in model.card and "license" not in model.card  # they are those of FMA
-    metrics = read_json(tmp_path / "r" / "metrics.json")
-    assert metrics["validation_tracks"]["input_coverage"] == "3 crops of 1 s (even)"
+    assert "artist_folds protocol, 48 clips, 128 frames of each" in done.stdout
+    assert str(tmp_path) not in (folder / "card.json").read_text()
+    model = keras.saving.load_model(folder / "model.keras")
+    assert model.backbone == ("mel_cnn", "mel_resnet") and model.input_shape == (None, 1_321_967)
+    [score] = model.card["scores"]
+    assert score["split"] == "cross-validation" and score["input_coverage"] == "128 frames of each"
+    assert model.card["calibration"]["on"]["clips"] == 48
+    files = {"report.html", "model_card.md", "mel_cnn-0.keras", "mel_resnet-0.keras", "model_half.keras"}
+    assert files < set(os.listdir(folder))
+    half = keras.saving.load_model(folder / "model_half.keras")
+    assert dict(half.card) == dict(model.card) and "for research" in half.card["about"]
+    assert half.card["training"]["epochs"] == {"mel_cnn": 2, "mel_resnet": 2} and half.card["training"]["epochs_fixed"]
+    text = (folder / "model_card.md").read_text()
+    assert "The calibration was chosen on the other folds" in text and "penalty" not in text
+
+
+@pytest.mark.slow
+def test_train_ensemble_keeps_finished_folds(ensemble_flags, tmp_path):
+    script, folder = EXPERIMENTS / "train_ensemble.py", tmp_path / "r"
+    done = run_in_process(script, *ensemble_flags[:4], "--smoke", "--members", "1", "--output", folder)
+    assert done.code == 0, done.stderr
+    config, scores = read_json(folder / "config.json"), (folder / "test_tracks.json").read_text()
+    assert not any(network["teacher"] for network in config["networks"])
+    (folder / "config.json").write_text(json.dumps({**config, "finished": False}))
+    os.remove(folder / "folds" / "fold-2.json")
+    resumed = run_in_process(script, "--resume", folder)
+    assert resumed.code == 0, resumed.stderr
+    assert "Fold 3 of 5" in resumed.stderr and "Fold 2 of 5" not in resumed.stderr
+    assert (folder / "test_tracks.json").read_text() == scores
+
+
+def test_train_ensemble_refuses_files(ensemble_flags, tmp_path):
+    script, output = EXPERIMENTS / "train_ensemble.py", ["--output", tmp_path / "r"]
+    wrong = run_in_process(script, *output)
+    assert wrong.code == 2 and "--spectrograms is required" in wrong.stderr
+    wrong = run_in_process(script, "--spectrograms", ensemble_flags[3], *output)
+    assert wrong.code == 1 and "must be an npz file" in wrong.stderr and "Traceback" not in wrong.stderr
+    np.savez(tmp_path / "few.npz", track_id=np.arange(40), vggish=np.zeros((40, 4)))
+    wrong = run_in_process(script, *ensemble_flags[:4], "--vggish", tmp_path / "few.npz", *output)
+    assert wrong.code == 1 and "few.npz has no embeddings of 8 tracks, such as 40" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
 
 
 @pytest.mark.slow

@@ -130,18 +130,14 @@ def test_relative_paths_are_found_from_another_folder(experiment, tmp_path, monk
     assert paths == [str(tmp_path / "own.weights.h5")]
 
 
-def test_spectrograms_and_audio_exclude_each_other(experiment):
-    with pytest.raises(SystemExit, match="--spectrograms and --data-dir exclude each other"):
-        experiment(nothing, "--spectrograms", "f.npz", "--data-dir", "FMA", spectrograms=True)
-
-
 def test_spectrograms_of_another_size_and_of_other_genres(experiment, rng):
     labels, models = np.arange(12) % 3, []
     content = {"decibels": rng.integers(0, 256, (12, 64, 50), "uint8"), "split": np.arange(12) // 8}
     content |= {"track_id": np.arange(12), "label": labels, "genres": ["jazz", "metal", "choral"]}
     np.savez("f.npz", **content, sample_rate=16000)
     flags = ["--spectrograms", "f.npz", "--output"]
-    experiment(lambda run: models.append(recipe.classifier(run, "mel_cnn")), *flags, "r", spectrograms=True)
+    network = recipe.Network("mel_cnn")
+    experiment(lambda run: models.append(recipe.make_model(network, run.data.train, 0)), *flags, "r", spectrograms=True)
     [model] = models
     assert model.image_model.input_shape == (None, 64, 50, 1) and model.sample_rate == 16000
     assert model.genres == ("jazz", "metal", "choral")
@@ -161,7 +157,7 @@ def test_help(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x.py", "--help"])
     for network, spectrograms, present, absent in (
         (True, False, "--data-dir --protocol --epochs --pretrained --stem --fine-tune --wandb", "--spectrograms"),
-        (True, True, "--spectrograms --members --seed --output --smoke", "--epochs"),
+        (True, True, "--spectrograms --members --seed --output --smoke", "--data-dir"),
         (False, False, "--data-dir --resume --save-every", "--epochs"),
     ):
         with pytest.raises(SystemExit):
@@ -180,15 +176,6 @@ def test_a_scored_model_is_not_scored_again(tmp_path):
 
 def test_a_missing_package_has_no_version():
     assert runner._version("no-such-package") is None and runner._version("keras") == keras.__version__
-
-
-def test_the_moving_average_forgets_the_random_weights(monkeypatch):
-    assert recipe.ema_momentum(2200) == recipe.ema_momentum(4000) == 0.998  # those of the preset
-    assert all(recipe.ema_momentum(steps) ** steps < 0.02 for steps in (1, 2, 5, 80, 800, 4000))
-    monkeypatch.setattr(gk.training, "fit", lambda *arguments, **options: None)
-    model = small_model()
-    recipe.fit(model, range(20), epochs=4)
-    assert model.image_model.optimizer.use_ema and model.image_model.optimizer.ema_momentum == 0.95
 
 
 @pytest.mark.parametrize("pretrained", [[], ["--pretrained", "imagenet"]])
