@@ -41,7 +41,7 @@ class Network(NamedTuple):
     recalibrate: bool = False
 
 
-_BEST = Network(augmentation=False, teacher=True, recalibrate=True)
+_BEST = Network(augmentation=False, mix_probability=0.0, teacher=True, recalibrate=True)
 PRESET = (_BEST._replace(backbone="mel_cnn"), _BEST)  # averaged in the preset fma_small
 
 
@@ -95,7 +95,7 @@ def train(
         network: the settings.
         model: the model. It is changed in place.
         split: the training images.
-        seed: seed of the order of the images and of mixing.
+        seed: seed of the order of the images, of mixing, and of the images for the statistics of batch normalization.
         embeddings: `(images, k)` floats, embedding of each track.
         saving: the arguments `state` and `every_seconds` of `genrekeras.training.fit`.
     """
