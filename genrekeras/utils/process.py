@@ -101,6 +101,14 @@ def skip_tensorflow() -> None:
             del sys.modules["tensorflow"]
 
 
+def is_first_process() -> bool:
+    """Return whether this process writes files. Of several processes that train together, only the first one does."""
+    import keras  # imported here because the import is slow
+
+    distribution = keras.distribution.distribution()
+    return distribution is None or distribution.data_shard_id == 0
+
+
 class _NullStderr:
     """Context manager that discards all text that C code writes to standard error.
 
