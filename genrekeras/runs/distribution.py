@@ -25,34 +25,39 @@ def check_backend() -> None:
     """Raise `ValueError` if the backend of Keras has no data parallelism."""
     if keras.backend.backend() != "jax":
         raise ValueError(
-            f"--distribute needs the backend JAX: Keras {keras.version()} can distribute a training on JAX only, and "
+            "Training on several devices needs the backend JAX: Keras 3.15.1 has distribution for JAX only, and "
             "PyTorch comes with Keras 3.16. Set the environment variable KERAS_BACKEND=jax. "
             f"Received: KERAS_BACKEND={keras.backend.backend()}"
         )
 
 
 def use_all_devices() -> None:
-    """Distribute the variables of models that are created from now on, and their training, to all devices."""
+    """Train the models that are created from now on on all devices, until `use_one_device` is called."""
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
 
 
-def weigh_metrics(model: GenreClassifier) -> None:
-    """Make the metrics of a compiled model skip the rows of weight 0 that complete a batch.
+def ignore_padding(model: GenreClassifier) -> None:
+    """Make the loss and the metrics of a compiled model ignore the clips of weight 0 that complete a batch.
 
-    By default, metrics do not use the weights of the rows.
+    In Keras, metrics do not use the weights by default, and the loss of an epoch is the mean over all rows.
     """
     config = model.get_compile_config()
     model.compile_from_config({**config, "metrics": None, "weighted_metrics": config["metrics"]})
     compute_metrics = model.compute_metrics
 
     def compute_metrics_of_clips(x, y, y_pred, sample_weight=None):
-        return compute_metrics(x, y, y_pred, keras.ops.cast(sample_weight > 0, "float32"))
+        is_clip = keras.ops.cast(sample_weight > 0, "float32")
+        # Keras has counted the loss of the batch once for each row.
+        padding = keras.ops.sum(is_clip) - is_clip.shape[0]
+        [loss] = [metric for metric in model.metrics if metric.name == "loss"]
+        loss.update_state(model.compute_loss(x, y, y_pred, sample_weight), sample_weight=padding)
+        return compute_metrics(x, y, y_pred, is_clip)
 
     model.compute_metrics = compute_metrics_of_clips
 
 
-def end_distribution() -> None:
-    """Use one device again. The first process of several continues alone, and the other processes end here."""
+def use_one_device() -> None:
+    """End the training on all devices. The first process of several continues alone, and the others end here."""
     distribution = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
     if distribution.num_processes > 1:

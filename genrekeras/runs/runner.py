@@ -309,7 +309,7 @@ class Run:
         }
         self.save_config(**training)
         if self.flags.distribute:
-            distribution.weigh_metrics(model)
+            distribution.ignore_padding(model)
         if self.flags.jit:
             model.jit_compile = True  # pragma: no cover - takes minutes, and torch needs a C++ compiler
         callbacks = list(callbacks)
@@ -330,7 +330,7 @@ class Run:
             verbose=1 if sys.stdout.isatty() else 2,
         ).history
         if self.flags.distribute:
-            distribution.end_distribution()
+            distribution.use_one_device()
         if not len(self.data.validation):
             with atomic_write(model_file) as temporary:
                 model.save(temporary)

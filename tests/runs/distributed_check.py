@@ -1,78 +1,91 @@
-"""Training of a small network on several devices, on JAX: in this process, or in one of several processes.
+"""Training of a tiny network on several devices, on JAX: in this process, or in one of several processes.
 
     python tests/runs/distributed_check.py CACHE OUTPUT DEVICES...
 
 For each number of devices, the gradient of the first step and histories are written to OUTPUT/DEVICES.npz. The number 0
-means a training without distribution.
+means a training without distribution. OUTPUT/read-PROCESS.npy contains the tracks that this process has read in an
+epoch.
 """
 
 import contextlib
 import pathlib
 import sys
 
-sys.modules["tensorflow"] = None  # Keras would import it, which takes seconds
+import distributed_experiment  # noqa: F401 - makes the backbone "mel_cnn" a tiny network
 import genrekeras as gk
 import keras
 import numpy as np
-from genrekeras.models.backbones import registry
 from genrekeras.runs import distribution, runner
 
-CLIPS, BATCH_SIZE, EPOCHS = 22, 8, 2  # the last batch has 6 clips
+BATCH_SIZE, EPOCHS = 8, 2
+TRAIN, PADDED, VALIDATION = 20, 21, 13  # The last batches have 4, 5 and 5 clips.
 
 
-def tiny_network(image, name):
-    x = keras.layers.AveragePooling2D((16, 4))(keras.layers.Rescaling(1 / 127.5, -1.0)(image))
-    x = keras.layers.Conv2D(4, 3, use_bias=False, name=f"{name}_conv1")(x)
-    x = keras.layers.Activation("relu")(keras.layers.BatchNormalization(momentum=0.9)(x))
-    return keras.layers.GlobalAveragePooling2D()(x)
+def batches(split, clips, seed=0, **arguments):
+    options = {"batch_size": BATCH_SIZE, "clip_seconds": 1.0, "seed": seed, **arguments}
+    return gk.datasets.batches(
+        split.select(np.arange(clips)), distribution=keras.distribution.distribution(), **options
+    )
 
 
-registry.BACKBONES["mel_cnn"] = registry.MelBackbone(tiny_network)
-
-
-def train(data, optimizer, epochs=EPOCHS, clips=CLIPS, seed=0, class_weight="balanced", **arguments):
+def train(data, optimizer, epochs=EPOCHS, clips=TRAIN, seed=0, **arguments):
     """Return the model, its weights before the training, and the history."""
     keras.utils.set_random_seed(seed)
     parts = {"genres": data.genres, "clip_seconds": 1.0, "pretrained": None, "fine_tune": "all", **arguments}
     model = gk.GenreClassifier("mel_cnn", **parts)
-    model.compile(optimizer(), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    devices = keras.distribution.distribution()
-    if devices:
-        distribution.weigh_metrics(model)
+    if clips == PADDED:  # The clips that complete the last batch have no effect with fixed statistics.
+        for layer in model.feature_extractor.layers:
+            layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    if keras.distribution.distribution():
+        distribution.ignore_padding(model)
     before = model.get_weights()
-    options = {"batch_size": BATCH_SIZE, "clip_seconds": 1.0, "seed": seed, "distribution": devices}
-    train = data.train.select(np.arange(clips))
-    batches = gk.datasets.batches(train, crop="random", shuffle=True, class_weight=class_weight, **options)
-    validation = gk.datasets.batches(data.validation.select(np.arange(13)), **options)
-    history = gk.training.fit(model, batches, epochs, validation_data=validation, verbose=0).history
-    return model, before, {name: np.array(values) for name, values in history.items()}
+    train = batches(data.train, clips, seed, crop="random", shuffle=True, class_weight="balanced")
+    validation = batches(data.validation, VALIDATION)
+    history = gk.training.fit(model, train, epochs, validation_data=validation, verbose=0).history
+    return model, before, history
 
 
 def results(data):
     """Return a dict of arrays."""
-    model, before, _ = train(data, lambda: keras.optimizers.SGD(1.0), epochs=1, clips=BATCH_SIZE)
+    model, before, _ = train(data, keras.optimizers.SGD(1.0), epochs=1, clips=BATCH_SIZE)
     trained = [variable.trainable for variable in model.weights]
-    pairs = zip(trained, before, model.get_weights(), strict=True)
-    found = {f"gradient_{i}": old - new for i, (is_trained, old, new) in enumerate(pairs) if is_trained}
-    _, _, history = train(data, lambda: keras.optimizers.SGD(0.05))
-    found |= {f"sgd_{name}": values for name, values in history.items()}
-    for seed in (0, 1):
+    weights = zip(trained, before, model.get_weights(), strict=True)
+    found = {f"gradient_{i}": old - new for i, (is_trained, old, new) in enumerate(weights) if is_trained}
+    histories = {"sgd": train(data, keras.optimizers.SGD(0.05))[2]}
+    histories["padded"] = train(data, keras.optimizers.SGD(0.05), clips=PADDED)[2]
+    for seed in (0,) if keras.distribution.distribution() else (0, 1):
         augmented = {"dropout": 0.5, **runner.augmentation_of_2023(seed)}
-        _, _, history = train(data, lambda: keras.optimizers.Adam(1e-3), seed=seed, **augmented)
-        found |= {f"adam_{seed}_{name}": values for name, values in history.items()}
-    return found
+        histories[f"adam_{seed}"] = train(data, keras.optimizers.Adam(1e-3), seed=seed, **augmented)[2]
+    return found | {f"{run}_{key}": values for run, history in histories.items() for key, values in history.items()}
+
+
+def read_tracks(data):
+    """Return the ids of the tracks that this process reads in an epoch."""
+    tracks, read = [], gk.datasets.Split.__getitem__
+
+    def record(split, index):
+        tracks.append(split.track_ids[index])
+        return read(split, index)
+
+    gk.datasets.Split.__getitem__ = record
+    epoch = batches(data.train, TRAIN, shuffle=True)
+    for index in range(len(epoch)):
+        epoch[index]
+    gk.datasets.Split.__getitem__ = read
+    return tracks
 
 
 def main(cache, output, *numbers):
-    data = gk.datasets.load_synthetic(cache_dir=cache)
+    data, output = gk.datasets.load_synthetic(cache_dir=cache), pathlib.Path(output)
     for number in map(int, numbers):
-        devices = keras.distribution.DataParallel(
-            devices=keras.distribution.list_devices()[:number] if number else None, auto_shard_dataset=False
-        )
+        chosen = keras.distribution.list_devices()[:number] or None
+        devices = keras.distribution.DataParallel(devices=chosen, auto_shard_dataset=False)
         with devices.scope() if number else contextlib.nullcontext():
+            np.save(output / f"read-{devices.data_shard_id}.npy", read_tracks(data))
             found = results(data)
         if devices.data_shard_id == 0:
-            np.savez(pathlib.Path(output) / f"{number}.npz", **found)
+            np.savez(output / f"{number}.npz", **found)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,161 @@
+"""Training on several devices: the launcher of processes, and, on JAX, the training itself."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+from genrekeras.runs import collection, distribution, runner
+
+pytest.importorskip("jax")
+HERE = pathlib.Path(__file__).parent
+CHECK, EXPERIMENT = HERE / "distributed_check.py", HERE / "distributed_experiment.py"
+DEADLINE = 20.0  # in s, from the end of a process to the end of the run
+
+
+@pytest.fixture
+def launch(monkeypatch, capfd):
+    """Function that runs a script in two processes, with `number`, `os`, `signal`, `sys` and `time` defined.
+
+    It returns the exit code or message, standard output and standard error.
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def start(script):
+        script = f"import os, signal, sys, time; number = int(os.environ['{distribution._PROCESS_ID}']); {script}"
+        monkeypatch.setattr(sys, "orig_argv", [sys.executable, "-c", script])
+        with pytest.raises(SystemExit) as stopped:
+            distribution.launch(2, ["--more"], "python x.py --resume r")
+        return stopped.value.code, *capfd.readouterr()
+
+    yield start
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_the_first_process_prints_and_gives_the_exit_code(launch):
+    code, out, err = launch("print(number, sys.argv[1:]); sys.stdout.flush(); time.sleep(number); sys.exit(0)")
+    assert (code, out, err) == (0, "0 ['--more']\n", "")
+    code, out, err = launch("print('The data cannot be used', file=sys.stderr); sys.exit(1)")
+    assert (code, out, err) == (1, "", "The data cannot be used\n")
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_ends_the_run(launch, killed):
+    began = time.monotonic()
+    code, _, _ = launch(f"os.kill(os.getpid(), signal.SIGKILL) if number == {killed} else time.sleep(60)")
+    assert time.monotonic() - began < DEADLINE
+    assert code == (
+        f"\nStopped: process {killed + 1} of 2 was ended by SIGKILL, so the others were stopped too. "
+        "To resume: python x.py --resume r"
+    )
+
+
+def test_the_output_of_a_process_that_fails_is_printed(launch, monkeypatch):
+    monkeypatch.setattr(distribution, "GRACE", 0.5)
+    code, _, err = launch("number and sys.exit('The disk is full'); time.sleep(60)")
+    assert "process 2 of 2 failed" in code and err.strip() == "The disk is full"
+
+
+def test_signals_reach_the_first_process(launch):
+    script = "number or (signal.signal(2, lambda *_: sys.exit(130)), os.kill(os.getppid(), 2)); time.sleep(60)"
+    assert launch(script)[0] == 130
+
+
+def test_other_backends_are_refused(monkeypatch, tmp_path):
+    sentence = "Keras 3.15.1 has distribution for JAX only, and PyTorch comes with Keras 3.16"
+    monkeypatch.setattr(distribution.keras.backend, "backend", lambda: "torch")
+    with pytest.raises(ValueError, match=sentence):
+        distribution.check_backend()
+    monkeypatch.setattr(sys, "argv", ["x.py", "--distribute"])
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match=sentence):
+        runner.start(lambda run: None, "What is the result?")
+    signal.signal(signal.SIGTERM, handler)
+    with pytest.raises(ValueError, match=sentence):
+        collection.train_collection(tmp_path, tmp_path / "r", fine_tune="all", distribute=True)
+    with pytest.raises(ValueError, match='only with `fine_tune="all"`'):
+        collection.train_collection(tmp_path, tmp_path / "r", distribute=True)
+
+
+def environment(cache, devices=1):
+    """Environment of a process on JAX with a number of virtual devices."""
+    # Without optimization, XLA compiles in two thirds of the time.
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    return {
+        **os.environ,
+        **{"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "GENREKERAS_CACHE": str(cache)},
+    }
+
+
+def assert_equal_trainings(plain, distributed):
+    """Compare a training with one on a single device without distribution."""
+    for name in distributed:
+        run, key = name.split("_", 1)
+        tolerance = {"gradient": 1e-5, "sgd": 1e-3, "padded": 1e-3}.get(run)
+        if tolerance is None:  # Adam amplifies rounding errors.
+            tolerance = np.abs(plain[name] - plain[f"adam_1_{key.split('_', 1)[1]}"]).max()
+        np.testing.assert_allclose(distributed[name], plain[name], rtol=0, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.slow
+def test_several_devices_and_processes_train_as_one(synthetic, synthetic_cache, tmp_path):
+    done = subprocess.run(
+        [sys.executable, CHECK, synthetic_cache, tmp_path, "0", "2", "4"],
+        env=environment(synthetic_cache, devices=4),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    plain = np.load(tmp_path / "0.npz")
+    for devices in ("2", "4"):
+        assert_equal_trainings(plain, np.load(tmp_path / f"{devices}.npz"))
+    tracks = np.load(tmp_path / "read-0.npy")
+    (tmp_path / "processes").mkdir()
+    launcher = "import sys; from genrekeras.runs import distribution; sys.orig_argv = sys.orig_argv[:1] + sys.argv[1:]"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{launcher}; distribution.launch(2, [], '')"]
+        + [CHECK, synthetic_cache, tmp_path / "processes", "2"],
+        env=environment(synthetic_cache),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_equal_trainings(plain, np.load(tmp_path / "processes" / "2.npz"))
+    read = [np.load(tmp_path / "processes" / f"read-{process}.npy") for process in range(2)]
+    assert len(read[0]) == len(read[1])
+    assert sorted(np.concatenate(read)) == sorted(tracks)  # disjoint, and all tracks together
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_killed_in_training_and_resumed(killed, synthetic_cache, tmp_path):
+    flags = ["--smoke", "--pretrained", "none", "--epochs", "30", "--save-every", "0", "--distribute", "2"]
+
+    def start(*flags):
+        with open(tmp_path / "log", "w") as log:
+            command = [sys.executable, EXPERIMENT, *flags]
+            return subprocess.Popen(command, env=environment(synthetic_cache), stdout=log, stderr=log)
+
+    launcher = start(*flags, "--output", tmp_path / "run")
+    while "Epoch 2/30" not in (tmp_path / "log").read_text() and launcher.poll() is None:
+        time.sleep(0.1)
+    workers = {
+        process.environ()[distribution._PROCESS_ID]: process for process in psutil.Process(launcher.pid).children()
+    }
+    workers[str(killed)].kill()
+    began = time.monotonic()
+    assert launcher.wait(DEADLINE) == 1 and time.monotonic() - began < DEADLINE
+    assert not any(process.is_running() for process in workers.values())
+    printed = (tmp_path / "log").read_text()
+    assert f"process {killed + 1} of 2 was ended by SIGKILL" in printed and f"--resume {tmp_path / 'run'}" in printed
+    assert start("--resume", tmp_path / "run").wait(600) == 0, (tmp_path / "log").read_text()[-3000:]
+    printed = (tmp_path / "log").read_text()
+    assert "Epoch 1/30" not in printed and "All results are in" in printed
+    assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 31
+    assert not list((tmp_path / "run").glob(".*"))
