@@ -259,7 +259,7 @@ def _train(run, loaded):
     if flags.fine_tune == "all":
         keras.utils.set_random_seed(flags.seed)
         if flags.distribute:
-            distribution.use_all_devices()
+            distribution.use_all_devices(runner.BATCH_SIZE)
         model = _make_model(collection, flags.backbone, flags.pretrained, "all")
         with contextlib.redirect_stdout(sys.stderr):  # Standard output has the results only.
             model, reports, comparison = fine_tuning.fine_tune(run, loaded, model)

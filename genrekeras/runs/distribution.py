@@ -31,9 +31,20 @@ def check_backend() -> None:
         )
 
 
-def use_all_devices() -> None:
-    """Train the models that are created from now on on all devices, until `use_one_device` is called."""
-    keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
+def use_all_devices(batch_size: int) -> None:
+    """Train the models that are created from now on on all devices, until `use_one_device` is called.
+
+    Raises:
+        ValueError: the number of devices does not divide the batch size.
+    """
+    distribution = keras.distribution.DataParallel(auto_shard_dataset=False)
+    if batch_size % distribution.num_model_replicas:
+        raise ValueError(
+            f"Batches of {batch_size} clips cannot be divided among {distribution.num_model_replicas} devices. Use "
+            "another number of processes, or hide some devices, such as by the environment variable "
+            "CUDA_VISIBLE_DEVICES."
+        )
+    keras.distribution.set_distribution(distribution)
 
 
 def ignore_padding(model: GenreClassifier) -> None:

@@ -84,17 +84,17 @@ def _distribute(flags, stack):
     """Prepare this process for a training on several devices, or run its several processes."""
     try:
         distribution.check_backend()
+        if flags.distribute > 1 and flags.protocol == "artist_folds":
+            raise ValueError("--protocol artist_folds needs --distribute without a number of processes.")
+        if flags.distribute > 1 and not distribution.is_worker():
+            folder = options.output_folder(flags)
+            arguments = [] if flags.resume else ["--output", folder]
+            distribution.launch(flags.distribute, arguments, _resume_command(folder))
+        if flags.distribute > 1:
+            stack.enter_context(distribution.worker())
+        distribution.use_all_devices(BATCH_SIZE)
     except ValueError as error:
         raise SystemExit(str(error)) from error
-    if flags.distribute > 1 and flags.protocol == "artist_folds":
-        raise SystemExit("--protocol artist_folds needs --distribute without a number of processes.")
-    if flags.distribute > 1 and not distribution.is_worker():
-        folder = options.output_folder(flags)
-        arguments = [] if flags.resume else ["--output", folder]
-        distribution.launch(flags.distribute, arguments, _resume_command(folder))
-    if flags.distribute > 1:
-        stack.enter_context(distribution.worker())
-    distribution.use_all_devices()
 
 
 def processor() -> str:
@@ -157,7 +157,7 @@ class Run:
             raise SystemExit(f"The data cannot be used: {error}") from error
         keras.config.set_dtype_policy(self.flags.precision)
         if self.flags.distribute:
-            distribution.use_all_devices()  # until the end of `fit`
+            distribution.use_all_devices(BATCH_SIZE)  # until the end of `fit`
         # Set the seed after loading the data, because loading may draw from the global random state.
         keras.utils.set_random_seed(self.flags.seed)
         if self.flags.smoke:

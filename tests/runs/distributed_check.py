@@ -1,6 +1,6 @@
 """Training of a tiny network on several devices, on JAX: in this process, or in one of several processes.
 
-    python tests/runs/distributed_check.py CACHE OUTPUT DEVICES...
+    python tests/runs/distributed_check.py PROCESSES CACHE OUTPUT DEVICES...
 
 For each number of devices, the gradient of the first step and histories are written to OUTPUT/DEVICES.npz. The number 0
 means a training without distribution. OUTPUT/read-PROCESS.npy contains the tracks that this process has read in an
@@ -76,7 +76,9 @@ def read_tracks(data):
     return tracks
 
 
-def main(cache, output, *numbers):
+def main(processes, cache, output, *numbers):
+    if int(processes) > 1 and not distribution.is_worker():
+        distribution.launch(int(processes), [], resume="")
     data, output = gk.datasets.load_synthetic(cache_dir=cache), pathlib.Path(output)
     for number in map(int, numbers):
         chosen = keras.distribution.list_devices()[:number] or None
