@@ -11,7 +11,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 from genrekeras.utils.io import StrPath, atomic_write
-from genrekeras.utils.process import is_first_process
+from genrekeras.utils.process import is_first_process, without_distribution
 
 
 class StepDecay(keras.callbacks.LearningRateScheduler):
@@ -135,7 +135,7 @@ class BestCheckpoint(keras.callbacks.Callback):
         if not is_first_process():
             return True
         try:
-            with atomic_write(self.path) as temporary:
+            with atomic_write(self.path) as temporary, without_distribution():
                 (self._model_to_save or self.model).save(temporary)
         except OSError as error:
             warnings.warn(f"The model could not be saved as {self.path}: {error}. Training continues.", stacklevel=2)

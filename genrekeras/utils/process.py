@@ -8,6 +8,7 @@ import ctypes
 import os
 import sys
 import threading
+from collections.abc import Iterator
 
 from genrekeras.audio import decoders
 
@@ -107,6 +108,22 @@ def is_first_process() -> bool:
 
     distribution = keras.distribution.distribution()
     return distribution is None or distribution.data_shard_id == 0
+
+
+@contextlib.contextmanager
+def without_distribution() -> Iterator[None]:
+    """Context manager in which Keras distributes no new variables. It is needed to save a model in one process only.
+
+    Keras creates variables when it saves a model. If they are distributed, Keras waits for the other processes.
+    """
+    import keras  # imported here because the import is slow
+
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
 
 
 class _NullStderr:
