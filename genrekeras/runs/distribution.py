@@ -16,7 +16,7 @@ from typing import NoReturn
 import keras
 from genrekeras.models import GenreClassifier
 
-GRACE = 5.0  # in s. After a process has failed, the others have this time to end by themselves.
+GRACE = 5.0  # in s. After another process has failed, the first one has this time to print the same error and to end.
 _CRASHED = 70  # exit code of a process after an exception that no message explains
 _PROCESS_ID = "KERAS_DISTRIBUTION_PROCESS_ID"  # read by `keras.distribution.initialize`
 
@@ -157,7 +157,7 @@ def launch(processes: int, arguments: list[str], resume: str) -> NoReturn:
             signal.signal(number, lambda number, frame: workers[0].send_signal(number))
         failed = _wait(workers)
         code = workers[0].returncode
-        if failed is None or (code is not None and code not in (0, _CRASHED) and code > 0):
+        if failed is None or (code and code > 0 and code != _CRASHED):
             raise SystemExit(code)  # The first process has printed why.
         if log := logs[failed]:
             log.seek(0)
@@ -178,9 +178,7 @@ def _wait(workers):
         time.sleep(0.1)
     # A process that was killed, if any, has made other processes fail.
     failed = min(filter(codes.__getitem__, range(len(codes))), key=codes.__getitem__)
-    if codes[failed] > 0:  # Others find the same error now, such as missing data.
-        deadline = time.monotonic() + GRACE
-        for worker in workers:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.wait(max(0.0, deadline - time.monotonic()))
+    if codes[failed] > 0:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            workers[0].wait(GRACE)
     return failed

@@ -108,7 +108,7 @@ def fit(
         data: batches of the training split.
         epochs: total number of epochs, including the epochs before an interruption.
         state: path of the state file, ends in .npz. Delete the file after the model is saved. With `None`, no state is
-            saved and signals are not handled.
+            saved and signals are not handled. If several processes train together, only the first one writes the file.
         validation_data: as in `keras.Model.fit`.
         callbacks: as in `keras.Model.fit`.
         every_seconds: `>= 0`, in s, time between two saved states within an epoch. With 0, the state is saved after

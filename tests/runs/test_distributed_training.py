@@ -1,5 +1,6 @@
 """Training on several devices: the launcher of processes, and, on JAX, the training itself."""
 
+import argparse
 import importlib.util
 import os
 import pathlib
@@ -7,11 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
+import genrekeras as gk
+import keras
 import numpy as np
 import psutil
 import pytest
-from genrekeras.runs import collection, distribution, runner
+from genrekeras.runs import collection, distribution, options, runner
 
 HERE = pathlib.Path(__file__).parent
 CHECK, EXPERIMENT = HERE / "distributed_check.py", HERE / "distributed_experiment.py"
@@ -67,20 +71,62 @@ def test_signals_reach_the_first_process(launch):
     assert launch(script)[0] == 130
 
 
-def test_other_backends_are_refused(monkeypatch, tmp_path):
+@pytest.fixture
+def experiment(monkeypatch, tmp_path):
+    """Function that runs an experiment with flags, as on JAX with 2 devices."""
+    devices = types.SimpleNamespace(num_model_replicas=2, num_processes=1, data_shard_id=0)
+    monkeypatch.setattr(keras.distribution, "DataParallel", lambda **options: devices)
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+
+    def start(main, *flags):
+        monkeypatch.setattr(sys, "argv", ["x.py", "--smoke", "--output", str(tmp_path / "r"), *flags])
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            runner.start(main, "What is the result?")
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+            keras.distribution.set_distribution(None)
+
+    yield start, devices
+    assert not (tmp_path / "r").exists() or not os.listdir(tmp_path / "r")
+
+
+def test_invalid_flags(experiment, monkeypatch, synthetic_cache):
+    start, devices = experiment
+    with pytest.raises(SystemExit, match="--protocol artist_folds needs --distribute without a number"):
+        start(None, "--distribute", "2", "--protocol", "artist_folds")
+    monkeypatch.setenv("GENREKERAS_CACHE", str(synthetic_cache))
+    with pytest.raises(SystemExit, match="--distribute needs --fine-tune stem or all"):
+        start(lambda run: run.train(types.SimpleNamespace(fine_tune="head")), "--distribute")
+    devices.num_model_replicas = 3
+    with pytest.raises(SystemExit, match="Batches of 16 clips cannot be divided among 3 devices"):
+        start(None, "--distribute")
+
+
+def test_other_backends_are_refused(experiment, monkeypatch, tmp_path):
+    start, _ = experiment
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     sentence = "Keras 3.15.1 has distribution for JAX only, and PyTorch comes with Keras 3.16"
-    monkeypatch.setattr(distribution.keras.backend, "backend", lambda: "torch")
-    with pytest.raises(ValueError, match=sentence):
-        distribution.check_backend()
-    monkeypatch.setattr(sys, "argv", ["x.py", "--distribute"])
-    handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit, match=sentence):
-        runner.start(lambda run: None, "What is the result?")
-    signal.signal(signal.SIGTERM, handler)
+        start(None, "--distribute")
     with pytest.raises(ValueError, match=sentence):
         collection.train_collection(tmp_path, tmp_path / "r", fine_tune="all", distribute=True)
     with pytest.raises(ValueError, match='only with `fine_tune="all"`'):
         collection.train_collection(tmp_path, tmp_path / "r", distribute=True)
+
+
+def test_only_the_first_process_writes(monkeypatch, tmp_path):
+    second = types.SimpleNamespace(data_shard_id=1)
+    monkeypatch.setattr(keras.distribution, "distribution", lambda: second)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    best = gk.callbacks.BestCheckpoint(tmp_path / "best.keras", "loss")
+    best.set_model(model)
+    for epoch, loss in enumerate((3.0, 2.0)):
+        best.on_epoch_end(epoch, {"loss": loss})
+    assert (best.best, best.best_epoch) == (2.0, 1)  # as in the first process
+    with options.folder_of_run(argparse.Namespace(output=str(tmp_path / "run"), resume=None)):
+        pass
+    assert not os.listdir(tmp_path)
 
 
 def environment(cache, devices=1):
@@ -128,7 +174,7 @@ def test_several_devices_and_processes_train_as_one(synthetic, synthetic_cache, 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_killed_in_training_and_resumed(killed, synthetic_cache, tmp_path):
-    flags = ["--smoke", "--pretrained", "none", "--epochs", "30", "--save-every", "0", "--distribute", "2"]
+    flags = ["--smoke", "--pretrained", "none", "--epochs", "9", "--save-every", "0", "--distribute", "2"]
 
     def start(*flags):
         with open(tmp_path / "log", "w") as log:
@@ -136,7 +182,7 @@ def test_killed_in_training_and_resumed(killed, synthetic_cache, tmp_path):
             return subprocess.Popen(command, env=environment(synthetic_cache), stdout=log, stderr=log)
 
     launcher = start(*flags, "--output", tmp_path / "run")
-    while "Epoch 2/30" not in (tmp_path / "log").read_text() and launcher.poll() is None:
+    while "Epoch 2/9" not in (tmp_path / "log").read_text() and launcher.poll() is None:
         time.sleep(0.1)
     workers = {
         process.environ()[distribution._PROCESS_ID]: process for process in psutil.Process(launcher.pid).children()
@@ -149,6 +195,6 @@ def test_killed_in_training_and_resumed(killed, synthetic_cache, tmp_path):
     assert f"process {killed + 1} of 2 was ended by SIGKILL" in printed and f"--resume {tmp_path / 'run'}" in printed
     assert start("--resume", tmp_path / "run").wait(600) == 0, (tmp_path / "log").read_text()[-3000:]
     printed = (tmp_path / "log").read_text()
-    assert "Epoch 1/30" not in printed and "All results are in" in printed
-    assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 31
+    assert "Epoch 1/9" not in printed and "All results are in" in printed
+    assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 10
     assert not list((tmp_path / "run").glob(".*"))
