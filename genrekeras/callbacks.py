@@ -11,6 +11,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 from genrekeras.utils.io import StrPath, atomic_write
+from genrekeras.utils.process import is_first_process, without_distribution
 
 
 class StepDecay(keras.callbacks.LearningRateScheduler):
@@ -55,7 +56,8 @@ class BestCheckpoint(keras.callbacks.Callback):
 
     A new file is written under a temporary name and then renamed, so the previous file is kept until the new file is
     complete. (`keras.callbacks.ModelCheckpoint` overwrites the previous file.) If the file cannot be written, a warning
-    is issued and training continues. If no epoch runs, no file is written.
+    is issued and training continues. If no epoch runs, no file is written. If several processes train together, only
+    the first one writes the file.
 
     Args:
         path: path of the file, ends in `.keras`.
@@ -107,7 +109,7 @@ class BestCheckpoint(keras.callbacks.Callback):
             self._is_monitor_logged = self._is_monitor_logged or False
             return  # an epoch without validation has no validation metrics
         self._is_monitor_logged = True
-        if self.best is not None and not os.path.exists(self.path):
+        if self.best is not None and is_first_process() and not os.path.exists(self.path):
             warnings.warn(
                 f"{self.path} does not exist any more. Only this epoch and later epochs are compared.", stacklevel=2
             )
@@ -130,8 +132,10 @@ class BestCheckpoint(keras.callbacks.Callback):
         return value > self.best if self.mode == "max" else value < self.best
 
     def _save(self):
+        if not is_first_process():
+            return True
         try:
-            with atomic_write(self.path) as temporary:
+            with atomic_write(self.path) as temporary, without_distribution():
                 (self._model_to_save or self.model).save(temporary)
         except OSError as error:
             warnings.warn(f"The model could not be saved as {self.path}: {error}. Training continues.", stacklevel=2)

@@ -75,6 +75,11 @@ def _collection_options(command):
     show_default=True,
     help="Train the last layer (head), or all layers, which takes much longer.",
 )
+@click.option(
+    "--distribute",
+    is_flag=True,
+    help="Train all layers on all devices of this computer. Needs --fine-tune all and the backend JAX.",
+)
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="Output folder, new or empty.")
 @click.pass_context
 def train(context, music, output, **options):

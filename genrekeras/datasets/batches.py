@@ -40,6 +40,7 @@ def batches(
     class_weight: Literal["balanced"] | npt.ArrayLike | None = None,
     workers: int = 1,
     processes: bool = False,
+    distribution: keras.distribution.DataParallel | None = None,
 ) -> Batches:
     """Return batches of clips of equal length and their labels, for `keras.Model.fit`.
 
@@ -72,10 +73,14 @@ def batches(
             batches does not depend on this number.
         processes: whether the workers are processes instead of threads. Python starts the processes with the
             method "spawn", so a script must call this function below `if __name__ == "__main__":`.
+        distribution: data parallelism of the training. The batches then contain only the rows of this process:
+            consecutive rows of the global batches, which are those of a training without distribution. Other rows are
+            not read. If the number of devices does not divide the size of the last batch, other clips with the weight 0
+            are appended.
 
     Returns:
-        A `keras.utils.PyDataset`. A batch is `(waveforms, labels)` or, with `class_weight`, `(waveforms, labels,
-        weights)`.
+        A `keras.utils.PyDataset`. A batch is `(waveforms, labels)` or, with `class_weight` or `distribution`,
+        `(waveforms, labels, weights)`.
 
             - `waveforms`: `(batch, clip_seconds * sample_rate)` float32.
             - `labels`: `(batch,)` int32. With several labels, `mixup_alpha` or `one_hot`, `(batch, len(genres))`
@@ -83,7 +88,8 @@ def batches(
             - `weights`: `(batch,)` float32.
 
     Raises:
-        ValueError: an argument is out of range, or the split is empty. Reading a batch raises it if a label is invalid.
+        ValueError: an argument is out of range, the split is empty, or the number of devices of `distribution` does not
+            divide `batch_size`. Reading a batch raises it if a label is invalid.
     """
     if not all(hasattr(split, name) for name in ("__len__", "sample_rate", "genres")):
         raise ValueError(
@@ -107,7 +113,12 @@ def batches(
     clips = grain.MapDataset.source(_Crops(split, crops)).seed(seed)
     if shuffle:
         clips = clips.shuffle()
-    data = clips.random_map(transform.clip).batch(batch_size).random_map(transform.batch)
+    clips = clips.random_map(transform.clip)
+    if distribution is None:
+        data = clips.batch(batch_size).random_map(transform.batch)
+    else:
+        rows = _LocalRows(clips, transform, batch_size, *_devices_and_process(distribution, batch_size, mixup_alpha))
+        data = grain.MapDataset.source(range(-(-len(clips) // batch_size))).map_with_index(rows)
     indices = grain.MapDataset.source(range(len(split) * crops)).seed(seed)
     track_ids = (indices.shuffle() if shuffle else indices).map(lambda i: _track_id(split, i // crops))
     fingerprint = {
@@ -375,6 +386,61 @@ class _BatchTransform:
         if self.crop == "even" and self.crops > 1:
             return spare * crop // (self.crops - 1)
         return 0 if self.crop == "start" else spare // 2
+
+
+def _devices_and_process(distribution, batch_size, mixup_alpha):
+    """Return the numbers of devices and processes, and the index of this process. Check that batches can be divided."""
+    devices = distribution.num_model_replicas
+    if batch_size % devices:
+        raise ValueError(
+            f"`batch_size` must be divisible by the number of devices, which is {devices}. "
+            f"Received: batch_size={batch_size}"
+        )
+    if mixup_alpha:
+        raise ValueError(
+            "`mixup_alpha` must be 0 with a `distribution`, because mixup needs the rows of all processes. "
+            f"Received: mixup_alpha={mixup_alpha}"
+        )
+    return devices, distribution.num_processes, distribution.data_shard_id
+
+
+@dataclasses.dataclass(frozen=True)
+class _LocalRows:
+    """Function that reads the rows of a process of a global batch, with weights.
+
+    If the size of the last batch is not a multiple of the number of devices, the first clips of the epoch are appended
+    with the weight 0. (Rows of zeros would change the statistics of batch normalization.)
+
+    Attributes:
+        clips: waveforms and labels. The index of a clip is its global position.
+        transform: makes a batch of clips.
+        batch_size: number of rows of a global batch.
+        devices: number of devices of all processes.
+        processes: number of processes.
+        process: index of this process.
+    """
+
+    clips: grain.MapDataset
+    transform: _BatchTransform
+    batch_size: int
+    devices: int
+    processes: int
+    process: int
+
+    def __call__(self, index, element):
+        """Return the rows. The index of a batch includes the batches of earlier epochs."""
+        size = len(self.clips)
+        epoch, batch = divmod(index, -(-size // self.batch_size))
+        first = batch * self.batch_size
+        unpadded = min(self.batch_size, size - first)
+        padded = -(-unpadded // self.devices) * self.devices
+        rows = padded // self.processes
+        positions = first + self.process * rows + np.arange(rows)
+        clips = [self.clips[epoch * size + int(position)] for position in positions % size]
+        waveforms, labels, *weights = self.transform.batch(tuple(map(np.stack, zip(*clips, strict=True))), None)
+        # Keras divides the loss by the number of rows, with the appended ones.
+        scale = np.where(positions < size, padded / unpadded, 0.0).astype("float32")
+        return waveforms, labels, scale * weights[0] if weights else scale
 
 
 def check_integers(**arguments: tuple[Any, int]) -> None:

@@ -20,7 +20,7 @@ from genrekeras.evaluation.calibration import calibrate_on_logits
 from genrekeras.inference.features import file_features
 from genrekeras.models import GenreClassifier, backbones
 from genrekeras.reports import model_card
-from genrekeras.runs import fine_tuning, options, runner, scoring
+from genrekeras.runs import distribution, fine_tuning, options, runner, scoring
 from genrekeras.runs.head_scores import cross_validate_head, describe_learning_curve, learning_curve
 from genrekeras.training.linear_head import FeatureSplit, fit_linear_head
 from genrekeras.utils.io import StrPath, atomic_write
@@ -121,6 +121,7 @@ def train_collection(
     workers: int = 2,
     seed: int = 0,
     fine_tune: Literal["head", "all"] = "head",
+    distribute: bool = False,
 ) -> TrainedCollection:
     """Train a model for the genres of a music collection, and score it on artists that it was not trained on.
 
@@ -157,6 +158,8 @@ def train_collection(
         workers: `> 0`, number of threads that decode files.
         seed: seed of the assignment to folds and splits, and of the training of all layers.
         fine_tune: `"head"` trains the last layer, and `"all"` all layers.
+        distribute: whether all layers are trained on all devices of this process. Needs `fine_tune="all"` and the
+            backend JAX.
 
     Raises:
         FileNotFoundError: the folder or the CSV file does not exist.
@@ -176,8 +179,16 @@ def train_collection(
         "min_tracks": min_tracks,
     }
     settings |= {"max_clips": max_clips, "workers": workers, "seed": seed, "fine_tune": fine_tune}
+    settings |= {"distribute": distribute}
     if fine_tune not in ("head", "all"):
         raise ValueError(f'`fine_tune` must be "head" or "all". Received: fine_tune={fine_tune!r}')
+    if distribute and fine_tune != "all":
+        raise ValueError(
+            'The training is distributed only with `fine_tune="all"`. The last layer is a logistic regression, which '
+            f"takes seconds on one device. Received: fine_tune={fine_tune!r}"
+        )
+    if distribute:
+        distribution.check_backend()
     if fine_tune == "all":
         settings |= {"epochs": fine_tuning.EPOCHS, "save_every": _SAVE_EVERY, "jit": False}
     flags = argparse.Namespace(music=os.fspath(music), output=output, **settings, wandb=False)
@@ -191,6 +202,9 @@ def train_collection(
         except Exception:
             run.discard()
             raise
+        finally:
+            if distribute:
+                keras.distribution.set_distribution(None)
 
 
 def summary_of(report: Report | MultiLabelReport, without_artist: int) -> str:
@@ -242,6 +256,8 @@ def _train(run, loaded):
     flags, collection = run.flags, loaded.collection
     if flags.fine_tune == "all":
         keras.utils.set_random_seed(flags.seed)
+        if flags.distribute:
+            distribution.use_all_devices(runner.BATCH_SIZE)
         model = _make_model(collection, flags.backbone, flags.pretrained, "all")
         with contextlib.redirect_stdout(sys.stderr):  # Standard output has the results only.
             model, reports, comparison = fine_tuning.fine_tune(run, loaded, model)

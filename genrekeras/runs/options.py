@@ -13,6 +13,7 @@ from typing import Any
 import filelock
 import genrekeras as gk
 from genrekeras.models import backbones
+from genrekeras.utils import process
 
 EPOCHS = 20
 TRACK_CROPS: dict[str, Any] = {"crop": "even", "crops": 3}  # three crops of 10 s from a track of 30 s
@@ -66,7 +67,7 @@ def make_parser(doc: str | None, network: bool, spectrograms: bool) -> argparse.
     add("--resume", metavar="FOLDER", help="resume the run in this output folder; no other flag is allowed")
     parser.set_defaults(spectrograms=None, fold=None)
     if spectrograms or not network:
-        parser.set_defaults(wandb=False, precision="float32")
+        parser.set_defaults(wandb=False, precision="float32", distribute=None)
         return parser
     add("--epochs", type=positive, help=f"number of epochs (default: {EPOCHS})")
     add(
@@ -95,6 +96,14 @@ def make_parser(doc: str | None, network: bool, spectrograms: bool) -> argparse.
         "float32 (default: float32)",
     )
     add("--jit", action="store_true", help="compile the training step (torch.compile or XLA)")
+    add(
+        "--distribute",
+        nargs="?",
+        const=1,
+        type=positive,
+        metavar="PROCESSES",
+        help="train on all devices; with a number, in so many processes on this machine. Needs the backend JAX",
+    )
     add("--wandb", action="store_true", help="log to Weights & Biases; offline if no API key is set")
     return parser
 
@@ -194,9 +203,10 @@ def folder_of_run(flags: argparse.Namespace) -> Iterator[str]:
     Raises:
         SystemExit: the folder contains files, is locked, or cannot be created.
     """
-    name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
-    default = os.path.join("runs", f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
-    folder = flags.output or next(path for path in _numbered(default) if not os.path.exists(path))
+    folder = output_folder(flags)
+    if not process.is_first_process():
+        yield folder  # The first process locks the folder.
+        return
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked_folder(folder, may_contain_files=flags.resume is not None))
@@ -205,6 +215,15 @@ def folder_of_run(flags: argparse.Namespace) -> Iterator[str]:
         except OSError as error:
             raise SystemExit(f"The output folder cannot be used: {error}") from error
         yield folder
+
+
+def output_folder(flags: argparse.Namespace) -> str:
+    """Return the path of the output folder. By default, it is a new folder."""
+    if flags.output:
+        return flags.output
+    name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+    default = os.path.join("runs", f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+    return next(path for path in _numbered(default) if not os.path.exists(path))
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 from genrekeras import visualization
 from genrekeras.models import backbones
-from genrekeras.runs import folds, options, scoring
+from genrekeras.runs import distribution, folds, options, scoring
 from genrekeras.utils import process
 from genrekeras.utils.io import TEMPORARY, atomic_write
 
@@ -45,8 +45,11 @@ def start(main: Callable[["Run"], None], doc: str | None, network: bool = True, 
     signal.signal(signal.SIGTERM, _raise_interrupted)
     process.configure()
     flags = options.parse_flags(doc, network, spectrograms)
-    with options.folder_of_run(flags) as folder:
-        command, run = f"python {shlex.quote(sys.argv[0])} --resume {shlex.quote(folder)}", None
+    with contextlib.ExitStack() as stack:
+        if flags.distribute:
+            _distribute(flags, stack)
+        folder = stack.enter_context(options.folder_of_run(flags))
+        command, run = _resume_command(folder), None
         try:
             run = Run(flags, folder, options.clip_seconds(flags))
             if flags.protocol == "artist_folds":
@@ -71,6 +74,27 @@ def start(main: Callable[["Run"], None], doc: str | None, network: bool = True, 
             if run:
                 run.discard()
             raise
+
+
+def _resume_command(folder):
+    return f"python {shlex.quote(sys.argv[0])} --resume {shlex.quote(folder)}"
+
+
+def _distribute(flags, stack):
+    """Prepare this process for a training on several devices, or run its several processes."""
+    try:
+        distribution.check_backend()
+        if flags.distribute > 1 and flags.protocol == "artist_folds":
+            raise ValueError("--protocol artist_folds needs --distribute without a number of processes.")
+        if flags.distribute > 1 and not distribution.is_worker():
+            folder = options.output_folder(flags)
+            arguments = [] if flags.resume else ["--output", folder]
+            distribution.launch(flags.distribute, arguments, _resume_command(folder))
+        if flags.distribute > 1:
+            stack.enter_context(distribution.worker())
+        distribution.use_all_devices(BATCH_SIZE)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
 
 
 def processor() -> str:
@@ -117,7 +141,7 @@ class Run:
             self._seconds_before = saved.get("seconds", 0.0)
             self.config |= {name: saved[name] for name in ("command", "working_directory")}
             self.config["resumed"] = saved.get("resumed", 0) + 1
-            for name in os.listdir(self.folder):
+            for name in os.listdir(self.folder) if process.is_first_process() else ():
                 if name.startswith(TEMPORARY):  # This file is incomplete, because the process was killed.
                     os.remove(self.path(name))
             self._print_changes(saved)
@@ -132,6 +156,8 @@ class Run:
         except (OSError, ValueError) as error:
             raise SystemExit(f"The data cannot be used: {error}") from error
         keras.config.set_dtype_policy(self.flags.precision)
+        if self.flags.distribute:
+            distribution.use_all_devices(BATCH_SIZE)  # until the end of `fit`
         # Set the seed after loading the data, because loading may draw from the global random state.
         keras.utils.set_random_seed(self.flags.seed)
         if self.flags.smoke:
@@ -155,7 +181,8 @@ class Run:
 
     def discard(self) -> None:
         """Remove the config if the run has written no other file."""
-        if set(os.listdir(self.folder)) <= {options.CONFIG, options.LOCK} and not self.flags.resume:
+        names = set(os.listdir(self.folder))
+        if names <= {options.CONFIG, options.LOCK} and not self.flags.resume and process.is_first_process():
             os.remove(self.path(options.CONFIG))
 
     def finish(self) -> None:
@@ -242,6 +269,11 @@ class Run:
         The model of the epoch with the best validation accuracy is saved. Without a validation split, the model of the
         last epoch is saved. If genres have unequal numbers of clips, all genres get the same weight.
         """
+        if model.fine_tune == "head" and self.flags.distribute:
+            raise SystemExit(
+                "--distribute needs --fine-tune stem or all. The last layer trains on one device in seconds, because "
+                "the features of the frozen backbone are computed once."
+            )
         weights = self.class_weight()
         if model.fine_tune == "head":
             self.fit(model, functools.partial(self._fit_head, model, weights), self.model_file, callbacks)
@@ -276,6 +308,8 @@ class Run:
             "optimizer": model.optimizer.get_config(),
         }
         self.save_config(**training)
+        if self.flags.distribute:
+            distribution.ignore_padding(model)
         if self.flags.jit:
             model.jit_compile = True  # pragma: no cover - takes minutes, and torch needs a C++ compiler
         callbacks = list(callbacks)
@@ -295,6 +329,8 @@ class Run:
             every_seconds=self.flags.save_every,
             verbose=1 if sys.stdout.isatty() else 2,
         ).history
+        if self.flags.distribute:
+            distribution.use_one_device()
         if not len(self.data.validation):
             with atomic_write(model_file) as temporary:
                 model.save(temporary)
@@ -344,7 +380,8 @@ class Run:
 
     def batches(self, split: gk.datasets.Split, model: gk.GenreClassifier, **arguments: Any) -> gk.datasets.Batches:
         """Return batches of a split for a model, with the seed of the run. See `genrekeras.datasets.batches`."""
-        return gk.datasets.batches(split, BATCH_SIZE, model.clip_seconds, seed=self.flags.seed, **arguments)
+        arguments |= {"seed": self.flags.seed, "distribution": keras.distribution.distribution()}
+        return gk.datasets.batches(split, BATCH_SIZE, model.clip_seconds, **arguments)
 
     def _title(self, model):
         return f"{os.path.basename(sys.argv[0])}: {model.backbone} on {self.data.name}, {self.data.protocol} protocol"
@@ -378,7 +415,9 @@ class Run:
         }
 
     def save_json(self, name: str, content: Any) -> None:
-        """Write a JSON file in the output folder."""
+        """Write a JSON file in the output folder. Of several processes, only the first one writes it."""
+        if not process.is_first_process():
+            return
         with atomic_write(self.path(name)) as path, open(path, "w", encoding="utf-8") as file:
             json.dump(content, file, indent=1, default=str)
 

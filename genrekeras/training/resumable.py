@@ -17,6 +17,7 @@ import numpy as np
 from genrekeras.datasets.batches import Batches
 from genrekeras.training import identity
 from genrekeras.utils.io import StrPath, atomic_write, read_arrays
+from genrekeras.utils.process import is_first_process
 
 # Attributes in which Keras' callbacks keep values between epochs. Custom callbacks list theirs in `state_attributes`.
 _STATE_ATTRIBUTES = {
@@ -107,7 +108,7 @@ def fit(
         data: batches of the training split.
         epochs: total number of epochs, including the epochs before an interruption.
         state: path of the state file, ends in .npz. Delete the file after the model is saved. With `None`, no state is
-            saved and signals are not handled.
+            saved and signals are not handled. If several processes train together, only the first one writes the file.
         validation_data: as in `keras.Model.fit`.
         callbacks: as in `keras.Model.fit`.
         every_seconds: `>= 0`, in s, time between two saved states within an epoch. With 0, the state is saved after
@@ -352,6 +353,8 @@ class _TrainingState(keras.callbacks.Callback):
 
     def _save(self, arrays=None):
         """Write `arrays`, by default the current values, to the file. Warn if the file cannot be written."""
+        if not is_first_process():
+            return
         began = time.monotonic()
         arrays = self._capture() if arrays is None else arrays
         about = {name: getattr(self, name) for name in self._SAVED}

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import warnings
+from collections.abc import Iterator
 
 from genrekeras.audio import decoders
 from genrekeras.utils import io
@@ -137,6 +138,30 @@ def cache_jax_compilation() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def is_first_process() -> bool:
+    """Return whether this process writes files. Of several processes that train together, only the first one does."""
+    import keras  # imported here because the import is slow
+
+    distribution = keras.distribution.distribution()
+    return distribution is None or distribution.data_shard_id == 0
+
+
+@contextlib.contextmanager
+def without_distribution() -> Iterator[None]:
+    """Context manager in which Keras distributes no new variables. It is needed to save a model in one process only.
+
+    Keras creates variables when it saves a model. If they are distributed, Keras waits for the other processes.
+    """
+    import keras  # imported here because the import is slow
+
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
 
 
 class _NullStderr:

@@ -1,6 +1,7 @@
 """Batches: order, crops, mixup, reproducible epochs, workers."""
 
 import time
+import types
 
 import keras
 import numpy as np
@@ -319,9 +320,57 @@ def test_one_hot_labels_for_the_validation_of_mixup():
     np.testing.assert_array_equal(labels, np.eye(3)[[0, 1, 2, 0]])
 
 
+def distribution(devices, processes=1, process=0):
+    """What `batches` uses of a `keras.distribution.DataParallel`, which only JAX has."""
+    return types.SimpleNamespace(num_model_replicas=devices, num_processes=processes, data_shard_id=process)
+
+
+@pytest.mark.parametrize("devices, processes", [(1, 1), (4, 1), (2, 2), (8, 4)])
+@pytest.mark.parametrize("count, class_weight", [(32, None), (35, "balanced")])
+def test_each_process_reads_its_rows_of_the_batches(devices, processes, count, class_weight):
+    options = {"crop": "random", "shuffle": True, "seed": 3, "class_weight": class_weight}
+    reads = [[] for _ in range(processes + 1)]
+
+    class Recorded(Clips):
+        labels = np.arange(count) % 3
+
+        def __getitem__(self, index):
+            reads[self.process].append(index)
+            return super().__getitem__(index)
+
+    def recorded(process, distribution):
+        clips = Recorded(count)
+        clips.process = process
+        return batches(clips, 16, 2.0, distribution=distribution, **options)
+
+    parts = [recorded(process, distribution(devices, processes, process)) for process in range(processes)]
+    whole = recorded(-1, None)
+    for _ in range(2):
+        for i in range(len(whole)):
+            expected = whole[i]
+            rows = len(expected[0])
+            waveforms, labels, weights = map(np.concatenate, zip(*[part[i] for part in parts], strict=True))
+            assert len(waveforms) == -(-rows // devices) * devices
+            np.testing.assert_array_equal(waveforms[:rows], expected[0])
+            np.testing.assert_array_equal(labels[:rows], expected[1])
+            loss = expected[2] if class_weight else np.ones(rows)
+            np.testing.assert_allclose(weights[:rows] / len(weights), loss / rows, rtol=1e-6)  # equal mean losses
+            assert not weights[rows:].any()
+        for data in (whole, *parts):
+            data.on_epoch_end()
+        together = sorted(np.concatenate(reads[:-1]))
+        if count % devices == 0:
+            assert together == list(range(count))  # disjoint
+        assert set(together) == set(range(count)) and len(together) == -(-count // devices) * devices
+        for read in reads:
+            read.clear()
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        ({"distribution": distribution(3)}, "`batch_size` must be divisible .* which is 3. Received: batch_size=4"),
+        ({"distribution": distribution(2), "mixup_alpha": 0.2}, "`mixup_alpha` must be 0 with a `distribution`"),
         ({"crop": "end"}, "`crop` must be one of"),
         ({"batch_size": 0}, "`batch_size` must be"),
         ({"batch_size": 2.0}, "`batch_size` must be"),
