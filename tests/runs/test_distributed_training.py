@@ -77,6 +77,7 @@ def experiment(monkeypatch, tmp_path):
     devices = types.SimpleNamespace(num_model_replicas=2, num_processes=1, data_shard_id=0)
     monkeypatch.setattr(keras.distribution, "DataParallel", lambda **options: devices)
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(runner.process, "configure", lambda: None)  # It would configure JAX.
 
     def start(main, *flags):
         monkeypatch.setattr(sys, "argv", ["x.py", "--smoke", "--output", str(tmp_path / "r"), *flags])
