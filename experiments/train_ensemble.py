@@ -11,7 +11,7 @@ the tracks of the fold. All tracks of an artist are in the same fold. The scores
 confidence are computed from these predictions. Then the networks of the saved model are trained on all tracks. If the
 run is interrupted, finished folds are kept.
 
-Expected on fma_small: the score and the time in docs/results/fma-small.md.
+Expected on fma_small: "Learning from a teacher" in docs/results/fma-small.md lists the scores measured so far.
 """
 
 import functools
