@@ -1,15 +1,15 @@
-"""How accurate is our best recipe? Train and cross-validate the preset fma_small, the average of small networks.
+"""How accurate is our best recipe? Train and cross-validate the preset fma_small, the average of two small networks.
 
     python experiments/train_ensemble.py --spectrograms fma_small.npz --groups artists.csv --vggish vggish.npz
 
 `genrekeras fma spectrograms` writes the file of spectrograms: 128 frames of each track. The networks are trained from
-random weights, each with another seed, and their logits are averaged. With --vggish, the networks also learn from
-embeddings of VGGish, a network that was trained on millions of videos. The saved model does not need the embeddings.
+random weights. With --vggish, they also learn from embeddings of VGGish, a network that was trained on millions of
+videos. The saved model does not need the embeddings.
 
-First, five folds are computed. In each fold, the networks are trained on the tracks of the other folds, and predict
-the tracks of the fold. All tracks of an artist are in the same fold. The scores, the temperature and the limit of low
-confidence are computed from these predictions. Then the networks of the saved model are trained on all tracks. If the
-run is interrupted, finished folds are kept.
+First, five folds are computed for each network. It is trained on the tracks of the other folds, and predicts the tracks
+of the fold. All tracks of an artist are in the same fold. The logits of the networks are averaged. The scores, the
+temperature and the limit of low confidence are computed from these averages. Then the networks of the saved model are
+trained on all tracks. If the run is interrupted, finished folds are kept.
 
 Expected on fma_small: "Learning from a teacher" in docs/results/fma-small.md lists the scores measured so far.
 """
@@ -45,17 +45,9 @@ def main(run):
     networks = [network._replace(teacher=bool(flags.vggish)) for network in recipe.PRESET]
     if flags.smoke:
         networks = [network._replace(epochs=2) for network in networks]
-    members = [(network, 100 * flags.seed + number) for number in range(flags.members) for network in networks]
-    result = gk.evaluation.cross_validate(
-        functools.partial(make_models, members, tracks.select([0])),
-        functools.partial(train_models, members, flags.vggish),
-        tracks,
-        seed=flags.seed,
-        evaluate=evaluate_average,
-        folder=run.path("folds"),
-        processes=flags.processes,
-    )
-    model = average([train_member(run, network, seed, tracks, embeddings) for network, seed in members])
+    result = recipe.average_results([cross_validate(run, network, tracks) for network in networks])
+    print(f"Average of the networks: {result.report}", flush=True)
+    model = average([train_network(run, network, tracks, embeddings) for network in networks])
     calibrate(model, result, tracks)
     scoring.set_cross_validated_data(run, run.data.name, tracks, model.sample_rate)
     run.save_config(
@@ -73,31 +65,39 @@ def main(run):
     print(f"{path}: {format_size(os.path.getsize(path))}, float16 weights")
 
 
-def make_models(members, example):
-    """Return an untrained model for each pair of a network and a seed."""
+def cross_validate(run, network, tracks):
+    """Return the `CrossValidation` of a network. In a resumed run, finished folds are not repeated."""
+    seed = run.flags.seed
+    result = gk.evaluation.cross_validate(
+        functools.partial(make_network, network, seed, tracks.select([0])),
+        functools.partial(train_fold, network, seed, run.flags.vggish),
+        tracks,
+        seed=seed,
+        folder=run.path(f"folds/{network.backbone}"),
+        processes=run.flags.processes,
+    )
+    print(f"{network.backbone}: {result.report}", flush=True)
+    return result
+
+
+def make_network(network, seed, example):
+    """Return an untrained model. This function may be called in a new process."""
     process.configure()
-    return [recipe.make_model(network, example, seed) for network, seed in members]
+    return recipe.make_model(network, example, seed)
 
 
-def train_models(members, vggish, models, split):
-    """Train the models of a fold."""
-    embeddings = recipe.read_embeddings(vggish, split) if vggish else None
-    for (network, seed), model in zip(members, models, strict=True):
-        recipe.train(network, model, split, seed, embeddings)
+def train_fold(network, seed, vggish, model, split):
+    """Train the model of a fold."""
+    recipe.train(network, model, split, seed, recipe.read_embeddings(vggish, split) if vggish else None)
 
 
-def evaluate_average(models, split):
-    """Return the scores of the average of the models of a fold."""
-    return gk.evaluation.evaluate(average(models), split)
-
-
-def train_member(run, network, seed, tracks, embeddings):
+def train_network(run, network, tracks, embeddings):
     """Train and save a network of the saved model. In a resumed run, load the network if it is finished."""
-    path = run.path(f"{network.backbone}-{seed}.keras")
+    path = run.path(f"{network.backbone}.keras")
     if not os.path.exists(path):
-        model = recipe.make_model(network, tracks, seed)
-        saving = {"state": run.path(f"{network.backbone}-{seed}{runner.STATE}"), "every_seconds": run.flags.save_every}
-        recipe.train(network, model, tracks, seed, embeddings, **saving)
+        model = recipe.make_model(network, tracks, run.flags.seed)
+        saving = {"state": run.path(f"{network.backbone}{runner.STATE}"), "every_seconds": run.flags.save_every}
+        recipe.train(network, model, tracks, run.flags.seed, embeddings, **saving)
         with atomic_write(path) as temporary:
             model.save(temporary)
     return keras.saving.load_model(path)

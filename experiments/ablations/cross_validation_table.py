@@ -10,7 +10,7 @@ Expected: 20 seconds on one core. No data is needed.
 """
 
 import argparse
-import dataclasses
+import itertools
 import json
 import pathlib
 
@@ -19,8 +19,8 @@ import pandas as pd
 from genrekeras.evaluation import Report
 from genrekeras.evaluation.cross_validation import calibrate_folds
 from genrekeras.evaluation.intervals import artist_interval, genre_sums, mean, mean_of_genres, sums_by_artist
+from genrekeras.runs.recipe import average_results
 from genrekeras.utils.io import atomic_write
-from scipy import special
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results" / "cross_validation"
 RUNS = "runs.jsonl"
@@ -101,9 +101,9 @@ def read_all(folder):
         for name, members in ENSEMBLES.items():
             seeds = list(zip(*(runs.get((model, protocol), []) for model in members), strict=False))
             if seeds:
-                runs[name, protocol] = [ensemble(results) for results in seeds]
+                runs[name, protocol] = [average_results(results) for results in seeds]
             if len(seeds) > 1:
-                runs[f"{name}_of_seeds", protocol] = [ensemble([result for results in seeds for result in results])]
+                runs[f"{name}_of_seeds", protocol] = [average_results(list(itertools.chain(*seeds)))]
     return runs
 
 
@@ -133,14 +133,6 @@ def print_tables(folder, to="mel_resnet"):
         random = runs[model, "random_folds"]
         by_artist = runs[model, "artist_folds"][: len(random)]  # the same seeds
         print(f"| {model} | {accuracy(by_artist)} | {accuracy(random)} | {difference(random, by_artist)} |")
-
-
-def ensemble(results):
-    """Return the `CrossValidation` of the mean of the logits of several runs on the same folds."""
-    first = results[0]
-    logits = [np.log(np.maximum(result.uncalibrated.probabilities, 1e-30)) for result in results]
-    report = dataclasses.replace(first.uncalibrated, probabilities=special.softmax(np.mean(logits, axis=0), axis=1))
-    return calibrate_folds(report, first.folds, sum(result.seconds for result in results))
 
 
 def hits(results):

@@ -32,7 +32,6 @@ def make_parser(doc: str | None, network: bool, spectrograms: bool) -> argparse.
             help="table with the columns track_id and artist_id, if the file of --spectrograms has no artists",
         )
         add("--vggish", metavar="FILE", help=".npz file with the arrays track_id and vggish: embeddings of the tracks")
-        add("--members", type=positive, default=3, help="number of networks of each backbone (default: 3)")
         add("--processes", type=positive, default=1, help="number of folds computed at the same time (default: 1)")
         parser.set_defaults(data_dir=None, protocol=None)
     else:

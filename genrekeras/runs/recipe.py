@@ -1,11 +1,15 @@
 """Recipe of the preset fma_small and of the cross-validated table: train networks on spectrograms."""
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import genrekeras as gk
 import keras
 import numpy as np
 from genrekeras.datasets.labels import label_rows
+from genrekeras.evaluation.cross_validation import CrossValidation, calibrate_folds
+from scipy import special
 from sklearn import linear_model, model_selection, pipeline, preprocessing
 
 BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 64, 2e-3, 0.05
@@ -172,6 +176,21 @@ def teacher_probabilities(embeddings: np.ndarray, split: gk.datasets.Spectrogram
         teacher(), embeddings, split.labels, groups=split.groups, cv=folds, method="predict_proba"
     )
     return probabilities
+
+
+def average_results(results: Sequence[CrossValidation]) -> CrossValidation:
+    """Return the result of the average of several networks that were cross-validated on the same folds.
+
+    As in `genrekeras.models.average`, the logits are averaged. The result is calibrated again.
+
+    Args:
+        results: the result of each network.
+    """
+    first = results[0]
+    tiny = np.finfo("float32").tiny
+    logits = [np.log(np.maximum(result.uncalibrated.probabilities, tiny)) for result in results]
+    report = dataclasses.replace(first.uncalibrated, probabilities=special.softmax(np.mean(logits, axis=0), axis=1))
+    return calibrate_folds(report, first.folds, np.sum([result.seconds for result in results], axis=0))
 
 
 def _with_embeddings(model, size):

@@ -261,7 +261,7 @@ def ensemble_flags(spectrograms, tmp_path):
 
 def test_train_ensemble(ensemble_flags, tmp_path):
     script, folder = EXPERIMENTS / "train_ensemble.py", tmp_path / "r"
-    done = run_in_process(script, *ensemble_flags, "--smoke", "--members", "1", "--output", folder)
+    done = run_in_process(script, *ensemble_flags, "--smoke", "--output", folder)
     assert done.code == 0, done.stderr
     assert "artist_folds protocol, 48 clips, 128 frames of each" in done.stdout
     assert str(tmp_path) not in (folder / "card.json").read_text()
@@ -270,7 +270,7 @@ def test_train_ensemble(ensemble_flags, tmp_path):
     [score] = model.card["scores"]
     assert score["split"] == "cross-validation" and score["input_coverage"] == "128 frames of each"
     assert model.card["calibration"]["on"]["clips"] == 48
-    files = {"report.html", "model_card.md", "mel_cnn-0.keras", "mel_resnet-0.keras", "model_half.keras"}
+    files = {"report.html", "model_card.md", "mel_cnn.keras", "mel_resnet.keras", "model_half.keras"}
     assert files < set(os.listdir(folder))
     half = keras.saving.load_model(folder / "model_half.keras")
     assert dict(half.card) == dict(model.card) and "for research" in half.card["about"]
@@ -282,12 +282,12 @@ def test_train_ensemble(ensemble_flags, tmp_path):
 @pytest.mark.slow
 def test_train_ensemble_keeps_finished_folds(ensemble_flags, tmp_path):
     script, folder = EXPERIMENTS / "train_ensemble.py", tmp_path / "r"
-    done = run_in_process(script, *ensemble_flags[:4], "--smoke", "--members", "1", "--output", folder)
+    done = run_in_process(script, *ensemble_flags[:4], "--smoke", "--output", folder)
     assert done.code == 0, done.stderr
     config, scores = read_json(folder / "config.json"), (folder / "test_tracks.json").read_text()
     assert not any(network["teacher"] for network in config["networks"])
     (folder / "config.json").write_text(json.dumps({**config, "finished": False}))
-    os.remove(folder / "folds" / "fold-2.json")
+    os.remove(folder / "folds" / "mel_cnn" / "fold-2.json")
     resumed = run_in_process(script, "--resume", folder)
     assert resumed.code == 0, resumed.stderr
     assert "Fold 3 of 5" in resumed.stderr and "Fold 2 of 5" not in resumed.stderr

@@ -157,7 +157,7 @@ def test_help(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x.py", "--help"])
     for network, spectrograms, present, absent in (
         (True, False, "--data-dir --protocol --epochs --pretrained --stem --fine-tune --wandb", "--spectrograms"),
-        (True, True, "--spectrograms --members --seed --output --smoke", "--data-dir"),
+        (True, True, "--spectrograms --vggish --seed --output --smoke", "--data-dir"),
         (False, False, "--data-dir --resume --save-every", "--epochs"),
     ):
         with pytest.raises(SystemExit):
