@@ -3,20 +3,19 @@
 In inference, batch normalization multiplies each channel by a factor and adds an offset. Factor and offset are folded
 into the weights of the convolution before the batch normalization. The convolution also applies the activation after
 the batch normalization. Dropout layers are omitted. The remaining layers are called one after the other, without the
-overhead of Keras' functional models. On PyTorch, kernels are stored with the axes in PyTorch's order, and activations
-are computed in place.
+overhead of Keras' functional models. On PyTorch, layers of `genrekeras.models.torch_layers` replace some of them.
 
 Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
 CVPR 2018, section 3.2.
 """
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import keras
 import numpy as np
+from genrekeras.models import torch_layers
 from genrekeras.models.backbones import FeatureExtractor
+from genrekeras.models.torch_layers import Padding, Step
 
 CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
@@ -29,19 +28,24 @@ def for_inference(network: FeatureExtractor) -> keras.Model:
         the weights, so later training of `network` does not change it.
     """
     consumers = _consumers(network)
-    steps = []
+    steps: list[Step] = []
+    paddings: dict[int, Padding] = {}  # key of the output of a folded padding layer -> its padding
     replacements: dict[int, int] = {}  # key of the output of an omitted layer -> key of the tensor that replaces it
     for layer in _depth_first(network):
         if isinstance(layer, keras.layers.InputLayer) or id(layer.output) in replacements:
             continue
         inputs = [replacements.get(id(tensor), id(tensor)) for tensor in keras.tree.flatten(layer.input)]
-        if isinstance(layer, keras.layers.Dropout):
+        if isinstance(layer, keras.layers.Dropout) or _is_foldable_padding(layer, consumers):
             [replacements[id(layer.output)]] = inputs
+            paddings |= {id(layer.output): layer.padding} if isinstance(layer, keras.layers.ZeroPadding2D) else {}
             continue
         norm, activation = _foldable_layers(layer, consumers)
         replacements |= {id(folded.output): id(layer.output) for folded in (norm, activation) if folded}
-        steps.append((_folded_copy(layer, norm, activation), inputs, id(layer.output)))
+        copy = _folded_copy(layer, norm, activation, paddings.get(id(layer.input), ((0, 0), (0, 0))))
+        steps.append(Step(copy, inputs, id(layer.output)))
     features = replacements.get(id(network.output), id(network.output))
+    if keras.backend.backend() == "torch":
+        steps = torch_layers.merge_steps(steps, features)
     image = keras.Input(network.input_shape[1:], name="image")
     copy = keras.Model(image, FoldedModel(steps, id(network.input), features, network.output)(image))
     copy.trainable = False
@@ -52,7 +56,7 @@ class FoldedModel(keras.layers.Layer):
     """Call layers one after the other. Each tensor is released after its last use.
 
     Args:
-        steps: tuples: layer, keys of its input tensors, key of its output tensor. A key is the `id` of a Keras tensor.
+        steps: the layers with the keys of their inputs and outputs.
         image_key: key of the input tensor.
         features_key: key of the output tensor.
         symbolic_features: tensor with the shape and dtype of the features.
@@ -60,7 +64,7 @@ class FoldedModel(keras.layers.Layer):
 
     def __init__(
         self,
-        steps: Sequence[tuple[keras.layers.Layer, list[int], int]],
+        steps: Sequence[Step],
         image_key: int,
         features_key: int,
         symbolic_features: keras.KerasTensor,
@@ -127,62 +131,6 @@ class LayerChain(keras.layers.Layer):
         return outputs if len(outputs) > 1 else outputs[0]
 
 
-class TorchConvolution(keras.layers.Layer):
-    """Compute a convolution with bias by one call of PyTorch.
-
-    Keras' own layer permutes the kernel and adds the bias separately in each call.
-
-    Args:
-        layer: convolution in channels_first, with symmetric padding.
-        kernel: kernel of the layer, with the axes in Keras' order.
-        bias: `(filters,)`.
-        activation: function that is applied to the output.
-    """
-
-    def __init__(
-        self,
-        layer: keras.layers.Conv2D | keras.layers.DepthwiseConv2D,
-        kernel: np.ndarray,
-        bias: np.ndarray,
-        activation: Callable[[Any], Any],
-    ):
-        super().__init__(name=layer.name, dtype=layer.compute_dtype)
-        if isinstance(layer, keras.layers.DepthwiseConv2D):
-            height, width, channels, multiplier = kernel.shape
-            self._groups = channels
-            kernel = kernel.reshape(height, width, 1, channels * multiplier)
-        else:
-            self._groups = layer.groups
-        kernel = kernel.transpose(3, 2, 0, 1)  # (filters, channels, height, width)
-        self._strides, self._padding, self._dilation = layer.strides, layer.padding, layer.dilation_rate
-        self._kernel = self.add_weight(shape=kernel.shape, name="kernel")
-        self._bias = self.add_weight(shape=bias.shape, name="bias")
-        self.set_weights([kernel, bias])
-        self._activation = _torch_in_place_activations().get(activation, activation)
-        self.built = True
-
-    def call(self, x):
-        return self._activation(_torch_convolve(self, x))
-
-
-def _torch_convolve(layer, x):
-    import torch
-
-    weights = layer._kernel.value, layer._bias.value
-    return torch.nn.functional.conv2d(x, *weights, layer._strides, layer._padding, layer._dilation, layer._groups)
-
-
-def _torch_in_place_activations():
-    """Return a dict from Keras' activations to PyTorch functions that compute the same and overwrite their input."""
-    import torch
-
-    return {
-        keras.activations.silu: functools.partial(torch.nn.functional.silu, inplace=True),
-        keras.activations.relu: functools.partial(torch.nn.functional.relu, inplace=True),
-        keras.activations.relu6: functools.partial(torch.nn.functional.relu6, inplace=True),
-    }
-
-
 def _consumers(network):
     """Return the layers that use each tensor of a network as input: dict, key of the tensor -> list.
 
@@ -235,15 +183,18 @@ def _foldable_layers(layer, consumers):
     return foldable
 
 
-def _folded_copy(layer, norm, activation):
-    """Return a copy of a layer that includes the batch normalization and the activation, if any."""
+def _folded_copy(layer, norm, activation, padding):
+    """Return a copy of a layer that includes the batch normalization, the activation and the padding, if any."""
     weights = layer.get_weights()
     config = {**layer.get_config(), "dtype": layer.compute_dtype}
     if isinstance(layer, CONVOLUTIONS):
         kernel, bias = _folded_weights(weights, layer, norm)
         function = activation.activation if activation else layer.activation
         if _has_symmetric_padding_on_torch(layer):
-            return TorchConvolution(layer, kernel, bias, function)
+            if layer.padding == "same":
+                extents = zip(layer.kernel_size, layer.dilation_rate, strict=True)
+                padding = tuple((dilation * (size // 2),) * 2 for size, dilation in extents)
+            return torch_layers.TorchConvolution(layer, kernel, bias, function, padding)
         config |= {"use_bias": True, "activation": function}
         weights = [kernel, bias]
     copy = type(layer).from_config(config)
@@ -257,6 +208,20 @@ def _has_symmetric_padding_on_torch(layer):
     odd_sizes = all(size % 2 for size in layer.kernel_size)
     is_symmetric = layer.padding == "valid" or (set(layer.strides) == {1} and odd_sizes)
     return keras.backend.backend() == "torch" and layer.data_format == "channels_first" and is_symmetric
+
+
+def _is_foldable_padding(layer, consumers):
+    """Return whether a layer pads the image of a `TorchConvolution` with zeros, and nothing else uses its output."""
+    [consumer, *others] = consumers.get(id(layer.output), [None])
+    return (
+        isinstance(layer, keras.layers.ZeroPadding2D)
+        and isinstance(consumer, CONVOLUTIONS)
+        and not others
+        and layer.data_format == "channels_first"
+        and consumer.padding == "valid"
+        and set(consumer.dilation_rate) == {1}
+        and _has_symmetric_padding_on_torch(consumer)
+    )
 
 
 def _folded_weights(weights, convolution, norm):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import mixed_precision, numpy, small_model
-from genrekeras.models import backbones, folding
+from genrekeras.models import backbones, folding, torch_layers
 
 SHAPE = (64, 50, 1)
 NAMES = ["mel_cnn", "mel_resnet", "musicnn"]
@@ -22,9 +22,8 @@ def random_network(name, rng):
         if isinstance(layer, keras.layers.BatchNormalization):
             # in order: gamma, beta, mean, variance
             ranges = ((0.8, 1.2), (-0.3, 0.3), (-0.3, 0.3), (0.5, 1.5))
-            layer.set_weights(
-                [rng.uniform(*ends, w.shape) for ends, w in zip(ranges, layer.get_weights(), strict=True)]
-            )
+            gamma, *others = [rng.uniform(*ends, w.shape) for ends, w in zip(ranges, layer.get_weights(), strict=True)]
+            layer.set_weights([gamma * rng.choice([-1, 1], gamma.shape), *others])
     return network
 
 
@@ -69,7 +68,8 @@ def test_folded_layers_are_omitted(network):
     copy = folding.for_inference(network)
     convolutions = sum(isinstance(layer, folding.CONVOLUTIONS) for layer in network.layers)
     norms = sum(isinstance(layer, keras.layers.BatchNormalization) for layer in network.layers)
-    assert norms == convolutions - 2 * class_names(copy).count("Multiply")  # none in squeeze and excitation
+    multiplications = sum(isinstance(layer, keras.layers.Multiply) for layer in network.layers)
+    assert norms == convolutions - 2 * multiplications  # none in squeeze and excitation
     assert not {"BatchNormalization", "Dropout", "InputLayer"} & set(class_names(copy))
     assert len(copy.variables) - 2 * convolutions in (0, 3)  # those of Normalization
     assert not copy.trainable_variables
@@ -145,6 +145,56 @@ def test_convolutions_of_all_kinds(rng, activation, padding, strides, dilation):
             before = inputs.copy()
             np.testing.assert_allclose(numpy(copy(inputs)), numpy(network(inputs)), atol=1e-4)
             np.testing.assert_array_equal(inputs, before)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the backend is not torch")
+def test_without_private_functions_of_torch(network, images, monkeypatch):
+    fast = numpy(folding.for_inference(network)(images))
+    assert torch_layers._test_fused_convolution()
+    monkeypatch.setattr(torch_layers, "_test_fused_convolution", lambda: False)
+    features = numpy(folding.for_inference(network)(images))
+    np.testing.assert_allclose(fast, features, atol=1e-5 * np.abs(features).max())
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the backend is not torch")
+@pytest.mark.parametrize("size", [2, 3, (1, 4)])
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("padding", [((0, 1), (2, 0)), ((1, 1), (0, 0)), 2])
+def test_padding_on_torch(rng, size, strides, padding):
+    """Zeros on one side of the image become zeros of the kernel."""
+    for second in (keras.layers.Conv2D(6, size, strides), keras.layers.DepthwiseConv2D(size, strides)):
+        second = type(second).from_config({**second.get_config(), "data_format": "channels_first", "name": "second"})
+        image = keras.Input((4, 8, 9))
+        first = keras.layers.ZeroPadding2D(padding, data_format="channels_first")
+        network = keras.Model(image, second(first(image)))
+        copy = folding.for_inference(network)
+        assert class_names(copy) == ["TorchConvolution"]
+        x = rng.normal(0, 1, (2, 4, 8, 9)).astype("float32")
+        np.testing.assert_allclose(numpy(copy(x)), numpy(network(x)), atol=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the backend is not torch")
+def test_sums_and_products_on_torch(rng):
+    """Only results of convolutions that nothing else needs are overwritten."""
+    options = {"data_format": "channels_first"}
+
+    def convolve(x):
+        return keras.layers.Conv2D(4, 1, **options)(x)
+
+    image = keras.Input((4, 5, 6))
+    free, needed, squeezed = (convolve(image) for _ in range(3))
+    mean = keras.layers.GlobalAveragePooling2D(keepdims=True, **options)(squeezed)
+    product = keras.layers.Multiply()([squeezed, mean])
+    activated = keras.layers.Activation("relu")(keras.layers.Add()([image, free, needed]))
+    twice = keras.layers.Add()([needed, needed])
+    network = keras.Model(image, keras.layers.Concatenate(1)([product, activated, twice, needed, image]))
+    copy = folding.for_inference(network)
+    assert class_names(copy).count("TorchMerge") == 2 and class_names(copy).count("Add") == 1
+    assert "Activation" not in class_names(copy)
+    x = rng.normal(0, 1, (2, 4, 5, 6)).astype("float32")
+    before = x.copy()
+    np.testing.assert_allclose(numpy(copy(x)), numpy(network(x)), atol=1e-5)
+    np.testing.assert_array_equal(x, before)
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="the backend is not torch")
