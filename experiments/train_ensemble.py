@@ -21,6 +21,7 @@ import process_settings  # noqa: F401
 import genrekeras as gk
 import keras
 import numpy as np
+from genrekeras.evaluation.base import percent
 from genrekeras.evaluation.calibration import calibrate_on_logits
 from genrekeras.evaluation.scoring import predict_crops
 from genrekeras.models import average, save_float16
@@ -28,12 +29,16 @@ from genrekeras.runs import recipe, runner, scoring
 from genrekeras.utils import process
 from genrekeras.utils.io import atomic_write, format_size
 
-FMA_NOTES = {
-    "about": "The artists chose the licences of the training clips. Most of these licences allow non-commercial use "
-    "only, so this model is for research. The uploaders chose the genres of the clips. Many tracks have several "
-    "genres, or none of these.",
-    "license": "other",
-}
+ABOUT = (
+    "The artists chose the licences of the training clips. Most of these licences allow non-commercial use only, so "
+    "this model is for research. The uploaders chose the genres of the clips. Many tracks have several genres, or none "
+    "of these. The recipe was chosen among 25 recipes on folds 1 and 2 of the cross-validation, so the scores of these "
+    "folds are too high. On the {tracks} tracks of fold 5, on which it was not chosen, the accuracy is {accuracy} and "
+    "the mean over artists {mean_over_artists}. The model before this one was trained by another recipe on the "
+    "official training tracks. On the official test tracks, it has an accuracy of 50.0 % [42.6, 58.2] and a mean over "
+    "artists of 51.6 %. This model was not scored on the official test tracks before this card was written. The "
+    "brackets contain 95 % intervals."
+)
 
 
 def main(run):
@@ -59,7 +64,7 @@ def main(run):
         optimizer={"name": "adamw", "learning_rate": recipe.LEARNING_RATE, "weight_decay": recipe.WEIGHT_DECAY},
     )
     reports = {"test_tracks_uncalibrated": result.uncalibrated, "test_tracks": result.report}
-    scoring.finish(run, model, reports, **FMA_NOTES)
+    scoring.finish(run, model, reports, about=about(result), license="other")
     path = run.path("model_half.keras")
     save_float16(model, path)
     print(f"{path}: {format_size(os.path.getsize(path))}, float16 weights")
@@ -101,6 +106,16 @@ def train_network(run, network, tracks, embeddings):
         with atomic_write(path) as temporary:
             model.save(temporary)
     return keras.saving.load_model(path)
+
+
+def about(result):
+    """Return the text of the model card about the data and the choice of the recipe."""
+    report = recipe.select_fold(result, 4).report
+    return ABOUT.format(
+        tracks=len(report.labels),
+        accuracy=percent(report.accuracy, report.accuracy_interval),
+        mean_over_artists=percent(report.mean_over_artists, report.mean_over_artists_interval),
+    )
 
 
 def calibrate(model, result, tracks):

@@ -19,7 +19,7 @@ import pandas as pd
 from genrekeras.evaluation import Report
 from genrekeras.evaluation.cross_validation import calibrate_folds
 from genrekeras.evaluation.intervals import artist_interval, genre_sums, mean, mean_of_genres, sums_by_artist
-from genrekeras.runs.recipe import average_results
+from genrekeras.runs.recipe import average_results, select_fold
 from genrekeras.utils.io import atomic_write
 
 RESULTS = pathlib.Path(__file__).parents[1] / "results" / "cross_validation"
@@ -42,10 +42,11 @@ def main():
     parser.add_argument(
         "--to", default="mel_resnet", metavar="MODEL", help="model to compare with (default: mel_resnet)"
     )
+    parser.add_argument("--fold", type=int, metavar="N", help="fold to score, from 1 to 5 (default: all)")
     flags = parser.parse_args()
     if not read_runs(flags.folder):
         parser.error(f"{flags.folder} contains no runs")
-    print_tables(flags.folder, flags.to)
+    print_tables(flags.folder, flags.to, flags.fold)
 
 
 def read_runs(folder):
@@ -107,9 +108,11 @@ def read_all(folder):
     return runs
 
 
-def print_tables(folder, to="mel_resnet"):
-    """Print Markdown tables of the runs in a folder."""
+def print_tables(folder, to="mel_resnet", fold=None):
+    """Print Markdown tables of the runs in a folder, of all folds or of one."""
     runs = read_all(folder)
+    if fold is not None:
+        runs = {name: [select_fold(result, fold - 1) for result in results] for name, results in runs.items()}
     for protocol in dict.fromkeys(protocol for _, protocol in runs):
         results = {model: group for (model, other), group in runs.items() if other == protocol}
         report = next(iter(results.values()))[0].report
@@ -126,7 +129,9 @@ def print_tables(folder, to="mel_resnet"):
             if to in results:
                 cells += [difference(group, results[to]), log_loss_difference(group, results[to])]
             print(f"| {' | '.join(cells)} |")
-    both = [model for model, protocol in runs if protocol == "artist_folds" and (model, "random_folds") in runs]
+    both = []
+    if fold is None:  # The same fold has other tracks in the two protocols.
+        both = [model for model, protocol in runs if protocol == "artist_folds" and (model, "random_folds") in runs]
     if both:
         print("\n| model | artist folds, % | random folds, % | difference [95 %] |\n|---|---|---|---|")
     for model in both:

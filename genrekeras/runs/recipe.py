@@ -193,6 +193,18 @@ def average_results(results: Sequence[CrossValidation]) -> CrossValidation:
     return calibrate_folds(report, first.folds, np.sum([result.seconds for result in results], axis=0))
 
 
+def select_fold(result: CrossValidation, fold: int) -> CrossValidation:
+    """Return the result of the tracks of one fold. Their probabilities stay calibrated on the other folds."""
+    is_selected = result.folds == fold
+    names = ("track_ids", "labels", "probabilities", "groups")
+    reports = [
+        dataclasses.replace(report, **{name: getattr(report, name)[is_selected] for name in names})
+        for report in (result.report, result.uncalibrated)
+    ]
+    tracks = {"folds": result.folds[is_selected], "low_confidence": result.low_confidence[is_selected]}
+    return result._replace(report=reports[0], uncalibrated=reports[1], **tracks)
+
+
 def _with_embeddings(model, size):
     """Return `model.image_model` with a second output, a linear function of the features."""
     image = features = model.image_model.input

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -274,6 +275,7 @@ def test_train_ensemble(ensemble_flags, tmp_path):
     assert files < set(os.listdir(folder))
     half = keras.saving.load_model(folder / "model_half.keras")
     assert dict(half.card) == dict(model.card) and "for research" in half.card["about"]
+    assert re.search(r"On the \d+ tracks of fold 5, on which it was not chosen, the accuracy is \d", half.card["about"])
     assert half.card["training"]["epochs"] == {"mel_cnn": 2, "mel_resnet": 2} and half.card["training"]["epochs_fixed"]
     text = (folder / "model_card.md").read_text()
     assert "The calibration was chosen on the other folds" in text and "penalty" not in text
