@@ -126,25 +126,31 @@ class MelSpectrogram(Float32Layer):
 
     def call(self, waveform):
         self.compute_output_shape(waveform.shape)
-        if self._is_clip_by_clip(waveform):
-            return ops.map(lambda clip: self._power(clip[None])[0], waveform)
-        return self._power(waveform)
+        if not self._is_clip_by_clip(waveform):
+            return self._power(waveform)
+        if keras.backend.backend() == "torch":  # where `ops.map` is slow
+            return ops.concatenate([self._power(clip[None]) for clip in waveform])
+        return ops.map(lambda clip: self._power(clip[None])[0], waveform)
 
     def _is_clip_by_clip(self, waveform):
         """Return whether to process clips one by one. On a CPU this is faster, since intermediates fit in the cache."""
         if self.dft == "matmul" and not isinstance(waveform.shape[0], int):
             return False  # The model is exported with a dynamic batch size, and some formats do not support loops.
-        return waveform.device.type == "cpu" if keras.backend.backend() == "torch" else runs_on_cpu()
+        if keras.backend.backend() == "torch":
+            return waveform.device.type == "cpu" and waveform.shape[0] > 1
+        return runs_on_cpu()
 
     def _power(self, waveform):
         if self.center:
-            waveform = ops.pad(waveform, [[0, 0], [self.n_fft // 2, self.n_fft // 2]])
+            waveform = _pad(waveform, self.n_fft // 2)
         squares = self._squares_fft(waveform) if self.dft == "fft" else self._squares_matmul(waveform)
         bands = [matmul(getattr(self, name), squares[:, first:last]) for first, last, name in self._blocks]
         return ops.concatenate(bands, axis=1)  # (batch, mels, frames)
 
     def _squares_fft(self, waveform):
         window = to_device_of(self._window, waveform)
+        if keras.backend.backend() == "torch":
+            return _squares_on_torch(waveform, window, self.hop_length)
         real, imaginary = ops.stft(waveform, self.n_fft, self.hop_length, self.n_fft, window=window, center=False)
         return ops.transpose(ops.square(real) + ops.square(imaginary), (0, 2, 1))  # (batch, bins, frames)
 
@@ -204,6 +210,24 @@ class MelSpectrogram(Float32Layer):
             "center": self.center,
             "dft": self.dft,
         }
+
+
+def _pad(waveform, zeros):
+    """Return waveforms with zeros at both ends. `ops.pad` creates an object in each call, 0.3 ms on PyTorch."""
+    if keras.backend.backend() != "torch":
+        return ops.pad(waveform, [[0, 0], [zeros, zeros]])
+    import torch
+
+    return torch.nn.functional.pad(waveform, (zeros, zeros))
+
+
+def _squares_on_torch(waveform, window, hop_length):
+    """Return the power of windowed frames, `(batch, bins, frames)`, with fewer copies than `ops.stft`."""
+    import torch
+
+    frames = waveform.unfold(1, len(window), hop_length) * window
+    squares = torch.view_as_real(torch.fft.rfft(frames)).square_()
+    return (squares[..., 0] + squares[..., 1]).transpose(1, 2)
 
 
 @keras.saving.register_keras_serializable("genrekeras")
