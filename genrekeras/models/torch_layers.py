@@ -80,7 +80,7 @@ class TorchConvolution(keras.layers.Layer):
     def call(self, x):
         return self.convolve(x, self.activation)
 
-    def convolve(self, x, activation=keras.activations.linear):
+    def convolve(self, x: Any, activation: Callable[[Any], Any] = keras.activations.linear) -> Any:
         """Return the output with another activation."""
         import torch
 
