@@ -2,8 +2,9 @@
 
 A model assigns a genre to speech, noise and tones too, often with a high probability. Therefore probabilities do not
 show whether a clip differs from the training data. The features of held-out clips are modelled by a normal
-distribution. Its covariance has some principal directions, and the same variance in all other directions. The score is
-high for features that are improbable under this distribution.
+distribution. Its covariance has some principal directions, and the same variance in all other directions. The number of
+directions is the one with the highest likelihood in cross-validation. The score is high for features that are
+improbable under this distribution.
 
 Sources: Tipping and Bishop, "Probabilistic Principal Component Analysis", JRSS B 1999; Lee et al., "A Simple Unified
 Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018 (Mahalanobis distance of
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-_NUM_DIRECTIONS = 20  # number of principal directions
+_NUM_DIRECTIONS = (5, 10, 20, 40, 80)  # candidates for the number of principal directions
 _NUM_FOLDS = 20  # number of folds of the cross-validation
 
 
@@ -39,7 +40,8 @@ class OODScore(keras.layers.Layer):
 
     def build(self, input_shape):
         size = input_shape[-1]
-        for name, shape in (("mean", (size,)), ("scale", (size,)), ("directions", (size, min(_NUM_DIRECTIONS, size)))):
+        width = min(_NUM_DIRECTIONS[-1], size)
+        for name, shape in (("mean", (size,)), ("scale", (size,)), ("directions", (size, width))):
             setattr(self, name, self.add_weight(shape=shape, initializer="zeros", trainable=False, name=name))
 
     def call(self, features):
@@ -78,32 +80,54 @@ class OODScore(keras.layers.Layer):
         if count < _NUM_FOLDS:
             return None
         fold = (np.random.default_rng(0).permutation(count) % _NUM_FOLDS)[indices][tracks]
-        directions = self.directions.shape[1]
-        distances = np.zeros(len(rows))
+        size = rows.shape[1]
+        counts = [count for count in _NUM_DIRECTIONS if count <= min(size, len(rows) // 5)] or [min(size, 1)]
+        distances, likelihoods = np.zeros((2, len(counts), len(rows)))
         for number in range(_NUM_FOLDS):
-            distribution = _fit_normal(rows[fold != number], directions)
-            distances[fold == number] = _distances(rows[fold == number], *distribution)
-        self.set_weights(_fit_normal(rows, directions))
-        return np.bincount(tracks, distances) / np.bincount(tracks)
+            held_out = rows[fold == number]
+            components = _principal_components(rows[fold != number], counts[-1])
+            for candidate, count in enumerate(counts):
+                normal, log_determinant = _normal(components, count, counts[-1])
+                distances[candidate, fold == number] = _distances(held_out, *normal)
+                likelihoods[candidate, fold == number] = -size * distances[candidate, fold == number] - log_determinant
+        best = likelihoods.mean(axis=1).argmax()
+        self.set_weights(_normal(_principal_components(rows, counts[-1]), counts[best], self.directions.shape[1])[0])
+        return np.bincount(tracks, distances[best]) / np.bincount(tracks)
 
 
-def _fit_normal(features, count):
-    """Fit a normal distribution. Return the weights of the layer: mean, reciprocal deviation, scaled directions."""
-    from sklearn.utils.extmath import randomized_svd  # a slow import that predictions do not need
+def _principal_components(features, count):
+    """Return the mean and the deviation of features, and the `count` largest components of the standardized features.
+
+    The components are their variances, `(count,)`, and their directions, `(size, count)`. The last value is the sum of
+    all variances.
+    """
+    from scipy import linalg  # a slow import that predictions do not need
 
     features = features.astype("float64")
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     typical = np.median(deviation[deviation > 0]) if deviation.any() else 1.0
     deviation = np.maximum(deviation, 0.1 * typical)  # otherwise a constant feature would have an infinite weight
     standardized = (features - mean) / deviation
-    size, num_estimated = standardized.shape[1], min(count, len(features) // 4)
-    _, values, vectors = randomized_svd(standardized, num_estimated, n_iter=7, random_state=0)
-    variances = values**2 / len(features)  # in the directions of the largest variance
-    noise = ((standardized**2).sum() / len(features) - variances.sum()) / max(1, size - num_estimated)
-    noise = max(noise, 1e-3)  # the mean variance in all other directions
-    directions = np.zeros((size, count))
-    directions[:, :num_estimated] = vectors.T * np.sqrt(1 - noise / np.maximum(variances, noise))
-    return [mean, 1 / (deviation * np.sqrt(noise * size)), directions]
+    covariance = standardized.T @ standardized / len(features)
+    size = len(covariance)
+    variances, directions = linalg.eigh(covariance, subset_by_index=(size - count, size - 1))  # in ascending order
+    return mean, deviation, variances[::-1], directions[:, ::-1], np.trace(covariance)
+
+
+def _normal(components, count, width):
+    """Return the weights of the layer for `count` directions, and the logarithm of the determinant of the covariance.
+
+    The weights are the mean, the reciprocal deviation, and the scaled directions, `(size, width)`, with zeros after the
+    first `count`. The covariance is that of the standardized features.
+    """
+    mean, deviation, variances, vectors, total = components
+    size, variances = len(mean), variances[:count]
+    noise = max((total - variances.sum()) / max(1, size - count), 1e-3)  # the mean variance in all other directions
+    variances = np.maximum(variances, noise)
+    directions = np.zeros((size, width))
+    directions[:, :count] = vectors[:, :count] * np.sqrt(1 - noise / variances)
+    log_determinant = np.log(variances).sum() + (size - count) * np.log(noise)
+    return [mean, 1 / (deviation * np.sqrt(noise * size)), directions], log_determinant
 
 
 def _distances(features, mean, scale, directions):

@@ -30,6 +30,7 @@ def built_layer(size=SIZE):
 def test_mahalanobis_distance(features, rng):
     layer = built_layer()
     held_out_scores = layer.fit(features)
+    assert np.count_nonzero(layer.get_weights()[2].any(axis=0)) == DIRECTIONS
     clips = features.reshape(-1, SIZE)
     scores = numpy(layer(clips))
     standard = (clips - clips.mean(axis=0)) / clips.std(axis=0)
