@@ -1,7 +1,7 @@
 """Out-of-distribution score of a clip: the Mahalanobis distance of its features under probabilistic PCA.
 
 A model assigns a genre to speech, noise and tones too, often with a high probability. Therefore probabilities do not
-show whether a clip differs from the training data. The features of held-out clips are modelled by a normal
+show whether a clip differs from the training data. The features of the calibration clips are modelled by a normal
 distribution. Its covariance has some principal directions, and the same variance in all other directions. The number of
 directions is the one with the highest likelihood in cross-validation. The score is high for features that are
 improbable under this distribution.
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-_NUM_DIRECTIONS = (5, 10, 20, 40, 80)  # candidates for the number of principal directions
+_NUM_DIRECTIONS = (1, 2, 5, 10, 20, 40, 80)  # candidates for the number of principal directions
 _NUM_FOLDS = 20  # number of folds of the cross-validation
 
 
@@ -76,21 +76,23 @@ class OODScore(keras.layers.Layer):
             raise ValueError("`features` must be finite numbers.")
         tracks = np.repeat(np.arange(len(features)), list(map(len, features)))
         _, indices = np.unique(np.arange(len(features)) if groups is None else groups, return_inverse=True)
-        count = indices.max(initial=-1) + 1
-        if count < _NUM_FOLDS:
+        num_groups = indices.max(initial=-1) + 1
+        if num_groups < _NUM_FOLDS:
             return None
-        fold = (np.random.default_rng(0).permutation(count) % _NUM_FOLDS)[indices][tracks]
+        fold = (np.random.default_rng(0).permutation(num_groups) % _NUM_FOLDS)[indices][tracks]
         size = rows.shape[1]
-        counts = [count for count in _NUM_DIRECTIONS if count <= min(size, len(rows) // 5)] or [min(size, 1)]
-        distances, likelihoods = np.zeros((2, len(counts), len(rows)))
+        counts = [count for count in _NUM_DIRECTIONS if count <= min(size, len(rows) // 5)]
+        distances, log_likelihoods = np.zeros((2, len(counts), len(rows)))  # log-likelihoods times 2, plus a constant
         for number in range(_NUM_FOLDS):
             held_out = rows[fold == number]
             components = _principal_components(rows[fold != number], counts[-1])
             for candidate, count in enumerate(counts):
                 normal, log_determinant = _normal(components, count, counts[-1])
                 distances[candidate, fold == number] = _distances(held_out, *normal)
-                likelihoods[candidate, fold == number] = -size * distances[candidate, fold == number] - log_determinant
-        best = likelihoods.mean(axis=1).argmax()
+                log_likelihoods[candidate, fold == number] = (
+                    -size * distances[candidate, fold == number] - log_determinant
+                )
+        best = log_likelihoods.mean(axis=1).argmax()
         self.set_weights(_normal(_principal_components(rows, counts[-1]), counts[best], self.directions.shape[1])[0])
         return np.bincount(tracks, distances[best]) / np.bincount(tracks)
 

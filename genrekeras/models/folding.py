@@ -3,7 +3,8 @@
 In inference, batch normalization multiplies each channel by a factor and adds an offset. Factor and offset are folded
 into the weights of the convolution before the batch normalization. The convolution also applies the activation after
 the batch normalization. Dropout layers are omitted. The remaining layers are called one after the other, without the
-overhead of Keras' functional models. On PyTorch, layers of `genrekeras.models.torch_layers` replace some of them.
+overhead of Keras' functional models. On PyTorch, layers of `genrekeras.models.torch_layers` replace some of these
+layers.
 
 Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
 CVPR 2018, section 3.2.
@@ -37,12 +38,13 @@ def for_inference(network: FeatureExtractor) -> keras.Model:
         inputs = [replacements.get(id(tensor), id(tensor)) for tensor in keras.tree.flatten(layer.input)]
         if isinstance(layer, keras.layers.Dropout) or _is_foldable_padding(layer, consumers):
             [replacements[id(layer.output)]] = inputs
-            paddings |= {id(layer.output): layer.padding} if isinstance(layer, keras.layers.ZeroPadding2D) else {}
+            if isinstance(layer, keras.layers.ZeroPadding2D):
+                paddings[id(layer.output)] = layer.padding
             continue
         norm, activation = _foldable_layers(layer, consumers)
         replacements |= {id(folded.output): id(layer.output) for folded in (norm, activation) if folded}
         copy = _folded_copy(layer, norm, activation, paddings.get(id(layer.input), ((0, 0), (0, 0))))
-        steps.append(Step(copy, inputs, id(layer.output)))
+        steps.append(Step(copy, inputs, id(layer.output), layer.output.shape))
     features = replacements.get(id(network.output), id(network.output))
     if keras.backend.backend() == "torch":
         steps = torch_layers.merge_steps(steps, features)
@@ -72,13 +74,13 @@ class FoldedModel(keras.layers.Layer):
         super().__init__(dtype=symbolic_features.dtype, autocast=False)
         self.image_key, self.features_key = image_key, features_key
         self._features_shape = symbolic_features.shape
-        self.sublayers = [layer for layer, _, _ in steps]
+        self.sublayers = [step.layer for step in steps]
         # `layer.__call__` casts the inputs of the layer. Only mixed precision and 16-bit types need these slow casts.
         self.needs_casts = {layer.compute_dtype for layer in self.sublayers} != {"float32"}
-        last_use = {key: index for index, (_, inputs, _) in enumerate(steps) for key in inputs}
+        last_use = {key: index for index, step in enumerate(steps) for key in step.inputs}
         self.connections = [
-            (inputs, output, [key for key in last_use if last_use[key] == index])
-            for index, (_, inputs, output) in enumerate(steps)
+            (step.inputs, step.output, [key for key in last_use if last_use[key] == index])
+            for index, step in enumerate(steps)
         ]
 
     def call(self, image):
@@ -190,7 +192,7 @@ def _folded_copy(layer, norm, activation, padding):
     if isinstance(layer, CONVOLUTIONS):
         kernel, bias = _folded_weights(weights, layer, norm)
         function = activation.activation if activation else layer.activation
-        if _has_symmetric_padding_on_torch(layer):
+        if _becomes_torch_convolution(layer):
             if layer.padding == "same":
                 extents = zip(layer.kernel_size, layer.dilation_rate, strict=True)
                 padding = tuple((dilation * (size // 2),) * 2 for size, dilation in extents)
@@ -203,8 +205,8 @@ def _folded_copy(layer, norm, activation, padding):
     return copy
 
 
-def _has_symmetric_padding_on_torch(layer):
-    """Return whether `TorchConvolution` can replace a convolution: on PyTorch, if all sides are padded equally."""
+def _becomes_torch_convolution(layer):
+    """Return whether `TorchConvolution` can replace a convolution: on PyTorch, if its own padding is symmetric."""
     odd_sizes = all(size % 2 for size in layer.kernel_size)
     is_symmetric = layer.padding == "valid" or (set(layer.strides) == {1} and odd_sizes)
     return keras.backend.backend() == "torch" and layer.data_format == "channels_first" and is_symmetric
@@ -220,7 +222,7 @@ def _is_foldable_padding(layer, consumers):
         and layer.data_format == "channels_first"
         and consumer.padding == "valid"
         and set(consumer.dilation_rate) == {1}
-        and _has_symmetric_padding_on_torch(consumer)
+        and _becomes_torch_convolution(consumer)
     )
 
 

@@ -1,7 +1,8 @@
 """Layers for inference on PyTorch, which `genrekeras.models.folding` uses in place of layers of Keras.
 
-They compute the same with fewer passes over memory: kernels have the axes in PyTorch's order, zeros around an image are
-part of the convolution, and activations, sums and products overwrite an input that is not needed again.
+They compute the same with fewer passes over memory: kernels have the axes in PyTorch's order, zero padding is part of
+the convolution, and activations, sums and products overwrite an input that is not needed again. The weights must not
+change after the first call, because the kernels are then packed.
 """
 
 import functools
@@ -29,11 +30,13 @@ class Step(NamedTuple):
         layer: the layer.
         inputs: keys of the input tensors. A key is the `id` of a Keras tensor.
         output: key of the output tensor.
+        shape: shape of the output tensor.
     """
 
     layer: keras.layers.Layer
     inputs: list[int]
     output: int
+    shape: tuple[int | None, ...]
 
 
 class TorchConvolution(keras.layers.Layer):
@@ -160,7 +163,7 @@ class TorchMaxOfConvolution(keras.layers.Layer):
         signs, factor, offset = (constant.value for constant in self._constants)
         image = self._convolution.convolve(_channels_last(x)).permute(0, 2, 3, 1)
         rows = image.flatten(2)  # (batch, mels, frames * filters): PyTorch computes the maximum three times as fast.
-        maximum = rows.amax(1).view(-1, 1, *image.shape[2:]).permute(0, 3, 1, 2)
+        maximum = rows.amax(1, keepdim=True).unflatten(2, image.shape[2:]).permute(0, 3, 1, 2)
         return (maximum * signs).relu() * factor + offset
 
 
@@ -187,7 +190,7 @@ def merge_steps(steps: Sequence[Step], features: int) -> list[Step]:
         for key in step.inputs:
             users.setdefault(key, []).append(step)
     merged: list[Step] = []
-    makers: dict[int, keras.layers.Layer] = {}  # output -> layer, of the previous layers
+    makers: dict[int, Step] = {}  # output -> step, of the previous steps
     included: set[int] = set()  # outputs of layers that are part of a previous layer
     for step in steps:
         if step.output in included:
@@ -195,15 +198,17 @@ def merge_steps(steps: Sequence[Step], features: int) -> list[Step]:
         following = _following(step, users, features)
         overwritten = _overwritable_input(step, users, makers, features)
         if _is_max_of_convolution(following):
-            step = Step(TorchMaxOfConvolution(step.layer, following[1].layer), step.inputs, following[2].output)
+            step = following[2]._replace(
+                layer=TorchMaxOfConvolution(step.layer, following[1].layer), inputs=step.inputs
+            )
             included |= {following[1].output, following[2].output}
         elif overwritten is not None:
             is_activated = len(following) > 1 and isinstance(following[1].layer, keras.layers.Activation)
             activation = following[1].layer.activation if is_activated else keras.activations.linear
             output = following[1].output if is_activated else step.output
-            step = Step(TorchMerge(step.layer, overwritten, activation), step.inputs, output)
+            step = step._replace(layer=TorchMerge(step.layer, overwritten, activation), output=output)
             included.add(output)
-        makers[step.output] = step.layer
+        makers[step.output] = step
         merged.append(step)
     return merged
 
@@ -230,15 +235,20 @@ def _is_max_of_convolution(steps):
 def _overwritable_input(step, users, makers, features):
     """Return the index of an input of a sum or a product that may be overwritten, or `None`.
 
-    It must be the result of a convolution. No other layer may use it, except for averages that were already computed.
+    It must be the result of a convolution, with the shape of the sum or product. No other layer may use it, except for
+    averages that were already computed.
     """
     if not isinstance(step.layer, keras.layers.Add | keras.layers.Multiply):
         return None
     for index, key in enumerate(step.inputs):
         others = [user for user in users[key] if user is not step]
-        is_unused = all(isinstance(makers.get(user.output), keras.layers.GlobalAveragePooling2D) for user in others)
-        is_convolution = isinstance(makers.get(key), TorchConvolution)
-        if is_convolution and is_unused and key != features and step.inputs.count(key) == 1:
+        is_needed = any(
+            user.output not in makers or not isinstance(user.layer, keras.layers.GlobalAveragePooling2D)
+            for user in others
+        )
+        maker = makers.get(key)
+        is_convolution = maker is not None and isinstance(maker.layer, TorchConvolution) and maker.shape == step.shape
+        if is_convolution and not is_needed and key != features and step.inputs.count(key) == 1:
             return index
     return None
 
@@ -252,17 +262,24 @@ def _has_fused_convolution(x):
 
 @functools.cache
 def _test_fused_convolution():
-    """Return whether the private functions of PyTorch exist and compute a convolution with ReLU."""
+    """Return whether the private functions of PyTorch exist, and compute the same as its public convolution."""
     import torch
 
-    x, kernel, bias = torch.ones(1, 1, 2, 2), torch.ones(2, 1, 1, 1), torch.tensor([1.0, -2.0])
+    x, kernel = (torch.linspace(-1, 1, size).square() for size in (4 * 6 * 5, 8 * 2 * 9))
+    x, kernel, bias = x.reshape(1, 4, 6, 5), kernel.reshape(8, 2, 3, 3) - 0.3, torch.linspace(-9, 9, 8)
+    padding, strides, dilation, groups = [1, 0], [2, 1], [1, 1], 2
+    expected = torch.nn.functional.conv2d(x, kernel, bias, strides, padding, dilation, groups)
+    arguments = padding, strides, dilation, groups
     try:
-        geometry = [0, 0], [1, 1], [1, 1], 1
-        packed = torch._C._nn.mkldnn_reorder_conv2d_weight(kernel.to_mkldnn(), *geometry, list(x.shape))
-        y = torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *geometry, "relu", [], "")
+        packed = torch._C._nn.mkldnn_reorder_conv2d_weight(kernel.to_mkldnn(), *arguments, list(x.shape))
+        outputs = [
+            torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *arguments, *fused)
+            for fused in _FUSED_ACTIVATIONS.values()
+        ]
     except (AttributeError, TypeError, RuntimeError):
         return False
-    return y[0, :, 0, 0].tolist() == [2.0, 0.0]
+    references = [expected, expected.relu(), expected.clamp(0, 6)]
+    return all(map(functools.partial(torch.allclose, atol=1e-4), outputs, references))
 
 
 def _in_place(activation):

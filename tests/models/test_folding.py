@@ -187,7 +187,8 @@ def test_sums_and_products_on_torch(rng):
     product = keras.layers.Multiply()([squeezed, mean])
     activated = keras.layers.Activation("relu")(keras.layers.Add()([image, free, needed]))
     twice = keras.layers.Add()([needed, needed])
-    network = keras.Model(image, keras.layers.Concatenate(1)([product, activated, twice, needed, image]))
+    gated = keras.layers.Multiply()([convolve(mean), image])  # the result is larger than the convolution
+    network = keras.Model(image, keras.layers.Concatenate(1)([product, activated, twice, needed, image, gated]))
     copy = folding.for_inference(network)
     assert class_names(copy).count("TorchMerge") == 2 and class_names(copy).count("Add") == 1
     assert "Activation" not in class_names(copy)

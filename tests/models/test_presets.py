@@ -30,7 +30,7 @@ def test_config_and_card(model):
     assert model.thresholds.better_than_chance and model.thresholds.max_ood_score == calibration["max_ood_score"]
     [scores] = model.card["scores"]
     assert scores["split"] == "cross-validation" and scores["accuracy"] > 0.58 and len(scores["genre_recall"]) == 8
-    assert "fold 5, on which it was not chosen, the accuracy is" in model.card["about"]
+    assert "fold 5, which was not used to choose the recipe, the accuracy is" in model.card["about"]
     with pytest.raises(ValueError, match=r"`name` must be one of \('musicnn_msd', .*\)\. Received: name='fma_huge'"):
         gk.GenreClassifier.from_preset("fma_huge")
 
