@@ -15,7 +15,7 @@ It runs Beam's DirectRunner with processes of one thread:
 The second command measures the processor time of a track. It processes the files of a folder several times. The
 processor time of starting, which a run of one file takes, is subtracted.
 
-Expected: docs/guide/scale.md. The first command takes about 8 minutes on 2 cores.
+Expected: docs/guide/scale.md. The first command takes 4 minutes on 2 cores.
 """
 
 import argparse
@@ -172,7 +172,7 @@ def measure_cost(folder, paths, model, repetitions):
     size = sum(path.stat().st_size for path in (folder / "long").glob("predictions-*")) / len(rows)
     cost = (long.processor_seconds - short.processor_seconds) / files
     print("| model | tracks | s a track | processor time, s a track | bytes a row |\n|---|---|---|---|---|")
-    print(f"| {model} | {len(rows)} | {seconds:.0f} | {cost:.2f} | {size:.0f} |")
+    print(f"| {model} | {len(rows)} | {seconds:.0f} | {cost:.3f} | {size:.0f} |")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ def image_batches(
     shuffle: bool = False,
     seed: int = 0,
     repeats: int = 1,
-    variants: int = 1,
     mix_probability: float = 0.0,
     one_hot: bool = False,
     class_weight: Literal["balanced"] | npt.ArrayLike | None = None,
@@ -39,8 +38,6 @@ def image_batches(
         seed: `>= 0`, seed of all random choices. The random choices differ between epochs.
         repeats: `> 0`, how often an epoch contains each image. Without shuffling, the repetitions of an image are
             consecutive.
-        variants: `> 0`, number of consecutive images of each track in the split (the argument `crops` of
-            `compute_spectrograms`). In each epoch, one of these images is drawn at random.
         mix_probability: in [0, 1], probability that the images of a batch are mixed. In a mixed batch, each image is
             mixed with another image of the batch. The weight of the other image is at most one half. Half of the mixed
             batches contain weighted means (mixup). In the other half, frames of an image are replaced by frames of the
@@ -71,7 +68,7 @@ def image_batches(
         ValueError: an argument is out of range, `soft_labels` or `embeddings` have another shape, or the split is
             empty.
     """
-    check_integers(batch_size=(batch_size, 1), repeats=(repeats, 1), variants=(variants, 1), seed=(seed, 0))
+    check_integers(batch_size=(batch_size, 1), repeats=(repeats, 1), seed=(seed, 0))
     weights = checked_weights(class_weight, split)
     if not 0 <= mix_probability <= 1:
         raise ValueError(f"`mix_probability` must be in [0, 1]. Received: mix_probability={mix_probability}")
@@ -89,9 +86,7 @@ def image_batches(
         raise ValueError(f"`embeddings` must have {len(split)} rows. Received: shape {targets.shape}")
 
     def make_batch(rows, rng):
-        rows = np.asarray(rows) // repeats * variants
-        if variants > 1:
-            rows = rows + rng.integers(variants, size=len(rows))
+        rows = np.asarray(rows) // repeats
         images, label_matrix = split.images[rows].astype("float32"), label_rows(labels[rows], len(split.genres))
         values = np.concatenate([label_matrix, targets[rows]], axis=1)
         if rng.random() < mix_probability:
@@ -103,18 +98,15 @@ def image_batches(
 
     if len(split) == 0:
         raise ValueError(f"`split` has no images. Received: split={split!r}")
-    if len(split) % variants:
-        raise ValueError(f"`variants` must divide the number of images, {len(split)}. Received: variants={variants}")
-    rows = grain.MapDataset.source(range(len(split) // variants * repeats)).seed(seed)
+    rows = grain.MapDataset.source(range(len(split) * repeats)).seed(seed)
     rows = (rows.shuffle() if shuffle else rows).batch(batch_size)
-    track_ids = rows.map(lambda rows: split.track_ids[np.asarray(rows) // repeats * variants])
+    track_ids = rows.map(lambda rows: split.track_ids[np.asarray(rows) // repeats])
     fingerprint = {
         "split": split.fingerprint,
         "batch_size": batch_size,
         "shuffle": shuffle,
         "seed": seed,
         "repeats": repeats,
-        "variants": variants,
         "mix_probability": mix_probability,
         "one_hot": bool(mix_probability or one_hot),
         "class_weight": None if weights is None else weights.tolist(),

@@ -23,7 +23,7 @@ from scipy import optimize, special
 if TYPE_CHECKING:  # Importing the datasets takes seconds.
     from genrekeras.datasets import SpectrogramSplit, Split
 
-_TEMPERATURE_BOUNDS = (0.05, 1e4)  # bounds of the search in `calibrate`
+_TEMPERATURE_RANGE = (0.05, 1e4)  # of `calibrate`
 # `min_confidence` must be above this multiple of 1 / genres. Otherwise it would mark only nearly equal probabilities.
 _MIN_CONFIDENCE_FACTOR = 1.01
 
@@ -114,7 +114,7 @@ def calibrate(
             Also raises the errors of `evaluate`.
 
     Warns:
-        UserWarning: the model is not better than chance, the temperature is at a bound of the search, a genre has too
+        UserWarning: the model is not better than chance, the temperature is at the limit of its range, a genre has too
             few clips for a threshold of its own, or no threshold of a genre has the precision.
     """
     if not 0 <= rejection_rate < 1:
@@ -157,7 +157,7 @@ def calibrate_on_logits(
     multi_label = isinstance(before, MultiLabelReport)
     layer, scored = model.output_layer, np.array([model.genres.index(genre) for genre in before.genres])
     temperature = fit_temperature(logits, before.labels)
-    _warn_at_bound(temperature)
+    _warn_at_limit(temperature)
     probabilities = mean_probabilities(logits / temperature, multi_label)
     after: Report | MultiLabelReport = dataclasses.replace(before, probabilities=probabilities)
     class_thresholds, candidates, label_card = None, scored, {}
@@ -240,15 +240,15 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
             losses += (1 - targets) * np.log(np.maximum(1 - mean, tiny))
         return -losses.sum(axis=1).mean()
 
-    return math.exp(optimize.minimize_scalar(loss, bounds=np.log(_TEMPERATURE_BOUNDS), method="bounded").x)
+    return math.exp(optimize.minimize_scalar(loss, bounds=np.log(_TEMPERATURE_RANGE), method="bounded").x)
 
 
-def _warn_at_bound(temperature):
-    """Warn if a temperature is at a bound of the search. The search comes close to a bound, but never reaches it."""
-    if np.abs(np.log(_TEMPERATURE_BOUNDS) - math.log(temperature)).min() < 0.01:
+def _warn_at_limit(temperature):
+    """Warn if a temperature is at the limit of its range. The search comes close to a limit, but never reaches it."""
+    if np.abs(np.log(_TEMPERATURE_RANGE) - math.log(temperature)).min() < 0.01:
         warnings.warn(
-            f"The temperature {temperature:.5g} is at a bound of the search, "
-            f"{_TEMPERATURE_BOUNDS[0]:g} to {_TEMPERATURE_BOUNDS[1]:g}. The model's logits do not fit these clips at "
+            f"The temperature {temperature:.5g} is at the limit of its range, {_TEMPERATURE_RANGE[0]:g} to "
+            f"{_TEMPERATURE_RANGE[1]:g}. The model's logits do not fit these clips at "
             "any temperature. Check that the model was trained and that the labels are correct.",
             stacklevel=4,
         )

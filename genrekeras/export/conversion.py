@@ -89,7 +89,7 @@ def export(
     if keras.backend.backend() not in target.backends:
         raise ValueError(
             f"{format} can only be exported with the backend {' or '.join(target.backends)}, but the backend is "
-            f"{keras.backend.backend()}. Save the model, and load it with KERAS_BACKEND={target.backends[0]}."
+            f"{keras.backend.backend()}. Set KERAS_BACKEND={target.backends[0]}, and load the saved model again."
         )
     if quantize is not None and quantize not in target.quantize:
         raise ValueError(

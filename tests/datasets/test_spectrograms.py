@@ -133,14 +133,6 @@ def test_batches(path):
     assert epochs[0] != epochs[1]
     twice = image_batches(split, 4, repeats=2)
     np.testing.assert_array_equal(twice[0][1], split.labels[[0, 0, 1, 1]])
-    chosen = np.concatenate([image_batches(split, 15, variants=3, seed=seed)[0][0] for seed in range(4)])
-    positions = np.array([np.flatnonzero((split.images == image).all(axis=(1, 2, 3)))[0] for image in chosen])
-    np.testing.assert_array_equal(positions // 3, np.tile(np.arange(15), 4))
-    assert set(positions % 3) == {0, 1, 2}
-    both = image_batches(split, 60, repeats=2, variants=3)[0][1]  # 15 tracks, twice
-    assert len(both) == 30 and set(both) <= set(split.labels)
-    with pytest.raises(ValueError, match="must divide the number of images, 45"):
-        image_batches(split, 15, variants=2)
 
 
 def test_mixing(path):
@@ -337,7 +329,7 @@ def test_soft_labels_and_embeddings(path, rng):
             image_batches(split, 15, soft_labels=wrong)
 
 
-@pytest.mark.parametrize("option", [{"batch_size": 0}, {"repeats": 0}, {"variants": 0}, {"seed": -1}])
+@pytest.mark.parametrize("option", [{"batch_size": 0}, {"repeats": 0}, {"seed": -1}])
 def test_invalid_arguments(path, option):
     [(name, value)] = option.items()
     with pytest.raises(ValueError, match=rf"`{name}` must be an integer >= \d\. Received: {name}={value}"):

@@ -239,7 +239,7 @@ def test_a_model_at_chance(model, synthetic):
     with pytest.warns(UserWarning) as caught:
         result = evaluation.calibrate(model, synthetic.validation, crops=1)
     texts = [str(warning.message) for warning in caught if warning.filename == __file__]
-    assert len(texts) == 2 and "at a bound of the search, 0.05 to 10000" in texts[0]
+    assert len(texts) == 2 and "is at the limit of its range, 0.05 to 10000" in texts[0]
     assert "not better than chance (12.5 %): validation" in texts[1]
     assert result.thresholds.min_confidence is None and result.thresholds.better_than_chance is False
     assert model.thresholds == result.thresholds
@@ -286,7 +286,7 @@ def test_the_temperature_of_correct_predictions_is_above_0(model, synthetic):
     split = copy.copy(synthetic.validation)
     split.labels = evaluate(model, split).predictions.astype("int32")
     result = evaluation.calibrate(model, split, crop="start", crops=1)
-    assert result.after.accuracy == 1 and result.temperature > 0.2  # the lower bound of the search is 0.05
+    assert result.after.accuracy == 1 and result.temperature > 0.2  # the lowest temperature is 0.05
     assert result.thresholds.better_than_chance and model.card["calibration"]["better_than_chance"] is True
     assert result.after.probabilities.max(axis=1).mean() < 41 / 42
 
