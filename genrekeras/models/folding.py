@@ -2,9 +2,9 @@
 
 In inference, batch normalization multiplies each channel by a factor and adds an offset. Factor and offset are folded
 into the weights of the convolution before the batch normalization. The convolution also applies the activation after
-the batch normalization. Dropout layers are omitted. The remaining layers are called one after the other, without the
-overhead of Keras' functional models. On PyTorch, layers of `genrekeras.models.torch_layers` replace some of these
-layers.
+the batch normalization. Dropout layers are omitted. The remaining layers are called without the overhead of Keras'
+functional models (`genrekeras.models.backbones.layer_graph`). On PyTorch, layers of `genrekeras.models.torch_layers`
+replace some of these layers.
 
 Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
 CVPR 2018, section 3.2.
@@ -16,7 +16,8 @@ import keras
 import numpy as np
 from genrekeras.models import torch_layers
 from genrekeras.models.backbones import FeatureExtractor
-from genrekeras.models.torch_layers import Padding, Step
+from genrekeras.models.backbones.layer_graph import LayerGraph, Step, depth_first
+from genrekeras.models.torch_layers import Padding
 
 CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
@@ -32,7 +33,7 @@ def for_inference(network: FeatureExtractor) -> keras.Model:
     steps: list[Step] = []
     paddings: dict[int, Padding] = {}  # key of the output of a folded padding layer -> its padding
     replacements: dict[int, int] = {}  # key of the output of an omitted layer -> key of the tensor that replaces it
-    for layer in _depth_first(network):
+    for layer in depth_first(network):
         if isinstance(layer, keras.layers.InputLayer) or id(layer.output) in replacements:
             continue
         inputs = [replacements.get(id(tensor), id(tensor)) for tensor in keras.tree.flatten(layer.input)]
@@ -49,50 +50,28 @@ def for_inference(network: FeatureExtractor) -> keras.Model:
     if keras.backend.backend() == "torch":
         steps = torch_layers.merge_steps(steps, features)
     image = keras.Input(network.input_shape[1:], name="image")
-    copy = keras.Model(image, FoldedModel(steps, id(network.input), features, network.output)(image))
+    graph = LayerGraph(steps, id(network.input), features)
+    copy = keras.Model(image, FoldedModel(graph, network.output)(image))
     copy.trainable = False
     return copy
 
 
 class FoldedModel(keras.layers.Layer):
-    """Call layers one after the other. Each tensor is released after its last use.
+    """The layers of a folded backbone, as one layer.
 
     Args:
-        steps: the layers with the keys of their inputs and outputs.
-        image_key: key of the input tensor.
-        features_key: key of the output tensor.
+        graph: the layers.
         symbolic_features: tensor with the shape and dtype of the features.
     """
 
-    def __init__(
-        self,
-        steps: Sequence[Step],
-        image_key: int,
-        features_key: int,
-        symbolic_features: keras.KerasTensor,
-    ):
+    def __init__(self, graph: LayerGraph, symbolic_features: keras.KerasTensor):
         super().__init__(dtype=symbolic_features.dtype, autocast=False)
-        self.image_key, self.features_key = image_key, features_key
+        self.graph = graph
+        self.sublayers = graph.layers
         self._features_shape = symbolic_features.shape
-        self.sublayers = [step.layer for step in steps]
-        # `layer.__call__` casts the inputs of the layer. Only mixed precision and 16-bit types need these slow casts.
-        self.needs_casts = {layer.compute_dtype for layer in self.sublayers} != {"float32"}
-        last_use = {key: index for index, step in enumerate(steps) for key in step.inputs}
-        self.connections = [
-            (step.inputs, step.output, [key for key in last_use if last_use[key] == index])
-            for index, step in enumerate(steps)
-        ]
 
     def call(self, image):
-        tensors = {self.image_key: image}
-        for layer, (inputs, output, unused) in zip(self.sublayers, self.connections, strict=True):
-            values = [tensors[key] for key in inputs]
-            function = layer if self.needs_casts else layer.call
-            tensors[output] = function(values[0] if len(values) == 1 else values)
-            for key in unused:
-                del tensors[key]
-        features = tensors[self.features_key]
-        return keras.ops.cast(features, self.compute_dtype) if self.needs_casts else features
+        return keras.ops.cast(self.graph.run(image), self.compute_dtype)
 
     def compute_output_shape(self, image_shape):
         return (image_shape[0], *self._features_shape[1:])
@@ -143,30 +122,6 @@ def _consumers(network):
         for tensor in keras.tree.flatten(layer.input):
             consumers.setdefault(id(tensor), []).append(layer)
     return consumers
-
-
-def _depth_first(network):
-    """Return the layers of a network, each after the layers that it needs.
-
-    Parallel branches are completed one after the other. In the order of Keras, the large tensors of all branches would
-    be in memory at the same time.
-    """
-    producers = {id(layer.output): layer for layer in network.layers}
-    order, pending = {}, [network.output]  # the keys of `order` are the layers
-    while pending:
-        layer = producers[id(pending[-1])]
-        missing = [tensor for tensor in _inputs(layer) if producers[id(tensor)] not in order]
-        if missing:
-            pending.append(missing[0])
-        else:
-            order[layer] = None
-            pending.pop()
-    return list(order)
-
-
-def _inputs(layer):
-    """Return the input tensors of a layer. An input layer has none."""
-    return [] if isinstance(layer, keras.layers.InputLayer) else keras.tree.flatten(layer.input)
 
 
 def _foldable_layers(layer, consumers):

@@ -7,10 +7,11 @@ change after the first call, because the kernels are then packed.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
+from genrekeras.models.backbones.layer_graph import Step
 from genrekeras.models.backbones.musicnn import MaxOverMels
 
 # Arguments of PyTorch's convolution of oneDNN. SiLU is faster as an operation of its own.
@@ -21,22 +22,6 @@ _FUSED_ACTIVATIONS = {
     keras.activations.relu6: ("hardtanh", [0.0, 6.0], ""),
 }
 Padding = tuple[tuple[int, int], tuple[int, int]]
-
-
-class Step(NamedTuple):
-    """A layer with its inputs and its output.
-
-    Attributes:
-        layer: the layer.
-        inputs: keys of the input tensors. A key is the `id` of a Keras tensor.
-        output: key of the output tensor.
-        shape: shape of the output tensor.
-    """
-
-    layer: keras.layers.Layer
-    inputs: list[int]
-    output: int
-    shape: tuple[int | None, ...]
 
 
 class TorchConvolution(keras.layers.Layer):

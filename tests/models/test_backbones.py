@@ -50,6 +50,24 @@ def folded(rgb):
     return network
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the backend is not torch")
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["mel_resnet", "musicnn", pytest.param("efficientnet_b0", marks=pytest.mark.slow)])
+def test_direct_calls_equal_those_of_keras(name, training, rng, monkeypatch):
+    """Features and statistics are equal. Random layers have the same seeds."""
+    images, features, weights = rng.uniform(0, 255, (4, *SHAPE)).astype("float32"), [], []
+    for number in range(2):
+        keras.utils.set_random_seed(3)
+        network = backbones.FeatureExtractor(name, SHAPE)
+        if number:
+            monkeypatch.delattr(backbones.FeatureExtractor, "call")
+        features.append(numpy(network(images, training=training)))
+        weights.append(network.get_weights())
+    np.testing.assert_array_equal(*features)
+    for pair in zip(*weights, strict=True):
+        np.testing.assert_array_equal(*pair)
+
+
 def _save_rgb(name, network, folder):
     path = str(folder / "rgb.weights.h5")
     saved = backbones.BACKBONES[name].constructor(include_top=False, weights=None)

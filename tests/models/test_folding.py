@@ -231,12 +231,12 @@ def test_tensors_are_released_after_their_last_use(network):
     """Otherwise a batch of 16 clips would need a gigabyte. Parallel branches are computed one after the other."""
     folded = folded_model(folding.for_inference(network))
     sizes = {id(layer.output): np.prod(layer.output.shape[1:]) for layer in network.layers}
-    kept, peak = {folded.image_key}, 0
-    for inputs, output, unused in folded.connections:
+    kept, peak = {folded.graph.image_key}, 0
+    for inputs, output, unused in folded.graph.connections:
         assert set(inputs) <= kept
         peak = max(peak, sum(sizes[key] for key in kept | {output}))
         kept = (kept | {output}) - set(unused)
-    assert kept == {folded.features_key} and peak <= 3 * max(sizes.values())
+    assert kept == {folded.graph.features_key} and peak <= 3 * max(sizes.values())
 
 
 def test_copies_are_released():

@@ -6,6 +6,7 @@ from typing import Literal
 
 import keras
 from genrekeras.models.backbones.gray_stem import call_on_gray
+from genrekeras.models.backbones.layer_graph import LayerGraph, depth_first, to_step
 from genrekeras.models.backbones.registry import Backbone, MelBackbone, get, members, presets_of
 
 _MAX_MELS, _MAX_PIXELS = 4096, 1 << 22
@@ -67,6 +68,7 @@ class FeatureExtractor(keras.Model):
         else:
             features = call_on_gray(row, image, stem)
         super().__init__(image, features, name=name)
+        self._graph = LayerGraph([to_step(layer) for layer in depth_first(self)[1:]], id(image), id(features))
         self.backbone: str | tuple[str, ...] = backbone if isinstance(backbone, str) else tuple(backbone)
         self.image_shape = tuple(image_shape)
         self.stem = stem
@@ -99,6 +101,13 @@ class FeatureExtractor(keras.Model):
             if layer.name in self._drop_rates:
                 layer.rate = self._drop_rates[layer.name] if value == "all" else 0.0
         self._fine_tune = value
+
+    def call(self, inputs, training=None, mask=None):
+        """Return the features. On PyTorch, the layers are called without the overhead of Keras."""
+        [image] = keras.tree.flatten(inputs)
+        if keras.backend.backend() != "torch" or self._graph.needs_casts or len(image.shape) != 4:
+            return super().call(inputs, training=training, mask=mask)
+        return self._graph.run(keras.ops.convert_to_tensor(image, "float32"), training)
 
     def get_config(self):
         return {
