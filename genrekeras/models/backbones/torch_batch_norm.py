@@ -1,7 +1,6 @@
 """Batch normalization that uses the fused kernels of PyTorch."""
 
 import keras
-from keras import ops
 
 
 @keras.saving.register_keras_serializable("genrekeras")
@@ -16,29 +15,17 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         if keras.backend.backend() != "torch" or self.axis % len(inputs.shape) != 1 or mask is not None:
             return super().call(inputs, training=training, mask=mask)
-        weights = [ops.convert_to_tensor(weight) for weight in (self.gamma, self.beta)]
+        import torch
+
+        gamma, beta, mean, variance = (
+            weight.value for weight in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
+        )
         if not (training and self.trainable):
-            moving = [ops.convert_to_tensor(weight) for weight in (self.moving_mean, self.moving_variance)]
-            return _normalize_on_torch(inputs, *moving, *weights, self.epsilon)
-        outputs, mean, variance = _normalize_batch_on_torch(inputs, *weights, self.epsilon)
-        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
+            return torch.nn.functional.batch_norm(inputs, mean, variance, gamma, beta, eps=self.epsilon)
+        outputs, batch_mean, inverse = torch.native_batch_norm(inputs, gamma, beta, None, None, True, 0.0, self.epsilon)
+        with torch.no_grad():
+            # The variance is biased, as in Keras. PyTorch's own layer computes the unbiased variance.
+            batch_variance = inverse.pow(-2).sub_(self.epsilon).clamp_(min=0)
+            self.moving_mean.assign(torch.lerp(mean, batch_mean, 1.0 - self.momentum))
+            self.moving_variance.assign(torch.lerp(variance, batch_variance, 1.0 - self.momentum))
         return outputs
-
-
-def _normalize_on_torch(inputs, mean, variance, gamma, beta, epsilon):
-    import torch
-
-    return torch.nn.functional.batch_norm(inputs, mean, variance, gamma, beta, eps=epsilon)
-
-
-def _normalize_batch_on_torch(inputs, gamma, beta, epsilon):
-    """Return the normalized inputs, and the mean and the variance of the batch.
-
-    The variance is biased, as in Keras. PyTorch's own layer computes the unbiased variance.
-    """
-    import torch
-
-    outputs, mean, inverse = torch.native_batch_norm(inputs, gamma, beta, None, None, True, 0.0, epsilon)
-    with torch.no_grad():
-        return outputs, mean.detach(), torch.clamp(inverse.detach() ** -2 - epsilon, min=0.0)
