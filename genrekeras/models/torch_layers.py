@@ -1,8 +1,8 @@
 """Layers for inference on PyTorch, which `genrekeras.models.folding` uses in place of layers of Keras.
 
 They compute the same with fewer passes over memory: kernels have the axes in PyTorch's order, zero padding is part of
-the convolution, and activations, sums and products overwrite an input that is not needed again. The weights must not
-change after the first call, because the kernels are then packed.
+the convolution, and activations, sums and products overwrite an input that is not needed again. The first call packs
+the kernels, so later changes of the weights have no effect.
 """
 
 import functools
@@ -27,8 +27,8 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 class TorchConvolution(keras.layers.Layer):
     """Compute a convolution with bias and activation.
 
-    Keras' own layer permutes the kernel and adds the bias separately in each call. PyTorch can only pad both sides of
-    an image equally. If they differ, zeros are added to the kernel instead.
+    Keras' own layer permutes the kernel and adds the bias separately in each call. PyTorch pads both sides of an
+    axis equally. If `padding` is unequal, the kernel is extended by zeros on one side instead.
 
     Args:
         layer: convolution in channels_first.
@@ -69,7 +69,7 @@ class TorchConvolution(keras.layers.Layer):
         return self.convolve(x, self.activation)
 
     def convolve(self, x: Any, activation: Callable[[Any], Any] = keras.activations.linear) -> Any:
-        """Return the output with another activation."""
+        """Return the convolution of `x` with an activation other than that of the layer."""
         import torch
 
         if not x.requires_grad and _has_fused_convolution(x):
@@ -125,7 +125,7 @@ class TorchMaxOfConvolution(keras.layers.Layer):
     of a convolution with the opposite sign.
 
     Args:
-        convolution: the convolution.
+        convolution: the convolution. Its weights are changed in place.
         norm: the batch normalization. Its axis is that of the channels.
     """
 
@@ -164,7 +164,7 @@ def _channels_last(x):
 
 
 def merge_steps(steps: Sequence[Step], features: int) -> list[Step]:
-    """Replace successive layers of a network by layers of this module.
+    """Replace sums and products by `TorchMerge`, and maxima over mels by `TorchMaxOfConvolution`, where possible.
 
     Args:
         steps: the layers of a network, in the order of their calls.
@@ -199,7 +199,7 @@ def merge_steps(steps: Sequence[Step], features: int) -> list[Step]:
 
 
 def _following(step, users, features):
-    """Return a step and the one or two steps after it, as long as nothing else uses their inputs."""
+    """Return a step and up to two successors. Each must be the only layer that uses the output before it."""
     steps = [step]
     while len(steps) < 3 and len(users[steps[-1].output]) == 1 and steps[-1].output != features:
         steps += users[steps[-1].output]
@@ -207,7 +207,7 @@ def _following(step, users, features):
 
 
 def _is_max_of_convolution(steps):
-    """Return whether steps are a convolution, ReLU, batch normalization of the channels, and `MaxOverMels`."""
+    """Return whether steps are a convolution with ReLU, batch normalization of the channels, and `MaxOverMels`."""
     classes = (TorchConvolution, keras.layers.BatchNormalization, MaxOverMels)
     return (
         len(steps) == 3

@@ -25,8 +25,8 @@ def check_backend() -> None:
     """Raise `ValueError` if the backend of Keras has no data parallelism."""
     if keras.backend.backend() != "jax":
         raise ValueError(
-            "Training on several devices needs the backend JAX: Keras 3.15.1 has distribution for JAX only, and "
-            "PyTorch comes with Keras 3.16. Set the environment variable KERAS_BACKEND=jax. "
+            "Training on several devices needs the backend JAX: Keras 3.15.1 supports distribution on JAX only, "
+            "and Keras 3.16 adds PyTorch. Set the environment variable KERAS_BACKEND=jax. "
             f"Received: KERAS_BACKEND={keras.backend.backend()}"
         )
 

@@ -107,7 +107,7 @@ def test_invalid_flags(experiment, monkeypatch, synthetic_cache):
 def test_other_backends_are_refused(experiment, monkeypatch, tmp_path):
     start, _ = experiment
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
-    sentence = "Keras 3.15.1 has distribution for JAX only, and PyTorch comes with Keras 3.16"
+    sentence = "Keras 3.15.1 supports distribution on JAX only, and Keras 3.16 adds PyTorch"
     with pytest.raises(SystemExit, match=sentence):
         start(None, "--distribute")
     with pytest.raises(ValueError, match=sentence):
