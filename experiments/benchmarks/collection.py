@@ -10,7 +10,7 @@ same machine have little effect:
 - cross-validation, learning curve and final training of the last layer, for 2,000 tracks of 10 genres with simulated
   features of 10 clips each.
 
-Expected: docs/results/speed.md. With musicnn, the features take some 11 times as long as decoding, because the network
+Expected: docs/results/speed.md. With musicnn, the features take 7.6 times as long as decoding, because the network
 processes 10 clips of a track of 30 s.
 """
 
