@@ -103,7 +103,10 @@ class FeatureExtractor(keras.Model):
         self._fine_tune = value
 
     def call(self, inputs, training=None, mask=None):
-        """Return the features. On PyTorch, the layers are called without the overhead of Keras."""
+        """Return the features.
+
+        On PyTorch, the layers are called without the overhead of Keras. Forward hooks of the layers are not called.
+        """
         [image] = keras.tree.flatten(inputs)
         if keras.backend.backend() != "torch" or self._graph.needs_casts or len(image.shape) != 4:
             return super().call(inputs, training=training, mask=mask)
