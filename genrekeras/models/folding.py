@@ -67,7 +67,7 @@ class FoldedModel(keras.layers.Layer):
     def __init__(self, graph: LayerGraph, symbolic_features: keras.KerasTensor):
         super().__init__(dtype=symbolic_features.dtype, autocast=False)
         self.graph = graph
-        self.sublayers = graph.layers
+        self.sublayers = graph.layers  # Keras finds weights in attributes that are lists of layers.
         self._features_shape = symbolic_features.shape
 
     def call(self, image):

@@ -62,6 +62,8 @@ def test_direct_calls_equal_those_of_keras(name, training, rng, monkeypatch):
         if number:
             monkeypatch.delattr(backbones.FeatureExtractor, "call")
         features.append(numpy(network(images, training=training)))
+        for equal in ([images], images[..., 0]):  # Keras adds a missing last axis.
+            np.testing.assert_array_equal(numpy(network(equal)), numpy(network(images)))
         weights.append(network.get_weights())
     np.testing.assert_array_equal(*features)
     for pair in zip(*weights, strict=True):
